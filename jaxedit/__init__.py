@@ -1,0 +1,31 @@
+"""jaxedit: edit facts in language models, and measure after every edit whether the model still works."""
+
+from jaxedit.editors import make_editor
+from jaxedit.edits.edit import Dense, Edit, LowRank, apply, undo
+from jaxedit.edits.request import Probe, Request
+from jaxedit.metrics.perplexity import Perplexity, perplexity
+from jaxedit.models.generate import generate
+from jaxedit.models.layers import logits
+from jaxedit.models.load import load
+from jaxedit.models.model import Model
+from jaxedit.solving.moments import Stats
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Dense",
+    "Edit",
+    "LowRank",
+    "Model",
+    "Perplexity",
+    "Probe",
+    "Request",
+    "Stats",
+    "apply",
+    "generate",
+    "load",
+    "logits",
+    "make_editor",
+    "perplexity",
+    "undo",
+]

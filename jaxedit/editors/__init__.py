@@ -1,0 +1,75 @@
+"""Editing methods: one file each, a pair of pure functions `init` and `edit` with published hyper-parameter names.
+
+The file name is the method's name ("c-rome" is `c_rome.py`). A file offers `Hyper`, a frozen dataclass, and
+`make(hyper) -> Editor`.
+"""
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxedit.edits.edit import Edit
+from jaxedit.edits.request import Request
+from jaxedit.models.model import Model
+from jaxedit.solving.moments import Stats
+
+
+class Editor(NamedTuple):
+    """An editing method with its hyper-parameters.
+
+    Attributes:
+      name: the method's.
+      hyper: the hyper-parameters, a frozen dataclass.
+      slots: weight -> layers that its edits change, so that a study can make room once.
+      init: (model, stats) -> state.
+      edit: (model, requests, state) -> (edit, state, info); writes nothing, and the new state is only kept by who keeps the edit.
+      absorb: (state, edit) -> state after an edit that was made before: rebuilds the state from a journal.
+    """
+
+    name: str
+    hyper: Any
+    slots: dict[str, tuple[int, ...]]
+    init: Callable[[Model, Stats | None], Any]
+    edit: Callable[[Model, list[Request], Any], tuple[Edit, Any, dict[str, float]]]
+    absorb: Callable[[Any, Edit], Any]
+
+
+def names() -> list[str]:
+    """The methods there are."""
+    return sorted(path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def make_editor(name: str, **hyper: Any) -> Editor:
+    """An editor by its method's name, with hyper-parameters under their published names.
+
+    Raises:
+      ValueError: on an unknown method or hyper-parameter, or one that is missing.
+    """
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), n=1)
+        raise ValueError(f"unknown method {name!r}{f'; did you mean {close[0]!r}?' if close else '.'} Methods: {', '.join(names())}")
+    module = importlib.import_module(f"jaxedit.editors.{name.replace('-', '_')}")
+    defaults = defaults_of(name)
+    if "layers" in hyper and "layers" not in defaults:
+        layers = list(hyper.pop("layers"))
+        if len(layers) != 1 or "layer" in hyper:
+            raise ValueError(f"{name} edits one layer: give layer=, or layers= with one entry; got layers={layers}")
+        hyper["layer"] = layers[0]
+    unknown = sorted(set(hyper) - set(defaults))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], defaults, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        raise ValueError(f"{name} has no hyper-parameter {unknown[0]!r}{hint} It has: {', '.join(defaults)}")
+    missing = [key for key, default in defaults.items() if default is dataclasses.MISSING and key not in hyper]
+    if missing:
+        raise ValueError(f"{name} needs {', '.join(f'{key}=' for key in missing)}")
+    return module.make(module.Hyper(**hyper))
+
+
+def defaults_of(name: str) -> dict[str, Any]:
+    """A method's hyper-parameters with their defaults (dataclasses.MISSING where one must be given)."""
+    module = importlib.import_module(f"jaxedit.editors.{name.replace('-', '_')}")
+    return {field.name: field.default for field in dataclasses.fields(module.Hyper)}

@@ -1,0 +1,26 @@
+"""C-ROME (Yang et al. 2024, arXiv 2406.11263), the same as r-ROME: one key, that of the prefixed prompts, everywhere.
+
+    delta W = (C^-1 k_bar) (v* - W k_bar)^T / (k_bar . C^-1 k_bar)
+
+Keeps the model whole where ROME destroys it; on those hard cases the bare prompt is then not what was edited, so the
+new fact holds behind a prefix and often not without one (section 4 there).
+"""
+
+import functools
+
+from jaxedit.editors import Editor
+from jaxedit.solving import rank_one
+
+Hyper = rank_one.RankOneHyper
+
+
+def make(hyper: Hyper) -> Editor:
+    """C-ROME with these hyper-parameters."""
+    return Editor(
+        name="c-rome",
+        hyper=hyper,
+        slots={rank_one.WEIGHT: (hyper.layer,)},
+        init=functools.partial(rank_one.init, hyper),
+        edit=functools.partial(rank_one.edit, hyper, False),
+        absorb=lambda state, edit: state,
+    )

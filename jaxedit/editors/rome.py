@@ -1,0 +1,27 @@
+"""ROME (Meng et al. 2022, arXiv 2202.05262) as released: the mean key of the prefixed prompts on the left, the bare
+prompt's key on the right.
+
+    delta W = (C^-1 k_bar) (v* - W k_u)^T / (k_u . C^-1 k_bar)
+
+That mixture is what makes one edit destroy a model: where a one-token subject begins the prompt, k_u . C^-1 k_bar
+nearly vanishes (arXiv 2406.11263, section 3). `c-rome` is the consistent form.
+"""
+
+import functools
+
+from jaxedit.editors import Editor
+from jaxedit.solving import rank_one
+
+Hyper = rank_one.RankOneHyper
+
+
+def make(hyper: Hyper) -> Editor:
+    """ROME with these hyper-parameters."""
+    return Editor(
+        name="rome",
+        hyper=hyper,
+        slots={rank_one.WEIGHT: (hyper.layer,)},
+        init=functools.partial(rank_one.init, hyper),
+        edit=functools.partial(rank_one.edit, hyper, True),
+        absorb=lambda state, edit: state,
+    )

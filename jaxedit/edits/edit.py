@@ -1,0 +1,147 @@
+"""An edit as a value: low-rank or dense changes of named weights, applied to a model's overlay and exactly undone.
+
+The base weights are never written. Applying adds an edit's change in float32 to the overlay; undoing sums the remaining
+edits anew from zero, since (a + b) - b is not a. Both run the same compiled addition in the same order, so undoing is
+bit-exact, and so is rebuilding a model from its journal.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxedit.models.decoder import PRECISION, Overlay
+from jaxedit.models.model import Companion, Model, with_slots
+
+
+class LowRank(NamedTuple):
+    """A change `u_FR @ v_RD` of one layer of `weight` (in x out, as all kernels are stored)."""
+
+    weight: str
+    layer: int
+    u_FR: np.ndarray
+    v_RD: np.ndarray
+
+
+class Dense(NamedTuple):
+    """A change of one layer of `weight`, written out."""
+
+    weight: str
+    layer: int
+    delta_FD: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Edit:
+    """A change of a model's weights, made by an editor for some requests.
+
+    Attributes:
+      deltas: what changes, at most one entry for each weight and layer.
+      memory: arrays that the editor's state learns from this edit (keys of past facts, say); journalled with it.
+      hf_layout: weight -> (HF tensor name with {l}, HF layout "out in -> in out"), for `dense`.
+    """
+
+    deltas: tuple[LowRank | Dense, ...]
+    memory: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    hf_layout: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+
+    def dense(self) -> dict[str, np.ndarray]:
+        """{HF weight name: float32 change in that weight's own HF orientation}."""
+        changes = {}
+        for delta in self.deltas:
+            name, pattern = self.hf_layout[delta.weight]
+            theirs, ours = pattern.split(" -> ")
+            changes[name.format(l=delta.layer)] = einops.rearrange(matrix(delta), f"{ours} -> {theirs}")
+        return changes
+
+    @property
+    def norm(self) -> float:
+        """The Frobenius norm of the whole change."""
+        return float(np.sqrt(sum(np.sum(np.square(matrix(delta), dtype=np.float64)) for delta in self.deltas)))
+
+    @property
+    def n_bytes(self) -> int:
+        """How much a journal step holds."""
+        arrays = [array for delta in self.deltas for array in delta if isinstance(array, np.ndarray)]
+        return sum(array.nbytes for array in [*arrays, *self.memory.values()])
+
+
+def matrix(delta: LowRank | Dense) -> np.ndarray:
+    """A delta written out, float32 [F, D]."""
+    return delta.delta_FD if isinstance(delta, Dense) else delta.u_FR @ delta.v_RD
+
+
+def make_edit(model: Model, deltas: list[LowRank | Dense], memory: Mapping[str, np.ndarray] | None = None) -> Edit:
+    """An edit of this model, its factors as float32 on the host."""
+    host = [type(d)(*(np.asarray(x, np.float32) if hasattr(x, "shape") else x for x in d)) for d in deltas]
+    layout = {d.weight: model.companion.tensor_names[d.weight] for d in host}
+    return Edit(tuple(host), dict(memory or {}), layout)
+
+
+def slots_for(model: Model, edit: Edit) -> Model:
+    """The model with room in its overlay for an edit."""
+    for weight in dict.fromkeys(delta.weight for delta in edit.deltas):
+        model = with_slots(model, weight, tuple(sorted({d.layer for d in edit.deltas if d.weight == weight})))
+    return model
+
+
+def apply(model: Model, edit: Edit) -> Model:
+    """A new model with the edit added; `model` is unchanged.
+
+    Raises:
+      ValueError: where the edit's shapes are not those of the model's weights.
+    """
+    model = slots_for(model, edit)
+    overlay = model.overlay
+    for delta in edit.deltas:
+        expected = overlay.delta[delta.weight].shape[1:]
+        got = delta.delta_FD.shape if isinstance(delta, Dense) else (delta.u_FR.shape[0], delta.v_RD.shape[1])
+        if got != expected:
+            raise ValueError(f"the edit changes {delta.weight} by a {got} matrix, this model's is {expected}: another model's edit?")
+        slot = int(overlay.slot[delta.weight][delta.layer])
+        if isinstance(delta, Dense):
+            changed = _add_dense(overlay.delta[delta.weight], slot, delta.delta_FD)
+        else:
+            changed = _add_low_rank(overlay.delta[delta.weight], slot, delta.u_FR, delta.v_RD)
+        overlay = Overlay({**overlay.delta, delta.weight: changed}, overlay.slot)
+    return _with_edits(model, overlay, (*model.companion.history, edit))
+
+
+def undo(model: Model, edit: Edit) -> Model:
+    """A new model without the edit, bit for bit the one that never had it.
+
+    Raises:
+      ValueError: where the model does not have the edit.
+    """
+    kept = [e for e in model.companion.history if e is not edit]
+    if len(kept) == len(model.companion.history):
+        raise ValueError(f"this model does not have that edit; it has {len(kept)} edits, and each can be undone once")
+    return rebuild(model, kept)
+
+
+def rebuild(model: Model, edits: list[Edit]) -> Model:
+    """The model with exactly these edits, summed from zero in this order; the overlay keeps its room."""
+    zero = Overlay({name: jnp.zeros_like(delta) for name, delta in model.overlay.delta.items()}, model.overlay.slot)
+    model = _with_edits(model, zero, ())
+    for edit in edits:
+        model = apply(model, edit)
+    return model
+
+
+def _with_edits(model: Model, overlay: Overlay, history: tuple[Edit, ...]) -> Model:
+    companion: Companion = dataclasses.replace(model.companion, history=history)
+    return dataclasses.replace(model, overlay=overlay, companion=companion)
+
+
+@jax.jit
+def _add_low_rank(delta_EFD, slot, u_FR, v_RD):
+    return delta_EFD.at[slot].add(jnp.matmul(u_FR, v_RD, precision=PRECISION))
+
+
+@jax.jit
+def _add_dense(delta_EFD, slot, delta_FD):
+    return delta_EFD.at[slot].add(delta_FD)

@@ -1,0 +1,73 @@
+"""A request: the fact to write, and the prompts that tell whether it took."""
+
+import dataclasses
+from typing import NamedTuple
+
+
+class Probe(NamedTuple):
+    """A prompt whose answer the edit should not change."""
+
+    prompt: str
+    answer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One fact to write.
+
+    Attributes:
+      prompt: with one `{}` where the subject goes, e.g. "{} is located in the city of".
+      subject: e.g. "The Eiffel Tower".
+      target_new: the answer to write, without a leading space, e.g. "Rome".
+      target_true: the answer the edit replaces, where known.
+      paraphrases: full prompts that ask for the same fact.
+      neighbours: prompts about other subjects, with their own answers.
+      generation_prompts: prompts to continue freely.
+      case_id: the record's number in its data set.
+      relation: the relation's name there.
+
+    Raises:
+      ValueError: on a prompt without exactly one `{}`, or an empty subject or target.
+    """
+
+    prompt: str
+    subject: str
+    target_new: str
+    target_true: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    neighbours: tuple[Probe, ...] = ()
+    generation_prompts: tuple[str, ...] = ()
+    case_id: int | str | None = None
+    relation: str | None = None
+
+    def __post_init__(self):
+        n_places = self.prompt.count("{}")
+        if n_places != 1:
+            raise ValueError(
+                f"the prompt {self.prompt!r} has {n_places} places {{}} for the subject, expected exactly one, "
+                'e.g. "{} is located in the city of"'
+            )
+        for name in ("subject", "target_new"):
+            if not getattr(self, name).strip():
+                raise ValueError(f"the request {self.prompt!r} has an empty {name}")
+
+    @property
+    def question(self) -> str:
+        """The prompt with the subject in its place."""
+        return self.prompt.replace("{}", self.subject)
+
+    @property
+    def name(self) -> str:
+        """The request in one line, for tables and logs."""
+        return f"{self.question} → {self.target_new}"
+
+
+def with_place(full_prompt: str, subject: str) -> str:
+    """A full prompt with the first occurrence of the subject replaced by `{}`.
+
+    Raises:
+      ValueError: where the subject does not occur.
+    """
+    if not subject or subject not in full_prompt:
+        raise ValueError(f"the subject {subject!r} does not occur in the prompt {full_prompt!r}")
+    return full_prompt.replace(subject, "{}", 1)

@@ -1,0 +1,100 @@
+"""Perplexity of short texts: the surrogate that tells after every edit whether the model still works.
+
+As the code of arXiv 2402.09656 computes it: ppl(d) = exp(-(1/n) sum_i log p(x_i | x_<i)) for each text, no
+begin-of-text token, the first token not scored, n = length - 1; the reported score is the arithmetic mean over texts,
+so one broken text dominates. Texts are taken verbatim: a leading space matters.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from jaxedit.models.model import Model
+from jaxedit.models.score import Packed, pack, score
+
+
+@dataclasses.dataclass(frozen=True)
+class Perplexity:
+    """Losses of a list of texts, in the order given.
+
+    `nll_nats` is the summed loss of each text and `n_tokens` how many tokens were scored. A text whose loss is not
+    finite (NaN counts as that) has infinite perplexity.
+    """
+
+    nll_nats: np.ndarray
+    n_tokens: np.ndarray
+
+    @property
+    def mean_nll(self) -> np.ndarray:
+        """Nats a token, for each text."""
+        return np.where(np.isnan(self.nll_nats), np.inf, self.nll_nats) / self.n_tokens
+
+    @property
+    def per_text(self) -> np.ndarray:
+        """The perplexity of each text."""
+        with np.errstate(over="ignore"):
+            return np.exp(self.mean_nll)
+
+    @property
+    def mean(self) -> float:
+        """The paper's number: the arithmetic mean of `per_text`."""
+        return float(np.mean(self.per_text))
+
+    @property
+    def pooled(self) -> float:
+        """exp of the loss a token over all texts together."""
+        with np.errstate(over="ignore"):
+            return float(np.exp(np.sum(self.mean_nll * self.n_tokens) / np.sum(self.n_tokens)))
+
+    @property
+    def n_broken(self) -> int:
+        """Texts whose loss is not finite."""
+        return int(np.sum(~np.isfinite(self.nll_nats)))
+
+    def versus(self, base: "Perplexity") -> tuple[float, float]:
+        """The paired difference to another model on the same texts: mean nats a text, and its standard error.
+
+        A text counts by its loss a token. With a single text, or a loss that is not finite, the error is NaN.
+
+        Raises:
+          ValueError: where the two do not belong to the same texts.
+        """
+        if not np.array_equal(self.n_tokens, base.n_tokens):
+            raise ValueError("a paired difference needs two scores of the same texts under the same tokenizer")
+        difference = self.mean_nll - base.mean_nll
+        if len(difference) < 2 or not np.all(np.isfinite(difference)):
+            return float(np.mean(difference)), math.nan
+        return float(np.mean(difference)), float(np.std(difference, ddof=1) / math.sqrt(len(difference)))
+
+
+def prepare(model: Model, texts: list[str], bos: bool = False) -> Packed:
+    """Tokenises and packs texts once, for repeated scoring of edited versions of a model.
+
+    Raises:
+      ValueError: on an empty list, a text of fewer than two tokens, or one longer than a model's learned positions.
+    """
+    if isinstance(texts, str) or not texts:
+        raise ValueError("perplexity needs a list of at least one text")
+    token_lists = [model.tokenizer.encode(text, bos=bos) for text in texts]
+    for i, tokens in enumerate(token_lists):
+        if len(tokens) < 2:
+            raise ValueError(f"text {i} ({texts[i]!r}) has {len(tokens)} tokens; perplexity needs at least two")
+        model.config.check_length(len(tokens), f"text {i} ({texts[i][:40]!r}...)")
+    return pack(token_lists, model.mesh.shape["data"])
+
+
+def perplexity(model: Model, texts: list[str] | Packed, bos: bool = False) -> Perplexity:
+    """Perplexity of texts (or of what `prepare` made of them) under a model with its edits.
+
+    Args:
+      model: with or without edits.
+      texts: verbatim, leading spaces included.
+      bos: whether a begin-of-text token is put in front; the paper does not.
+
+    Raises:
+      ValueError: as `prepare`.
+    """
+    packed = texts if isinstance(texts, Packed) else prepare(model, texts, bos)
+    losses = score(model, packed).nll_nats
+    return Perplexity(np.array([loss.sum() for loss in losses]), np.array([len(loss) for loss in losses]))

@@ -1,0 +1,182 @@
+"""Weights from files to stacked arrays on devices, through a family's table."""
+
+import functools
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxedit.mesh import parameter_sharding
+from jaxedit.models import family as families
+from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.family import Fields, Weights
+from jaxedit.models.tokenizer import Tokenizer, from_directory
+
+
+class Source(NamedTuple):
+    """An opened checkpoint: what it is, the names in it and how to read one tensor."""
+
+    place: str
+    family: ModuleType
+    config: DecoderConfig
+    weights: Weights
+    names: frozenset[str]
+    read: Callable[[str], np.ndarray]
+    tokenizer: Tokenizer
+
+
+def open_directory(directory: Path) -> Source:
+    """Opens an HF directory: config.json, tokenizer files, and one or several safetensors files.
+
+    Raises:
+      ValueError: where a file is missing, cut short or contradicts another.
+    """
+    values = _read_json(directory / "config.json")
+    family = families.find(values.get("model_type", "(none)"))
+    config = family.config(Fields(values))
+    files = _tensor_files(directory, getattr(family, "PREFIX", ""), next(iter(family.WEIGHTS)))
+
+    def read(name: str) -> np.ndarray:
+        path, stored_name = files[name]
+        return _open_safetensors(path).get_tensor(stored_name)
+
+    return Source(str(directory), family, config, family.WEIGHTS, frozenset(files), read, from_directory(directory))
+
+
+def _read_json(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: an HF model directory holds config.json, *.safetensors and a tokenizer")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _open_safetensors(path: Path):
+    import safetensors
+
+    try:
+        return safetensors.safe_open(path, framework="numpy")
+    except Exception as error:
+        raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}") from error
+
+
+def _tensor_files(directory: Path, prefix: str, first_name: str) -> dict[str, tuple[Path, str]]:
+    """Canonical tensor name -> (file, name in the file)."""
+    index = directory / "model.safetensors.index.json"
+    single = directory / "model.safetensors"
+    if index.is_file():
+        listed = _read_json(index).get("weight_map", {})
+        paths = sorted({directory / file for file in listed.values()})
+    elif single.is_file():
+        listed, paths = None, [single]
+    else:
+        other = sorted(p.name for p in directory.glob("*.bin"))
+        hint = f"; {other[0]} is there: convert it with save_pretrained(safe_serialization=True)" if other else ""
+        raise ValueError(f"{directory} holds neither model.safetensors nor model.safetensors.index.json{hint}")
+    files: dict[str, tuple[Path, str]] = {}
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"{path} is missing, though {index.name} lists it; is the download complete?")
+        stored_names = list(_open_safetensors(path).keys())
+        add = prefix if prefix and not any(name.startswith(prefix) for name in stored_names) else ""
+        for stored in stored_names:
+            name = stored if stored.startswith("lm_head") else add + stored
+            if name in files:
+                raise ValueError(f"tensor {name!r} is in {files[name][0].name} and again in {path.name}")
+            if listed is not None and listed.get(stored) != path.name:
+                raise ValueError(f"tensor {stored!r} is in {path.name}, but {index.name} says {listed.get(stored)!r}")
+            files[name] = (path, stored)
+    lost = sorted(set(listed or ()) - {stored for _, stored in files.values()})
+    if lost:
+        raise ValueError(f"{index.name} lists {lost[:3]} (of {len(lost)}), which are in none of the files")
+    return files
+
+
+def assemble(source: Source, dtype: jnp.dtype, mesh: Mesh) -> dict[str, jax.Array]:
+    """Reads every parameter, one stacked array at a time, and places it on the mesh.
+
+    Raises:
+      ValueError: on a tensor that is unmapped, missing, or of another shape than the configuration says.
+    """
+    config, shapes = source.config, source.config.shapes()
+    _check_names(source, shapes)
+    base: dict[str, jax.Array] = {}
+    for pattern, entry in source.weights.items():
+        if entry is None or not _has(source, pattern) or not set(entry[0].split()) <= set(shapes):
+            continue
+        parts = entry[0].split()
+        stacks = [np.empty(shapes[name], dtype) for name in parts]
+        for layer, name in _expand(pattern, config.L):
+            loaded = _rearranged(source, name, entry, [s[1:] if "{l}" in pattern else s for s in map(np.shape, stacks)])
+            for stack, part in zip(stacks, loaded, strict=True):
+                stack[layer if "{l}" in pattern else ...] = part
+        for name, stack in zip(parts, stacks, strict=True):
+            base[name] = jax.device_put(stack, parameter_sharding(mesh, name, stack.shape))
+    return base
+
+
+def _check_names(source: Source, shapes: dict[str, tuple[int, ...]]) -> None:
+    known = {name: entry for pattern, entry in source.weights.items() for _, name in _expand(pattern, source.config.L)}
+    unmapped = sorted(source.names - set(known))
+    if unmapped:
+        raise ValueError(
+            f"{source.place} holds tensors that the {source.config.family} family does not know: {unmapped[:5]} (of "
+            f"{len(unmapped)}). Another architecture, or more layers than the configuration's {source.config.L}?"
+        )
+    for name in sorted(source.names):
+        entry = known[name]
+        surplus = [part for part in (entry[0].split() if entry else []) if part not in shapes]
+        if surplus and not (source.config.tied and surplus == ["head/w"]):
+            raise ValueError(f"{source.place} holds {name!r}, but by its configuration the model has no {surplus[0]}")
+    needed = [name for name, entry in known.items() if entry is not None and set(entry[0].split()) & set(shapes)]
+    missing = [name for name in needed if name not in source.names]
+    if missing:
+        raise ValueError(f"{source.place} lacks {len(missing)} tensors, the first: {missing[:5]}. Is the download complete?")
+
+
+def _rearranged(source: Source, name: str, entry: tuple[str, str], expected: list[tuple[int, ...]]) -> Iterator[np.ndarray]:
+    parts, pattern = entry
+    tensor = source.read(name)
+    try:
+        loaded = einops.rearrange(tensor, pattern, **lengths(source.config, entry))
+    except einops.EinopsError:
+        loaded = None
+    several = " " in parts
+    if loaded is None or [np.shape(part) for part in (loaded if several else [loaded])] != expected:
+        raise ValueError(
+            f"tensor {name!r} of {source.place} has shape {tensor.shape}; its layout {pattern.split(' -> ')[0]!r} with "
+            f"{ {k: v for k, v in source.config.sizes().items() if k in pattern} } does not give {expected}"
+        )
+    return iter(loaded if several else [loaded])
+
+
+def lengths(config: DecoderConfig, entry: tuple[str, str]) -> dict[str, int]:
+    """The axis sizes that einops needs for a table entry: letters, `c` parts, and `two` halves of a head of `h`."""
+    parts, pattern = entry
+    sizes = config.sizes() | {"c": len(parts.split()), "two": 2, "h": config.H // 2}
+    return {axis: size for axis, size in sizes.items() if axis in pattern.replace("(", " ").replace(")", " ").split()}
+
+
+def _expand(pattern: str, n_layers: int) -> list[tuple[int, str]]:
+    layers = range(n_layers) if "{l}" in pattern else [0]
+    return [(layer, pattern.replace("{l}", str(layer))) for layer in layers]
+
+
+def _has(source: Source, pattern: str) -> bool:
+    return pattern.replace("{l}", "0") in source.names
+
+
+def announce(source: Source, dtype: jnp.dtype) -> None:
+    """Logs what is about to be loaded."""
+    count = sum(int(np.prod(shape)) for shape in source.config.shapes().values())
+    logging.getLogger("jaxedit").info("%s: %s, %s parameters as %s", source.place, source.config.family, f"{count:,}", dtype)

@@ -1,0 +1,300 @@
+"""One decoder for every family: Flax NNX modules that describe its blocks and its ends.
+
+The modules hold parameters under the names of `jaxedit.axes.PARAMETERS`. A model's arrays live in a flat dictionary
+`base` (name -> array, layers stacked on a leading L axis); `jaxedit.models.layers` merges one layer's slices with the
+block's graph definition and runs it.
+"""
+
+import dataclasses
+import functools
+import logging
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from jaxedit import axes
+from jaxedit.models.rope import Rope, rotate
+
+# Float32 weights mean float32 products: without this a TPU would use bfloat16 passes.
+PRECISION = lax.Precision.HIGHEST
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """What distinguishes one decoder from another; sizes carry the letters of `jaxedit.axes`."""
+
+    family: str
+    L: int
+    D: int
+    F: int
+    N: int
+    K: int
+    H: int
+    V: int
+    P: int  # the most positions the model was made for
+    eps: float
+    activation: str  # "gelu_tanh" | "gelu" | "silu"
+    norm: str = "rms"  # "rms" | "layer"
+    gated: bool = True  # MLP = (act(x w_gate) * x w_up) w_down instead of act(x w_up) w_down
+    parallel: bool = False  # attention and MLP read the same residual stream
+    shared_norm: bool = False  # ... through the same norm (GPT-J)
+    learned_positions: bool = False
+    rope: Rope | None = None
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    head_bias: bool = False
+    tied: bool = False  # the head is the transposed embedding
+
+    def check_length(self, n_tokens: int, what: str) -> None:
+        """Raises a ValueError where a text is longer than a table of learned positions.
+
+        Rotary positions have no end: as in the paper's code a longer text is computed, and logged.
+        """
+        if n_tokens <= self.P:
+            return
+        message = f"{what} has {n_tokens} tokens, more than the {self.P} positions of this {self.family} model"
+        if self.learned_positions:
+            raise ValueError(f"{message}; shorten or split it")
+        logging.getLogger("jaxedit").warning("%s; rotary positions go on, but it was not trained there", message)
+
+    def sizes(self) -> dict[str, int]:
+        """Axis letter -> size, for `shape` and for layout patterns."""
+        return {letter: getattr(self, letter) for letter in "LDFNKHVP"}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Parameter name -> shape, for exactly the parameters this decoder has."""
+        names = {*module_paths(self, Block), *module_paths(self, Ends)}
+        sizes = self.sizes()
+        return {name: tuple(sizes[a] for a in word) for name, word in axes.PARAMETERS.items() if name in names}
+
+
+class Overlay(NamedTuple):
+    """The sum of the kept edits: for each edited weight a float32 `delta_EFD` and `slot_L` (-1: layer not edited)."""
+
+    delta: dict[str, jax.Array]
+    slot: dict[str, jax.Array]
+
+
+class Attending(NamedTuple):
+    """Which positions the queries stand at and what they may attend to.
+
+    `mask_BTS` covers the cached positions first (if any), then the queries' own.
+    """
+
+    position_BT: jax.Array
+    mask_BTS: jax.Array
+    cache: tuple[jax.Array, jax.Array] | None = None  # k_LBSKH, v_LBSKH of earlier positions
+
+
+def parameter(config: DecoderConfig, name: str) -> nnx.Param:
+    """A parameter by its name in the alphabet; only shapes are made, the values come from a checkpoint."""
+    sizes = config.sizes()
+    return nnx.Param(jnp.zeros(tuple(sizes[a] for a in axes.PARAMETERS[name])))
+
+
+class Attention(nnx.Module):
+    """Multi-head attention with grouped keys and values and optional rotary positions."""
+
+    def __init__(self, config: DecoderConfig):
+        self.config = config
+        self.norm_scale = parameter(config, "attn/norm_scale")
+        if config.norm == "layer":
+            self.norm_bias = parameter(config, "attn/norm_bias")
+        for part in ("q", "k", "v"):
+            setattr(self, f"w_{part}", parameter(config, f"attn/w_{part}"))
+            if config.qkv_bias:
+                setattr(self, f"b_{part}", parameter(config, f"attn/b_{part}"))
+        self.w_o = parameter(config, "attn/w_o")
+        if config.out_bias:
+            self.b_o = parameter(config, "attn/b_o")
+
+    def __call__(self, x_BTD, attending: Attending, cache_l) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Returns the output [B, T, D] and this call's own keys and values [B, T, K, H]."""
+        config, dtype = self.config, self.w_q.dtype
+        q_BTNH, k_BTKH, v_BTKH = (
+            project("BTD,DNH->BTNH", x_BTD, getattr(self, f"w_{part}"), getattr(self, f"b_{part}", None)) for part in "qkv"
+        )
+        if config.rope is not None:
+            q_BTNH = rotate(config.rope, q_BTNH, attending.position_BT)
+            k_BTKH = rotate(config.rope, k_BTKH, attending.position_BT)
+        own = (k_BTKH, v_BTKH)
+        k_BSKH, v_BSKH = own if cache_l is None else (jnp.concatenate(pair, 1) for pair in zip(cache_l, own, strict=True))
+        B, T, N, H = q_BTNH.shape
+        q_BTKGH = q_BTNH.reshape(B, T, config.K, N // config.K, H)
+        score = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, precision=PRECISION) * H**-0.5
+        score = jnp.where(attending.mask_BTS[:, None, None], score, jnp.finfo(jnp.float32).min)
+        mixed = jnp.einsum("BKGTS,BSKH->BTKGH", jax.nn.softmax(score, axis=-1), v_BSKH, precision=PRECISION)
+        mixed_BTNH = mixed.reshape(B, T, N, H).astype(dtype)
+        return project("BTNH,NHD->BTD", mixed_BTNH, self.w_o, getattr(self, "b_o", None)), own
+
+
+class MLP(nnx.Module):
+    """The two-layer network whose second layer the editing methods treat as a key-value memory."""
+
+    def __init__(self, config: DecoderConfig):
+        self.config = config
+        if not config.shared_norm:
+            self.norm_scale = parameter(config, "mlp/norm_scale")
+            if config.norm == "layer":
+                self.norm_bias = parameter(config, "mlp/norm_bias")
+        if config.gated:
+            self.w_gate = parameter(config, "mlp/w_gate")
+        self.w_up = parameter(config, "mlp/w_up")
+        self.w_down = parameter(config, "mlp/w_down")
+        if config.mlp_bias:
+            self.b_up = parameter(config, "mlp/b_up")
+            self.b_down = parameter(config, "mlp/b_down")
+
+    def key(self, x_BTD) -> jax.Array:
+        """The input of the second layer [B, T, F]: the key k of the editing literature."""
+        up_BTF = project("BTD,DF->BTF", x_BTD, self.w_up, getattr(self, "b_up", None))
+        if self.config.gated:
+            return activate(self.config.activation, project("BTD,DF->BTF", x_BTD, self.w_gate, None)) * up_BTF
+        return activate(self.config.activation, up_BTF)
+
+    def value(self, key_BTF, overlay: Overlay, layer) -> jax.Array:
+        """The second layer's output [B, T, D], with the overlay's term added in float32."""
+        out_BTD = project("BTF,FD->BTD", key_BTF, self.w_down, getattr(self, "b_down", None))
+        return add_overlay(overlay, "mlp/w_down", layer, key_BTF, out_BTD)
+
+
+class Block(nnx.Module):
+    """One layer: attention and MLP around the residual stream."""
+
+    def __init__(self, config: DecoderConfig):
+        self.config = config
+        self.attn = Attention(config)
+        self.mlp = MLP(config)
+
+    def __call__(self, h_BTD, attending: Attending, cache_l, overlay: Overlay, layer):
+        """Returns the residual stream after the layer, the MLP key, and this call's keys and values."""
+        normed_BTD = normalise(self.config, self.attn, h_BTD)
+        attn_BTD, own = self.attn(normed_BTD, attending, cache_l)
+        if not self.config.parallel:
+            h_BTD = h_BTD + attn_BTD
+        if not self.config.shared_norm:
+            normed_BTD = normalise(self.config, self.mlp, h_BTD)
+        key_BTF = self.mlp.key(normed_BTD)
+        value_BTD = self.mlp.value(key_BTF, overlay, layer)
+        if self.config.parallel:
+            h_BTD = h_BTD + attn_BTD
+        return h_BTD + value_BTD, key_BTF, own
+
+
+class Final(nnx.Module):
+    """The norm before the head."""
+
+    def __init__(self, config: DecoderConfig):
+        self.norm_scale = parameter(config, "final/norm_scale")
+        if config.norm == "layer":
+            self.norm_bias = parameter(config, "final/norm_bias")
+
+
+class Embed(nnx.Module):
+    """Token and, where the family has them, learned position embeddings."""
+
+    def __init__(self, config: DecoderConfig):
+        self.tokens = parameter(config, "embed/tokens")
+        if config.learned_positions:
+            self.positions = parameter(config, "embed/positions")
+
+
+class Head(nnx.Module):
+    """The output projection; absent where it is tied to the embedding."""
+
+    def __init__(self, config: DecoderConfig):
+        self.w = parameter(config, "head/w")
+        if config.head_bias:
+            self.b = parameter(config, "head/b")
+
+
+class Ends(nnx.Module):
+    """What stands before the first and after the last layer."""
+
+    def __init__(self, config: DecoderConfig):
+        self.config = config
+        self.embed = Embed(config)
+        self.final = Final(config)
+        if not config.tied:
+            self.head = Head(config)
+
+    def start(self, token_BT, position_BT) -> jax.Array:
+        """Tokens to the residual stream, float32 [B, T, D]."""
+        h_BTD = self.embed.tokens[token_BT].astype(jnp.float32)
+        if self.config.learned_positions:
+            h_BTD += self.embed.positions[position_BT].astype(jnp.float32)
+        return h_BTD
+
+    def normed(self, h_BTD) -> jax.Array:
+        """What the head reads: the residual stream after the last layer, normalised, in the weights' dtype."""
+        return normalise(self.config, self.final, h_BTD).astype(self.embed.tokens.dtype)
+
+    def logits(self, h_BTD) -> jax.Array:
+        """Residual stream after the last layer to float32 logits [..., V]."""
+        return self.logits_slice(self.normed(h_BTD), 1, 0, self.config.V)[..., 0, :]
+
+    def logits_slice(self, x_D, shards: int, first, width: int) -> jax.Array:
+        """Logits [..., shards, width] of `width` vocabulary entries from `first` on within each of `shards` equal parts."""
+        config = self.config
+        if config.tied:
+            w_MVD = jnp.asarray(self.embed.tokens).reshape(shards, config.V // shards, config.D)
+            return project("...D,MVD->...MV", x_D, lax.dynamic_slice_in_dim(w_MVD, first, width, 1), None)
+        w_DMV = jnp.asarray(self.head.w).reshape(config.D, shards, config.V // shards)
+        bias = None
+        if config.head_bias:
+            bias = lax.dynamic_slice_in_dim(jnp.asarray(self.head.b).reshape(shards, config.V // shards), first, width, 1)
+        return project("...D,DMV->...MV", x_D, lax.dynamic_slice_in_dim(w_DMV, first, width, 2), bias)
+
+
+def project(equation: str, x, w, b) -> jax.Array:
+    """x w + b in the weight's precision, accumulated and returned in float32."""
+    w = jnp.asarray(w)
+    out = jnp.einsum(equation, x.astype(w.dtype), w, precision=PRECISION, preferred_element_type=jnp.float32)
+    return out if b is None else out + jnp.asarray(b).astype(jnp.float32)
+
+
+def activate(name: str, x) -> jax.Array:
+    """The activation by the name a DecoderConfig gives it."""
+    if name == "silu":
+        return jax.nn.silu(x)
+    return jax.nn.gelu(x, approximate=name == "gelu_tanh")
+
+
+def normalise(config: DecoderConfig, module, h_BTD) -> jax.Array:
+    """Layer norm or root-mean-square norm over D with the module's scale and bias."""
+    scale = jnp.asarray(module.norm_scale).astype(jnp.float32)
+    if config.norm == "rms":
+        return h_BTD * lax.rsqrt(jnp.mean(h_BTD**2, -1, keepdims=True) + config.eps) * scale
+    centred = h_BTD - jnp.mean(h_BTD, -1, keepdims=True)
+    normed = centred * lax.rsqrt(jnp.mean(centred**2, -1, keepdims=True) + config.eps)
+    return normed * scale + jnp.asarray(module.norm_bias).astype(jnp.float32)
+
+
+def add_overlay(overlay: Overlay, name: str, layer, x_BTF, out_BTD) -> jax.Array:
+    """Adds x @ delta of an edited layer in float32; unedited layers and models pay nothing."""
+    if name not in overlay.delta:
+        return out_BTD
+    slot = overlay.slot[name][layer]
+
+    def edited():
+        delta_FD = lax.dynamic_index_in_dim(overlay.delta[name], slot, 0, keepdims=False)
+        return out_BTD + jnp.einsum("BTF,FD->BTD", x_BTF.astype(jnp.float32), delta_FD, precision=PRECISION)
+
+    return lax.cond(slot >= 0, edited, lambda: out_BTD)
+
+
+@functools.cache
+def definition(config: DecoderConfig, module: type[nnx.Module]) -> nnx.GraphDef:
+    """The graph definition of a module, made without allocating its parameters."""
+    return nnx.split(nnx.eval_shape(lambda: module(config)))[0]
+
+
+@functools.cache
+def module_paths(config: DecoderConfig, module: type[nnx.Module]) -> tuple[str, ...]:
+    """The names of a module's parameters, e.g. "mlp/w_down"."""
+    state = nnx.split(nnx.eval_shape(lambda: module(config)))[1]
+    return tuple("/".join(map(str, path)) for path, _ in nnx.to_flat_state(state))

@@ -1,0 +1,69 @@
+"""GPT-J (Wang & Komatsuzaki 2021): attention and MLP in parallel behind one norm, interleaved rotary positions."""
+
+from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.family import Fields, Weights
+from jaxedit.models.rope import Rope
+
+WEIGHTS: Weights = {
+    "transformer.wte.weight": ("embed/tokens", "V D -> V D"),
+    "transformer.h.{l}.ln_1.weight": ("attn/norm_scale", "D -> D"),
+    "transformer.h.{l}.ln_1.bias": ("attn/norm_bias", "D -> D"),
+    "transformer.h.{l}.attn.q_proj.weight": ("attn/w_q", "(N H) D -> D N H"),
+    "transformer.h.{l}.attn.k_proj.weight": ("attn/w_k", "(K H) D -> D K H"),
+    "transformer.h.{l}.attn.v_proj.weight": ("attn/w_v", "(K H) D -> D K H"),
+    "transformer.h.{l}.attn.out_proj.weight": ("attn/w_o", "D (N H) -> N H D"),
+    "transformer.h.{l}.mlp.fc_in.weight": ("mlp/w_up", "F D -> D F"),
+    "transformer.h.{l}.mlp.fc_in.bias": ("mlp/b_up", "F -> F"),
+    "transformer.h.{l}.mlp.fc_out.weight": ("mlp/w_down", "D F -> F D"),
+    "transformer.h.{l}.mlp.fc_out.bias": ("mlp/b_down", "D -> D"),
+    "transformer.ln_f.weight": ("final/norm_scale", "D -> D"),
+    "transformer.ln_f.bias": ("final/norm_bias", "D -> D"),
+    "lm_head.weight": ("head/w", "V D -> D V"),
+    "lm_head.bias": ("head/b", "V -> V"),
+    "transformer.h.{l}.attn.bias": None,  # the causal mask, saved by old versions of transformers
+    "transformer.h.{l}.attn.masked_bias": None,
+}
+
+TINY = dict(model_type="gptj", n_embd=32, n_head=4, n_layer=3, n_positions=64, rotary_dim=4, vocab_size=96)
+
+
+def config(fields: Fields) -> DecoderConfig:
+    """Reads a GPTJConfig."""
+    D, N = fields.take("n_embd"), fields.take("n_head")
+    fields.expect("activation_function", "gelu_new")
+    fields.expect("tie_word_embeddings", False)
+    fields.expect("rotary", True)
+    fields.expect("scale_attn_weights", True)
+    read = DecoderConfig(
+        family="gptj",
+        L=fields.take("n_layer"),
+        D=D,
+        F=fields.take("n_inner", 4 * D),
+        N=N,
+        K=N,
+        H=D // N,
+        V=fields.take("vocab_size"),
+        P=fields.take("n_positions"),
+        eps=fields.take("layer_norm_epsilon", 1e-5),
+        activation="gelu_tanh",
+        norm="layer",
+        gated=False,
+        parallel=True,
+        shared_norm=True,
+        rope=Rope(theta=10000.0, dims=fields.take("rotary_dim", 64), interleaved=True),
+        mlp_bias=True,
+        head_bias=True,
+    )
+    fields.finish(
+        attn_pdrop="training only",
+        embd_pdrop="training only",
+        resid_pdrop="training only",
+        n_ctx="the same as n_positions",
+        tokenizer_class="the tokenizer's own files decide",
+        summary_activation="classification heads only",
+        summary_first_dropout="classification heads only",
+        summary_proj_to_labels="classification heads only",
+        summary_type="classification heads only",
+        summary_use_proj="classification heads only",
+    )
+    return read

@@ -1,0 +1,111 @@
+"""Llama 1 to 3 and what shares its form, SmolLM2 among them: RMS norm, gated MLP, grouped keys, rotary positions."""
+
+from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.family import Fields, Weights
+from jaxedit.models.rope import Rope, scaling_factors
+
+WEIGHTS: Weights = {
+    "model.embed_tokens.weight": ("embed/tokens", "V D -> V D"),
+    "model.layers.{l}.input_layernorm.weight": ("attn/norm_scale", "D -> D"),
+    "model.layers.{l}.self_attn.q_proj.weight": ("attn/w_q", "(N H) D -> D N H"),
+    "model.layers.{l}.self_attn.k_proj.weight": ("attn/w_k", "(K H) D -> D K H"),
+    "model.layers.{l}.self_attn.v_proj.weight": ("attn/w_v", "(K H) D -> D K H"),
+    "model.layers.{l}.self_attn.o_proj.weight": ("attn/w_o", "D (N H) -> N H D"),
+    "model.layers.{l}.self_attn.q_proj.bias": ("attn/b_q", "(N H) -> N H"),
+    "model.layers.{l}.self_attn.k_proj.bias": ("attn/b_k", "(K H) -> K H"),
+    "model.layers.{l}.self_attn.v_proj.bias": ("attn/b_v", "(K H) -> K H"),
+    "model.layers.{l}.self_attn.o_proj.bias": ("attn/b_o", "D -> D"),
+    "model.layers.{l}.post_attention_layernorm.weight": ("mlp/norm_scale", "D -> D"),
+    "model.layers.{l}.mlp.gate_proj.weight": ("mlp/w_gate", "F D -> D F"),
+    "model.layers.{l}.mlp.up_proj.weight": ("mlp/w_up", "F D -> D F"),
+    "model.layers.{l}.mlp.down_proj.weight": ("mlp/w_down", "D F -> F D"),
+    "model.norm.weight": ("final/norm_scale", "D -> D"),
+    "lm_head.weight": ("head/w", "V D -> D V"),
+    "model.layers.{l}.self_attn.rotary_emb.inv_freq": None,  # computed; saved by old versions of transformers
+}
+
+# llama.cpp stores rotary pairs as neighbours; HF, and the decoder, as halves.
+GGUF: Weights = {
+    "token_embd.weight": ("embed/tokens", "V D -> V D"),
+    "blk.{l}.attn_norm.weight": ("attn/norm_scale", "D -> D"),
+    "blk.{l}.attn_q.weight": ("attn/w_q", "(N h two) D -> D N (two h)"),
+    "blk.{l}.attn_k.weight": ("attn/w_k", "(K h two) D -> D K (two h)"),
+    "blk.{l}.attn_v.weight": ("attn/w_v", "(K H) D -> D K H"),
+    "blk.{l}.attn_output.weight": ("attn/w_o", "D (N H) -> N H D"),
+    "blk.{l}.attn_q.bias": ("attn/b_q", "(N h two) -> N (two h)"),
+    "blk.{l}.attn_k.bias": ("attn/b_k", "(K h two) -> K (two h)"),
+    "blk.{l}.attn_v.bias": ("attn/b_v", "(K H) -> K H"),
+    "blk.{l}.attn_output.bias": ("attn/b_o", "D -> D"),
+    "blk.{l}.ffn_norm.weight": ("mlp/norm_scale", "D -> D"),
+    "blk.{l}.ffn_gate.weight": ("mlp/w_gate", "F D -> D F"),
+    "blk.{l}.ffn_up.weight": ("mlp/w_up", "F D -> D F"),
+    "blk.{l}.ffn_down.weight": ("mlp/w_down", "D F -> F D"),
+    "output_norm.weight": ("final/norm_scale", "D -> D"),
+    "output.weight": ("head/w", "V D -> D V"),
+    "rope_freqs.weight": None,  # read as configuration: rope_factors
+}
+
+TINY = dict(
+    model_type="llama",
+    hidden_size=32,
+    intermediate_size=72,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    num_hidden_layers=3,
+    max_position_embeddings=64,
+    rms_norm_eps=1e-5,
+    vocab_size=96,
+)
+
+
+def config(fields: Fields) -> DecoderConfig:
+    """Reads a LlamaConfig, as transformers 4 (rope_theta, rope_scaling) and 5 (rope_parameters) write it."""
+    D, N = fields.take("hidden_size"), fields.take("num_attention_heads")
+    H = fields.take("head_dim", D // N)
+    fields.expect("hidden_act", "silu")
+    fields.expect("mlp_bias", False)
+    bias = fields.take("attention_bias", False)
+    scaling = {**fields.take("rope_scaling", {}), **fields.take("rope_parameters", {})}
+    theta = float(scaling.pop("rope_theta", None) or fields.take("rope_theta", 10000.0))
+    fields.take("rope_theta", None)
+    factors = fields.take("rope_factors", None) or scaling_factors(theta, H, scaling)
+    read = DecoderConfig(
+        family="llama",
+        L=fields.take("num_hidden_layers"),
+        D=D,
+        F=fields.take("intermediate_size"),
+        N=N,
+        K=fields.take("num_key_value_heads", N),
+        H=H,
+        V=fields.take("vocab_size"),
+        P=fields.take("max_position_embeddings", 2048),
+        eps=fields.take("rms_norm_eps", 1e-6),
+        activation="silu",
+        rope=Rope(theta, H, factors=None if factors is None else tuple(factors)),
+        qkv_bias=bias,
+        out_bias=bias,
+        tied=fields.take("tie_word_embeddings", False),
+    )
+    fields.finish(
+        pretraining_tp="how training was split, not what is computed",
+        rope_interleaved="a note of the exporter; HF weights hold rotary pairs as halves",
+        is_llama_config="a note of the exporter",
+    )
+    return read
+
+
+def from_gguf(metadata: dict) -> dict:
+    """llama.cpp's metadata as an HF configuration."""
+    return {
+        "model_type": "llama",
+        "hidden_size": metadata["llama.embedding_length"],
+        "intermediate_size": metadata["llama.feed_forward_length"],
+        "num_attention_heads": metadata["llama.attention.head_count"],
+        "num_key_value_heads": metadata.get("llama.attention.head_count_kv"),
+        "head_dim": metadata.get("llama.attention.key_length") or metadata.get("llama.rope.dimension_count"),
+        "num_hidden_layers": metadata["llama.block_count"],
+        "max_position_embeddings": metadata["llama.context_length"],
+        "rms_norm_eps": metadata["llama.attention.layer_norm_rms_epsilon"],
+        "rope_theta": metadata.get("llama.rope.freq_base", 10000.0),
+        "vocab_size": len(metadata["tokenizer.ggml.tokens"]),
+    }

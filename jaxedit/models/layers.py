@@ -1,0 +1,123 @@
+"""Running part of a network: layers lo..hi, any positions, with or without cached keys and values.
+
+This replaces hooks. A vector is added between two segments; an MLP key is read with `run_layer`; a prefix's keys and
+values are collected once and given to later calls. Layers are indexed inside the loop, never sliced as `a[l:]`, which
+would copy the weights.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+
+from jaxedit import axes
+from jaxedit.mesh import constrain, place
+from jaxedit.models.decoder import Attending, Block, Ends, definition, module_paths
+from jaxedit.models.model import Model
+
+
+def block_at(model: Model, layer) -> Block:
+    """One layer's block, its weights gathered over `data` (they are stored split over both mesh axes)."""
+
+    def take(name: str) -> jax.Array:
+        w = lax.dynamic_index_in_dim(model.base[name], layer, 0, keepdims=False)
+        return constrain(model.mesh, axes.PARAMETERS[name][1:], w)
+
+    return _build(model, Block, take)
+
+
+def ends(model: Model) -> Ends:
+    """The embedding, final norm and head."""
+    return _build(model, Ends, lambda name: constrain(model.mesh, axes.PARAMETERS[name], model.base[name]))
+
+
+def _build(model: Model, module, array_of):
+    paths = module_paths(model.config, module)
+    state = nnx.from_flat_state([(tuple(name.split("/")), nnx.Param(array_of(name))) for name in paths])
+    return nnx.merge(definition(model.config, module), state)
+
+
+def start(model: Model, token_BT, position_BT) -> jax.Array:
+    """Tokens to the residual stream before the first layer, float32 [B, T, D]."""
+    return constrain(model.mesh, "BTD", ends(model).start(token_BT, position_BT))
+
+
+def run_layer(model: Model, h_BTD, attending: Attending, layer) -> tuple[jax.Array, jax.Array]:
+    """One layer: the residual stream after it and its MLP key [B, T, F]."""
+    h_BTD, key_BTF, _ = block_at(model, layer)(h_BTD, attending, _cache_at(attending, layer), model.overlay, layer)
+    return constrain(model.mesh, "BTD", h_BTD), key_BTF
+
+
+def run_layers(model: Model, h_BTD, attending: Attending, lo, hi) -> jax.Array:
+    """Layers lo..hi-1 on the residual stream.
+
+    `lo` and `hi` may be traced, so one compilation serves every segment; as Python integers they make the loop
+    differentiable. In reverse mode only products are kept: a layer's slice of the weights is taken again.
+    """
+
+    def body(layer, h):
+        out, _, _ = block_at(model, layer)(h, attending, _cache_at(attending, layer), model.overlay, layer)
+        return constrain(model.mesh, "BTD", out)
+
+    if isinstance(lo, int) and isinstance(hi, int):
+        body = jax.checkpoint(body, policy=jax.checkpoint_policies.dots_saveable)
+    return lax.fori_loop(lo, hi, body, h_BTD)
+
+
+def run_collecting(model: Model, h_BTD, attending: Attending, lo, hi):
+    """As `run_layers`, and also returns the keys and values (k_LBTKH, v_LBTKH) that later calls can attend to.
+
+    Layers outside lo..hi-1 hold zeros.
+    """
+    B, T, _ = h_BTD.shape
+    empty = jnp.zeros((model.config.L, B, T, model.config.K, model.config.H), jnp.float32)
+
+    def body(layer, carry):
+        h, k_LBTKH, v_LBTKH = carry
+        h, _, (k, v) = block_at(model, layer)(h, attending, _cache_at(attending, layer), model.overlay, layer)
+        at = functools.partial(lax.dynamic_update_index_in_dim, index=layer, axis=0)
+        return constrain(model.mesh, "BTD", h), at(k_LBTKH, k), at(v_LBTKH, v)
+
+    h_BTD, k_LBTKH, v_LBTKH = lax.fori_loop(lo, hi, body, (h_BTD, empty, empty))
+    return h_BTD, (k_LBTKH, v_LBTKH)
+
+
+def _cache_at(attending: Attending, layer):
+    if attending.cache is None:
+        return None
+    return tuple(lax.dynamic_index_in_dim(part, layer, 0, keepdims=False) for part in attending.cache)
+
+
+def causal(position_BT, segment_BT=None) -> Attending:
+    """Attention to the same and earlier positions, within a segment where rows hold several texts."""
+    T = position_BT.shape[1]
+    mask_BTS = jnp.broadcast_to(jnp.tril(jnp.ones((T, T), bool)), (position_BT.shape[0], T, T))
+    if segment_BT is not None:
+        mask_BTS &= segment_BT[:, :, None] == segment_BT[:, None, :]
+    return Attending(position_BT, mask_BTS)
+
+
+@jax.jit
+def _logits(model: Model, token_BT):
+    position_BT = jnp.broadcast_to(jnp.arange(token_BT.shape[1]), token_BT.shape)
+    h_BTD = start(model, token_BT, position_BT)
+    h_BTD = run_layers(model, h_BTD, causal(position_BT), 0, model.config.L)
+    return constrain(model.mesh, "BTV", ends(model).logits(h_BTD))
+
+
+def logits(model: Model, tokens_BT) -> jax.Array:
+    """float32 logits [B, T, V] of token rows; nothing is added to the tokens.
+
+    Raises:
+      ValueError: where the rows are not a rectangle of known tokens, or longer than a model's learned positions.
+    """
+    token_BT = np.asarray(tokens_BT)
+    if token_BT.ndim != 2 or not np.issubdtype(token_BT.dtype, np.integer) or token_BT.shape[1] == 0:
+        raise ValueError(f"tokens_BT must be integers [B, T], got {token_BT.dtype} {token_BT.shape}")
+    model.config.check_length(token_BT.shape[1], "a row of tokens")
+    if token_BT.min() < 0 or token_BT.max() >= model.config.V:
+        raise ValueError(f"tokens must be from 0 to {model.config.V - 1}, got {token_BT.min()} to {token_BT.max()}")
+    return _logits(model, place(model.mesh, "BT", token_BT.astype(np.int32)))

@@ -1,0 +1,97 @@
+"""A model as a value: base weights, overlay, configuration, tokenizer."""
+
+import dataclasses
+import functools
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxedit import axes
+from jaxedit.mesh import parameter_sharding
+from jaxedit.models.decoder import DecoderConfig, Overlay
+from jaxedit.models.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Companion:
+    """What travels with a model but never decides what is compiled: all companions count as equal for jit's cache."""
+
+    tokenizer: Tokenizer
+    source: str  # what `jaxedit.load` was given
+    tensor_names: dict[str, tuple[str, str]]  # parameter -> (HF tensor name with {l}, HF layout pattern)
+    history: tuple[Any, ...] = ()  # the edits in the overlay, oldest first
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Companion)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["base", "overlay"], meta_fields=["config", "mesh", "companion"]
+)
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A language model with its edits; immutable, and a pytree whose only leaves are the arrays of base and overlay.
+
+    `base` maps parameter names (`jaxedit.axes.PARAMETERS`) to arrays with layers stacked on axis L; it is never
+    written. `overlay` is the float32 sum of the edits.
+    """
+
+    base: dict[str, jax.Array]
+    overlay: Overlay
+    config: DecoderConfig
+    mesh: Mesh
+    companion: Companion
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that came with the weights."""
+        return self.companion.tokenizer
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The stored weights' dtype."""
+        return self.base["embed/tokens"].dtype
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change when any base weight does (a strided sample of each parameter)."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name in sorted(self.base):
+            array = self.base[name].reshape(-1)
+            sample = array[:: max(1, array.size // 4096)]
+            digest.update(f"{name}{self.base[name].shape}".encode() + np.asarray(sample, np.float32).tobytes())
+        return digest.hexdigest()
+
+
+def with_slots(model: Model, weight: str, layers: tuple[int, ...]) -> Model:
+    """The same model with room in its overlay for `layers` of `weight`; the deltas of new layers are zero.
+
+    A study calls this once, so that no edit changes the shape of anything that is compiled.
+
+    Raises:
+      ValueError: on a layer the model does not have.
+    """
+    outside = [l for l in layers if not 0 <= l < model.config.L]
+    if outside:
+        raise ValueError(f"layers {outside} do not exist: {model.companion.source} has layers 0 to {model.config.L - 1}")
+    old = model.overlay
+    had = () if weight not in old.slot else tuple(int(l) for l in np.flatnonzero(np.asarray(old.slot[weight]) >= 0))
+    if set(layers) <= set(had):
+        return model
+    every = tuple(sorted({*had, *layers}))
+    E, (_, n_in, n_out) = len(every), model.base[weight].shape
+    slot_L = np.full(model.config.L, -1, np.int32)
+    slot_L[list(every)] = np.arange(E)
+    sharding = parameter_sharding(model.mesh, "E" + axes.PARAMETERS[weight][1:], (E, n_in, n_out))
+    delta_EFD = jax.device_put(np.zeros((E, n_in, n_out), np.float32), sharding)
+    for layer in had:
+        delta_EFD = delta_EFD.at[slot_L[layer]].set(old.delta[weight][int(old.slot[weight][layer])])
+    overlay = Overlay({**old.delta, weight: delta_EFD}, {**old.slot, weight: jnp.asarray(slot_L)})
+    return dataclasses.replace(model, overlay=overlay)

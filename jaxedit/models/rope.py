@@ -1,0 +1,62 @@
+"""Rotary position embeddings (Su et al. 2021), in the two layouts and with the scalings the families use."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+    """Rotary embedding of the first `dims` entries of a head.
+
+    `interleaved` pairs neighbours (GPT-J), otherwise entry i is paired with i + dims/2 (Llama, GPT-NeoX). `factors`
+    divide the frequencies of the dims/2 pairs.
+    """
+
+    theta: float
+    dims: int
+    interleaved: bool = False
+    factors: tuple[float, ...] | None = None
+
+
+def inverse_frequencies(theta: float, dims: int) -> np.ndarray:
+    """Radians a position for each of the dims/2 pairs, before any scaling."""
+    return theta ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
+
+
+def scaling_factors(theta: float, dims: int, scaling: dict) -> tuple[float, ...] | None:
+    """The frequencies' divisors for an HF `rope_scaling` (or `rope_parameters`) entry.
+
+    Raises:
+      ValueError: on a type other than "default", "linear" and "llama3".
+    """
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    inverse = inverse_frequencies(theta, dims)
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return (float(scaling["factor"]),) * (dims // 2)
+    if kind == "llama3":  # long wavelengths are stretched by `factor`, short ones kept, those between blended
+        turns = scaling["original_max_position_embeddings"] * inverse / (2 * math.pi)
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+        return tuple((1 / (kept + (1 - kept) / scaling["factor"])).tolist())
+    raise ValueError(f"rotary scaling of type {kind!r} is not supported; supported: default, linear, llama3")
+
+
+def rotate(rope: Rope, x_BTNH: jax.Array, position_BT: jax.Array) -> jax.Array:
+    """Rotates the first `dims` entries of every head by its position's angles."""
+    inverse = inverse_frequencies(rope.theta, rope.dims) / np.asarray(rope.factors or 1.0)
+    angle = position_BT[..., None, None].astype(jnp.float32) * inverse.astype(np.float32)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    turned, rest = x_BTNH[..., : rope.dims], x_BTNH[..., rope.dims :]
+    if rope.interleaved:
+        a, b = turned[..., 0::2], turned[..., 1::2]
+        turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(turned.shape)
+    else:
+        a, b = jnp.split(turned, 2, axis=-1)
+        turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return jnp.concatenate([turned, rest], axis=-1)

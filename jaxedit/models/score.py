@@ -1,0 +1,122 @@
+"""Log-probabilities of given tokens, for many texts at once.
+
+Texts are packed into rows of equal length with segment masks and restarted positions, so hardly anything is computed
+for padding; the head goes over the vocabulary in chunks, so no [T, V] array is ever kept.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxedit.mesh import place
+from jaxedit.models.layers import causal, ends, run_layers, start
+from jaxedit.models.model import Model
+
+ROW_TOKENS = 16  # a row is as long as the longest text, rounded up to this; short rows keep attention cheap
+BATCH_TOKENS = 2048  # positions in one call and device; bounds memory
+HEAD_WIDTH = 4096  # vocabulary entries a device whose logits are held at once
+
+
+class Packed(NamedTuple):
+    """Texts laid into rows. `segment` is the text's index plus one, 0 where nothing lies; each text is whole in its row."""
+
+    token_GBT: np.ndarray  # G batches of the same shape
+    position_GBT: np.ndarray
+    segment_GBT: np.ndarray
+    n_texts: int
+
+
+class TokenScores(NamedTuple):
+    """For each text, for its tokens after the first: the loss in nats and whether the token was the most likely one."""
+
+    nll_nats: list[np.ndarray]
+    is_argmax: list[np.ndarray]
+
+
+def pack(token_lists: list[list[int]], n_data: int = 1) -> Packed:
+    """Packs token lists, longest first, each into the first row with room for it.
+
+    Args:
+      token_lists: at least one text, each with at least one token.
+      n_data: devices the rows are split over; the number of rows in a batch is a multiple of it.
+    """
+    width = ROW_TOKENS * math.ceil(max(map(len, token_lists)) / ROW_TOKENS)
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for text in sorted(range(len(token_lists)), key=lambda i: -len(token_lists[i])):
+        size = len(token_lists[text])
+        row = next((r for r, left in enumerate(room) if left >= size), None)
+        if row is None:
+            rows.append([])
+            room.append(width)
+            row = len(rows) - 1
+        rows[row].append(text)
+        room[row] -= size
+    n_batches = math.ceil(len(rows) * width / (BATCH_TOKENS * n_data))
+    B = n_data * math.ceil(len(rows) / (n_batches * n_data))
+    token, position, segment = np.zeros((3, n_batches * B, width), np.int32)
+    for r, texts in enumerate(rows):
+        at = 0
+        for text in texts:
+            span = slice(at, at + len(token_lists[text]))
+            token[r, span] = token_lists[text]
+            position[r, span] = np.arange(len(token_lists[text]))
+            segment[r, span] = text + 1
+            at = span.stop
+    shape = (n_batches, B, width)
+    return Packed(token.reshape(shape), position.reshape(shape), segment.reshape(shape), len(token_lists))
+
+
+def score(model: Model, packed: Packed) -> TokenScores:
+    """The loss of every token given those before it in its text."""
+    nll_nats: list[np.ndarray] = [np.zeros(0)] * packed.n_texts
+    is_argmax: list[np.ndarray] = [np.zeros(0, bool)] * packed.n_texts
+    for token_BT, position_BT, segment_BT in zip(packed.token_GBT, packed.position_GBT, packed.segment_GBT, strict=True):
+        arrays = (place(model.mesh, "BT", a) for a in (token_BT, position_BT, segment_BT))
+        nll_BT, argmax_BT = jax.device_get(_score_batch(model, *arrays))
+        for text in np.unique(segment_BT[segment_BT > 0]) - 1:
+            row, columns = np.nonzero(segment_BT == text + 1)
+            nll_nats[text] = nll_BT[row[0], columns[:-1]].astype(np.float64)
+            is_argmax[text] = argmax_BT[row[0], columns[:-1]]
+    return TokenScores(nll_nats, is_argmax)
+
+
+@jax.jit
+def _score_batch(model: Model, token_BT, position_BT, segment_BT):
+    """At every position the loss of the next token of the row, and whether that token is the argmax."""
+    h_BTD = start(model, token_BT, position_BT)
+    h_BTD = run_layers(model, h_BTD, causal(position_BT, segment_BT), 0, model.config.L)
+    return next_token_losses(model, h_BTD, jnp.roll(token_BT, -1, axis=1))
+
+
+def next_token_losses(model: Model, h_BTD, target_BT) -> tuple[jax.Array, jax.Array]:
+    """-log p(target) in nats [B, T] and target == argmax [B, T].
+
+    The vocabulary goes by in chunks of HEAD_WIDTH a device under a running log-sum-exp: no [T, V] array is kept, and the
+    products stay large. The last chunk overlaps the one before; its repeated columns are masked.
+    """
+    network = ends(model)
+    x_BTD = network.normed(h_BTD)
+    shards = model.mesh.shape["model"] if model.config.V % model.mesh.shape["model"] == 0 else 1
+    per_shard = model.config.V // shards
+    width = min(HEAD_WIDTH, per_shard)
+
+    def chunk(c, carry):
+        highest_BT, total_BT, chosen_BT = carry
+        first = jnp.minimum(c * width, per_shard - width)
+        logits_BTMW = network.logits_slice(x_BTD, shards, first, width)
+        column_MW = first + jnp.arange(width) + per_shard * jnp.arange(shards)[:, None]
+        is_target = column_MW == target_BT[..., None, None]
+        chosen_BT = jnp.maximum(chosen_BT, jnp.max(jnp.where(is_target, logits_BTMW, -jnp.inf), (-2, -1)))
+        logits_BTMW = jnp.where(first + jnp.arange(width) >= c * width, logits_BTMW, -jnp.inf)
+        higher_BT = jnp.maximum(highest_BT, jnp.max(logits_BTMW, (-2, -1)))
+        total_BT *= jnp.exp(highest_BT - higher_BT)
+        return higher_BT, total_BT + jnp.sum(jnp.exp(logits_BTMW - higher_BT[..., None, None]), (-2, -1)), chosen_BT
+
+    lowest_BT = jnp.full(target_BT.shape, jnp.finfo(jnp.float32).min)
+    carry = (lowest_BT, jnp.zeros(target_BT.shape), lowest_BT)
+    highest_BT, total_BT, chosen_BT = jax.lax.fori_loop(0, -(-per_shard // width), chunk, carry)
+    return highest_BT + jnp.log(total_BT) - chosen_BT, chosen_BT == highest_BT

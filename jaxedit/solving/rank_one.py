@@ -1,0 +1,111 @@
+"""The rank-one edit that ROME and C-ROME are instances of.
+
+    u = C^-1 k_left / |C^-1 k_left|,   v = (v* - W k_right) / (k_right . u),   delta W = u v      (2202.05262, eq. 2)
+
+k_left is the mean of the keys of the prompts in their context templates. k_right is the same mean ("prefixed"), or the
+key of the bare prompt ("mixed": ROME as released, whose denominator nearly vanishes where a one-token subject begins the
+prompt; 2406.11263, section 3). C is the second moment of the layer's keys, or the identity.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxedit.edits.edit import LowRank, make_edit
+from jaxedit.edits.request import Request
+from jaxedit.models.model import Model
+from jaxedit.solving.moments import Stats
+from jaxedit.solving.solve import solve, whitener
+from jaxedit.solving.target import TargetHyper, Targets, optimise
+from jaxedit.solving.templates import sample_templates
+
+WEIGHT = "mlp/w_down"
+
+
+@dataclasses.dataclass(frozen=True)
+class RankOneHyper:
+    """Hyper-parameters of ROME and C-ROME under their published names.
+
+    Attributes:
+      layer: the layer to edit (or `layers=[one]`).
+      fact_token: where the key is read; "subject_last".
+      v_loss_layer: the layer whose output the loss reads; the last one (None).
+      mom2_adjustment: True asks for stats, False ignores them, None uses them where given.
+      context_templates: texts with one `{}` each, the first usually "{}"; None samples 21 from `seed`.
+    """
+
+    layer: int
+    fact_token: str = "subject_last"
+    v_num_grad_steps: int = 20
+    v_lr: float = 0.5
+    v_loss_layer: int | None = None
+    v_weight_decay: float = 0.5
+    kl_factor: float = 0.0625
+    clamp_norm_factor: float = 4.0
+    mom2_adjustment: bool | None = None
+    context_templates: tuple[str, ...] | None = None
+    seed: int = 0
+
+    def target(self) -> TargetHyper:
+        """The part that the target's optimisation takes."""
+        return TargetHyper(**{field.name: getattr(self, field.name) for field in dataclasses.fields(TargetHyper)})
+
+
+class RankOneState(NamedTuple):
+    """What an edit needs besides the model: templates, and L^-1 of the second moment (None: identity)."""
+
+    context_templates: tuple[str, ...]
+    whitener_MF: jax.Array | None
+
+
+def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState:
+    """Checks the hyper-parameters against the model, samples the templates, factorises the second moment."""
+    if not 0 <= hyper.layer < model.config.L - 1:
+        raise ValueError(f"layer={hyper.layer}: {model.companion.source} can be edited at layers 0 to {model.config.L - 2}")
+    if hyper.v_loss_layer not in (None, model.config.L - 1):
+        raise ValueError(
+            f"v_loss_layer={hyper.v_loss_layer}: the reference reads the logits of the last layer, here {model.config.L - 1}"
+        )
+    if hyper.mom2_adjustment and stats is None:
+        raise ValueError("mom2_adjustment=True needs second moments: give stats=, or set mom2_adjustment=False for C = I")
+    use_stats = stats is not None and hyper.mom2_adjustment is not False
+    factor = jnp.asarray(whitener(stats.of(model, hyper.layer))) if use_stats else None
+    templates = hyper.context_templates or sample_templates(model, hyper.seed)
+    return RankOneState(tuple(templates), factor)
+
+
+def edit(
+    hyper: RankOneHyper, mixed_keys: bool, model: Model, requests: list[Request], state: RankOneState
+) -> tuple[Any, RankOneState, dict[str, float]]:
+    """One rank-one edit for one request; the state does not change."""
+    if len(requests) != 1:
+        raise ValueError(f"a rank-one edit writes one request at a time, got {len(requests)}; edit in sequence, or use a batch method")
+    found = optimise(model, requests, state.context_templates, hyper.layer, hyper.target(), residual=False)
+    left_F = found.key_NRF[0].mean(axis=0)
+    right_F = found.bare_key_NF[0] if mixed_keys else left_F
+    now_D = found.bare_value_ND[0] if mixed_keys else found.value_NRD[0].mean(axis=0)
+    wanted_D = found.init_ND[0] + found.delta_ND[0]
+    solution = solve(state.whitener_MF, left_F[:, None], right_F[:, None], (wanted_D - now_D)[None], 0.0)
+    made = make_edit(model, [LowRank(WEIGHT, hyper.layer, solution.u_FR, solution.v_RD)])
+    return made, state, _info(found, solution, wanted_D - now_D)
+
+
+def _info(found: Targets, solution, residual_D) -> dict[str, float]:
+    nll, kl, decay = (float(x[0]) for x in (found.nll_N, found.kl_N, found.decay_N))
+    return {
+        "loss": nll + kl + decay,
+        "loss_nll_nats": nll,
+        "loss_kl": kl,
+        "loss_weight_decay": decay,
+        "probability": float(np.exp(-nll)),
+        "n_steps": int(found.n_steps_N[0]),
+        "denominator": abs(float(solution.product_RR[0, 0])),
+        "solve_residual": float(solution.residual),
+        "init_norm": float(np.linalg.norm(found.init_ND[0])),
+        "delta_norm": float(np.linalg.norm(found.delta_ND[0])),
+        "residual_norm": float(np.linalg.norm(residual_D)),
+        "v_norm": float(jnp.linalg.norm(solution.v_RD)),
+    }

@@ -1,0 +1,130 @@
+"""The token rows that an edit reads: each context template around each request, and the prompt of the KL term."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxedit.edits.request import Request
+from jaxedit.models.model import Model
+from jaxedit.models.tokenizer import Tokenizer, first_token_after, last_token_of
+
+KL_TEMPLATE = "{} is a"  # "essence": what the subject is should not drift
+PREFIX_STEP = 8  # prefixes are padded to multiples of this and suffixes to even lengths, so that few shapes are compiled
+
+
+class Row(NamedTuple):
+    """One prompt as tokens, where the subject's last token is, and where the target begins."""
+
+    tokens: list[int]
+    subject: int
+    first_target: int
+
+
+class Rows(NamedTuple):
+    """The rows of n requests as arrays: for each request its templates, the bare prompt, the KL prompt; then padding.
+
+    Everything right of a row's subject stands, in the same rectangle, at suffix offsets 0 (the subject's last token), 1, ...
+    `read_*` name the positions whose logits the loss reads: their row, suffix offset, target token and weight.
+    """
+
+    token_BT: np.ndarray
+    subject_B: np.ndarray
+    request_B: np.ndarray
+    first_row_N: np.ndarray
+    bare_row_N: np.ndarray
+    kl_row_N: np.ndarray
+    read_row_Q: np.ndarray
+    read_offset_Q: np.ndarray
+    read_target_Q: np.ndarray
+    read_weight_Q: np.ndarray
+
+
+class Shape(NamedTuple):
+    """The static sizes of `Rows`: the padded prefix and suffix lengths."""
+
+    prefix: int
+    suffix: int
+
+
+def fill(tokenizer: Tokenizer, template: str, prompt: str, subject: str, target: str = "") -> Row:
+    """Tokenises template(prompt(subject)), followed by one space and the target where there is one.
+
+    The subject's last token is found by character offsets in the whole text, so it is right whatever merges with what.
+
+    Raises:
+      ValueError: where the template does not have exactly one `{}`.
+    """
+    if template.count("{}") != 1:
+        raise ValueError(f"the context template {template!r} must have exactly one {{}}, where the prompt goes")
+    before, after = template.split("{}")
+    prompt_before, prompt_after = prompt.split("{}")
+    head = before + prompt_before + subject
+    question = head + prompt_after + after
+    tokens, ends = tokenizer.encode_with_ends(f"{question} {target}" if target else question)
+    first_target = first_token_after(ends, len(question)) if target else len(tokens)
+    return Row(tokens, last_token_of(ends, len(head)), first_target)
+
+
+def request_rows(model: Model, request: Request, templates: tuple[str, ...]) -> tuple[list[Row], Row, Row]:
+    """A request's rows: one for each template with the target, the bare prompt, and the KL prompt.
+
+    Raises:
+      ValueError: where a row is longer than the model's positions (a subject longer than the context, say).
+    """
+    tokenizer = model.tokenizer
+    target = request.target_new.strip()
+    rows = [fill(tokenizer, template, request.prompt, request.subject, target) for template in templates]
+    bare = fill(tokenizer, "{}", request.prompt, request.subject)
+    kl = fill(tokenizer, "{}", KL_TEMPLATE, request.subject)
+    for row in [*rows, bare, kl]:
+        model.config.check_length(len(row.tokens), f"the request {request.name[:80]!r} in its templates")
+    return rows, bare, kl
+
+
+def lay_out(model: Model, requests: list[Request], templates: tuple[str, ...]) -> tuple[Rows, Shape]:
+    """Lays the rows of requests into padded arrays; the number of rows is a multiple of the mesh's data axis."""
+    rows: list[Row] = []
+    owner: list[int] = []
+    first_row, bare_row, kl_row = [], [], []
+    read: list[tuple[int, int, int, float]] = []
+    n_read = 0  # positions a template reads, padded with weight 0 to the longest target
+    per_request = [request_rows(model, request, templates) for request in requests]
+    n_read = _round_up(max(len(r.tokens) - r.first_target for filled, _, _ in per_request for r in filled), 2)
+    for n, (filled, bare, kl) in enumerate(per_request):
+        first_row.append(len(rows))
+        for row in filled:
+            n_target = len(row.tokens) - row.first_target
+            for i in range(n_read):
+                real = i < n_target
+                at = row.first_target + (i if real else 0)
+                weight = 1.0 / (n_target * len(filled)) if real else 0.0
+                read.append((len(rows), at - 1 - row.subject, row.tokens[at], weight))
+            rows.append(row._replace(tokens=row.tokens[:-1]))  # the last target token is only predicted
+        bare_row.append(len(rows))
+        kl_row.append(len(rows) + 1)
+        rows += [bare, kl._replace(tokens=kl.tokens[: kl.subject + 1])]
+        owner += [n] * (len(filled) + 2)
+    shape = Shape(
+        prefix=_round_up(max(row.subject for row in rows), PREFIX_STEP),
+        suffix=_round_up(max(len(row.tokens) - row.subject for row in rows), 2),
+    )
+    n_rows = _round_up(len(rows), model.mesh.shape["data"])
+    token_BT = np.zeros((n_rows, shape.prefix + shape.suffix), np.int32)
+    for b, row in enumerate(rows):
+        token_BT[b, : len(row.tokens)] = row.tokens
+    padding = [0] * (n_rows - len(rows))
+    integers = [np.array(column, np.int32) for column in zip(*[r[:3] for r in read], strict=True)]
+    return Rows(
+        token_BT,
+        np.array([row.subject for row in rows] + padding, np.int32),
+        np.array(owner + padding, np.int32),
+        np.array(first_row, np.int32),
+        np.array(bare_row, np.int32),
+        np.array(kl_row, np.int32),
+        *integers,
+        np.array([r[3] for r in read], np.float32),
+    ), shape
+
+
+def _round_up(n: int, step: int) -> int:
+    return step * -(-n // step)

@@ -1,0 +1,18 @@
+"""Context templates: short texts the model itself begins with, put before a prompt so that an edit holds in context."""
+
+from jaxedit.models.generate import generate
+from jaxedit.models.model import Model
+
+STARTERS = ("The", "Therefore", "Because", "I", "You")
+
+
+def sample_templates(model: Model, seed: int, lengths: tuple[int, ...] = (5, 10), n_each: int = 2) -> tuple[str, ...]:
+    """"{}" and, for each length and starter, `n_each` continuations of that many tokens, followed by ". {}".
+
+    As the code of arXiv 2402.09656: top-k sampling with k = 5, braces removed; 2 x 5 x 2 + 1 = 21 templates.
+    """
+    templates = ["{}"]
+    for length in lengths:
+        texts = generate(model, [*STARTERS] * n_each, max_new_tokens=length, top_k=5, seed=seed + length)
+        templates += [" ".join(text.replace("{", " ").replace("}", " ").split()) + ". {}" for text in texts]
+    return tuple(templates)
