@@ -1,0 +1,117 @@
+"""The command line: one file a command, whose docstring is its help, with `define_flags()` and `main()`.
+
+Results go to standard output (a table for people, one JSON object with --json), all else to standard error.
+"""
+
+import ast
+import difflib
+import importlib
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+USAGE = """jaxedit: edit facts in language models, and measure after every edit whether the model still works.
+
+    jaxedit COMMAND [flags]
+    jaxedit COMMAND --help
+
+"""
+
+
+def names() -> list[str]:
+    """The commands there are."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def run(argv: list[str]) -> int:
+    """Runs `argv[1]` with its flags; returns the exit status (2: wrong input, 130: interrupted)."""
+    if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
+        print(USAGE + "\n".join(f"    {name:10s}{_summary(name)}" for name in names()))
+        return 0
+    if argv[1] == "--version":
+        from importlib.metadata import version
+
+        print(version("jaxedit"))
+        return 0
+    if argv[1] not in names():
+        close = difflib.get_close_matches(argv[1], names(), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        return _fail(f"unknown command {argv[1]!r}{hint} Commands: {', '.join(names())}")
+    command = importlib.import_module(f"jaxedit.cli.{argv[1]}")
+    logging.basicConfig(level=logging.WARNING, format="jaxedit: %(message)s", stream=sys.stderr)
+    try:
+        before = set(FLAGS)
+        command.define_flags()
+        if any(argument in ("-h", "--help") for argument in argv[2:]):
+            own = [FLAGS[name] for name in FLAGS if name not in before]
+            print(f"{(command.__doc__ or '').strip()}\n\nFlags:\n" + "\n".join(map(_flag_help, own)))
+            return 0
+        rest = FLAGS([f"jaxedit {argv[1]}", *argv[2:]])
+        if len(rest) > 1:
+            raise ValueError(f"unexpected argument {rest[1]!r}; flags are given as --name=value")
+        command.main()
+    except (ValueError, KeyError, AttributeError, TypeError, OSError, flags.Error) as error:
+        if not isinstance(error, (ValueError, OSError, flags.Error)) and not _from_configuration(error):
+            raise
+        return _fail(" ".join(str(error).replace("\\n", " ").replace("\\'", "'").strip("'\"").split()))
+    except KeyboardInterrupt:
+        print("\njaxedit: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def model_flags() -> None:
+    """The flags of every command that runs a model."""
+    flags.DEFINE_string("model", "smollm2-135m", "a name, an HF directory or hub id, a .gguf file")
+    flags.DEFINE_string("dtype", None, "float32 or bfloat16; float32 on a CPU, bfloat16 on accelerators")
+    flags.DEFINE_string("mesh", "", "devices, e.g. data:4,model:2; all on data")
+
+
+def load_model():
+    """The model that the flags name."""
+    import jaxedit
+
+    return jaxedit.load(FLAGS.model, mesh=FLAGS.mesh, dtype=FLAGS.dtype)
+
+
+def json_flag() -> None:
+    """The flag of every command that prints a result."""
+    flags.DEFINE_bool("json", False, "print one JSON object instead of a table")
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output; numbers that are not finite as strings."""
+    from jaxedit.edits.journal import plain
+
+    print(json.dumps(plain(value), ensure_ascii=False))
+
+
+def _from_configuration(error: BaseException) -> bool:
+    """ml_collections raises KeyError, AttributeError and TypeError on a wrong --config.key."""
+    trace = error.__traceback__
+    while trace is not None:
+        if "ml_collections" in trace.tb_frame.f_code.co_filename:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _fail(message: str) -> int:
+    print(f"jaxedit: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _summary(name: str) -> str:
+    source = (Path(__file__).parent / f"{name}.py").read_text()
+    return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+
+
+def _flag_help(flag: flags.Flag) -> str:
+    default = "..." if flag.default is None or flag.name == "config" else str(flag.default) or "''"
+    return f"  --{flag.name}{'' if flag.boolean else '=' + default}\n      {flag.help}"

@@ -1,0 +1,167 @@
+"""Reading requests and texts from files: one file here for each form of record.
+
+The file name is the form's name ("counterfact-flat" is `counterfact_flat.py`). A file offers `KEYS`, the keys that tell
+the form; `FIELDS`, what a record holds (a key that ends in "?" may be absent or null; keys not named are ignored unless the
+form says otherwise); and `request(record) -> Request | None`, None where the record cannot be used.
+"""
+
+import importlib
+import importlib.resources
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from jaxedit.edits.request import Request
+
+BUILTIN = "builtin"  # the facts and texts that come with the package, in demo/
+RECORD_FILES = "a .json file with a list of records or a .jsonl file with one a line"
+TEXT_FILES = "a .json list of texts, a .jsonl file or a .txt file with one a line"
+
+
+class Requests(NamedTuple):
+    """The requests of a file, how many records were left out (an empty answer, no subject in the prompt), and its form."""
+
+    requests: list[Request]
+    n_skipped: int
+    form: str
+
+
+def names() -> list[str]:
+    """The forms there are."""
+    return sorted(path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def form_of(name: str) -> ModuleType:
+    """The module that reads a form."""
+    return importlib.import_module(f"jaxedit.datasets.{name.replace('-', '_')}")
+
+
+def read_requests(source: str) -> Requests:
+    """The requests in a file, whose form is told by the keys of its first record.
+
+    Args:
+      source: "builtin", or the path of a .json file with a list of records or of a .jsonl file.
+
+    Raises:
+      ValueError: on a file that is missing, is not JSON, or holds nothing to edit; an unknown form; a record that lacks a
+        field or has one of the wrong type. The message names the file and the record.
+    """
+    records = _records(source, _content(source, "facts.json", RECORD_FILES), RECORD_FILES)
+    form = _recognise(source, records[0])
+    module = form_of(form)
+    requests = []
+    for i, record in enumerate(records):
+        try:
+            _check(record, module.FIELDS, "the record")
+            requests.append(module.request(record))
+        except ValueError as error:
+            raise ValueError(f"{source}, record {i} (counted from 0, read as the form {form}): {error}") from error
+    usable = [request for request in requests if request is not None]
+    if not usable:
+        raise ValueError(
+            f"{source} holds nothing to edit: in all {len(records)} records (form {form}) an answer is empty or the subject "
+            "does not occur in the prompt"
+        )
+    return Requests(usable, len(records) - len(usable), form)
+
+
+def read_texts(source: str) -> list[str]:
+    """The texts in a file, verbatim: leading spaces are kept.
+
+    Args:
+      source: "builtin", or the path of a .json file with a list of strings or of records with a "Text" or "text" (ME-PPL), a
+        .jsonl file of the same, or a .txt file with one text a line (lines of white space alone are dropped).
+
+    Raises:
+      ValueError: on a file that is missing, is not JSON (unless .txt), or holds no texts. The message names the file and where.
+    """
+    content = _content(source, "texts.json", TEXT_FILES)
+    if Path(source).suffix.lower() == ".txt":
+        texts = [line for line in content.split("\n") if line.strip()]
+        if not texts:
+            raise ValueError(f"{source} holds no texts; expected one a line")
+        return texts
+    return [_text(source, i, record) for i, record in enumerate(_records(source, content, TEXT_FILES))]
+
+
+def _text(source: str, i: int, record: Any) -> str:
+    text = record.get("Text", record.get("text")) if isinstance(record, dict) else record
+    if not isinstance(text, str):
+        raise ValueError(
+            f'{source}, record {i} (counted from 0): expected a string, or an object with a string under "Text" or "text"; '
+            f"got {_short(record)}"
+        )
+    return text
+
+
+def _content(source: str, builtin_file: str, expected: str) -> str:
+    """What is written in the file, or in the built-in one."""
+    if source == BUILTIN:
+        return importlib.resources.files(__name__).joinpath("demo", builtin_file).read_text(encoding="utf-8")
+    path = Path(source)
+    if not path.is_file():
+        raise ValueError(f"there is no file {source}; expected {BUILTIN!r} or the path of {expected}")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not UTF-8 text ({error}); expected {expected}") from error
+
+
+def _records(source: str, content: str, expected: str) -> list[Any]:
+    """The records of a JSON list or of JSON lines, at least one."""
+    if Path(source).suffix.lower() == ".jsonl":
+        lines = enumerate(content.split("\n"), start=1)
+        records = [_parse(source, line, number, expected) for number, line in lines if line.strip()]
+    else:
+        records = _parse(source, content, 1, expected)
+    if not isinstance(records, list):
+        raise ValueError(f"{source} holds {_short(records)}; expected {expected}")
+    if not records:
+        raise ValueError(f"{source} is empty; expected at least one record")
+    return records
+
+
+def _parse(source: str, content: str, first_line: int, expected: str) -> Any:
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise ValueError(
+            f"{source} is not JSON: {error.msg} at line {line}, column {error.colno}; expected {expected}"
+        ) from error
+
+
+def _recognise(source: str, record: Any) -> str:
+    """The form with the most `KEYS`, all of them in the record."""
+    keys = frozenset(record) if isinstance(record, dict) else frozenset()
+    known = sorted(((name, form_of(name).KEYS) for name in names()), key=lambda form: -len(form[1]))
+    for name, form_keys in known:
+        if form_keys <= keys:
+            return name
+    forms = "; ".join(f"{name} ({', '.join(sorted(form_keys))})" for name, form_keys in known)
+    found = f"has the keys {', '.join(sorted(keys))}" if keys else f"is {_short(record)}"
+    raise ValueError(f"{source}: the first record {found}, which is no form known here. The forms and their keys: {forms}")
+
+
+def _check(value: Any, expected: Any, what: str) -> None:
+    """Raises a ValueError where a value is not as `FIELDS` says: a type, [one] for a list, or {key: ...} for an object."""
+    kind = type(expected) if isinstance(expected, dict | list) else expected
+    if not isinstance(value, kind):
+        name = {str: "a string", list: "a list", dict: "an object"}.get(kind, "a number or a string")
+        raise ValueError(f"{what} must be {name}, got {_short(value)}")
+    if isinstance(expected, list):
+        for i, item in enumerate(value):
+            _check(item, expected[0], f"{what}[{i}]")
+    if isinstance(expected, dict):
+        for key, inner in expected.items():
+            name = key.removesuffix("?")
+            if key != name and value.get(name) is None:
+                continue
+            if name not in value:
+                raise ValueError(f"{what} has no {name!r}; it has {', '.join(map(str, value)) or 'no keys'}")
+            _check(value[name], inner, name if what == "the record" else f"{what}.{name}")
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)[:80]

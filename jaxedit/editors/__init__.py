@@ -7,6 +7,7 @@ The file name is the method's name ("c-rome" is `c_rome.py`). A file offers `Hyp
 import dataclasses
 import difflib
 import importlib
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ class Editor(NamedTuple):
       hyper: the hyper-parameters, a frozen dataclass.
       slots: weight -> layers that its edits change, so that a study can make room once.
       init: (model, stats) -> state.
-      edit: (model, requests, state) -> (edit, state, info); writes nothing, and the new state is only kept by who keeps the edit.
+      edit: (model, requests, state) -> (edit, state, info); writes nothing; who keeps the edit keeps the state.
       absorb: (state, edit) -> state after an edit that was made before: rebuilds the state from a journal.
     """
 
@@ -50,7 +51,9 @@ def make_editor(name: str, **hyper: Any) -> Editor:
     """
     if name not in names():
         close = difflib.get_close_matches(name, names(), n=1)
-        raise ValueError(f"unknown method {name!r}{f'; did you mean {close[0]!r}?' if close else '.'} Methods: {', '.join(names())}")
+        raise ValueError(
+            f"unknown method {name!r}{f'; did you mean {close[0]!r}?' if close else '.'} Methods: {', '.join(names())}"
+        )
     module = importlib.import_module(f"jaxedit.editors.{name.replace('-', '_')}")
     defaults = defaults_of(name)
     if "layers" in hyper and "layers" not in defaults:
@@ -73,3 +76,9 @@ def defaults_of(name: str) -> dict[str, Any]:
     """A method's hyper-parameters with their defaults (dataclasses.MISSING where one must be given)."""
     module = importlib.import_module(f"jaxedit.editors.{name.replace('-', '_')}")
     return {field.name: field.default for field in dataclasses.fields(module.Hyper)}
+
+
+def hyper_types(name: str) -> dict[str, Any]:
+    """The types of a method's hyper-parameters."""
+    module = importlib.import_module(f"jaxedit.editors.{name.replace('-', '_')}")
+    return typing.get_type_hints(module.Hyper)

@@ -101,7 +101,9 @@ def apply(model: Model, edit: Edit) -> Model:
         expected = overlay.delta[delta.weight].shape[1:]
         got = delta.delta_FD.shape if isinstance(delta, Dense) else (delta.u_FR.shape[0], delta.v_RD.shape[1])
         if got != expected:
-            raise ValueError(f"the edit changes {delta.weight} by a {got} matrix, this model's is {expected}: another model's edit?")
+            raise ValueError(
+                f"the edit changes {delta.weight} by a {got} matrix, this model's is {expected}: another model's edit?"
+            )
         slot = int(overlay.slot[delta.weight][delta.layer])
         if isinstance(delta, Dense):
             changed = _add_dense(overlay.delta[delta.weight], slot, delta.delta_FD)

@@ -1,12 +1,11 @@
 """Weights from files to stacked arrays on devices, through a family's table."""
 
-import functools
 import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import einops
 import jax
@@ -42,11 +41,11 @@ def open_directory(directory: Path) -> Source:
     values = _read_json(directory / "config.json")
     family = families.find(values.get("model_type", "(none)"))
     config = family.config(Fields(values))
-    files = _tensor_files(directory, getattr(family, "PREFIX", ""), next(iter(family.WEIGHTS)))
+    files = _tensor_files(directory, getattr(family, "PREFIX", ""))
 
     def read(name: str) -> np.ndarray:
-        path, stored_name = files[name]
-        return _open_safetensors(path).get_tensor(stored_name)
+        shard, stored_name = files[name]
+        return shard.file.get_tensor(stored_name)
 
     return Source(str(directory), family, config, family.WEIGHTS, frozenset(files), read, from_directory(directory))
 
@@ -60,34 +59,41 @@ def _read_json(path: Path) -> dict:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
-@functools.lru_cache(maxsize=256)
-def _open_safetensors(path: Path):
+class _Shard(NamedTuple):
+    """One safetensors file, opened."""
+
+    name: str
+    file: Any
+
+
+def _open_safetensors(path: Path) -> _Shard:
     import safetensors
 
     try:
-        return safetensors.safe_open(path, framework="numpy")
+        return _Shard(path.name, safetensors.safe_open(path, framework="numpy"))
     except Exception as error:
         raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}") from error
 
 
-def _tensor_files(directory: Path, prefix: str, first_name: str) -> dict[str, tuple[Path, str]]:
+def _tensor_files(directory: Path, prefix: str) -> dict[str, tuple[_Shard, str]]:
     """Canonical tensor name -> (file, name in the file)."""
     index = directory / "model.safetensors.index.json"
     single = directory / "model.safetensors"
-    if index.is_file():
+    if single.is_file():  # first, as transformers does where both are there
+        listed, paths = None, [single]
+    elif index.is_file():
         listed = _read_json(index).get("weight_map", {})
         paths = sorted({directory / file for file in listed.values()})
-    elif single.is_file():
-        listed, paths = None, [single]
     else:
         other = sorted(p.name for p in directory.glob("*.bin"))
         hint = f"; {other[0]} is there: convert it with save_pretrained(safe_serialization=True)" if other else ""
         raise ValueError(f"{directory} holds neither model.safetensors nor model.safetensors.index.json{hint}")
-    files: dict[str, tuple[Path, str]] = {}
+    files: dict[str, tuple[_Shard, str]] = {}
     for path in paths:
         if not path.is_file():
             raise ValueError(f"{path} is missing, though {index.name} lists it; is the download complete?")
-        stored_names = list(_open_safetensors(path).keys())
+        shard = _open_safetensors(path)
+        stored_names = list(shard.file.keys())
         add = prefix if prefix and not any(name.startswith(prefix) for name in stored_names) else ""
         for stored in stored_names:
             name = stored if stored.startswith("lm_head") else add + stored
@@ -95,7 +101,7 @@ def _tensor_files(directory: Path, prefix: str, first_name: str) -> dict[str, tu
                 raise ValueError(f"tensor {name!r} is in {files[name][0].name} and again in {path.name}")
             if listed is not None and listed.get(stored) != path.name:
                 raise ValueError(f"tensor {stored!r} is in {path.name}, but {index.name} says {listed.get(stored)!r}")
-            files[name] = (path, stored)
+            files[name] = (shard, stored)
     lost = sorted(set(listed or ()) - {stored for _, stored in files.values()})
     if lost:
         raise ValueError(f"{index.name} lists {lost[:3]} (of {len(lost)}), which are in none of the files")

@@ -37,6 +37,8 @@ IGNORED = {
     "gradient_checkpointing": "training only",
     "task_specific_params": "generation defaults of the hub",
     "chunk_size_feed_forward": "memory only",
+    "output_past": "what old versions of transformers returned; GPT-2 XL has it",
+    "transformers.js_config": "for browsers; SmolLM2 has it",
 }
 
 

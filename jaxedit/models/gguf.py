@@ -40,13 +40,16 @@ def open_gguf(path: Path) -> Source:
             raise ValueError(f"{path}: tensor {name!r} is quantised as {tensor.tensor_type.name}: {error}") from error
 
     family = families.find(arch)
-    values = family.from_gguf(metadata)
+    try:
+        values, tokenizer = family.from_gguf(metadata), tokenizer_from_metadata(metadata)
+    except KeyError as error:
+        raise ValueError(f"{path} has no {error} in its metadata; was it written for an old version of llama.cpp?") from error
     if arch == "llama":
         values["tie_word_embeddings"] = "output.weight" not in tensors
     if "rope_freqs.weight" in tensors:
         values["rope_factors"] = read("rope_freqs.weight").tolist()
     config = family.config(Fields(values))
-    return Source(str(path), family, config, family.GGUF, frozenset(tensors), read, tokenizer_from_metadata(metadata))
+    return Source(str(path), family, config, family.GGUF, frozenset(tensors), read, tokenizer)
 
 
 def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
@@ -70,14 +73,14 @@ def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
         [AddedToken(t, normalized=False, special=special[k]) for t, k in zip(tokens, types, strict=False) if k in special]
     )
     bos_id = metadata.get("tokenizer.ggml.bos_token_id")
-    add_bos = metadata.get("tokenizer.ggml.add_bos_token", kind == "llama")
+    # Where the file does not say, llama.cpp adds one for sentencepiece and for Llama 3.
+    usual = kind == "llama" or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
+    add_bos = metadata.get("tokenizer.ggml.add_bos_token", usual)
     return Tokenizer(backend, bool(add_bos and bos_id is not None), bos_id, metadata.get("tokenizer.ggml.eos_token_id"))
 
 
 # How llama.cpp's names for pre-tokenizers split text before the merges, as the models' own tokenizer.json do.
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _PRE_TOKENIZERS = {
     "default": (None, False),
     "gpt-2": (None, False),

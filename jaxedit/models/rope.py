@@ -27,24 +27,36 @@ def inverse_frequencies(theta: float, dims: int) -> np.ndarray:
     return theta ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
 
 
+# What an HF `rope_scaling` of each type holds besides the type.
+_SCALINGS = {
+    "default": set(),
+    "linear": {"factor"},
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+}
+
+
 def scaling_factors(theta: float, dims: int, scaling: dict) -> tuple[float, ...] | None:
     """The frequencies' divisors for an HF `rope_scaling` (or `rope_parameters`) entry.
 
     Raises:
-      ValueError: on a type other than "default", "linear" and "llama3".
+      ValueError: on a type other than "default", "linear" and "llama3", and on an entry with more or less than its type has.
     """
     kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind not in _SCALINGS:
+        raise ValueError(f"rotary scaling of type {kind!r} is not supported; supported: {', '.join(_SCALINGS)}")
+    held = {name for name, value in scaling.items() if value is not None} - {"rope_type", "type"}
+    if held != _SCALINGS[kind]:
+        raise ValueError(f"rotary scaling of type {kind!r} has {sorted(_SCALINGS[kind]) or 'nothing else'}, got {sorted(held)}")
     inverse = inverse_frequencies(theta, dims)
     if kind == "default":
         return None
     if kind == "linear":
         return (float(scaling["factor"]),) * (dims // 2)
-    if kind == "llama3":  # long wavelengths are stretched by `factor`, short ones kept, those between blended
-        turns = scaling["original_max_position_embeddings"] * inverse / (2 * math.pi)
-        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-        kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-        return tuple((1 / (kept + (1 - kept) / scaling["factor"])).tolist())
-    raise ValueError(f"rotary scaling of type {kind!r} is not supported; supported: default, linear, llama3")
+    # llama3: long wavelengths are stretched by `factor`, short ones kept, those between blended.
+    turns = scaling["original_max_position_embeddings"] * inverse / (2 * math.pi)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return tuple((1 / (kept + (1 - kept) / scaling["factor"])).tolist())
 
 
 def rotate(rope: Rope, x_BTNH: jax.Array, position_BT: jax.Array) -> jax.Array:

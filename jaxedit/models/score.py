@@ -17,6 +17,7 @@ from jaxedit.models.model import Model
 
 ROW_TOKENS = 16  # a row is as long as the longest text, rounded up to this; short rows keep attention cheap
 BATCH_TOKENS = 2048  # positions in one call and device; bounds memory
+FEW_ROWS = 8  # up to so many rows a device, their number is rounded up to a power of two
 HEAD_WIDTH = 4096  # vocabulary entries a device whose logits are held at once
 
 
@@ -56,7 +57,10 @@ def pack(token_lists: list[list[int]], n_data: int = 1) -> Packed:
         rows[row].append(text)
         room[row] -= size
     n_batches = math.ceil(len(rows) * width / (BATCH_TOKENS * n_data))
-    B = n_data * math.ceil(len(rows) / (n_batches * n_data))
+    per_device = math.ceil(len(rows) / (n_batches * n_data))
+    if per_device <= FEW_ROWS:  # a handful of prompts: few shapes, so that not every request compiles its own
+        per_device = 1 << (per_device - 1).bit_length()
+    B = n_data * per_device
     token, position, segment = np.zeros((3, n_batches * B, width), np.int32)
     for r, texts in enumerate(rows):
         at = 0

@@ -49,26 +49,46 @@ def first_token_after(offsets: list[tuple[int, int]], start: int) -> int:
     return next(i for i, (_, end) in enumerate(offsets) if end > start)
 
 
+_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
+
+
 def from_directory(directory: Path) -> Tokenizer:
     """Reads the tokenizer files of an HF directory (tokenizer.json, vocab and merges, or a sentencepiece model).
 
     Raises:
       ValueError: where the directory holds no tokenizer that transformers can read.
     """
+    import tokenizers
     from transformers import AutoTokenizer  # slow to import; GGUF files do without
 
+    # Without files transformers makes an empty tokenizer and says nothing.
+    if not any(all((directory / name).is_file() for name in names) for names in _FILES):
+        raise ValueError(f"no tokenizer in {directory}: expected {' or '.join(map(' with '.join, _FILES))} beside the weights")
+    written = directory / "tokenizer.json"
     try:
-        hf = AutoTokenizer.from_pretrained(str(directory), use_fast=True)
-        backend = hf.backend_tokenizer
+        hf = AutoTokenizer.from_pretrained(str(directory))
+        # Some classes of transformers rebuild the splitting of words from code (GPT2Tokenizer forgets that SmolLM2 splits
+        # digits), so where there is a tokenizer.json it is taken as written.
+        backend = tokenizers.Tokenizer.from_file(str(written)) if written.is_file() else _dummy_prefix(hf.backend_tokenizer)
     except Exception as error:
-        raise ValueError(
-            f"no usable tokenizer in {directory}: {error}. Expected tokenizer.json, or vocab.json with merges.txt, or "
-            "tokenizer.model beside the weights"
-        ) from error
-    if backend.get_vocab_size() == 0:
-        raise ValueError(f"the tokenizer in {directory} has no vocabulary; is tokenizer.json (or vocab.json) there?")
+        raise ValueError(f"no usable tokenizer in {directory}: {error}") from error
+    # Through the text: a class's default token that the vocabulary lacks would have an id that the model lacks.
+    bos_id, eos_id = (None if token is None else backend.token_to_id(token) for token in (hf.bos_token, hf.eos_token))
     probe = hf("a")["input_ids"]
-    add_bos = hf.bos_token_id is not None and len(probe) > 1 and probe[0] == hf.bos_token_id
+    add_bos = bos_id is not None and len(probe) > 1 and probe[0] == bos_id
     backend.no_truncation()
     backend.no_padding()
-    return Tokenizer(backend, add_bos, hf.bos_token_id, hf.eos_token_id)
+    return Tokenizer(backend, add_bos, bos_id, eos_id)
+
+
+def _dummy_prefix(backend: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer":
+    """Puts a space before a text that begins with one, too, as sentencepiece does and transformers 5 does not."""
+    from tokenizers import normalizers, pre_tokenizers
+
+    step = backend.pre_tokenizer
+    if isinstance(step, pre_tokenizers.Metaspace) and step.prepend_scheme != "never" and not step.split:
+        held = [] if backend.normalizer is None else [backend.normalizer]
+        replace = normalizers.Replace(" ", step.replacement)
+        backend.normalizer = normalizers.Sequence([*held, normalizers.Prepend(step.replacement), replace])
+        backend.pre_tokenizer = None
+    return backend

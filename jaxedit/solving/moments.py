@@ -46,5 +46,7 @@ class Stats:
             raise ValueError(f"these second moments are of layers {sorted(self.moments)}, layer {layer} is asked for")
         cov_FF = self.moments[layer]
         if cov_FF.shape[0] != model.config.F:
-            raise ValueError(f"the second moments are {cov_FF.shape[0]} wide, the model's MLP {model.config.F}: another model's?")
+            raise ValueError(
+                f"the second moments are {cov_FF.shape[0]} wide, the model's MLP {model.config.F}: another model's?"
+            )
         return cov_FF

@@ -82,7 +82,9 @@ def edit(
 ) -> tuple[Any, RankOneState, dict[str, float]]:
     """One rank-one edit for one request; the state does not change."""
     if len(requests) != 1:
-        raise ValueError(f"a rank-one edit writes one request at a time, got {len(requests)}; edit in sequence, or use a batch method")
+        raise ValueError(
+            f"a rank-one edit writes one request at a time, got {len(requests)}; edit in sequence, or use a batch method"
+        )
     found = optimise(model, requests, state.context_templates, hyper.layer, hyper.target(), residual=False)
     left_F = found.key_NRF[0].mean(axis=0)
     right_F = found.bare_key_NF[0] if mixed_keys else left_F

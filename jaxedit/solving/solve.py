@@ -8,6 +8,7 @@ different keys on the two sides. M is factorised once in float64 on the host; wh
 L^-1 (M = L L^T), which keeps small denominators that a float32 inverse would lose.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -56,7 +57,7 @@ def solve(whitener_MF: jax.Array | None, left_FR: jax.Array, right_FR: jax.Array
       value_RD: what to add there.
       g: 0 for an equality constraint.
     """
-    matmul = lambda a, b: jnp.matmul(a, b, precision=PRECISION)
+    matmul = functools.partial(jnp.matmul, precision=PRECISION)
     u_FR = left_FR if whitener_MF is None else matmul(whitener_MF.T, matmul(whitener_MF, left_FR))
     u_FR = u_FR / jnp.linalg.norm(u_FR, axis=0, keepdims=True)
     product_RR = matmul(right_FR.T, u_FR)

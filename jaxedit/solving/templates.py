@@ -7,7 +7,7 @@ STARTERS = ("The", "Therefore", "Because", "I", "You")
 
 
 def sample_templates(model: Model, seed: int, lengths: tuple[int, ...] = (5, 10), n_each: int = 2) -> tuple[str, ...]:
-    """"{}" and, for each length and starter, `n_each` continuations of that many tokens, followed by ". {}".
+    """ "{}" and, for each length and starter, `n_each` continuations of that many tokens, followed by ". {}".
 
     As the code of arXiv 2402.09656: top-k sampling with k = 5, braces removed; 2 x 5 x 2 + 1 = 21 templates.
     """

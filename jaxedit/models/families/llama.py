@@ -68,7 +68,10 @@ def config(fields: Fields) -> DecoderConfig:
     scaling = {**fields.take("rope_scaling", {}), **fields.take("rope_parameters", {})}
     theta = float(scaling.pop("rope_theta", None) or fields.take("rope_theta", 10000.0))
     fields.take("rope_theta", None)
-    factors = fields.take("rope_factors", None) or scaling_factors(theta, H, scaling)
+    factors, from_file = scaling_factors(theta, H, scaling), fields.take("rope_factors", None)
+    if factors is not None and from_file is not None:
+        raise ValueError(f"the file scales rotary frequencies twice: by rope_freqs.weight and by {scaling}")
+    factors = factors or from_file
     read = DecoderConfig(
         family="llama",
         L=fields.take("num_hidden_layers"),
@@ -95,17 +98,31 @@ def config(fields: Fields) -> DecoderConfig:
 
 
 def from_gguf(metadata: dict) -> dict:
-    """llama.cpp's metadata as an HF configuration."""
+    """llama.cpp's metadata as an HF configuration.
+
+    Raises:
+      ValueError: on heads of which only a part is rotated, or whose keys and values differ in width.
+    """
+    H = metadata.get("llama.attention.key_length") or (
+        metadata["llama.embedding_length"] // metadata["llama.attention.head_count"]
+    )
+    for name in ("llama.attention.value_length", "llama.rope.dimension_count"):
+        if metadata.get(name, H) != H:
+            raise ValueError(f"the GGUF file says {name}={metadata[name]}; the decoder needs {H}, the width of a head's keys")
+    scaling = {"rope_type": metadata.get("llama.rope.scaling.type", "none").replace("none", "default")}
+    if scaling["rope_type"] != "default":
+        scaling["factor"] = metadata.get("llama.rope.scaling.factor")
     return {
         "model_type": "llama",
         "hidden_size": metadata["llama.embedding_length"],
         "intermediate_size": metadata["llama.feed_forward_length"],
         "num_attention_heads": metadata["llama.attention.head_count"],
         "num_key_value_heads": metadata.get("llama.attention.head_count_kv"),
-        "head_dim": metadata.get("llama.attention.key_length") or metadata.get("llama.rope.dimension_count"),
+        "head_dim": H,
         "num_hidden_layers": metadata["llama.block_count"],
         "max_position_embeddings": metadata["llama.context_length"],
         "rms_norm_eps": metadata["llama.attention.layer_norm_rms_epsilon"],
         "rope_theta": metadata.get("llama.rope.freq_base", 10000.0),
+        "rope_scaling": scaling,
         "vocab_size": len(metadata["tokenizer.ggml.tokens"]),
     }

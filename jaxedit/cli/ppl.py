@@ -1,0 +1,43 @@
+"""Perplexity of a model on texts, as the papers compute it.
+
+jaxedit ppl                                       SmolLM2-135M on the built-in texts
+jaxedit ppl --model=gpt2-xl-directory --texts=ME-PPL_50.json --json
+"""
+
+from absl import flags
+
+from jaxedit.cli import FLAGS, json_flag, load_model, model_flags, print_json
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    model_flags()
+    flags.DEFINE_string("texts", "builtin", "a .json, .jsonl or .txt file of texts")
+    flags.DEFINE_bool("bos", False, "put a begin-of-text token in front of each text; the papers do not")
+    json_flag()
+
+
+def main() -> None:
+    """Scores the texts."""
+    import jaxedit
+    from jaxedit.datasets import read_texts
+
+    texts = read_texts(FLAGS.texts)
+    model = load_model()
+    score = jaxedit.perplexity(model, texts, bos=FLAGS.bos)
+    numbers = {
+        "model": FLAGS.model,
+        "texts": FLAGS.texts,
+        "n_texts": len(texts),
+        "n_tokens": int(score.n_tokens.sum()),
+        "mean": score.mean,
+        "pooled": score.pooled,
+        "n_broken": score.n_broken,
+    }
+    if FLAGS.json:
+        print_json({**numbers, "per_text": score.per_text})
+        return
+    print(f"perplexity {score.mean:,.2f} (mean over {len(texts)} texts)")
+    print(f"           {score.pooled:,.2f} (pooled over {numbers['n_tokens']} tokens)")
+    if score.n_broken:
+        print(f"the loss of {score.n_broken} texts is not finite")

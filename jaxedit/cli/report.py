@@ -1,0 +1,50 @@
+"""Show a study's report again: a table, report.md and the figure, made from its journal.
+
+jaxedit report --workdir=runs/laptop
+"""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from jaxedit.cli import FLAGS, json_flag, print_json
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_string("workdir", "runs/laptop", "the study's work directory")
+    json_flag()
+
+
+def main() -> None:
+    """Writes the report and shows it."""
+    show(Path(FLAGS.workdir), FLAGS.json)
+
+
+def show(folder: Path, as_json: bool) -> None:
+    """Writes a study's report and prints the table, or the journal as one JSON object."""
+    from jaxedit.edits.journal import read_journal
+    from jaxedit.study.report import HEADER, edit_steps, report, row, summary
+
+    path = report(folder)
+    journal = read_journal(folder)
+    steps = edit_steps(journal)
+    if as_json:
+        baseline: dict[str, Any] = journal.steps[0].record
+        print_json({"workdir": str(folder), "baseline": baseline, "steps": steps, "summary": summary(journal, steps)})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in HEADER:
+        table.add_column(title, justify="left" if title in ("edit", "P(new)", "says it", "outcome") else "right")
+    for record in steps:
+        table.add_row(*row(record), style="red" if record.get("guard") else None)
+    console.print(table)
+    console.print()
+    for line in summary(journal, steps):
+        console.print(line, highlight=False)
+    console.print(f"\nReport: {path}   Figure: {folder / 'perplexity.png'}", highlight=False)

@@ -1,0 +1,72 @@
+"""Edit facts one after the other and measure the model after each: the main job.
+
+    jaxedit study                                        the built-in facts on SmolLM2-135M
+    jaxedit study --config=configs/sequential.py:gpt2-xl --workdir=runs/gpt2-xl
+    jaxedit study --config.editor.method=rome --config.editor.v_lr=0.3 --config.n_facts=16
+
+An interrupted study goes on with the same command. The report lies in the work directory.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from jaxedit.cli import FLAGS, json_flag
+from jaxedit.study.config import built_in_config
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    config_flags.DEFINE_config_file("config", str(built_in_config()), "a configuration file, PATH or PATH:ARGUMENT")
+    flags.DEFINE_string("workdir", None, "where journal and report go; runs/NAME OF THE CONFIGURATION")
+    json_flag()
+
+
+def main() -> None:
+    """Runs the study, then its report."""
+    from jaxedit.cli.report import show
+    from jaxedit.study.loop import study
+
+    path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    folder = Path(FLAGS.workdir or f"runs/{Path(path).stem}{'-' + argument if argument else ''}")
+    with StepBar() as bar:
+        study(FLAGS.config, folder, bar.step)
+    show(folder, FLAGS.json)
+
+
+class StepBar:
+    """A progress bar on standard error: the current perplexity and the expected time left."""
+
+    def __init__(self):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console(stderr=True)
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self.bar = Progress(*columns, console=self.console)
+        self.task = self.bar.add_task("loading the model", total=None)
+
+    def __enter__(self) -> "StepBar":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.stop()
+
+    def step(self, record: dict[str, Any], total: int) -> None:
+        """Shows one step."""
+        from jaxedit.study.report import name_of, number, outcome
+
+        if "error" in record:
+            self.bar.print(f"{record['step']:4d}  {name_of(record)}: {record['error']}")
+        elif record["step"] == 0:
+            self.bar.print(f"unedited model: perplexity {number(record['perplexity']['mean'])}")
+        else:
+            style = "bold red" if record["guard"] else None
+            ppl = number(record["perplexity"]["mean"])
+            guard = f" ({record['guard']})" if record["guard"] else ""
+            self.bar.print(f"{record['step']:4d}  {name_of(record)}: perplexity {ppl}, {outcome(record)}{guard}", style=style)
+        ppl = number(record["perplexity"]["mean"]) if "perplexity" in record else "–"
+        self.bar.update(self.task, completed=record["step"], total=total, description=f"perplexity {ppl}")

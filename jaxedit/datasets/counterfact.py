@@ -1,0 +1,46 @@
+"""CounterFact as the ROME repository publishes it (arXiv 2202.05262, counterfact.json).
+
+The prompt has `{}` for the subject; the neighbours ask about other subjects for which the edited fact's true answer holds.
+"""
+
+from typing import Any
+
+from jaxedit.edits.request import Probe, Request
+
+KEYS = frozenset({"case_id", "requested_rewrite"})
+FIELDS = {
+    "case_id": int | str,
+    "requested_rewrite": {
+        "prompt": str,
+        "subject": str,
+        "relation_id?": str,
+        "target_new": {"str": str},
+        "target_true": {"str": str},
+    },
+    "paraphrase_prompts?": [str],
+    "neighborhood_prompts?": [str],
+    "generation_prompts?": [str],
+}
+
+
+def request(record: dict[str, Any]) -> Request | None:
+    """The request a record describes; None where an answer is empty.
+
+    Raises:
+      ValueError: on a prompt without exactly one `{}`.
+    """
+    rewrite = record["requested_rewrite"]
+    target_new, target_true = rewrite["target_new"]["str"], rewrite["target_true"]["str"]
+    if not (target_new.strip() and target_true.strip()):
+        return None
+    return Request(
+        prompt=rewrite["prompt"],
+        subject=rewrite["subject"],
+        target_new=target_new,
+        target_true=target_true,
+        paraphrases=tuple(record.get("paraphrase_prompts") or ()),
+        neighbours=tuple(Probe(prompt, target_true) for prompt in record.get("neighborhood_prompts") or ()),
+        generation_prompts=tuple(record.get("generation_prompts") or ()),
+        case_id=record["case_id"],
+        relation=rewrite.get("relation_id"),
+    )

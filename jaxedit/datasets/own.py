@@ -1,0 +1,60 @@
+"""This library's own form: a record has the fields of a `Request` under their names.
+
+    {"prompt": "{} is located in the city of", "subject": "The Eiffel Tower", "target_new": "Rome"}
+
+and, where known, target_true, paraphrases, neighbours ([{"prompt": ..., "answer": ...}]), generation_prompts, case_id and
+relation. A key "kind" may stand there as a note and is ignored; any other key raises, because it is likely a typing error.
+"""
+
+from typing import Any
+
+from jaxedit.edits.request import Probe, Request
+
+KEYS = frozenset({"prompt", "subject", "target_new"})
+PROBE = {"prompt": str, "answer": str}
+FIELDS = {
+    "prompt": str,
+    "subject": str,
+    "target_new": str,
+    "target_true?": str,
+    "paraphrases?": [str],
+    "neighbours?": [PROBE],
+    "generation_prompts?": [str],
+    "case_id?": int | str,
+    "relation?": str,
+    "kind?": str,
+}
+
+
+def request(record: dict[str, Any]) -> Request | None:
+    """The request a record describes; None where an answer is empty.
+
+    Raises:
+      ValueError: on an unknown key, or a prompt without exactly one `{}`.
+    """
+    _check_keys("the record", record, [key.removesuffix("?") for key in FIELDS])
+    neighbours = record.get("neighbours") or []
+    for i, neighbour in enumerate(neighbours):
+        _check_keys(f"neighbours[{i}]", neighbour, list(PROBE))
+    given = [record["target_new"], *(neighbour["answer"] for neighbour in neighbours)]
+    if record.get("target_true") is not None:
+        given.append(record["target_true"])
+    if not all(answer.strip() for answer in given):
+        return None
+    return Request(
+        prompt=record["prompt"],
+        subject=record["subject"],
+        target_new=record["target_new"],
+        target_true=record.get("target_true"),
+        paraphrases=tuple(record.get("paraphrases") or ()),
+        neighbours=tuple(Probe(**neighbour) for neighbour in neighbours),
+        generation_prompts=tuple(record.get("generation_prompts") or ()),
+        case_id=record.get("case_id"),
+        relation=record.get("relation"),
+    )
+
+
+def _check_keys(what: str, record: dict[str, Any], known: list[str]) -> None:
+    unknown = sorted(set(record) - set(known))
+    if unknown:
+        raise ValueError(f"{what} has the unknown key {unknown[0]!r}; known are {', '.join(known)}")

@@ -1,0 +1,212 @@
+"""The journal of a study: an append-only record from which its model and its editor's state are rebuilt.
+
+    WORKDIR/run.json                what the study is: its configuration, model, facts and texts
+    WORKDIR/journal.jsonl           one line a step: what was asked, what was measured, what was decided
+    WORKDIR/steps/000001.safetensors  the step's arrays: the edit's factors and what the editor's state learnt
+
+A step's arrays are on disk before its line is, and a line is whole or not there: whatever interrupts a study, the next
+run goes on after the last whole step. Numbers that are not finite are written as the strings "inf" and "nan".
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from jaxedit.edits.edit import Dense, Edit, LowRank
+
+
+class Step(NamedTuple):
+    """One line of the journal and where its arrays are (None: the step has none)."""
+
+    record: dict[str, Any]
+    arrays: Path | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Journal:
+    """A study's folder. `steps` are the whole steps it held when it was opened."""
+
+    folder: Path
+    run: dict[str, Any]
+    steps: list[Step]
+
+    def append(self, record: Mapping[str, Any], arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+        """Writes one step: first its arrays, then its line; both reach the disk before this returns.
+
+        Raises:
+          OSError: where the disk is full or not writable; the journal then ends with the step before.
+        """
+        number = record["step"]
+        path = self.folder / "steps" / f"{number:06d}.safetensors"
+        lines = self.folder / "journal.jsonl"
+        line = json.dumps(plain({**record, "arrays": f"steps/{path.name}"}), ensure_ascii=False) + "\n"
+        whole = lines.stat().st_size if lines.exists() else 0
+        try:
+            _write(path, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, dict(metadata)))
+            with lines.open("ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            path.with_suffix(".part").unlink(missing_ok=True)
+            if lines.exists() and lines.stat().st_size > whole:
+                os.truncate(lines, whole)
+            raise OSError(
+                error.errno,
+                f"step {number} could not be written to {self.folder} ({error.strerror}); the steps before it are whole: "
+                "make room and run the same command again to go on",
+            ) from error
+
+
+def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ...] = ()) -> Journal:
+    """Opens a study's folder, or makes it.
+
+    Args:
+      folder: the work directory.
+      run: what the study is, as nested dictionaries of plain values.
+      may_differ: dotted keys of `run` that a later run may change.
+
+    Raises:
+      ValueError: where the folder belongs to another study (the message names the keys that differ), or its journal is
+        damaged other than at its end.
+      OSError: where it cannot be written.
+    """
+    run = plain(dict(run))
+    path = folder / "run.json"
+    if path.exists():
+        try:
+            old = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON ({error}): is {folder} a study's work directory?") from error
+        a, b = flatten(old), flatten(run)
+        differing = sorted(key for key in {*a, *b} if a.get(key) != b.get(key) and not key.startswith(may_differ or ("\0",)))
+        if differing:
+            shown = "; ".join(f"{key}: {_short(a.get(key))} there, {_short(b.get(key))} now" for key in differing[:6])
+            raise ValueError(f"{folder} belongs to another study. {shown}. Give another --workdir, or the same configuration")
+    elif folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and is not a study's work directory; give another --workdir")
+    else:
+        (folder / "steps").mkdir(parents=True, exist_ok=True)
+        _write(path, (json.dumps(run, indent=2, ensure_ascii=False) + "\n").encode())
+        old = run
+    return Journal(folder, old, read_steps(folder, repair=True))
+
+
+def read_journal(folder: Path) -> Journal:
+    """Opens a study's folder for reading only.
+
+    Raises:
+      ValueError: where it is not one.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a study's work directory: it has no run.json")
+    return Journal(folder, json.loads(path.read_text()), read_steps(folder, repair=False))
+
+
+def read_steps(folder: Path, repair: bool) -> list[Step]:
+    """The whole steps of a journal; a last line that was cut short is left out, and with `repair` cut off.
+
+    Raises:
+      ValueError: where a line before the last is damaged, or a step's arrays are gone.
+    """
+    path = folder / "journal.jsonl"
+    if not path.exists():
+        return []
+    steps: list[Step] = []
+    content = path.read_bytes()
+    at = 0
+    for number, line in enumerate(content.splitlines(keepends=True), 1):
+        try:
+            record = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            record = None
+        if record is None:
+            if at + len(line) < len(content):
+                raise ValueError(f"{path}, line {number} is damaged, and more lines follow; restore it from a copy")
+            if repair:
+                os.truncate(path, at)
+            break
+        arrays = folder / record["arrays"]
+        if not arrays.is_file():
+            raise ValueError(f"{path}, line {number} names {record['arrays']}, which is gone; restore it from a copy")
+        steps.append(Step(record, arrays))
+        at += len(line)
+    return steps
+
+
+def pack_edit(edit: Edit) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """An edit as named arrays and the text that says what they are."""
+    arrays: dict[str, np.ndarray] = {f"memory/{name}": array for name, array in edit.memory.items()}
+    described = []
+    for i, delta in enumerate(edit.deltas):
+        described.append({"kind": type(delta).__name__, "weight": delta.weight, "layer": delta.layer})
+        arrays |= {f"{i}/{field}": getattr(delta, field) for field in delta._fields[2:]}
+    return arrays, {"deltas": json.dumps(described), "hf_layout": json.dumps(dict(edit.hf_layout))}
+
+
+def read_edit(path: Path) -> Edit:
+    """An edit from a step's file, bit for bit.
+
+    Raises:
+      ValueError: where the file is cut short or holds no edit.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if "deltas" not in metadata:
+        raise ValueError(f"{path} holds no edit")
+    kinds = {"LowRank": LowRank, "Dense": Dense}
+    deltas = []
+    for i, entry in enumerate(json.loads(metadata["deltas"])):
+        kind = kinds[entry["kind"]]
+        deltas.append(kind(entry["weight"], entry["layer"], *(arrays[f"{i}/{field}"] for field in kind._fields[2:])))
+    memory = {name.removeprefix("memory/"): array for name, array in arrays.items() if name.startswith("memory/")}
+    layout = {weight: tuple(pair) for weight, pair in json.loads(metadata["hf_layout"]).items()}
+    return Edit(tuple(deltas), memory, layout)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: numbers that are not finite become strings that `float` reads."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, (np.generic, np.ndarray)):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _write(path: Path, content: bytes) -> None:
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

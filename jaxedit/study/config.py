@@ -1,0 +1,73 @@
+"""A study's configuration: every key there is, its default, and the editor built from it."""
+
+import dataclasses
+import importlib.util
+import typing
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+import jaxedit
+from jaxedit.editors import Editor, defaults_of, hyper_types, make_editor
+
+
+def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
+    """All keys of a study; `hyper` are the method's hyper-parameters under their published names.
+
+    Raises:
+      ValueError: on an unknown method.
+    """
+    config = ConfigDict()
+    config.model = "smollm2-135m"  # a name, an HF directory or hub id, a .gguf file
+    config.dtype = placeholder(str)  # of the stored weights; float32 on a CPU, bfloat16 on accelerators
+    config.mesh = ""  # e.g. "data:4,model:2"; empty: all devices on data
+    config.facts = "builtin"  # or a JSON file: this project's form, CounterFact, ZsRE
+    config.n_facts = 0  # take the first so many facts; 0: all
+    config.texts = "builtin"  # the texts whose perplexity is measured: a .json, .jsonl or .txt file
+    config.mode = "sequential"  # or "single": every edit on the untouched model
+    config.guard = ConfigDict(dict(max_ppl_ratio=2.0, action="rollback"))
+    config.editor = editor_config(method, **hyper)
+    return config
+
+
+def editor_config(method: str, **hyper: Any) -> ConfigDict:
+    """A method's hyper-parameters, those without a default as typed placeholders, so that flags can override each."""
+    config = ConfigDict(dict(method=method))
+    types = hyper_types(method)
+    for name, default in defaults_of(method).items():
+        value = hyper.pop(name, default)
+        if value is None or value is dataclasses.MISSING:
+            kinds = [t for t in (typing.get_args(types[name]) or (types[name],)) if t is not type(None)]
+            value = placeholder(typing.get_origin(kinds[0]) or kinds[0])
+        config[name] = value
+    if hyper:
+        raise ValueError(f"{method} has no hyper-parameter {', '.join(hyper)}; it has {', '.join(defaults_of(method))}")
+    return config
+
+
+def editor_from(config: ConfigDict, **override: Any) -> Editor:
+    """The editor that a configuration's `editor` entry describes; keys left unset take the method's defaults."""
+    hyper = {**config.to_dict(), **override}
+    method = hyper.pop("method")
+    return make_editor(method, **{key: value for key, value in hyper.items() if value is not None})
+
+
+def built_in_config() -> Path:
+    """The configuration of the default run: configs/laptop.py, in a checkout or in an installed wheel."""
+    package = Path(jaxedit.__file__).parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "laptop.py").is_file():
+            return folder / "laptop.py"
+    raise ValueError("configs/laptop.py is not there: the installation of jaxedit is not whole")
+
+
+def read_config(path: str | Path, argument: str | None = None) -> ConfigDict:
+    """Runs `get_config` of a configuration file, with an argument where one is given (`configs/x.py:argument`)."""
+    spec = importlib.util.spec_from_file_location("jaxedit_config", path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise ValueError(f"{path} is not a configuration: expected a Python file with get_config()")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config() if argument is None else module.get_config(argument)

@@ -1,0 +1,223 @@
+"""A study: a fold of edits over a model that is scored after every step.
+
+    edit -> apply -> measure -> guard (keep, roll back, stop) -> journal
+
+A rejected edit leaves neither weights nor state. Resuming replays the journal's kept edits and gives the same bits as a
+study that was never interrupted.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from jaxedit.datasets import read_requests, read_texts
+from jaxedit.editors import Editor
+from jaxedit.edits.edit import Edit, apply
+from jaxedit.edits.journal import Journal, Step, open_journal, pack_edit, read_edit
+from jaxedit.edits.request import Request
+from jaxedit.metrics.facts import facts
+from jaxedit.metrics.perplexity import Perplexity, perplexity, prepare
+from jaxedit.models.generate import generate
+from jaxedit.models.load import load
+from jaxedit.models.model import Model, with_slots
+from jaxedit.models.score import Packed
+from jaxedit.study.config import editor_from
+from jaxedit.study.guard import Guard
+
+MODES = ("sequential", "single")
+SAYS_TOKENS = 8  # how much of a continuation is kept, for people to read
+
+
+class Setting(NamedTuple):
+    """What does not change during a study."""
+
+    unedited: Model  # with room for the edits
+    editor: Editor
+    requests: list[Request]
+    packed: Packed
+    guard: Guard
+    single: bool
+
+
+class Progress(NamedTuple):
+    """Where a study stands: the model and editor's state with the kept edits, and the unedited model's perplexity."""
+
+    model: Model
+    state: Any
+    base: Perplexity
+
+
+def study(
+    config: ConfigDict, workdir: Path, on_step: Callable[[dict[str, Any], int], None] = lambda record, total: None
+) -> Path:
+    """Runs or continues a study; returns its folder.
+
+    Args:
+      config: as `jaxedit.study.config.default_config`.
+      workdir: new, or a study's with the same configuration (only n_facts may grow), which is then continued.
+      on_step: called with each step's record, also those found in the journal, and the number of steps there will be.
+
+    Raises:
+      ValueError: on a configuration, model, facts or texts that cannot be used, or a folder of another study.
+      OSError: where a step cannot be written; all steps before are whole.
+    """
+    setting, state, run = _set_up(config, workdir)
+    journal = open_journal(workdir, run, may_differ=("config.n_facts",))
+    for step in journal.steps:
+        on_step(step.record, len(setting.requests))
+    progress = _replay(setting, state, journal)
+    if not journal.steps:
+        record, arrays = _baseline_record(progress.base)
+        journal.append(record, arrays, {})
+        on_step(record, len(setting.requests))
+    for number in range(max(len(journal.steps), 1), len(setting.requests) + 1):
+        progress, record, edit = _step(setting, progress, number)
+        journal.append(record, *(pack_edit(edit) if edit else ({}, {})))
+        on_step(record, len(setting.requests))
+        if record["guard"] and setting.guard.action == "stop":
+            break
+    return workdir
+
+
+def _set_up(config: ConfigDict, workdir: Path) -> tuple[Setting, Any, dict[str, Any]]:
+    if config.mode not in MODES:
+        raise ValueError(f"mode={config.mode!r}: expected one of {', '.join(MODES)}")
+    guard = Guard(**config.guard.to_dict())
+    asked, texts = read_requests(config.facts), read_texts(config.texts)
+    requests = asked.requests[: config.n_facts or None]
+    if not requests:
+        raise ValueError(f"facts={config.facts!r} holds no usable request ({asked.n_skipped} skipped)")
+    templates = saved_templates(workdir)
+    editor = editor_from(config.editor, **({"context_templates": templates} if templates else {}))
+    model = load(config.model, mesh=config.mesh, dtype=config.dtype)
+    for weight, layers in editor.slots.items():
+        model = with_slots(model, weight, layers)
+    state = editor.init(model, None)
+    run = {
+        "config": config.to_dict(),
+        "model_fingerprint": model.fingerprint,
+        "facts_sha256": _digest([request.__dict__ for request in asked.requests]),
+        "texts_sha256": _digest(texts),
+        "n_skipped_facts": asked.n_skipped,
+        "context_templates": getattr(state, "context_templates", None),
+    }
+    return Setting(model, editor, requests, prepare(model, texts), guard, config.mode == "single"), state, run
+
+
+def saved_templates(workdir: Path) -> tuple[str, ...] | None:
+    """The context templates that a study's folder was begun with, if it was."""
+    path = workdir / "run.json"
+    if not path.is_file():
+        return None
+    try:
+        templates = json.loads(path.read_text()).get("context_templates")
+    except json.JSONDecodeError:
+        return None  # open_journal says what is wrong with it
+    return tuple(templates) if templates else None
+
+
+def _replay(setting: Setting, state: Any, journal: Journal) -> Progress:
+    """The model and state that the journal's kept edits give."""
+    model = setting.unedited
+    if not journal.steps:
+        return Progress(model, state, perplexity(model, setting.packed))
+    base = read_baseline(journal.steps[0])
+    for step in journal.steps[1:]:
+        if step.record["kept"] and step.arrays is not None and not setting.single:
+            edit = read_edit(step.arrays)
+            model, state = apply(model, edit), setting.editor.absorb(state, edit)
+    return Progress(model, state, base)
+
+
+def read_baseline(step: Step) -> Perplexity:
+    """The unedited model's perplexity, from a journal's first step."""
+    from safetensors.numpy import load_file
+
+    if step.arrays is None:
+        raise ValueError("the journal's first step has no arrays; the folder is not a study's")
+    arrays = load_file(step.arrays)
+    return Perplexity(arrays["nll_nats"], arrays["n_tokens"])
+
+
+def _baseline_record(base: Perplexity) -> tuple[dict[str, Any], dict[str, Any]]:
+    record = {"step": 0, "perplexity": {"mean": base.mean, "pooled": base.pooled, "n_broken": base.n_broken}}
+    return record, {"nll_nats": base.nll_nats, "n_tokens": base.n_tokens}
+
+
+def _step(setting: Setting, progress: Progress, number: int) -> tuple[Progress, dict[str, Any], Edit | None]:
+    """One edit, measured and judged; the progress changes only where it is kept."""
+    request = setting.requests[number - 1]
+    record: dict[str, Any] = {
+        "step": number,
+        "case_id": request.case_id,
+        "prompt": request.prompt,
+        "subject": request.subject,
+        "target_new": request.target_new,
+        "target_true": request.target_true,
+        "kept": False,
+        "guard": "",
+    }
+    watch = Stopwatch()
+    try:
+        edit, state, info = setting.editor.edit(progress.model, [request], progress.state)
+    except ValueError as error:  # this request cannot be edited; the study goes on without it
+        return progress, record | {"error": str(error), "time_s": watch.read()}, None
+    watch.lap("edit")
+    edited = apply(progress.model, edit)
+    watch.lap("apply")
+    after = perplexity(edited, setting.packed)
+    watch.lap("perplexity")
+    (before,), (fact,) = facts(setting.unedited, [request]), facts(edited, [request])
+    watch.lap("facts")
+    question = request.question
+    says = generate(edited, [question], max_new_tokens=SAYS_TOKENS)[0].removeprefix(question)
+    watch.lap("generate")
+    guard = setting.guard.trips(after, progress.base, edit.norm)
+    kept = not setting.single and (not guard or setting.guard.action == "record")
+    difference, stderr = after.versus(progress.base)
+    record |= {
+        "kept": kept,
+        "guard": guard,
+        "perplexity": {
+            "mean": after.mean,
+            "pooled": after.pooled,
+            "ratio": after.mean / progress.base.mean,
+            "delta_nll_nats": difference,
+            "delta_nll_stderr_nats": stderr,
+            "n_broken": after.n_broken,
+        },
+        "fact": fact,
+        "before": before,
+        "says": says,
+        "editor": info,
+        "edit_norm": edit.norm,
+        "time_s": watch.read(),
+    }
+    return (Progress(edited, state, progress.base) if kept else progress), record, edit
+
+
+class Stopwatch:
+    """Seconds of each phase of a step."""
+
+    def __init__(self):
+        self.laps: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Ends a phase."""
+        now = time.perf_counter()
+        self.laps[phase] = round(now - self.last, 4)
+        self.last = now
+
+    def read(self) -> dict[str, float]:
+        """Seconds a phase so far."""
+        return dict(self.laps)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=list).encode()).hexdigest()

@@ -1,0 +1,187 @@
+"""The report of a study: a table for the terminal, a figure, and report.md, all from the journal alone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxedit.edits.journal import Journal, read_journal
+from jaxedit.edits.request import Request
+
+COLLAPSE_PPL = 1000  # the papers' criterion
+
+
+def report(folder: Path) -> Path:
+    """Writes report.md and perplexity.png (and .pdf) beside a study's journal; returns the former.
+
+    Raises:
+      ValueError: where the folder is not a study's, or holds no step yet.
+    """
+    journal = read_journal(folder)
+    steps = edit_steps(journal)
+    figure(journal, folder / "perplexity")
+    (folder / "report.md").write_text(markdown(journal, steps))
+    return folder / "report.md"
+
+
+def edit_steps(journal: Journal) -> list[dict[str, Any]]:
+    """The records of the edits.
+
+    Raises:
+      ValueError: where there is none.
+    """
+    if len(journal.steps) < 2:
+        raise ValueError(f"{journal.folder} holds no edit yet; run the study first")
+    return [step.record for step in journal.steps[1:]]
+
+
+def outcome(record: dict[str, Any]) -> str:
+    """What became of an edit, in a word or two."""
+    if "error" in record:
+        return "not edited"
+    if record["guard"]:
+        return "kept, damaging" if record["kept"] else "rolled back"
+    return "kept" if record["kept"] else "measured"
+
+
+def name_of(record: dict[str, Any]) -> str:
+    """The request in one line."""
+    return Request(record["prompt"], record["subject"], record["target_new"]).name
+
+
+def row(record: dict[str, Any]) -> list[str]:
+    """An edit as the cells of a table; see `HEADER`."""
+    if "error" in record:
+        return [str(record["step"]), name_of(record), "", "", "", "", "", outcome(record)]
+    fact = record["fact"]
+    return [
+        str(record["step"]),
+        name_of(record),
+        number(record["perplexity"]["mean"]),
+        number(record["perplexity"]["ratio"]),
+        f"{float(record['before']['probability_new']):.3f} → {float(fact['probability_new']):.3f}",
+        "yes" if fact["greedy_new"] else "no",
+        number(record["editor"]["denominator"]) if "denominator" in record["editor"] else "",
+        outcome(record),
+    ]
+
+
+HEADER = ["#", "edit", "perplexity", "ratio", "P(new)", "says it", "|u·k|", "outcome"]
+
+
+def number(value: Any) -> str:
+    """A number for people: thousands separated, small ones with three figures."""
+    value = float(value)
+    if not np.isfinite(value):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def summary(journal: Journal, steps: list[dict[str, Any]]) -> list[str]:
+    """The study in a few sentences."""
+    config = journal.run["config"]
+    done = [record for record in steps if "error" not in record]
+    base = float(journal.steps[0].record["perplexity"]["mean"])
+    kept = [record for record in done if record["kept"]]
+    rolled = [record for record in done if record["guard"] and not record["kept"]]
+    damaging = [record for record in done if float(record["perplexity"]["mean"]) > COLLAPSE_PPL]
+    lines = [
+        f"{config['editor']['method']} on {config['model']}, {config['mode']} edits: {len(done)} edits made, {len(kept)} kept, "
+        f"{len(rolled)} rolled back, {len(steps) - len(done)} not possible.",
+        f"The unedited model's perplexity is {number(base)}; {len(damaging)} of the edits took it over {COLLAPSE_PPL:,} "
+        "(collapse).",
+    ]
+    if kept:
+        lines.append(f"After the last kept edit it is {number(kept[-1]['perplexity']['mean'])}.")
+    if done:
+        says = sum(bool(record["fact"]["greedy_new"]) for record in done)
+        lines.append(f"Right after its edit the model says the new fact in {says} of {len(done)} cases.")
+        worst = max(done, key=lambda record: float(record["perplexity"]["mean"]))
+        lines.append(f"The most damaging edit: {name_of(worst)}, perplexity {number(worst['perplexity']['mean'])}.")
+    return lines
+
+
+def markdown(journal: Journal, steps: list[dict[str, Any]]) -> str:
+    """The report as Markdown."""
+    escape = lambda text: text.replace("|", "\\|").replace("\n", "⏎")  # noqa: E731
+    table = ["| " + " | ".join(map(escape, cells)) + " |" for cells in [HEADER, *map(row, steps)]]
+    table.insert(1, "|---:|---|---:|---:|---|---|---:|---|")
+    said = [
+        f"| {record['step']} | {escape(name_of(record))} | {escape(record['says'])} |"
+        for record in steps
+        if "error" not in record
+    ]
+    failed = [f"- Edit {record['step']} was not possible: {record['error']}" for record in steps if "error" in record]
+    phases: dict[str, float] = {}
+    for record in steps:
+        for phase, seconds in record["time_s"].items():
+            phases[phase] = phases.get(phase, 0.0) + seconds
+    times = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in phases.items())
+    return "\n".join(
+        ["# Study", "", *summary(journal, steps), "", "![perplexity after each edit](perplexity.png)", "", *table, ""]
+        + ["## What the model says right after each edit", "", "| # | edit | continuation |", "|---:|---|---|", *said, ""]
+        + failed
+        + ["## Time", "", f"{times} in {len(steps)} edits.", "", "## Configuration", "", "```json"]
+        + [(journal.folder / "run.json").read_text().strip(), "```", ""]
+    )
+
+
+def figure(journal: Journal, path: Path) -> None:
+    """Perplexity after each edit on a logarithmic axis, as path.png and path.pdf; readable in greyscale."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    steps = [record for record in edit_steps(journal) if "error" not in record]
+    x = np.array([record["step"] for record in steps])
+    ppl = np.array([float(record["perplexity"]["mean"]) for record in steps])
+    base = float(journal.steps[0].record["perplexity"]["mean"])
+    finite = ppl[np.isfinite(ppl)]
+    top = 10.0 * max([COLLAPSE_PPL, *finite])
+    shown = np.where(np.isfinite(ppl), ppl, top)
+    kept = np.array([record["kept"] for record in steps], bool)
+    flagged = np.array([bool(record["guard"]) for record in steps], bool)
+    single = journal.run["config"]["mode"] == "single"
+
+    figure_, axes = pyplot.subplots(figsize=(7.0, 3.6), layout="constrained")
+    axes.axhline(COLLAPSE_PPL, color="0.25", linestyle="--", linewidth=1)
+    axes.text(x[-1] + 0.4, COLLAPSE_PPL * 1.12, "collapse: 1000", color="0.25", fontsize=8, ha="right", va="bottom")
+    axes.axhline(base, color="0.6", linestyle=":", linewidth=1)
+    if kept.any():
+        axes.plot(np.r_[0, x[kept]], np.r_[base, shown[kept]], color="0.45", linewidth=1, zorder=2)
+    calm = ~flagged
+    label = "each edit on the untouched model" if single else "kept"
+    axes.plot(x[calm], shown[calm], "o", color="#1b6ca8", markersize=4.5, label=label, zorder=3)
+    back = flagged & ~kept
+    if back.any():
+        label = "damaging" if single else "damaging, rolled back"
+        axes.plot(x[back], shown[back], "X", color="#b3261e", markersize=9, markeredgecolor="white", label=label, zorder=4)
+    if (flagged & kept).any():
+        axes.plot(
+            x[flagged & kept], shown[flagged & kept], "s", color="#b3261e", markersize=5, label="damaging, kept", zorder=4
+        )
+    for i in np.flatnonzero(flagged)[np.argsort(-shown[flagged])][:6]:
+        axes.annotate(
+            f"{steps[i]['subject']} → {steps[i]['target_new']}",
+            (x[i], shown[i]),
+            textcoords="offset points",
+            xytext=(7, 0) if x[i] < 0.75 * x[-1] else (-7, 0),
+            ha="left" if x[i] < 0.75 * x[-1] else "right",
+            va="center",
+            fontsize=8,
+        )
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=min(base, *shown) / 2, top=max(top / 3, max(shown) * 3))
+    axes.set_xlim(-0.5, x[-1] + 0.8)
+    axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
+    axes.set_xlabel("edit")
+    axes.set_ylabel("perplexity (mean over texts)")
+    config = journal.run["config"]
+    axes.set_title(f"{config['editor']['method'].upper()} on {config['model']}: perplexity after each edit", fontsize=10)
+    axes.text(0.1, base * 0.93, f"unedited: {number(base)}", color="0.4", fontsize=8, va="top")
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
+    axes.spines[["top", "right"]].set_visible(False)
+    for suffix in (".png", ".pdf"):
+        figure_.savefig(path.with_suffix(suffix), dpi=200)
+    pyplot.close(figure_)

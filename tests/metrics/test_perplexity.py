@@ -1,0 +1,144 @@
+"""Perplexity against HF torch (the golden numbers), against its formulas in float64, and at its edges."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from jaxedit.datasets import read_texts
+from jaxedit.metrics.perplexity import Perplexity, perplexity, prepare
+
+FAMILIES = ("gpt2", "gptj", "llama")
+
+
+@pytest.fixture(scope="module")
+def texts(shared):
+    """A function: family -> its golden texts."""
+    return lambda family: json.loads((shared / "golden" / family / "cases.json").read_text(encoding="utf-8"))["texts"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_perplexity_is_that_of_torch(family, golden, shared, texts):
+    expected = load_file(shared / "golden" / family / "expected.safetensors")
+    found = perplexity(golden(family), texts(family))
+    np.testing.assert_allclose(found.per_text, expected["ppl/per_text"], rtol=1e-5)
+    np.testing.assert_allclose(found.mean, expected["ppl/mean"], rtol=1e-5)
+    assert found.n_broken == 0
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_losses_are_those_of_a_torch_loop(bos, golden, shared, texts):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    hf = transformers.AutoModelForCausalLM.from_pretrained(shared / "golden/llama", dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(shared / "golden/llama")
+    some = texts("llama")[:6]
+    nll_nats, n_tokens = [], []
+    for text in some:
+        tokens = [hf.config.bos_token_id] * bos + tokenizer(text).input_ids
+        with torch.no_grad():
+            log_probs = torch.log_softmax(hf(torch.tensor([tokens])).logits[0].double(), -1)
+        nll_nats.append(-sum(float(log_probs[t - 1, tokens[t]]) for t in range(1, len(tokens))))
+        n_tokens.append(len(tokens) - 1)
+    found = perplexity(golden("llama"), some, bos=bos)
+    np.testing.assert_allclose(found.nll_nats, nll_nats, rtol=1e-5)
+    assert found.n_tokens.tolist() == n_tokens
+
+
+def test_mean_pooled_and_versus_are_their_formulas():
+    generator = np.random.default_rng(0)
+    n_tokens = generator.integers(1, 40, size=30)
+    nll_nats, base_nats = generator.uniform(1, 6, size=(2, 30)) * n_tokens
+    edited, base = Perplexity(nll_nats, n_tokens), Perplexity(base_nats, n_tokens)
+    assert edited.mean == pytest.approx(sum(math.exp(s / n) for s, n in zip(nll_nats, n_tokens, strict=True)) / 30, rel=1e-14)
+    assert edited.pooled == pytest.approx(math.exp(sum(nll_nats) / sum(n_tokens)), rel=1e-14)
+    difference = [(s - b) / n for s, b, n in zip(nll_nats, base_nats, n_tokens, strict=True)]
+    mean = sum(difference) / 30
+    error = math.sqrt(sum((d - mean) ** 2 for d in difference) / 29 / 30)
+    assert edited.versus(base) == pytest.approx((mean, error), rel=1e-12)
+    assert base.versus(edited) == pytest.approx((-mean, error), rel=1e-12)
+    assert edited.versus(edited) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="the same texts"):
+        edited.versus(Perplexity(base_nats, n_tokens + 1))
+
+
+def test_one_text(golden, texts):
+    text = texts("gpt2")[0]
+    found = perplexity(golden("gpt2"), [text])
+    assert found.mean == found.pooled == found.per_text[0]
+    assert found.n_tokens.tolist() == [len(golden("gpt2").tokenizer.encode(text)) - 1]
+    difference, error = found.versus(Perplexity(found.nll_nats - found.n_tokens, found.n_tokens))
+    assert difference == pytest.approx(1.0)
+    assert math.isnan(error)
+
+
+def test_a_loss_that_is_not_finite_is_infinite_perplexity():
+    base = Perplexity(np.array([1.0, 2.0]), np.array([1, 1]))
+    for loss in (np.nan, np.inf):
+        broken = Perplexity(np.array([loss, 2.0]), np.array([1, 1]))
+        assert broken.per_text.tolist() == [math.inf, pytest.approx(math.exp(2))]
+        assert broken.mean == broken.pooled == math.inf
+        assert broken.n_broken == 1
+        difference, error = broken.versus(base)
+        assert difference == math.inf
+        assert math.isnan(error)
+        assert math.isnan(base.versus(broken)[1])
+    huge = Perplexity(np.array([1000.0, 2.0]), np.array([1, 1]))  # exp overflows, but the loss is a number
+    assert huge.mean == math.inf
+    assert huge.n_broken == 0
+
+
+def test_what_cannot_be_scored_raises(golden, texts):
+    model = golden("gpt2")
+    for nothing in ([], "a text that is no list"):
+        with pytest.raises(ValueError, match="a list of at least one text"):
+            perplexity(model, nothing)
+    one = next(word for word in ("a", "b", "c") if len(model.tokenizer.encode(word)) == 1)
+    with pytest.raises(ValueError, match=r"text 2 \('.'\) has 1 tokens; perplexity needs at least two"):
+        perplexity(model, ["some text", "and more", one])
+    with pytest.raises(ValueError, match=r"text 1 \(''\) has 0 tokens"):
+        perplexity(model, ["some text", ""])
+    assert perplexity(model, [one], bos=True).n_tokens.tolist() == [1]
+
+
+def test_a_text_beyond_the_positions_raises_where_they_are_learned(golden, texts, shared):
+    long_text = texts("llama")[17]
+    for family in ("gpt2", "llama"):
+        assert len(golden(family).tokenizer.encode(long_text)) > golden(family).config.P
+    with pytest.raises(ValueError, match=r"text 1 .* has \d+ tokens, more than the 256 positions of this gpt2 model"):
+        perplexity(golden("gpt2"), ["some text", long_text])
+    expected = load_file(shared / "golden/llama/expected.safetensors")["ppl/per_text"][17]
+    np.testing.assert_allclose(perplexity(golden("llama"), [long_text]).mean, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_keep_their_order_and_do_not_depend_on_the_company(family, golden, texts):
+    model, listed = golden(family), texts(family)
+    together = perplexity(model, listed)
+    assert len(set(together.n_tokens.tolist())) > 10  # so packing changes the order
+    order = np.random.default_rng(0).permutation(len(listed))
+    shuffled = perplexity(model, [listed[i] for i in order])
+    np.testing.assert_allclose(shuffled.nll_nats, together.nll_nats[order], rtol=1e-5)
+    assert shuffled.n_tokens.tolist() == together.n_tokens[order].tolist()
+    packed = prepare(model, listed * 4)
+    assert len(packed.token_GBT) > 1  # several batches
+    np.testing.assert_allclose(perplexity(model, packed).nll_nats, np.tile(together.nll_nats, 4), rtol=1e-5)
+    for i in (0, 3):
+        np.testing.assert_allclose(perplexity(model, [listed[i]]).nll_nats, together.nll_nats[i : i + 1], rtol=1e-5)
+
+
+def test_leading_spaces_are_part_of_the_text(golden, texts):
+    spaced = [text for text in texts("gpt2") if text.startswith(" ")]
+    assert spaced
+    found = perplexity(golden("gpt2"), spaced)
+    stripped = perplexity(golden("gpt2"), [text.lstrip() for text in spaced])
+    assert np.all(np.abs(found.per_text / stripped.per_text - 1) > 1e-3)
+
+
+@pytest.mark.smollm2
+def test_smollm2_on_me_ppl_50(smollm2, shared):
+    found = perplexity(smollm2, read_texts(str(shared / "data/me-ppl/ME-PPL_50.json")))
+    assert found.n_tokens.sum() == 1302
+    assert found.mean == pytest.approx(167.27, rel=1e-3)
