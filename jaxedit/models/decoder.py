@@ -235,7 +235,10 @@ class Ends(nnx.Module):
 
     def logits(self, h_BTD) -> jax.Array:
         """Residual stream after the last layer to float32 logits [..., V]."""
-        return self.logits_slice(self.normed(h_BTD), 1, 0, self.config.V)[..., 0, :]
+        x_D = self.normed(h_BTD)
+        if self.config.tied:
+            return project("...D,VD->...V", x_D, self.embed.tokens, None)
+        return project("...D,DV->...V", x_D, self.head.w, getattr(self.head, "b", None))
 
     def logits_slice(self, x_D, shards: int, first, width: int) -> jax.Array:
         """Logits [..., shards, width] of `width` vocabulary entries from `first` on within each of `shards` equal parts."""

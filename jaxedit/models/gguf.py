@@ -46,6 +46,7 @@ def open_gguf(path: Path) -> Source:
         raise ValueError(f"{path} has no {error} in its metadata; was it written for an old version of llama.cpp?") from error
     if arch == "llama":
         values["tie_word_embeddings"] = "output.weight" not in tensors
+        values["attention_bias"] = "blk.0.attn_q.bias" in tensors
     if "rope_freqs.weight" in tensors:
         values["rope_factors"] = read("rope_freqs.weight").tolist()
     config = family.config(Fields(values))

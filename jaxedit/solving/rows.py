@@ -87,9 +87,9 @@ def lay_out(model: Model, requests: list[Request], templates: tuple[str, ...]) -
     owner: list[int] = []
     first_row, bare_row, kl_row = [], [], []
     read: list[tuple[int, int, int, float]] = []
-    n_read = 0  # positions a template reads, padded with weight 0 to the longest target
     per_request = [request_rows(model, request, templates) for request in requests]
-    n_read = _round_up(max(len(r.tokens) - r.first_target for filled, _, _ in per_request for r in filled), 2)
+    # A template reads as many positions as the longest target has tokens; shorter ones are padded with weight 0.
+    n_read = max(len(r.tokens) - r.first_target for filled, _, _ in per_request for r in filled)
     for n, (filled, bare, kl) in enumerate(per_request):
         first_row.append(len(rows))
         for row in filled:

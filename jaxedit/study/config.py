@@ -47,9 +47,9 @@ def editor_config(method: str, **hyper: Any) -> ConfigDict:
     return config
 
 
-def editor_from(config: ConfigDict, **override: Any) -> Editor:
+def editor_from(config: dict[str, Any], **override: Any) -> Editor:
     """The editor that a configuration's `editor` entry describes; keys left unset take the method's defaults."""
-    hyper = {**config.to_dict(), **override}
+    hyper = {**config, **override}
     method = hyper.pop("method")
     return make_editor(method, **{key: value for key, value in hyper.items() if value is not None})
 

@@ -85,28 +85,27 @@ def study(
 
 
 def _set_up(config: ConfigDict, workdir: Path) -> tuple[Setting, Any, dict[str, Any]]:
-    if config.mode not in MODES:
-        raise ValueError(f"mode={config.mode!r}: expected one of {', '.join(MODES)}")
-    guard = Guard(**config.guard.to_dict())
-    asked, texts = read_requests(config.facts), read_texts(config.texts)
-    requests = asked.requests[: config.n_facts or None]
-    if not requests:
-        raise ValueError(f"facts={config.facts!r} holds no usable request ({asked.n_skipped} skipped)")
+    keys: dict[str, Any] = config.to_dict()
+    if keys["mode"] not in MODES:
+        raise ValueError(f"mode={keys['mode']!r}: expected one of {', '.join(MODES)}")
+    guard = Guard(**keys["guard"])
+    asked, texts = read_requests(keys["facts"]), read_texts(keys["texts"])
+    requests = asked.requests[: keys["n_facts"] or None]
     templates = saved_templates(workdir)
-    editor = editor_from(config.editor, **({"context_templates": templates} if templates else {}))
-    model = load(config.model, mesh=config.mesh, dtype=config.dtype)
+    editor = editor_from(keys["editor"], **({"context_templates": templates} if templates else {}))
+    model = load(keys["model"], mesh=keys["mesh"], dtype=keys["dtype"])
     for weight, layers in editor.slots.items():
         model = with_slots(model, weight, layers)
     state = editor.init(model, None)
     run = {
-        "config": config.to_dict(),
+        "config": keys,
         "model_fingerprint": model.fingerprint,
         "facts_sha256": _digest([request.__dict__ for request in asked.requests]),
         "texts_sha256": _digest(texts),
         "n_skipped_facts": asked.n_skipped,
         "context_templates": getattr(state, "context_templates", None),
     }
-    return Setting(model, editor, requests, prepare(model, texts), guard, config.mode == "single"), state, run
+    return Setting(model, editor, requests, prepare(model, texts), guard, keys["mode"] == "single"), state, run
 
 
 def saved_templates(workdir: Path) -> tuple[str, ...] | None:

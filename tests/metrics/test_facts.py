@@ -173,7 +173,7 @@ def test_greedy_new_is_true_for_what_greedy_decoding_says(golden, torch_of, shar
     hf = torch_of("llama")
     prompt, answer = next((p, said[2]) for p in prompts_of(shared, "llama")[2] if 2 in (said := hf.greedy(p)))
     subject = prompt.split()[0]
-    request = Request(prompt.replace(subject, "{}", 1), subject, answer)
+    request = Request(prompt.replace(subject, "{}", 1), subject, answer, target_true=f"{answer} and more")
     (fact,) = facts(golden("llama"), [request])
     assert fact["greedy_new"] is True
     assert fact["probability_new"] == pytest.approx(math.exp(-2 * hf.rate(prompt, answer).q), rel=1e-3)

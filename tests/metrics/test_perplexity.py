@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from jaxedit.datasets import read_texts
 from jaxedit.metrics.perplexity import Perplexity, perplexity, prepare
+from jaxedit.models import score
 
 FAMILIES = ("gpt2", "gptj", "llama")
 
@@ -26,6 +27,15 @@ def test_perplexity_is_that_of_torch(family, golden, shared, texts):
     np.testing.assert_allclose(found.per_text, expected["ppl/per_text"], rtol=1e-5)
     np.testing.assert_allclose(found.mean, expected["ppl/mean"], rtol=1e-5)
     assert found.n_broken == 0
+
+
+def test_chunks_of_the_vocabulary_that_overlap_count_each_entry_once(golden, shared, texts, monkeypatch):
+    expected = load_file(shared / "golden/gpt2/expected.safetensors")["ppl/per_text"]
+    monkeypatch.setattr(score, "HEAD_WIDTH", 300)  # of 800 entries: the last chunk repeats 100
+    score._score_batch.clear_cache()
+    found = perplexity(golden("gpt2"), texts("gpt2"))
+    score._score_batch.clear_cache()
+    np.testing.assert_allclose(found.per_text, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("bos", [False, True])

