@@ -17,11 +17,12 @@ from jaxedit.study.config import default_config
 
 def get_config():
     config = default_config("rome", layer=5, v_num_grad_steps=20, v_lr=0.5, v_weight_decay=0.5, kl_factor=0.0625)
-    config.model = "smollm2-135m"
-    config.facts = "builtin"
-    config.texts = "builtin"
-    config.n_facts = 20
-    config.mode = "sequential"
-    config.guard.max_ppl_ratio = 2.0
-    config.guard.action = "rollback"
+    config.update(
+        model="smollm2-135m",
+        facts="builtin",
+        texts="builtin",
+        n_facts=20,
+        mode="sequential",
+        guard=dict(max_ppl_ratio=2.0, action="rollback"),
+    )
     return config

@@ -17,14 +17,16 @@ import numpy as np
 from jaxedit.models.decoder import PRECISION, Overlay
 from jaxedit.models.model import Companion, Model, with_slots
 
+Array = np.ndarray | jax.Array
+
 
 class LowRank(NamedTuple):
     """A change `u_FR @ v_RD` of one layer of `weight` (in x out, as all kernels are stored)."""
 
     weight: str
     layer: int
-    u_FR: np.ndarray
-    v_RD: np.ndarray
+    u_FR: Array
+    v_RD: Array
 
 
 class Dense(NamedTuple):
@@ -32,7 +34,7 @@ class Dense(NamedTuple):
 
     weight: str
     layer: int
-    delta_FD: np.ndarray
+    delta_FD: Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,14 +74,19 @@ class Edit:
 
 def matrix(delta: LowRank | Dense) -> np.ndarray:
     """A delta written out, float32 [F, D]."""
-    return delta.delta_FD if isinstance(delta, Dense) else delta.u_FR @ delta.v_RD
+    return np.asarray(delta.delta_FD if isinstance(delta, Dense) else delta.u_FR @ delta.v_RD)
 
 
 def make_edit(model: Model, deltas: list[LowRank | Dense], memory: Mapping[str, np.ndarray] | None = None) -> Edit:
     """An edit of this model, its factors as float32 on the host."""
-    host = [type(d)(*(np.asarray(x, np.float32) if hasattr(x, "shape") else x for x in d)) for d in deltas]
-    layout = {d.weight: model.companion.tensor_names[d.weight] for d in host}
-    return Edit(tuple(host), dict(memory or {}), layout)
+    layout = {delta.weight: model.companion.tensor_names[delta.weight] for delta in deltas}
+    return Edit(tuple(map(_on_host, deltas)), dict(memory or {}), layout)
+
+
+def _on_host(delta: LowRank | Dense) -> LowRank | Dense:
+    if isinstance(delta, Dense):
+        return delta._replace(delta_FD=np.asarray(delta.delta_FD, np.float32))
+    return delta._replace(u_FR=np.asarray(delta.u_FR, np.float32), v_RD=np.asarray(delta.v_RD, np.float32))
 
 
 def slots_for(model: Model, edit: Edit) -> Model:

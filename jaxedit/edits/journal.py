@@ -79,14 +79,14 @@ def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ..
         damaged other than at its end.
       OSError: where it cannot be written.
     """
-    run = plain(dict(run))
+    run_now: dict[str, Any] = plain(dict(run))
     path = folder / "run.json"
     if path.exists():
         try:
             old = json.loads(path.read_text())
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is not JSON ({error}): is {folder} a study's work directory?") from error
-        a, b = flatten(old), flatten(run)
+        a, b = flatten(old), flatten(run_now)
         differing = sorted(key for key in {*a, *b} if a.get(key) != b.get(key) and not key.startswith(may_differ or ("\0",)))
         if differing:
             shown = "; ".join(f"{key}: {_short(a.get(key))} there, {_short(b.get(key))} now" for key in differing[:6])
@@ -95,8 +95,8 @@ def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ..
         raise ValueError(f"{folder} is not empty and is not a study's work directory; give another --workdir")
     else:
         (folder / "steps").mkdir(parents=True, exist_ok=True)
-        _write(path, (json.dumps(run, indent=2, ensure_ascii=False) + "\n").encode())
-        old = run
+        _write(path, (json.dumps(run_now, indent=2, ensure_ascii=False) + "\n").encode())
+        old = run_now
     return Journal(folder, old, read_steps(folder, repair=True))
 
 

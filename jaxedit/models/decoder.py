@@ -8,6 +8,7 @@ block's graph definition and runs it.
 import dataclasses
 import functools
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -104,10 +105,9 @@ class Attention(nnx.Module):
         self.norm_scale = parameter(config, "attn/norm_scale")
         if config.norm == "layer":
             self.norm_bias = parameter(config, "attn/norm_bias")
-        for part in ("q", "k", "v"):
-            setattr(self, f"w_{part}", parameter(config, f"attn/w_{part}"))
-            if config.qkv_bias:
-                setattr(self, f"b_{part}", parameter(config, f"attn/b_{part}"))
+        self.w_q, self.w_k, self.w_v = (parameter(config, f"attn/w_{part}") for part in "qkv")
+        if config.qkv_bias:
+            self.b_q, self.b_k, self.b_v = (parameter(config, f"attn/b_{part}") for part in "qkv")
         self.w_o = parameter(config, "attn/w_o")
         if config.out_bias:
             self.b_o = parameter(config, "attn/b_o")
@@ -291,13 +291,13 @@ def add_overlay(overlay: Overlay, name: str, layer, x_BTF, out_BTD) -> jax.Array
 
 
 @functools.cache
-def definition(config: DecoderConfig, module: type[nnx.Module]) -> nnx.GraphDef:
+def definition(config: DecoderConfig, module: Callable[[DecoderConfig], nnx.Module]) -> nnx.GraphDef:
     """The graph definition of a module, made without allocating its parameters."""
     return nnx.split(nnx.eval_shape(lambda: module(config)))[0]
 
 
 @functools.cache
-def module_paths(config: DecoderConfig, module: type[nnx.Module]) -> tuple[str, ...]:
+def module_paths(config: DecoderConfig, module: Callable[[DecoderConfig], nnx.Module]) -> tuple[str, ...]:
     """The names of a module's parameters, e.g. "mlp/w_down"."""
     state = nnx.split(nnx.eval_shape(lambda: module(config)))[1]
     return tuple("/".join(map(str, path)) for path, _ in nnx.to_flat_state(state))

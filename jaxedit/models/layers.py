@@ -91,7 +91,7 @@ def _cache_at(attending: Attending, layer):
     return tuple(lax.dynamic_index_in_dim(part, layer, 0, keepdims=False) for part in attending.cache)
 
 
-def causal(position_BT, segment_BT=None) -> Attending:
+def causal(position_BT: jax.Array, segment_BT: jax.Array | None = None) -> Attending:
     """Attention to the same and earlier positions, within a segment where rows hold several texts."""
     T = position_BT.shape[1]
     mask_BTS = jnp.broadcast_to(jnp.tril(jnp.ones((T, T), bool)), (position_BT.shape[0], T, T))

@@ -71,8 +71,9 @@ def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState
         )
     if hyper.mom2_adjustment and stats is None:
         raise ValueError("mom2_adjustment=True needs second moments: give stats=, or set mom2_adjustment=False for C = I")
-    use_stats = stats is not None and hyper.mom2_adjustment is not False
-    factor = jnp.asarray(whitener(stats.of(model, hyper.layer))) if use_stats else None
+    factor = None
+    if stats is not None and hyper.mom2_adjustment is not False:
+        factor = jnp.asarray(whitener(stats.of(model, hyper.layer)))
     templates = hyper.context_templates or sample_templates(model, hyper.seed)
     return RankOneState(tuple(templates), factor)
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from jaxedit.edits.request import Request
@@ -10,6 +11,9 @@ from jaxedit.models.tokenizer import Tokenizer, first_token_after, last_token_of
 
 KL_TEMPLATE = "{} is a"  # "essence": what the subject is should not drift
 PREFIX_STEP = 8  # prefixes are padded to multiples of this and suffixes to even lengths, so that few shapes are compiled
+
+
+Array = np.ndarray | jax.Array
 
 
 class Row(NamedTuple):
@@ -27,16 +31,16 @@ class Rows(NamedTuple):
     `read_*` name the positions whose logits the loss reads: their row, suffix offset, target token and weight.
     """
 
-    token_BT: np.ndarray
-    subject_B: np.ndarray
-    request_B: np.ndarray
-    first_row_N: np.ndarray
-    bare_row_N: np.ndarray
-    kl_row_N: np.ndarray
-    read_row_Q: np.ndarray
-    read_offset_Q: np.ndarray
-    read_target_Q: np.ndarray
-    read_weight_Q: np.ndarray
+    token_BT: Array
+    subject_B: Array
+    request_B: Array
+    first_row_N: Array
+    bare_row_N: Array
+    kl_row_N: Array
+    read_row_Q: Array
+    read_offset_Q: Array
+    read_target_Q: Array
+    read_weight_Q: Array
 
 
 class Shape(NamedTuple):
@@ -113,17 +117,20 @@ def lay_out(model: Model, requests: list[Request], templates: tuple[str, ...]) -
     for b, row in enumerate(rows):
         token_BT[b, : len(row.tokens)] = row.tokens
     padding = [0] * (n_rows - len(rows))
-    integers = [np.array(column, np.int32) for column in zip(*[r[:3] for r in read], strict=True)]
-    return Rows(
+    read_row, read_offset, read_target, read_weight = zip(*read, strict=True)
+    arrays = Rows(
         token_BT,
-        np.array([row.subject for row in rows] + padding, np.int32),
-        np.array(owner + padding, np.int32),
-        np.array(first_row, np.int32),
-        np.array(bare_row, np.int32),
-        np.array(kl_row, np.int32),
-        *integers,
-        np.array([r[3] for r in read], np.float32),
-    ), shape
+        subject_B=np.array([row.subject for row in rows] + padding, np.int32),
+        request_B=np.array(owner + padding, np.int32),
+        first_row_N=np.array(first_row, np.int32),
+        bare_row_N=np.array(bare_row, np.int32),
+        kl_row_N=np.array(kl_row, np.int32),
+        read_row_Q=np.array(read_row, np.int32),
+        read_offset_Q=np.array(read_offset, np.int32),
+        read_target_Q=np.array(read_target, np.int32),
+        read_weight_Q=np.array(read_weight, np.float32),
+    )
+    return arrays, shape
 
 
 def _round_up(n: int, step: int) -> int:

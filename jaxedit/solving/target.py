@@ -82,7 +82,9 @@ def optimise(
       residual: init is the residual stream after the layer (MEMIT), not the MLP's output (ROME).
     """
     rows, shape = lay_out(model, requests, templates)
-    arrays = Rows(*(place(model.mesh, "BT"[: a.ndim] if i < 3 else "_" * a.ndim, a) for i, a in enumerate(rows)))
+    by_row = ("BT", "B", "B")  # the rows lie over `data`; what says where to read is everywhere
+    letters = [*by_row, *["_"] * (len(rows) - len(by_row))]
+    arrays = Rows(*(place(model.mesh, word, np.asarray(array)) for word, array in zip(letters, rows, strict=True)))
     numbers = jax.tree.map(jnp.float32, dataclasses.asdict(hyper))
     found = jax.device_get(_optimise(model, arrays, layer, numbers, shape, len(requests), residual))
     of_template = np.arange(len(templates)) + rows.first_row_N[:, None]
@@ -138,7 +140,7 @@ def _optimise(model: Model, rows: Rows, layer: int, hyper, shape: Shape, n_reque
         n_steps_N += active_N
         active_N &= total_N >= STOP_LOSS
         change, adam_state = adam.update(gradient, adam_state)
-        moved_ND = optax.apply_updates(delta_ND, change)
+        moved_ND = delta_ND + change
         most_N = hyper["clamp_norm_factor"] * init_norm_N
         norm_N = _norm(moved_ND)
         moved_ND = jnp.where(norm_N > most_N, most_N / jnp.where(norm_N == 0, 1, norm_N), 1.0)[:, None] * moved_ND
@@ -169,7 +171,7 @@ def _prefix(model: Model, rows: Rows, layer: int, shape: Shape):
 
     prefix_BP = position_BT[:, : shape.prefix]
     _, cache = run_collecting(model, h_BTD[:, : shape.prefix], causal(prefix_BP), layer + 1, model.config.L)
-    position_BU = rows.subject_B[:, None] + jnp.arange(shape.suffix)
+    position_BU = jnp.asarray(rows.subject_B)[:, None] + jnp.arange(shape.suffix)
     h_BUD = jnp.take_along_axis(h_BTD, jnp.minimum(position_BU, T - 1)[..., None], axis=1)
     sees_prefix_BUP = jnp.broadcast_to((prefix_BP < rows.subject_B[:, None])[:, None], (B, shape.suffix, shape.prefix))
     mask_BUS = jnp.concatenate([sees_prefix_BUP, causal(position_BU).mask_BTS], axis=-1)
