@@ -8,6 +8,7 @@ import difflib
 import importlib
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def run(argv: list[str]) -> int:
         return 0
     if argv[1] not in names():
         close = difflib.get_close_matches(argv[1], names(), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = f"; did you mean {close[0]!r}?" if close else "."
         return _fail(f"unknown command {argv[1]!r}{hint} Commands: {', '.join(names())}")
     command = importlib.import_module(f"jaxedit.cli.{argv[1]}")
     logging.basicConfig(level=logging.WARNING, format="jaxedit: %(message)s", stream=sys.stderr)
@@ -59,7 +60,7 @@ def run(argv: list[str]) -> int:
     except (ValueError, KeyError, AttributeError, TypeError, OSError, flags.Error) as error:
         if not isinstance(error, (ValueError, OSError, flags.Error)) and not _from_configuration(error):
             raise
-        return _fail(" ".join(str(error).replace("\\n", " ").replace("\\'", "'").strip("'\"").split()))
+        return _fail(_message(error, argv))
     except KeyboardInterrupt:
         print("\njaxedit: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
@@ -102,13 +103,27 @@ def _from_configuration(error: BaseException) -> bool:
     return False
 
 
+def _message(error: BaseException, argv: list[str]) -> str:
+    """What an error says, in one line."""
+    text = str(error)
+    if isinstance(error, (KeyError, AttributeError)):  # from ml_collections: the key, sometimes with a suggestion
+        key, *hint = re.findall(r"\w+", text.replace("\\n", "\n").replace("Did you mean", "")) or [text]
+        for argument in argv:
+            if re.match(rf"--?config\.(.*\.)?{key}(=|$)", argument):
+                close = f"did you mean {hint[0]!r}?" if hint else "a method's hyper-parameters are --config.editor.NAME=VALUE"
+                return f"{argument}: the configuration has no {key!r} there; {close}"
+    if "Error whilst parsing config file" in text:  # the rest is a traceback
+        text = text.strip().splitlines()[-1]
+    return " ".join(text.split())
+
+
 def _fail(message: str) -> int:
     print(f"jaxedit: error: {message}", file=sys.stderr)
     return 2
 
 
 def _summary(name: str) -> str:
-    source = (Path(__file__).parent / f"{name}.py").read_text()
+    source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
 
 

@@ -48,9 +48,10 @@ def look() -> tuple[dict[str, Any], dict[str, str]]:
         found["devices"] = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
     except Exception as error:  # whatever a broken driver raises
         amiss[f"jax finds no device: {str(error).splitlines()[0]}"] = "JAX_PLATFORMS=cpu runs on the CPU"
-    free_gb = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     total_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    found["memory"] = f"{free_gb:.1f} GB free of {total_gb:.1f} GB, {os.cpu_count()} cores"
+    found["memory"] = f"{total_gb:.1f} GB, {os.cpu_count()} cores"
+    if "SC_AVPHYS_PAGES" in os.sysconf_names:  # not on a Mac
+        found["memory"] += f", {os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB free"
     if total_gb < NEEDED_GB:
         amiss[f"{total_gb:.1f} GB of memory"] = f"{NEEDED_GB:.0f} GB are needed; --config.dtype=bfloat16 halves the model"
     try:

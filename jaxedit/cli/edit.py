@@ -72,12 +72,12 @@ def hyper(text: str) -> tuple[str, Any]:
 
 def save(path: Path, edit: Any) -> None:
     """Writes an edit as a journal's step does."""
-    from safetensors.numpy import save_file
+    import safetensors.numpy
 
     from jaxedit.edits.journal import pack_edit
 
-    arrays, metadata = pack_edit(edit)
-    save_file(arrays, path, metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(safetensors.numpy.save(*pack_edit(edit)))
 
 
 def show(result: dict[str, Any]) -> None:
@@ -87,8 +87,8 @@ def show(result: dict[str, Any]) -> None:
 
     from jaxedit.study.report import number
 
-    console = Console()
-    console.print(f"[bold]{result['request']}[/bold] with {result['method']} in {result['model']}\n", highlight=False)
+    console = Console(markup=False, emoji=False)  # facts and continuations may hold brackets
+    console.print(f"{result['request']} with {result['method']} in {result['model']}\n", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for title in ("before", "after"):

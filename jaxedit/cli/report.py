@@ -37,7 +37,7 @@ def show(folder: Path, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False, emoji=False)  # facts may hold brackets
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in HEADER:
         table.add_column(title, justify="left" if title in ("edit", "P(new)", "says it", "outcome") else "right")

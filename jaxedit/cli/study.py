@@ -1,8 +1,8 @@
 """Edit facts one after the other and measure the model after each: the main job.
 
-    jaxedit study                                        the built-in facts on SmolLM2-135M
-    jaxedit study --config=configs/sequential.py:gpt2-xl --workdir=runs/gpt2-xl
-    jaxedit study --config.editor.method=rome --config.editor.v_lr=0.3 --config.n_facts=16
+    jaxedit study                   the built-in facts on SmolLM2-135M
+    jaxedit study --config=configs/paper.py:gpt2-xl --config.facts=counterfact.json --config.texts=ME-PPL_50.json
+    jaxedit study --config.editor.v_lr=0.3 --config.n_facts=16 --workdir=runs/slower
 
 An interrupted study goes on with the same command. The report lies in the work directory.
 """
@@ -31,8 +31,9 @@ def main() -> None:
 
     path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     folder = Path(FLAGS.workdir or f"runs/{Path(path).stem}{'-' + argument if argument else ''}")
+    config = FLAGS.config
     with StepBar() as bar:
-        study(FLAGS.config, folder, bar.step)
+        study(config, folder, bar.step)
     show(folder, FLAGS.json)
 
 
@@ -43,22 +44,26 @@ class StepBar:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False, emoji=False)  # facts may hold brackets
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self.bar = Progress(*columns, console=self.console)
         self.task = self.bar.add_task("loading the model", total=None)
 
     def __enter__(self) -> "StepBar":
-        self.bar.start()
+        if self.console.is_interactive:  # a log needs no bar before there is a step
+            self.bar.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.bar.stop()
+        self.bar.update(self.task, visible=self.bar.tasks[0].total is not None)  # nothing was begun: nothing to show
+        if self.bar.live.is_started:
+            self.bar.stop()
 
     def step(self, record: dict[str, Any], total: int) -> None:
         """Shows one step."""
         from jaxedit.study.report import name_of, number, outcome
 
+        self.bar.start()
         if "error" in record:
             self.bar.print(f"{record['step']:4d}  {name_of(record)}: {record['error']}")
         elif record["step"] == 0:

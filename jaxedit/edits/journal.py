@@ -50,7 +50,7 @@ class Journal:
         line = json.dumps(plain({**record, "arrays": f"steps/{path.name}"}), ensure_ascii=False) + "\n"
         whole = lines.stat().st_size if lines.exists() else 0
         try:
-            _write(path, save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, dict(metadata)))
+            _write(path, save({k: np.asarray(v) for k, v in arrays.items()}, dict(metadata)))
             with lines.open("ab") as file:
                 file.write(line.encode())
                 file.flush()
@@ -83,21 +83,22 @@ def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ..
     path = folder / "run.json"
     if path.exists():
         try:
-            old = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            old = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
             raise ValueError(f"{path} is not JSON ({error}): is {folder} a study's work directory?") from error
-        a, b = flatten(old), flatten(run_now)
+        a, b = flatten(old if isinstance(old, dict) else {}), flatten(run_now)
         differing = sorted(key for key in {*a, *b} if a.get(key) != b.get(key) and not key.startswith(may_differ or ("\0",)))
         if differing:
             shown = "; ".join(f"{key}: {_short(a.get(key))} there, {_short(b.get(key))} now" for key in differing[:6])
             raise ValueError(f"{folder} belongs to another study. {shown}. Give another --workdir, or the same configuration")
-    elif folder.exists() and any(folder.iterdir()):
+        if old != run_now:
+            _write(path, _pretty(run_now))
+    elif folder.exists() and not _is_barely_begun(folder):
         raise ValueError(f"{folder} is not empty and is not a study's work directory; give another --workdir")
     else:
         (folder / "steps").mkdir(parents=True, exist_ok=True)
-        _write(path, (json.dumps(run_now, indent=2, ensure_ascii=False) + "\n").encode())
-        old = run_now
-    return Journal(folder, old, read_steps(folder, repair=True))
+        _write(path, _pretty(run_now))
+    return Journal(folder, run_now, read_steps(folder, repair=True))
 
 
 def read_journal(folder: Path) -> Journal:
@@ -109,7 +110,7 @@ def read_journal(folder: Path) -> Journal:
     path = folder / "run.json"
     if not path.is_file():
         raise ValueError(f"{folder} is not a study's work directory: it has no run.json")
-    return Journal(folder, json.loads(path.read_text()), read_steps(folder, repair=False))
+    return Journal(folder, json.loads(path.read_text(encoding="utf-8")), read_steps(folder, repair=False))
 
 
 def read_steps(folder: Path, repair: bool) -> list[Step]:
@@ -129,7 +130,7 @@ def read_steps(folder: Path, repair: bool) -> list[Step]:
             record = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
             record = None
-        if record is None:
+        if not isinstance(record, dict) or "arrays" not in record:
             if at + len(line) < len(content):
                 raise ValueError(f"{path}, line {number} is damaged, and more lines follow; restore it from a copy")
             if repair:
@@ -196,6 +197,15 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def _is_barely_begun(folder: Path) -> bool:
+    """Whether a folder is empty, or a study was interrupted in it (a full disk, say) before it had its run.json."""
+    return all(path.name == "run.part" or (path.name == "steps" and not any(path.iterdir())) for path in folder.iterdir())
+
+
+def _pretty(run: Mapping[str, Any]) -> bytes:
+    return (json.dumps(run, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -123,4 +123,5 @@ def next_token_losses(model: Model, h_BTD, target_BT) -> tuple[jax.Array, jax.Ar
     lowest_BT = jnp.full(target_BT.shape, jnp.finfo(jnp.float32).min)
     carry = (lowest_BT, jnp.zeros(target_BT.shape), lowest_BT)
     highest_BT, total_BT, chosen_BT = jax.lax.fori_loop(0, -(-per_shard // width), chunk, carry)
-    return highest_BT + jnp.log(total_BT) - chosen_BT, chosen_BT == highest_BT
+    nll_BT = highest_BT + jnp.log(total_BT) - chosen_BT
+    return nll_BT, (chosen_BT == highest_BT) & jnp.isfinite(nll_BT)

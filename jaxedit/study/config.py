@@ -1,6 +1,7 @@
 """A study's configuration: every key there is, its default, and the editor built from it."""
 
 import dataclasses
+import difflib
 import importlib.util
 import typing
 from pathlib import Path
@@ -10,14 +11,16 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 import jaxedit
-from jaxedit.editors import Editor, defaults_of, hyper_types, make_editor
+from jaxedit.editors import Editor, defaults_of, hyper_types, make_editor, names
+
+GUARD = dict(max_ppl_ratio=2.0, action="rollback")
 
 
 def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     """All keys of a study; `hyper` are the method's hyper-parameters under their published names.
 
     Raises:
-      ValueError: on an unknown method.
+      ValueError: on an unknown method or hyper-parameter.
     """
     config = ConfigDict()
     config.model = "smollm2-135m"  # a name, an HF directory or hub id, a .gguf file
@@ -27,13 +30,15 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     config.n_facts = 0  # take the first so many facts; 0: all
     config.texts = "builtin"  # the texts whose perplexity is measured: a .json, .jsonl or .txt file
     config.mode = "sequential"  # or "single": every edit on the untouched model
-    config.guard = ConfigDict(dict(max_ppl_ratio=2.0, action="rollback"))
+    config.guard = ConfigDict(GUARD)
     config.editor = editor_config(method, **hyper)
     return config
 
 
 def editor_config(method: str, **hyper: Any) -> ConfigDict:
     """A method's hyper-parameters, those without a default as typed placeholders, so that flags can override each."""
+    if method not in names():
+        raise ValueError(f"unknown method {method!r}{_instead(method, names())} Methods: {', '.join(names())}")
     config = ConfigDict(dict(method=method))
     types = hyper_types(method)
     for name, default in defaults_of(method).items():
@@ -43,8 +48,33 @@ def editor_config(method: str, **hyper: Any) -> ConfigDict:
             value = placeholder(typing.get_origin(kinds[0]) or kinds[0])
         config[name] = value
     if hyper:
-        raise ValueError(f"{method} has no hyper-parameter {', '.join(hyper)}; it has {', '.join(defaults_of(method))}")
+        known = list(defaults_of(method))
+        unknown = next(iter(hyper))
+        raise ValueError(f"{method} has no hyper-parameter {unknown!r}{_instead(unknown, known)} It has: {', '.join(known)}")
     return config
+
+
+def plain_config(config: ConfigDict) -> dict[str, Any]:
+    """A study's configuration as nested dictionaries with exactly the keys of `default_config`; an editor's are its own.
+
+    Raises:
+      ValueError: on a key that is unknown or missing.
+    """
+    keys = config.to_dict()
+    for prefix, given, default in (("", keys, default_config().to_dict()), ("guard.", keys.get("guard", {}), GUARD)):
+        for key in given:
+            if key not in default:
+                hint = _instead(key, list(default))
+                raise ValueError(f"the configuration has the unknown key '{prefix}{key}'{hint} Known: {', '.join(default)}")
+        missing = [f"{prefix}{key}" for key in default if key not in given]
+        if missing:
+            raise ValueError(f"the configuration has no {', '.join(missing)}; begin with jaxedit.study.config.default_config")
+    return keys
+
+
+def _instead(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def editor_from(config: dict[str, Any], **override: Any) -> Editor:

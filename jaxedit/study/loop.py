@@ -26,7 +26,7 @@ from jaxedit.models.generate import generate
 from jaxedit.models.load import load
 from jaxedit.models.model import Model, with_slots
 from jaxedit.models.score import Packed
-from jaxedit.study.config import editor_from
+from jaxedit.study.config import editor_from, plain_config
 from jaxedit.study.guard import Guard
 
 MODES = ("sequential", "single")
@@ -75,19 +75,28 @@ def study(
         record, arrays = _baseline_record(progress.base)
         journal.append(record, arrays, {})
         on_step(record, len(setting.requests))
+    if journal.steps and _ends(setting, journal.steps[-1].record):
+        return workdir
     for number in range(max(len(journal.steps), 1), len(setting.requests) + 1):
         progress, record, edit = _step(setting, progress, number)
         journal.append(record, *(pack_edit(edit) if edit else ({}, {})))
         on_step(record, len(setting.requests))
-        if record["guard"] and setting.guard.action == "stop":
+        if _ends(setting, record):
             break
     return workdir
 
 
+def _ends(setting: Setting, record: dict[str, Any]) -> bool:
+    """Whether a study stops for good with this step."""
+    return setting.guard.action == "stop" and bool(record.get("guard"))
+
+
 def _set_up(config: ConfigDict, workdir: Path) -> tuple[Setting, Any, dict[str, Any]]:
-    keys: dict[str, Any] = config.to_dict()
+    keys = plain_config(config)
     if keys["mode"] not in MODES:
         raise ValueError(f"mode={keys['mode']!r}: expected one of {', '.join(MODES)}")
+    if keys["n_facts"] < 0:
+        raise ValueError(f"n_facts={keys['n_facts']}: expected a number of facts, or 0 for all")
     guard = Guard(**keys["guard"])
     asked, texts = read_requests(keys["facts"]), read_texts(keys["texts"])
     requests = asked.requests[: keys["n_facts"] or None]
@@ -114,8 +123,8 @@ def saved_templates(workdir: Path) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
     try:
-        templates = json.loads(path.read_text()).get("context_templates")
-    except json.JSONDecodeError:
+        templates = json.loads(path.read_text(encoding="utf-8")).get("context_templates")
+    except (ValueError, AttributeError):
         return None  # open_journal says what is wrong with it
     return tuple(templates) if templates else None
 
@@ -135,12 +144,18 @@ def _replay(setting: Setting, state: Any, journal: Journal) -> Progress:
 
 def read_baseline(step: Step) -> Perplexity:
     """The unedited model's perplexity, from a journal's first step."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     if step.arrays is None:
         raise ValueError("the journal's first step has no arrays; the folder is not a study's")
-    arrays = load_file(step.arrays)
-    return Perplexity(arrays["nll_nats"], arrays["n_tokens"])
+    try:
+        arrays = load_file(step.arrays)
+        return Perplexity(arrays["nll_nats"], arrays["n_tokens"])
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(
+            f"{step.arrays} does not hold the unedited model's losses ({error}); restore it from a copy"
+        ) from error
 
 
 def _baseline_record(base: Perplexity) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -162,20 +177,20 @@ def _step(setting: Setting, progress: Progress, number: int) -> tuple[Progress, 
         "guard": "",
     }
     watch = Stopwatch()
+    question = request.question
     try:
         edit, state, info = setting.editor.edit(progress.model, [request], progress.state)
-    except ValueError as error:  # this request cannot be edited; the study goes on without it
+        watch.lap("edit")
+        edited = apply(progress.model, edit)
+        watch.lap("apply")
+        (before,), (fact,) = facts(setting.unedited, [request]), facts(edited, [request])
+        watch.lap("facts")
+        says = generate(edited, [question], max_new_tokens=SAYS_TOKENS)[0].removeprefix(question)
+        watch.lap("generate")
+    except ValueError as error:  # this request cannot be edited or measured; the study goes on without it
         return progress, record | {"error": str(error), "time_s": watch.read()}, None
-    watch.lap("edit")
-    edited = apply(progress.model, edit)
-    watch.lap("apply")
     after = perplexity(edited, setting.packed)
     watch.lap("perplexity")
-    (before,), (fact,) = facts(setting.unedited, [request]), facts(edited, [request])
-    watch.lap("facts")
-    question = request.question
-    says = generate(edited, [question], max_new_tokens=SAYS_TOKENS)[0].removeprefix(question)
-    watch.lap("generate")
     guard = setting.guard.trips(after, progress.base, edit.norm)
     kept = not setting.single and (not guard or setting.guard.action == "record")
     difference, stderr = after.versus(progress.base)

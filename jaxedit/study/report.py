@@ -9,6 +9,7 @@ from jaxedit.edits.journal import Journal, read_journal
 from jaxedit.edits.request import Request
 
 COLLAPSE_PPL = 1000  # the papers' criterion
+HIGHEST_PPL = 1e100  # what the figure draws larger ones as, infinite ones included
 
 
 def report(folder: Path) -> Path:
@@ -20,7 +21,7 @@ def report(folder: Path) -> Path:
     journal = read_journal(folder)
     steps = edit_steps(journal)
     figure(journal, folder / "perplexity")
-    (folder / "report.md").write_text(markdown(journal, steps))
+    (folder / "report.md").write_text(markdown(journal, steps), encoding="utf-8")
     return folder / "report.md"
 
 
@@ -103,7 +104,7 @@ def summary(journal: Journal, steps: list[dict[str, Any]]) -> list[str]:
 
 def markdown(journal: Journal, steps: list[dict[str, Any]]) -> str:
     """The report as Markdown."""
-    escape = lambda text: text.replace("|", "\\|").replace("\n", "⏎")  # noqa: E731
+    escape = lambda text: text.replace("|", "\\|").replace("\r", "⏎").replace("\n", "⏎")  # noqa: E731
     table = ["| " + " | ".join(map(escape, cells)) + " |" for cells in [HEADER, *map(row, steps)]]
     table.insert(1, "|---:|---|---:|---:|---|---|---:|---|")
     said = [
@@ -122,31 +123,35 @@ def markdown(journal: Journal, steps: list[dict[str, Any]]) -> str:
         + ["## What the model says right after each edit", "", "| # | edit | continuation |", "|---:|---|---|", *said, ""]
         + failed
         + ["## Time", "", f"{times} in {len(steps)} edits.", "", "## Configuration", "", "```json"]
-        + [(journal.folder / "run.json").read_text().strip(), "```", ""]
+        + [(journal.folder / "run.json").read_text(encoding="utf-8").strip(), "```", ""]
     )
 
 
 def figure(journal: Journal, path: Path) -> None:
-    """Perplexity after each edit on a logarithmic axis, as path.png and path.pdf; readable in greyscale."""
+    """Perplexity after each edit on a logarithmic axis, as path.png and path.pdf; readable in greyscale.
+
+    A perplexity that is not finite is drawn at ten times the highest of the others.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    last = edit_steps(journal)[-1]["step"]
     steps = [record for record in edit_steps(journal) if "error" not in record]
-    x = np.array([record["step"] for record in steps])
-    ppl = np.array([float(record["perplexity"]["mean"]) for record in steps])
-    base = float(journal.steps[0].record["perplexity"]["mean"])
-    finite = ppl[np.isfinite(ppl)]
-    top = 10.0 * max([COLLAPSE_PPL, *finite])
-    shown = np.where(np.isfinite(ppl), ppl, top)
+    x = np.array([record["step"] for record in steps], int)
+    unedited = float(journal.steps[0].record["perplexity"]["mean"])
+    ppl = np.array([unedited] + [float(record["perplexity"]["mean"]) for record in steps])
+    top = 10.0 * min(HIGHEST_PPL, max([COLLAPSE_PPL, *ppl[np.isfinite(ppl)]]))
+    base, *rest = np.where(np.isfinite(ppl), np.minimum(ppl, top), top)
+    shown = np.array(rest)
     kept = np.array([record["kept"] for record in steps], bool)
     flagged = np.array([bool(record["guard"]) for record in steps], bool)
     single = journal.run["config"]["mode"] == "single"
 
     figure_, axes = pyplot.subplots(figsize=(7.0, 3.6), layout="constrained")
     axes.axhline(COLLAPSE_PPL, color="0.25", linestyle="--", linewidth=1)
-    axes.text(x[-1] + 0.4, COLLAPSE_PPL * 1.12, "collapse: 1000", color="0.25", fontsize=8, ha="right", va="bottom")
+    axes.text(last + 0.4, COLLAPSE_PPL * 1.12, "collapse: 1000", color="0.25", fontsize=8, ha="right", va="bottom")
     axes.axhline(base, color="0.6", linestyle=":", linewidth=1)
     if kept.any():
         axes.plot(np.r_[0, x[kept]], np.r_[base, shown[kept]], color="0.45", linewidth=1, zorder=2)
@@ -166,20 +171,21 @@ def figure(journal: Journal, path: Path) -> None:
             f"{steps[i]['subject']} → {steps[i]['target_new']}",
             (x[i], shown[i]),
             textcoords="offset points",
-            xytext=(7, 0) if x[i] < 0.75 * x[-1] else (-7, 0),
-            ha="left" if x[i] < 0.75 * x[-1] else "right",
+            xytext=(7, 0) if x[i] < 0.75 * last else (-7, 0),
+            ha="left" if x[i] < 0.75 * last else "right",
             va="center",
             fontsize=8,
+            parse_math=False,
         )
     axes.set_yscale("log")
-    axes.set_ylim(bottom=min(base, *shown) / 2, top=max(top / 3, max(shown) * 3))
-    axes.set_xlim(-0.5, x[-1] + 0.8)
+    axes.set_ylim(bottom=min(base, *shown) / 2, top=max(top / 3, 3 * max(base, *shown)))
+    axes.set_xlim(-0.5, last + 0.8)
     axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
     axes.set_xlabel("edit")
     axes.set_ylabel("perplexity (mean over texts)")
-    config = journal.run["config"]
-    axes.set_title(f"{config['editor']['method'].upper()} on {config['model']}: perplexity after each edit", fontsize=10)
-    axes.text(0.1, base * 0.93, f"unedited: {number(base)}", color="0.4", fontsize=8, va="top")
+    method, model = journal.run["config"]["editor"]["method"], journal.run["config"]["model"]
+    axes.set_title(f"{method.upper()} on {model}: perplexity after each edit", fontsize=10, parse_math=False)
+    axes.text(0.1, base * 0.93, f"unedited: {number(unedited)}", color="0.4", fontsize=8, va="top")
     axes.legend(frameon=False, fontsize=8, loc="upper right")
     axes.spines[["top", "right"]].set_visible(False)
     for suffix in (".png", ".pdf"):
