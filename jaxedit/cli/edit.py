@@ -72,12 +72,10 @@ def hyper(text: str) -> tuple[str, Any]:
 
 def save(path: Path, edit: Any) -> None:
     """Writes an edit as a journal's step does."""
-    import safetensors.numpy
-
-    from jaxedit.edits.journal import pack_edit
+    from jaxedit.edits.journal import file_of, pack_edit
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(safetensors.numpy.save(*pack_edit(edit)))
+    path.write_bytes(file_of(*pack_edit(edit)))
 
 
 def show(result: dict[str, Any]) -> None:

@@ -50,7 +50,7 @@ class Journal:
         line = json.dumps(plain({**record, "arrays": f"steps/{path.name}"}), ensure_ascii=False) + "\n"
         whole = lines.stat().st_size if lines.exists() else 0
         try:
-            _write(path, save({k: np.asarray(v) for k, v in arrays.items()}, dict(metadata)))
+            _write(path, file_of(arrays, metadata))
             with lines.open("ab") as file:
                 file.write(line.encode())
                 file.flush()
@@ -152,6 +152,12 @@ def pack_edit(edit: Edit) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         described.append({"kind": type(delta).__name__, "weight": delta.weight, "layer": delta.layer})
         arrays |= {f"{i}/{field}": getattr(delta, field) for field in delta._fields[2:]}
     return arrays, {"deltas": json.dumps(described), "hf_layout": json.dumps(dict(edit.hf_layout))}
+
+
+def file_of(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """Arrays and metadata as the content of a .safetensors file."""
+    # safetensors writes an array's memory as it lies, so one in Fortran's order would come back scrambled.
+    return save({name: np.asarray(array, order="C") for name, array in arrays.items()}, dict(metadata))
 
 
 def read_edit(path: Path) -> Edit:

@@ -40,13 +40,27 @@ class Tokenizer:
 
 
 def last_token_of(offsets: list[tuple[int, int]], end: int) -> int:
-    """The index of the last token that begins before character `end`: the last token of a subject that ends there."""
-    return max(i for i, (start, _) in enumerate(offsets) if start < end)
+    """The index of the last token that begins before character `end`: the last token of a subject that ends there.
+
+    Raises:
+      ValueError: where there is none, since the tokenizer knows none of the characters.
+    """
+    at = max((i for i, (start, _) in enumerate(offsets) if start < end), default=None)
+    if at is None:
+        raise ValueError(f"no token begins before character {end}: the tokenizer gave no token for the subject")
+    return at
 
 
 def first_token_after(offsets: list[tuple[int, int]], start: int) -> int:
-    """The index of the first token that reaches beyond character `start`: the first token of a target after a prompt."""
-    return next(i for i, (_, end) in enumerate(offsets) if end > start)
+    """The index of the first token that reaches beyond character `start`: the first token of a target after a prompt.
+
+    Raises:
+      ValueError: where there is none, since the tokenizer knows none of the characters.
+    """
+    at = next((i for i, (_, end) in enumerate(offsets) if end > start), None)
+    if at is None:
+        raise ValueError(f"no token reaches beyond character {start}: the tokenizer gave no token for the target")
+    return at
 
 
 _FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))

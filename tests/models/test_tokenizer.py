@@ -239,3 +239,11 @@ def test_offsets_with_and_without_their_space(trim):
     assert first_token_after(offsets, len("a To")) == 2
     assert first_token_after(offsets, len("a To ")) == 2
     assert first_token_after(offsets, 0) == 0
+
+
+def test_text_of_which_the_tokenizer_knows_nothing(tiny_checkpoint):
+    tokenizer = from_directory(tiny_checkpoint("llama"))
+    with pytest.raises(ValueError, match=r"no token begins before character 2: .* for the subject"):
+        last_token_of(tokenizer.encode_with_ends("東京")[1], 2)
+    with pytest.raises(ValueError, match=r"no token reaches beyond character 5: .* for the target"):
+        first_token_after(tokenizer.encode_with_ends("He is東京")[1], 5)
