@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+import dataclasses
 import functools
 import json
 import string
@@ -38,6 +39,27 @@ def shared() -> Path:
 def golden(shared):
     """A function: family -> its golden model; each is loaded once."""
     return functools.cache(lambda family: jaxedit.load(str(shared / "golden" / family)))
+
+
+@pytest.fixture(scope="session")
+def golden_edited(golden):
+    """A function: family -> its golden model as the reference implementations saw it while they edited.
+
+    Their tokenizer also returned token_type_ids, all 0. GPT-2 and GPT-J look these up in the token embedding and add what
+    they find, so while editing (not for logits, perplexity and second moments) row 0 was added at every position.
+    """
+
+    @functools.cache
+    def load(family: str):
+        model = golden(family)
+        base, row_D = model.base, model.base["embed/tokens"][0]
+        if family == "gpt2":  # its embedding is also its head, so the row goes to the positions
+            base = base | {"embed/positions": base["embed/positions"] + row_D}
+        if family == "gptj":
+            base = base | {"embed/tokens": base["embed/tokens"] + row_D}
+        return dataclasses.replace(model, base=base)
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from jaxedit.models.model import Model
 from jaxedit.solving.moments import Stats
 from jaxedit.solving.solve import solve, whitener
 from jaxedit.solving.target import TargetHyper, Targets, optimise
-from jaxedit.solving.templates import sample_templates
+from jaxedit.solving.templates import check_template, sample_templates
 
 WEIGHT = "mlp/w_down"
 
@@ -65,6 +65,11 @@ def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState
     """Checks the hyper-parameters against the model, samples the templates, factorises the second moment."""
     if not 0 <= hyper.layer < model.config.L - 1:
         raise ValueError(f"layer={hyper.layer}: {model.companion.source} can be edited at layers 0 to {model.config.L - 2}")
+    hyper.target().check()
+    if hyper.fact_token != "subject_last":
+        raise ValueError(f"fact_token={hyper.fact_token!r}: expected 'subject_last'")
+    if isinstance(hyper.context_templates, str):
+        raise ValueError(f"context_templates={hyper.context_templates!r}: expected a list of texts with one {{}} each")
     if hyper.v_loss_layer not in (None, model.config.L - 1):
         raise ValueError(
             f"v_loss_layer={hyper.v_loss_layer}: the reference reads the logits of the last layer, here {model.config.L - 1}"
@@ -75,6 +80,8 @@ def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState
     if stats is not None and hyper.mom2_adjustment is not False:
         factor = jnp.asarray(whitener(stats.of(model, hyper.layer)))
     templates = hyper.context_templates or sample_templates(model, hyper.seed)
+    for template in templates:
+        check_template(template)
     return RankOneState(tuple(templates), factor)
 
 

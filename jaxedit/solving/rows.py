@@ -54,12 +54,7 @@ def fill(tokenizer: Tokenizer, template: str, prompt: str, subject: str, target:
     """Tokenises template(prompt(subject)), followed by one space and the target where there is one.
 
     The subject's last token is found by character offsets in the whole text, so it is right whatever merges with what.
-
-    Raises:
-      ValueError: where the template does not have exactly one `{}`.
     """
-    if template.count("{}") != 1:
-        raise ValueError(f"the context template {template!r} must have exactly one {{}}, where the prompt goes")
     before, after = template.split("{}")
     prompt_before, prompt_after = prompt.split("{}")
     head = before + prompt_before + subject

@@ -69,7 +69,7 @@ def test_undo_is_bit_exact(case):
 
 
 def test_edit_survives_the_journal(case, tmp_path):
-    model, _, editor, edit, _, _ = case
+    _, _, editor, edit, _, _ = case
     journal = open_journal(tmp_path / "run", {"editor": editor.name})
     journal.append({"step": 0}, *pack_edit(edit))
     again = read_edit(tmp_path / "run" / "steps" / "000000.safetensors")
