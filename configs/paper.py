@@ -12,7 +12,7 @@ Sequential edits, the 107 hard cases and then as many normal ones (section 5):
 The guard only records, as in the paper; --config.guard.action=rollback shows what a guard saves. Files: CounterFact in its
 original or flat form, ME-PPL from the authors' repository. Hardware: gpt2-xl fits one 16 GB accelerator in float32,
 gpt-j-6b and llama-2-7b one 24 GB accelerator in bfloat16. Time: not measured here; the journal's `time_s` says it for each
-edit, and a study of 21,919 single edits can be cut into parts with --config.n_facts.
+edit, and a study of 21,919 single edits can be run in stages by raising --config.n_facts.
 
 Expected. Unedited perplexity on ME-PPL_50: 68.77, 49.04, 33.18 (gpt2-xl, gpt-j-6b, llama-2-7b). Of 21,919 single edits 77,
 85 and 21 take it over 1000. In sequence on hard cases it passes 1000 after 6, 2 and 2 edits; on normal ones it ends at 74.5,

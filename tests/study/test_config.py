@@ -110,7 +110,7 @@ def test_a_missing_key_is_named():
     del config.guard.action
     with pytest.raises(ValueError, match="the configuration has no mode; begin with"):
         plain_config(config)
-    with pytest.raises(ValueError, match="the configuration has no dtype, editor, .*, model, n_facts"):
+    with pytest.raises(ValueError, match=r"the configuration has no dtype, editor, .*, model, n_facts"):
         plain_config(ConfigDict())
 
 
