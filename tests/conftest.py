@@ -46,7 +46,7 @@ def golden_edited(golden):
     """A function: family -> its golden model as the reference implementations saw it while they edited.
 
     Their tokenizer also returned token_type_ids, all 0. GPT-2 and GPT-J look these up in the token embedding and add what
-    they find, so while editing (not for logits, perplexity and second moments) row 0 was added at every position.
+    they find, so in ROME and the MEMIT family (not in fine-tuning, logits and second moments) row 0 was added everywhere.
     """
 
     @functools.cache

@@ -6,6 +6,7 @@ The file name is the method's name ("c-rome" is `c_rome.py`). A file offers `Hyp
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import typing
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from jaxedit.edits.edit import Edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
+from jaxedit.solving import spread
 from jaxedit.solving.moments import Stats
 
 
@@ -70,6 +72,18 @@ def make_editor(name: str, **hyper: Any) -> Editor:
     if missing:
         raise ValueError(f"{name} needs {', '.join(f'{key}=' for key in missing)}")
     return module.make(module.Hyper(**hyper))
+
+
+def batch_editor(name: str, hyper: spread.SpreadHyper, recipe: spread.Recipe) -> Editor:
+    """The editor of a method that writes batches of facts over several layers."""
+    return Editor(
+        name=name,
+        hyper=hyper,
+        slots={spread.WEIGHT: tuple(hyper.layers)},
+        init=functools.partial(spread.init, hyper, recipe),
+        edit=functools.partial(spread.edit, hyper, recipe),
+        absorb=spread.absorb,
+    )
 
 
 def defaults_of(name: str) -> dict[str, Any]:

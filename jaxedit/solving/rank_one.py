@@ -10,7 +10,6 @@ prompt; 2406.11263, section 3). C is the second moment of the layer's keys, or t
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,7 +17,7 @@ from jaxedit.edits.edit import LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
 from jaxedit.solving.moments import Stats
-from jaxedit.solving.solve import solve, whitener
+from jaxedit.solving.solve import Metric, solve, whitener
 from jaxedit.solving.target import TargetHyper, Targets, optimise
 from jaxedit.solving.templates import check_template, sample_templates
 
@@ -51,14 +50,15 @@ class RankOneHyper:
 
     def target(self) -> TargetHyper:
         """The part that the target's optimisation takes."""
-        return TargetHyper(**{field.name: getattr(self, field.name) for field in dataclasses.fields(TargetHyper)})
+        names = [field.name for field in dataclasses.fields(TargetHyper) if hasattr(self, field.name)]
+        return TargetHyper(**{name: getattr(self, name) for name in names})
 
 
 class RankOneState(NamedTuple):
-    """What an edit needs besides the model: templates, and L^-1 of the second moment (None: identity)."""
+    """What an edit needs besides the model: the templates, and the second moment as a metric of keys."""
 
     context_templates: tuple[str, ...]
-    whitener_MF: jax.Array | None
+    metric: Metric
 
 
 def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState:
@@ -76,13 +76,13 @@ def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState
         )
     if hyper.mom2_adjustment and stats is None:
         raise ValueError("mom2_adjustment=True needs second moments: give stats=, or set mom2_adjustment=False for C = I")
-    factor = None
+    metric = Metric()
     if stats is not None and hyper.mom2_adjustment is not False:
-        factor = jnp.asarray(whitener(stats.of(model, hyper.layer)))
+        metric = Metric(jnp.asarray(whitener(stats.of(model, hyper.layer))))
     templates = hyper.context_templates or sample_templates(model, hyper.seed)
     for template in templates:
         check_template(template)
-    return RankOneState(tuple(templates), factor)
+    return RankOneState(tuple(templates), metric)
 
 
 def edit(
@@ -98,7 +98,7 @@ def edit(
     right_F = found.bare_key_NF[0] if mixed_keys else left_F
     now_D = found.bare_value_ND[0] if mixed_keys else found.value_NRD[0].mean(axis=0)
     wanted_D = found.init_ND[0] + found.delta_ND[0]
-    solution = solve(state.whitener_MF, left_F[:, None], right_F[:, None], (wanted_D - now_D)[None], 0.0)
+    solution = solve(state.metric, left_F[:, None], right_F[:, None], (wanted_D - now_D)[None], 0.0)
     made = make_edit(model, [LowRank(WEIGHT, hyper.layer, solution.u_FR, solution.v_RD)])
     return made, state, _info(found, solution, wanted_D - now_D)
 
@@ -117,5 +117,5 @@ def _info(found: Targets, solution, residual_D) -> dict[str, float]:
         "init_norm": float(np.linalg.norm(found.init_ND[0])),
         "delta_norm": float(np.linalg.norm(found.delta_ND[0])),
         "residual_norm": float(np.linalg.norm(residual_D)),
-        "v_norm": float(jnp.linalg.norm(solution.v_RD)),
+        "v_norm": float(np.linalg.norm(solution.v_RD)),
     }

@@ -44,10 +44,19 @@ class Rows(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """The static sizes of `Rows`: the padded prefix and suffix lengths."""
+    """The static sizes of `Rows`: the padded prefix and suffix lengths, and how many positions a template reads."""
 
     prefix: int
     suffix: int
+    n_read: int
+
+
+class Tokenised(NamedTuple):
+    """A request's rows: one for each template with the target, the bare prompt, and the KL prompt."""
+
+    templates: list[Row]
+    bare: Row
+    kl: Row
 
 
 def fill(tokenizer: Tokenizer, template: str, prompt: str, subject: str, target: str = "") -> Row:
@@ -64,36 +73,44 @@ def fill(tokenizer: Tokenizer, template: str, prompt: str, subject: str, target:
     return Row(tokens, last_token_of(ends, len(head)), first_target)
 
 
-def request_rows(model: Model, request: Request, templates: tuple[str, ...]) -> tuple[list[Row], Row, Row]:
-    """A request's rows: one for each template with the target, the bare prompt, and the KL prompt.
+def tokenise(model: Model, request: Request, templates: tuple[str, ...]) -> Tokenised:
+    """A request in its templates, as tokens.
 
     Raises:
       ValueError: where a row is longer than the model's positions (a subject longer than the context, say).
     """
     tokenizer = model.tokenizer
     target = request.target_new.strip()
-    rows = [fill(tokenizer, template, request.prompt, request.subject, target) for template in templates]
+    filled = [fill(tokenizer, template, request.prompt, request.subject, target) for template in templates]
     bare = fill(tokenizer, "{}", request.prompt, request.subject)
     kl = fill(tokenizer, "{}", KL_TEMPLATE, request.subject)
-    for row in [*rows, bare, kl]:
+    for row in [*filled, bare, kl]:
         model.config.check_length(len(row.tokens), f"the request {request.name[:80]!r} in its templates")
-    return rows, bare, kl
+    return Tokenised(filled, bare, kl)
 
 
-def lay_out(model: Model, requests: list[Request], templates: tuple[str, ...]) -> tuple[Rows, Shape]:
-    """Lays the rows of requests into padded arrays; the number of rows is a multiple of the mesh's data axis."""
+def common_shape(tokenised: list[Tokenised]) -> Shape:
+    """The smallest shape that holds all these requests."""
+    filled = [row for each in tokenised for row in each.templates]
+    rows = [row for each in tokenised for row in (*each.templates, each.bare, each.kl)]
+    return Shape(
+        prefix=round_up(max(row.subject for row in rows), PREFIX_STEP),
+        suffix=round_up(max(len(row.tokens) - row.subject for row in rows), 2),
+        n_read=max(len(row.tokens) - row.first_target for row in filled),
+    )
+
+
+def lay_out(tokenised: list[Tokenised], shape: Shape, n_data: int) -> Rows:
+    """Lays the rows of requests into padded arrays; the number of rows is a multiple of `n_data`."""
     rows: list[Row] = []
     owner: list[int] = []
     first_row, bare_row, kl_row = [], [], []
     read: list[tuple[int, int, int, float]] = []
-    per_request = [request_rows(model, request, templates) for request in requests]
-    # A template reads as many positions as the longest target has tokens; shorter ones are padded with weight 0.
-    n_read = max(len(r.tokens) - r.first_target for filled, _, _ in per_request for r in filled)
-    for n, (filled, bare, kl) in enumerate(per_request):
+    for n, (filled, bare, kl) in enumerate(tokenised):
         first_row.append(len(rows))
         for row in filled:
             n_target = len(row.tokens) - row.first_target
-            for i in range(n_read):
+            for i in range(shape.n_read):  # where a target has fewer tokens, its first is read again with weight 0
                 real = i < n_target
                 at = row.first_target + (i if real else 0)
                 weight = 1.0 / (n_target * len(filled)) if real else 0.0
@@ -103,17 +120,11 @@ def lay_out(model: Model, requests: list[Request], templates: tuple[str, ...]) -
         kl_row.append(len(rows) + 1)
         rows += [bare, kl._replace(tokens=kl.tokens[: kl.subject + 1])]
         owner += [n] * (len(filled) + 2)
-    shape = Shape(
-        prefix=_round_up(max(row.subject for row in rows), PREFIX_STEP),
-        suffix=_round_up(max(len(row.tokens) - row.subject for row in rows), 2),
-    )
-    n_rows = _round_up(len(rows), model.mesh.shape["data"])
-    token_BT = np.zeros((n_rows, shape.prefix + shape.suffix), np.int32)
-    for b, row in enumerate(rows):
-        token_BT[b, : len(row.tokens)] = row.tokens
+    n_rows = round_up(len(rows), n_data)
+    token_BT = pad_tokens([row.tokens for row in rows], n_rows, shape.prefix + shape.suffix)
     padding = [0] * (n_rows - len(rows))
     read_row, read_offset, read_target, read_weight = zip(*read, strict=True)
-    arrays = Rows(
+    return Rows(
         token_BT,
         subject_B=np.array([row.subject for row in rows] + padding, np.int32),
         request_B=np.array(owner + padding, np.int32),
@@ -125,8 +136,27 @@ def lay_out(model: Model, requests: list[Request], templates: tuple[str, ...]) -
         read_target_Q=np.array(read_target, np.int32),
         read_weight_Q=np.array(read_weight, np.float32),
     )
-    return arrays, shape
 
 
-def _round_up(n: int, step: int) -> int:
+def pad_tokens(token_lists: list[list[int]], n_rows: int, width: int) -> np.ndarray:
+    """Token lists as [n_rows, width], filled up with zeros on the right and below."""
+    token_BT = np.zeros((n_rows, width), np.int32)
+    for b, tokens in enumerate(token_lists):
+        token_BT[b, : len(tokens)] = tokens
+    return token_BT
+
+
+def in_parts(items: list, most: int) -> tuple[list[list], int]:
+    """Cuts a list into parts of one size, at most `most`; the last is filled up with its last item, which is to be ignored.
+
+    Returns:
+      The parts, and the number of items.
+    """
+    size = -(-len(items) // -(-len(items) // most))
+    filled = [*items, *[items[-1]] * (-len(items) % size)]
+    return [filled[i : i + size] for i in range(0, len(filled), size)], len(items)
+
+
+def round_up(n: int, step: int) -> int:
+    """The least multiple of `step` that is at least n."""
     return step * -(-n // step)

@@ -1,11 +1,16 @@
-"""The update of least change that writes given values at given keys.
+"""The one solver that the locate-then-edit methods are instances of: the least change that writes values at keys.
 
-    minimise tr(D^T M D)  subject to  K_right^T D = V          (D = u_FR v_RD, M symmetric positive definite)
-    u = M^-1 K_left,   v = (K_right^T u + g I)^-1 V
+    minimise (1/g) |K^T D - R|^2 + tr(D^T M D)    over D = A D, the columns' side restricted to an allowed subspace
+    D = u_FR v_RD,   u = M^-1 K,   v = (K^T M^-1 K + g I)^-1 R          (g -> 0: the equality constraint K^T D = R)
 
-With K_left = K_right this is the constrained least-squares solution (g = 0) or its relaxation (g = 1). ROME takes
-different keys on the two sides. M is factorised once in float64 on the host; what the device holds is the whitener
-L^-1 (M = L L^T), which keeps small denominators that a float32 inverse would lose.
+M = lambda C + b I + S: the second moment C of the layer's keys, a ridge, and S = H H^T of the keys written before. ROME and
+C-ROME have g = 0 and M = C, and ROME takes other keys on the left than on the right; MEMIT (2210.07229, eq. 14), AlphaEdit
+(2410.02355, eq. 14) and their relatives have g = 1, EMMET (2403.14236, eq. 10) g = 0.1.
+
+lambda C + b I is factorised once, in float64 on the host. The device holds the whitener W with M^-1 = W^T W (L^-1 of a
+Cholesky factorisation, or a basis of the subspace over sqrt(b)), in whose coordinates M is I + W S W^T: an edit costs
+products with W and float64 solves as wide as its keys and the history, and small denominators survive where a float32
+inverse would lose them.
 """
 
 import functools
@@ -15,20 +20,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxedit.edits.edit import Dense, LowRank
 from jaxedit.models.decoder import PRECISION
+
+matmul = functools.partial(jnp.matmul, precision=PRECISION)
+REBASE = 8  # past keys are folded into the whitener when they are more than 1/REBASE of its width
+ROOM = 8  # columns that a history begins with
+
+
+class Metric(NamedTuple):
+    """M of one layer's keys: its whitener (None: the identity) and the whitened keys of past edits (None: none).
+
+    `past_MR` has room for more columns than the `n_past` in use; those hold zeros, which change nothing.
+    """
+
+    whitener_MF: jax.Array | None = None
+    past_MR: jax.Array | None = None
+    n_past: int = 0
 
 
 class Solution(NamedTuple):
-    """`u_FR` with columns of length one, `v_RD`, the n x n matrix K_right^T u, and |K_right^T u v - V| / |V|."""
+    """`u_FR` with columns of length one, `v_RD`, the n x n matrix K_right^T u, and the relative residual of the solve."""
 
     u_FR: jax.Array
-    v_RD: jax.Array
-    product_RR: jax.Array
-    residual: jax.Array
+    v_RD: np.ndarray
+    product_RR: np.ndarray
+    residual: float
 
 
-def whitener(moment_FF: np.ndarray) -> np.ndarray:
-    """L^-1 as float32 [F, F], from a float64 Cholesky factorisation M = L L^T on the host.
+def whitener(moment_FF: np.ndarray, scale: float = 1.0, ridge: float = 0.0) -> np.ndarray:
+    """L^-1 as float32 [F, F], from a float64 Cholesky factorisation scale C + ridge I = L L^T on the host.
 
     Raises:
       ValueError: where the matrix is not positive definite.
@@ -36,32 +57,133 @@ def whitener(moment_FF: np.ndarray) -> np.ndarray:
     import scipy.linalg
 
     moment = np.asarray(moment_FF, np.float64)
+    moment = scale * (moment + moment.T) / 2
+    moment[np.diag_indices_from(moment)] += ridge
     try:
-        lower = scipy.linalg.cholesky((moment + moment.T) / 2, lower=True, overwrite_a=True)
+        lower = scipy.linalg.cholesky(moment, lower=True, overwrite_a=True)
     except np.linalg.LinAlgError as error:
         raise ValueError(
-            f"the second moment ({moment.shape[0]} wide) is not positive definite: {error}. It was gathered from too few "
+            f"the second moment ({len(moment)} wide) is not positive definite: {error}. It was gathered from too few "
             "tokens, or is of low rank; take more than 10 x F tokens, or add a small multiple of the identity"
         ) from error
     return scipy.linalg.solve_triangular(lower, np.eye(len(lower)), lower=True).astype(np.float32)
 
 
-@jax.jit
-def solve(whitener_MF: jax.Array | None, left_FR: jax.Array, right_FR: jax.Array, value_RD: jax.Array, g: float) -> Solution:
+def remember(metric: Metric, key_FR: jax.Array) -> Metric:
+    """M + K K^T. Past keys are kept as factors; when they grow many they are folded into the whitener.
+
+    Room for factors doubles, so that an edit after many compiles nothing new.
+    """
+    white_MR = _whiten(metric.whitener_MF, key_FR)
+    width, n_new = white_MR.shape
+    n_past = metric.n_past + n_new
+    if n_past * REBASE > width:
+        parts = [np.asarray(part, np.float64) for part in (metric.past_MR, white_MR) if part is not None]
+        gram_MM = sum(part @ part.T for part in parts)
+        step_MM = jnp.asarray(whitener(gram_MM, ridge=1.0))  # M is I + P P^T in these coordinates
+        return Metric(step_MM if metric.whitener_MF is None else _product(step_MM, metric.whitener_MF))
+    past_MR = jnp.zeros((width, 0)) if metric.past_MR is None else metric.past_MR
+    room = max(ROOM, 1 << (n_past - 1).bit_length()) - past_MR.shape[1]
+    past_MR = jnp.pad(past_MR, ((0, 0), (0, max(0, room))))
+    past_MR = jax.lax.dynamic_update_slice_in_dim(past_MR, white_MR, metric.n_past, axis=1)
+    return Metric(metric.whitener_MF, past_MR, n_past)
+
+
+def solve(
+    metric: Metric, left_FR: jax.Array, right_FR: jax.Array, value_RD: jax.Array, g: float, dtype: str = "float64"
+) -> Solution:
     """Solves for the factors of the update.
 
     Args:
-      whitener_MF: L^-1 of M; None for M = I.
+      metric: M.
       left_FR: keys that shape the update's input side.
-      right_FR: keys at which the values are written.
+      right_FR: keys at which the values are written; the same as the left ones except in ROME as released.
       value_RD: what to add there.
-      g: 0 for an equality constraint.
+      g: how much a miss is allowed to cost; 0 for an equality constraint.
+      dtype: of the n x n solve, "float64" or "float32".
+
+    Raises:
+      ValueError: where the system is singular (the same key twice with g = 0).
     """
-    matmul = functools.partial(jnp.matmul, precision=PRECISION)
-    u_FR = left_FR if whitener_MF is None else matmul(whitener_MF.T, matmul(whitener_MF, left_FR))
-    u_FR = u_FR / jnp.linalg.norm(u_FR, axis=0, keepdims=True)
-    product_RR = matmul(right_FR.T, u_FR)
-    system_RR = product_RR + g * jnp.eye(product_RR.shape[0])
-    v_RD = jnp.linalg.solve(system_RR, value_RD)
-    residual = jnp.linalg.norm(matmul(system_RR, v_RD) - value_RD) / jnp.linalg.norm(value_RD)
-    return Solution(u_FR, v_RD, product_RR, residual)
+    left_MR, right_MR = _whiten(metric.whitener_MF, left_FR), _whiten(metric.whitener_MF, right_FR)
+    overlap_QR, system_RR = _project(metric, left_MR, right_MR, dtype)
+    value = np.asarray(value_RD, dtype)
+    try:
+        weight_RD = np.linalg.solve(system_RR + g * np.eye(len(value), dtype=dtype), value)
+    except np.linalg.LinAlgError as error:
+        raise ValueError(f"the {len(value)} keys depend on each other, so no update writes all values: {error}") from error
+    u_FR, norm_R = _unwhiten(metric, left_MR, None if overlap_QR is None else jnp.asarray(overlap_QR, jnp.float32))
+    norm_R = np.asarray(norm_R, dtype)
+    v_RD = (norm_R[:, None] * weight_RD).astype(np.float32)
+    wanted = value - g * weight_RD
+    missed = np.asarray(_product(right_FR.T, u_FR, v_RD), np.float64) - wanted
+    residual = float(np.linalg.norm(missed) / max(np.linalg.norm(wanted), np.finfo(np.float32).tiny))
+    return Solution(u_FR, v_RD, system_RR / norm_R, residual)
+
+
+def solve_dense(metric: Metric, key_FR: jax.Array, value_RD: jax.Array, g: float) -> tuple[np.ndarray, float]:
+    """The same update written out [F, D] and its residual, by the F x F form: for as many keys as the weight is wide.
+
+        D = W^T (W K K^T W^T + g (I + P P^T))^-1 W K R,   P = W H
+
+    Raises:
+      ValueError: with g = 0, since so many keys cannot all be met.
+    """
+    if g <= 0:
+        raise ValueError(f"{key_FR.shape[1]} keys of width {key_FR.shape[0]} cannot all be met exactly; edit fewer at once")
+    white = np.asarray(_whiten(metric.whitener_MF, key_FR), np.float64)
+    system_MM = white @ white.T + g * np.eye(len(white))
+    if metric.past_MR is not None:
+        past = np.asarray(metric.past_MR, np.float64)
+        system_MM += g * past @ past.T
+    wanted_MD = white @ np.asarray(value_RD, np.float64)
+    found_MD = np.linalg.solve(system_MM, wanted_MD)
+    residual = float(np.linalg.norm(system_MM @ found_MD - wanted_MD) / np.linalg.norm(wanted_MD))
+    found_MD = found_MD.astype(np.float32)
+    return found_MD if metric.whitener_MF is None else np.asarray(_product(metric.whitener_MF.T, found_MD)), residual
+
+
+def update(
+    metric: Metric, weight: str, layer: int, key_FR: jax.Array, value_RD: jax.Array, g: float, dtype: str
+) -> tuple[LowRank | Dense, float]:
+    """The least change of a layer that writes values at keys, in the smaller of its two forms, and its residual."""
+    F, n = key_FR.shape
+    if n >= F:
+        delta_FD, residual = solve_dense(metric, key_FR, value_RD, g)
+        return Dense(weight, layer, delta_FD), residual
+    found = solve(metric, key_FR, key_FR, value_RD, g, dtype)
+    return LowRank(weight, layer, np.asarray(found.u_FR), found.v_RD), found.residual
+
+
+def _project(metric: Metric, left_MR, right_MR, dtype: str) -> tuple[np.ndarray | None, np.ndarray]:
+    """(I + P^T P)^-1 P^T K_left and K_right^T M^-1 K_left, in whitened coordinates (Woodbury's identity)."""
+    system_RR = np.asarray(_product(right_MR.T, left_MR), dtype)
+    if metric.past_MR is None:
+        return None, system_RR
+    past_QM = metric.past_MR.T
+    gram_QQ, with_left_QR, with_right_QR = (
+        np.asarray(_product(past_QM, other), dtype) for other in (metric.past_MR, left_MR, right_MR)
+    )
+    overlap_QR = np.linalg.solve(gram_QQ + np.eye(len(gram_QQ), dtype=dtype), with_left_QR)
+    return overlap_QR, system_RR - with_right_QR.T @ overlap_QR
+
+
+@jax.jit
+def _whiten(whitener_MF, key_FR):
+    key_FR = jnp.asarray(key_FR, jnp.float32)
+    return key_FR if whitener_MF is None else matmul(whitener_MF, key_FR)
+
+
+@jax.jit
+def _unwhiten(metric: Metric, left_MR, overlap_QR):
+    """M^-1 K_left with columns of length one, and the lengths they had."""
+    if overlap_QR is not None:
+        left_MR = left_MR - matmul(metric.past_MR, overlap_QR)
+    u_FR = left_MR if metric.whitener_MF is None else matmul(metric.whitener_MF.T, left_MR)
+    norm_R = jnp.linalg.norm(u_FR, axis=0)
+    return u_FR / norm_R, norm_R
+
+
+@jax.jit
+def _product(a, b, *more):
+    return functools.reduce(matmul, more, matmul(a, b))

@@ -29,9 +29,10 @@ from jaxedit.mesh import constrain, place
 from jaxedit.models.decoder import Attending
 from jaxedit.models.layers import block_at, causal, ends, run_collecting, run_layers, start
 from jaxedit.models.model import Model
-from jaxedit.solving.rows import Rows, Shape, lay_out
+from jaxedit.solving.rows import Rows, Shape, Tokenised, common_shape, in_parts, lay_out, tokenise
 
 STOP_LOSS = 5e-2
+REQUESTS_AT_ONCE = 32  # bounds memory; requests do not influence each other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ class TargetHyper:
     v_weight_decay: float = 0.5
     kl_factor: float = 0.0625
     clamp_norm_factor: float = 4.0
+    stop_at_argmax: bool = False  # stop once every target token is the most likely one in every template (ENCORE)
 
     def check(self) -> None:
         """Raises a ValueError on a number that cannot be meant."""
@@ -81,13 +83,27 @@ def optimise(
       hyper: published names and values.
       residual: init is the residual stream after the layer (MEMIT), not the MLP's output (ROME).
     """
-    rows, shape = lay_out(model, requests, templates)
+    tokenised = [tokenise(model, request, templates) for request in requests]
+    parts, n_requests = in_parts(tokenised, REQUESTS_AT_ONCE)
+    shape = common_shape(tokenised)
+    found = [_optimise_part(model, part, shape, layer, hyper, residual) for part in parts]
+    return Targets(*(np.concatenate(arrays)[:n_requests] for arrays in zip(*found, strict=True)))
+
+
+def _optimise_part(
+    model: Model, tokenised: list[Tokenised], shape: Shape, layer: int, hyper: TargetHyper, residual: bool
+) -> Targets:
+    rows = lay_out(tokenised, shape, model.mesh.shape["data"])
     by_row = ("BT", "B", "B")  # the rows lie over `data`; what says where to read is everywhere
     letters = [*by_row, *["_"] * (len(rows) - len(by_row))]
     arrays = Rows(*(place(model.mesh, word, np.asarray(array)) for word, array in zip(letters, rows, strict=True)))
-    numbers = jax.tree.map(jnp.float32, dataclasses.asdict(hyper))
-    found = jax.device_get(_optimise(model, arrays, layer, numbers, shape, len(requests), residual))
-    of_template = np.arange(len(templates)) + rows.first_row_N[:, None]
+    numbers = {name: value for name, value in dataclasses.asdict(hyper).items() if name != "stop_at_argmax"}
+    found = jax.device_get(
+        _optimise(
+            model, arrays, layer, jax.tree.map(jnp.float32, numbers), shape, len(tokenised), residual, hyper.stop_at_argmax
+        )
+    )
+    of_template = np.arange(len(tokenised[0].templates)) + rows.first_row_N[:, None]
     return Targets(
         found["delta_ND"],
         found["init_ND"],
@@ -102,8 +118,8 @@ def optimise(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("layer", "shape", "n_requests", "residual"))
-def _optimise(model: Model, rows: Rows, layer: int, hyper, shape: Shape, n_requests: int, residual: bool):
+@functools.partial(jax.jit, static_argnames=("layer", "shape", "n_requests", "residual", "stop_at_argmax"))
+def _optimise(model: Model, rows: Rows, layer: int, hyper, shape: Shape, n_requests: int, residual: bool, stop_at_argmax: bool):
     h_BUD, attending, key_BF, value_BD, residual_BD = _prefix(model, rows, layer, shape)
     init_ND = (residual_BD if residual else value_BD)[rows.first_row_N]
     init_norm_N = jnp.linalg.norm(init_ND, axis=-1)
@@ -119,14 +135,16 @@ def _optimise(model: Model, rows: Rows, layer: int, hyper, shape: Shape, n_reque
         chosen_Q = jnp.take_along_axis(logp_QV[:n_read], rows.read_target_Q[:, None], axis=1)[:, 0]
         nll_N = jax.ops.segment_sum(-chosen_Q * rows.read_weight_Q, request_Q, n_requests)
         decay_N = hyper["v_weight_decay"] * _norm(delta_ND) / init_norm_N**2
-        return nll_N, decay_N, logp_QV[n_read:]
+        missed_Q = (chosen_Q < jnp.max(logp_QV[:n_read], axis=1)) & (rows.read_weight_Q > 0)
+        missed_N = jax.ops.segment_max(missed_Q.astype(jnp.int32), request_Q, n_requests) > 0
+        return nll_N, decay_N, logp_QV[n_read:], missed_N
 
     def losses(delta_ND, initial_NV, first):
-        nll_N, decay_N, logp_NV = terms(delta_ND)
+        nll_N, decay_N, logp_NV, missed_N = terms(delta_ND)
         initial_NV = jnp.where(first, jax.lax.stop_gradient(logp_NV), initial_NV)
         kl_N = hyper["kl_factor"] * jnp.sum(jnp.exp(logp_NV) * (logp_NV - initial_NV), axis=-1)
         total_N = nll_N + kl_N + decay_N
-        return jnp.sum(total_N), (total_N, initial_NV, (nll_N, kl_N, decay_N))
+        return jnp.sum(total_N), (total_N, initial_NV, missed_N, (nll_N, kl_N, decay_N))
 
     adam = optax.adam(hyper["v_lr"])
 
@@ -136,9 +154,10 @@ def _optimise(model: Model, rows: Rows, layer: int, hyper, shape: Shape, n_reque
 
     def update(carry):
         step, delta_ND, adam_state, initial_NV, active_N, n_steps_N = carry
-        (_, (total_N, initial_NV, _)), gradient = jax.value_and_grad(losses, has_aux=True)(delta_ND, initial_NV, step == 0)
+        found, gradient = jax.value_and_grad(losses, has_aux=True)(delta_ND, initial_NV, step == 0)
+        total_N, initial_NV, missed_N, _ = found[1]
         n_steps_N += active_N
-        active_N &= total_N >= STOP_LOSS
+        active_N &= missed_N if stop_at_argmax else total_N >= STOP_LOSS
         change, adam_state = adam.update(gradient, adam_state)
         moved_ND = delta_ND + change
         most_N = hyper["clamp_norm_factor"] * init_norm_N
@@ -151,7 +170,7 @@ def _optimise(model: Model, rows: Rows, layer: int, hyper, shape: Shape, n_reque
     no_initial_NV = jnp.zeros((n_requests, model.config.V))
     carry = (jnp.int32(0), zero_ND, adam.init(zero_ND), no_initial_NV, active_N, n_steps_N)
     step, delta_ND, _, initial_NV, active_N, n_steps_N = jax.lax.while_loop(going_on, update, carry)
-    _, (_, _, (nll_N, kl_N, decay_N)) = losses(delta_ND, initial_NV, step == 0)
+    _, (_, _, _, (nll_N, kl_N, decay_N)) = losses(delta_ND, initial_NV, step == 0)
     names = ("delta_ND", "init_ND", "key_BF", "value_BD", "nll_N", "kl_N", "decay_N", "n_steps_N")
     return dict(zip(names, (delta_ND, init_ND, key_BF, value_BD, nll_N, kl_N, decay_N, n_steps_N + active_N), strict=True))
 

@@ -22,3 +22,9 @@ def sample_templates(model: Model, seed: int, lengths: tuple[int, ...] = (5, 10)
         texts = generate(model, [*STARTERS] * n_each, max_new_tokens=length, top_k=5, seed=seed + length)
         templates += [" ".join(text.replace("{", " ").replace("}", " ").split()) + ". {}" for text in texts]
     return tuple(templates)
+
+
+def sample_groups(model: Model, seed: int, length: int = 10) -> tuple[tuple[str, ...], ...]:
+    """MEMIT's context templates: the bare prompt, and one continuation of `length` tokens of each starter."""
+    sampled = sample_templates(model, seed, lengths=(length,), n_each=1)
+    return sampled[:1], sampled[1:]

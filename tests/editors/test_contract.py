@@ -1,9 +1,11 @@
 """What every editor promises, for every file in jaxedit/editors without naming one."""
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import jaxedit
 from jaxedit import editors
@@ -20,22 +22,51 @@ REQUESTS = [
 
 
 def make(name: str):
-    """An editor of small cost; every hyper-parameter without a default gets a value that suits any method."""
-    values = {"layer": 2, "layers": [2], "context_templates": TEMPLATES, "v_num_grad_steps": 8}
+    """An editor of small cost, with values that suit any method on models this small."""
     known = editors.defaults_of(name)
+    values = {
+        "layer": 2,
+        "layers": [2, 3] if "mom2_update_weight" in known or "nullspace_threshold" in known else [2],
+        "context_templates": TEMPLATES if "layer" in known else [TEMPLATES[:1], TEMPLATES[1:]],
+        "v_num_grad_steps": 8,
+        "mom2_update_weight": 1.0,
+        "nullspace_threshold": 0.5,
+        "lr": 5e-3,
+    }
     return jaxedit.make_editor(name, **{key: value for key, value in values.items() if key in known})
 
 
+@pytest.fixture(scope="module")
+def stats_of(shared):
+    """A function: family -> the golden second moments."""
+
+    def read(family: str) -> jaxedit.Stats:
+        tensors = load_file(shared / "golden" / family / "expected.safetensors")
+        return jaxedit.Stats.from_moments({layer: tensors[f"mom2/{layer}"] for layer in (2, 3)}, int(tensors["mom2/n_tokens"]))
+
+    return read
+
+
+class Case(NamedTuple):
+    """A model with its weights as they were, its second moments, an editor and what it made of the first request."""
+
+    model: jaxedit.Model
+    before: dict[str, np.ndarray]
+    stats: jaxedit.Stats
+    editor: editors.Editor
+    edit: jaxedit.Edit
+    state: Any
+    info: dict[str, float]
+
+
 @pytest.fixture(scope="module", params=[(family, name) for family in FAMILIES for name in editors.names()], ids=str)
-def case(request, golden):
-    """A model, an editor, its state and what it made of the first request."""
+def case(request, golden, stats_of):
     family, name = request.param
-    model = golden(family)
+    model, stats = golden(family), stats_of(family)
     before = {key: np.array(value) for key, value in model.base.items()}
     editor = make(name)
-    state = editor.init(model, None)
-    edit, after, info = editor.edit(model, REQUESTS[:1], state)
-    return model, before, editor, edit, after, info
+    edit, state, info = editor.edit(model, REQUESTS[:1], editor.init(model, stats))
+    return Case(model, before, stats, editor, edit, state, info)
 
 
 def probability(model, request) -> float:
@@ -44,12 +75,12 @@ def probability(model, request) -> float:
 
 
 def test_target_becomes_likelier(case):
-    model, _, _, edit, _, _ = case
+    model, edit = case.model, case.edit
     assert probability(jaxedit.apply(model, edit), REQUESTS[0]) > 1.2 * probability(model, REQUESTS[0])
 
 
 def test_input_model_is_unchanged(case):
-    model, before, _, edit, _, _ = case
+    model, before, edit = case.model, case.before, case.edit
     jaxedit.apply(model, edit)
     assert not model.overlay.delta
     assert model.companion.history == ()
@@ -58,7 +89,7 @@ def test_input_model_is_unchanged(case):
 
 
 def test_undo_is_bit_exact(case):
-    model, _, editor, edit, state, _ = case
+    model, editor, edit, state = case.model, case.editor, case.edit, case.state
     tokens = [model.tokenizer.encode("The Eiffel Tower is located in the city of")]
     once = jaxedit.apply(model, edit)
     second, _, _ = editor.edit(once, REQUESTS[1:], state)
@@ -69,7 +100,7 @@ def test_undo_is_bit_exact(case):
 
 
 def test_edit_survives_the_journal(case, tmp_path):
-    _, _, editor, edit, _, _ = case
+    editor, edit = case.editor, case.edit
     journal = open_journal(tmp_path / "run", {"editor": editor.name})
     journal.append({"step": 0}, *pack_edit(edit))
     again = read_edit(tmp_path / "run" / "steps" / "000000.safetensors")
@@ -81,24 +112,24 @@ def test_edit_survives_the_journal(case, tmp_path):
 
 
 def test_slots_hold_every_delta(case):
-    _, _, editor, edit, _, _ = case
+    editor, edit = case.editor, case.edit
     assert all(delta.layer in editor.slots[delta.weight] for delta in edit.deltas)
 
 
 def test_second_edit_builds_on_the_first(case):
     """On the edited model the second edit is another than on the untouched one, and both facts count."""
-    model, _, editor, edit, state, _ = case
+    model, editor, edit, state = case.model, case.editor, case.edit, case.state
     once = jaxedit.apply(model, edit)
     on_edited, _, _ = editor.edit(once, REQUESTS[1:], state)
-    on_untouched, _, _ = editor.edit(model, REQUESTS[1:], editor.init(model, None))
+    on_untouched, _, _ = editor.edit(model, REQUESTS[1:], editor.init(model, case.stats))
     assert not np.array_equal(matrix(on_edited.deltas[0]), matrix(on_untouched.deltas[0]))
     twice = jaxedit.apply(once, on_edited)
     assert probability(twice, REQUESTS[1]) > 1.2 * probability(model, REQUESTS[1])
 
 
 def test_absorbing_an_edit_rebuilds_the_state(case):
-    model, _, editor, edit, state, _ = case
-    rebuilt = editor.absorb(editor.init(model, None), edit)
+    model, editor, edit, state = case.model, case.editor, case.edit, case.state
+    rebuilt = editor.absorb(editor.init(model, case.stats), edit)
     once = jaxedit.apply(model, edit)
     a, _, _ = editor.edit(once, REQUESTS[1:], rebuilt)
     b, _, _ = editor.edit(once, REQUESTS[1:], state)
@@ -106,24 +137,24 @@ def test_absorbing_an_edit_rebuilds_the_state(case):
 
 
 def test_info_is_finite_numbers(case):
-    info = case[-1]
+    info = case.info
     assert info
     assert all(np.isfinite(float(value)) for value in info.values())
 
 
 def test_same_input_gives_the_same_edit(case):
-    model, _, editor, edit, _, _ = case
-    again, _, _ = editor.edit(model, REQUESTS[:1], editor.init(model, None))
+    model, editor, edit = case.model, case.editor, case.edit
+    again, _, _ = editor.edit(model, REQUESTS[:1], editor.init(model, case.stats))
     for mine, theirs in zip(edit.deltas, again.deltas, strict=True):
         np.testing.assert_array_equal(matrix(mine), matrix(theirs))
 
 
-def test_bfloat16_weights_keep_float32_edits(shared):
+def test_bfloat16_weights_keep_float32_edits(shared, stats_of):
     """An edit of a bfloat16 model is float32 and adds to it without being rounded into its weights."""
     model = jaxedit.load(str(shared / "golden" / "llama"), dtype="bfloat16")
     for name in editors.names():
         editor = make(name)
-        edit, _, _ = editor.edit(model, REQUESTS[:1], editor.init(model, None))
+        edit, _, _ = editor.edit(model, REQUESTS[:1], editor.init(model, stats_of("llama")))
         edited = jaxedit.apply(model, edit)
         assert {str(delta.dtype) for delta in edited.overlay.delta.values()} == {"float32"}
         np.testing.assert_array_equal(np.asarray(edited.overlay.delta["mlp/w_down"][0]), matrix(edit.deltas[0]))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxedit.solving.solve import solve, whitener
+from jaxedit.solving.solve import Metric, solve, whitener
 
 
 def conditioned(F: int, condition: float, seed: int = 0) -> np.ndarray:
@@ -27,7 +27,7 @@ def test_against_float64(condition):
     rng = np.random.default_rng(1)
     left_F1, value_1D = rng.standard_normal((F, 1)).astype(np.float32), rng.standard_normal((1, D)).astype(np.float32)
     right_F1 = (left_F1 + 0.3 * rng.standard_normal((F, 1))).astype(np.float32)
-    found = solve(whitener(moment_FF), left_F1, right_F1, value_1D, 0.0)
+    found = solve(Metric(whitener(moment_FF)), left_F1, right_F1, value_1D, 0.0)
     wanted_FD = expected(moment_FF, left_F1.astype(float), right_F1.astype(float), value_1D.astype(float), 0.0)
     difference = np.linalg.norm(np.asarray(found.u_FR) @ np.asarray(found.v_RD) - wanted_FD) / np.linalg.norm(wanted_FD)
     assert difference < 1e-5
@@ -38,7 +38,7 @@ def test_against_float64(condition):
 def test_without_a_matrix_the_left_key_is_the_direction():
     rng = np.random.default_rng(2)
     left_F1, right_F1, value_1D = (rng.standard_normal(shape).astype(np.float32) for shape in ((8, 1), (8, 1), (1, 4)))
-    found = solve(None, left_F1, right_F1, value_1D, 0.0)
+    found = solve(Metric(), left_F1, right_F1, value_1D, 0.0)
     wanted_FD = expected(np.eye(8), left_F1.astype(float), right_F1.astype(float), value_1D.astype(float), 0.0)
     np.testing.assert_allclose(np.asarray(found.u_FR) @ np.asarray(found.v_RD), wanted_FD, rtol=2e-5, atol=1e-6)
 

@@ -1,0 +1,52 @@
+"""AlphaEdit (Fang et al. 2025, arXiv 2410.02355): changes only where the keys of what is to be preserved hardly reach.
+
+    delta W = P (S P + K K^T P + L2 I)^-1 K R^T in effect: with U the eigenvectors of C whose eigenvalues are below
+    nullspace_threshold and P = U U^T, the least-change update within U under M = S + L2 I                          (eq. 14)
+
+S holds the keys of the edits before, as they are after their own write.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxedit.editors import Editor, batch_editor
+from jaxedit.solving.spread import Recipe, SpreadHyper
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyper(SpreadHyper):
+    """AlphaEdit's hyper-parameters: `nullspace_threshold` is a number, or one for each layer."""
+
+    L2: float = 10.0
+    nullspace_threshold: float | Mapping[int, float] = 2e-2
+
+
+def make(hyper: Hyper) -> Editor:
+    """AlphaEdit with these hyper-parameters."""
+    recipe = Recipe(whiten=lambda moment_FF, layer: null_space(hyper, moment_FF, layer), g=lambda n: 1.0, history="after")
+    return batch_editor("alphaedit", hyper, recipe)
+
+
+def null_space(hyper: Hyper, moment_FF: np.ndarray, layer: int) -> np.ndarray:
+    """U^T / sqrt(L2) [M, F]: the eigenvectors of the second moment with eigenvalues below the threshold.
+
+    Raises:
+      ValueError: where there is none, L2 is not positive, or the layer has no threshold.
+    """
+    threshold = hyper.nullspace_threshold
+    if isinstance(threshold, Mapping):
+        if layer not in threshold:
+            raise ValueError(f"nullspace_threshold names layers {sorted(threshold)}, not layer {layer}")
+        threshold = threshold[layer]
+    if hyper.L2 <= 0:
+        raise ValueError(f"L2={hyper.L2}: expected a positive number")
+    value_F, vector_FF = np.linalg.eigh(np.asarray(moment_FF, np.float64))
+    below = value_F < threshold
+    if not below.any():
+        raise ValueError(
+            f"nullspace_threshold={threshold}: no eigenvalue of layer {layer}'s second moment is below it (they go from "
+            f"{value_F[0]:.3g} to {value_F[-1]:.3g}), so nothing may change; give a higher one"
+        )
+    return (vector_FF[:, below].T / np.sqrt(hyper.L2)).astype(np.float32)

@@ -1,0 +1,30 @@
+"""EMMET (Gupta et al. 2024, arXiv 2403.14236): a batch of facts under equality constraints, ROME's form for n = 1.
+
+    delta W = C'^-1 K (K^T C'^-1 K + emmet_lambda I)^-1 R^T,   C' = mom2_update_weight C + update_norm_lambda I      (eq. 10)
+
+emmet_lambda, which keeps near-equal keys apart, counts only for more than one fact, as released.
+"""
+
+import dataclasses
+
+from jaxedit.editors import Editor, batch_editor
+from jaxedit.solving.solve import whitener
+from jaxedit.solving.spread import Recipe, SpreadHyper
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyper(SpreadHyper):
+    """EMMET's hyper-parameters."""
+
+    mom2_update_weight: float = 1.0
+    update_norm_lambda: float = 0.0
+    emmet_lambda: float = 0.1
+
+
+def make(hyper: Hyper) -> Editor:
+    """EMMET with these hyper-parameters."""
+    recipe = Recipe(
+        whiten=lambda moment_FF, layer: whitener(moment_FF, hyper.mom2_update_weight, hyper.update_norm_lambda),
+        g=lambda n: hyper.emmet_lambda if n > 1 else 0.0,
+    )
+    return batch_editor("emmet", hyper, recipe)

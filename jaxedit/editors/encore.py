@@ -1,0 +1,32 @@
+"""ENCORE (Gupta et al. 2025, arXiv 2502.01636): sequential MEMIT with a norm constraint and most-probable early stopping.
+
+    delta W = (lambda C + S + b I + K K^T)^-1 K R^T,     S = sum of K_p K_p^T over the edits before
+
+A target's optimisation stops as soon as its tokens are the most likely ones in every context, not at a loss of 0.05, and b
+keeps the update small: both against the growth of the edited weights' norm that ends in collapse.
+"""
+
+import dataclasses
+
+from jaxedit.editors import Editor, batch_editor
+from jaxedit.solving.solve import whitener
+from jaxedit.solving.spread import Recipe, SpreadHyper
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyper(SpreadHyper):
+    """ENCORE's hyper-parameters: `mom2_update_weight` is lambda, `update_norm_lambda` is b."""
+
+    mom2_update_weight: float = 15000.0
+    update_norm_lambda: float = 10.0
+    stop_at_argmax: bool = True
+
+
+def make(hyper: Hyper) -> Editor:
+    """ENCORE with these hyper-parameters."""
+    recipe = Recipe(
+        whiten=lambda moment_FF, layer: whitener(moment_FF, hyper.mom2_update_weight, hyper.update_norm_lambda),
+        g=lambda n: 1.0,
+        history="before",
+    )
+    return batch_editor("encore", hyper, recipe)

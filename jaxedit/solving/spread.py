@@ -1,0 +1,184 @@
+"""Edits of many facts spread over several layers: what MEMIT, EMMET, AlphaEdit and their sequential relatives share.
+
+The values z are found once, for the residual stream after the last edited layer (2210.07229, eq. 16). Then for each layer
+l_1 < ... < l_L in turn, with the layers before already written,
+
+    K     the keys of the requests at this layer, pooled over their context templates
+    R     (z - what the bare prompts now hold after l_L) / (layers still to write, this one included)
+    D     the solver's update for keys K and values R under this layer's M and g                     (jaxedit.solving.solve)
+
+The methods differ in M, g and what they keep of K for later edits.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxedit.edits.edit import Edit, apply, make_edit, matrix
+from jaxedit.edits.request import Request
+from jaxedit.models.model import Model, with_slots
+from jaxedit.solving.moments import Stats
+from jaxedit.solving.observe import POOLINGS, ask, observe
+from jaxedit.solving.solve import Metric, remember, update
+from jaxedit.solving.target import TargetHyper, Targets, optimise
+from jaxedit.solving.templates import check_template, sample_groups
+
+WEIGHT = "mlp/w_down"
+
+
+@dataclasses.dataclass(frozen=True)
+class SpreadHyper:
+    """Hyper-parameters of the family under their published names; each method adds its own.
+
+    Attributes:
+      layers: the layers to edit; the values are those after the last of them.
+      fact_token: where keys and values are read; "subject_last".
+      v_loss_layer: the layer whose output the loss reads; the last one (None).
+      context_templates: groups of texts with one `{}` each; None samples [["{}"], five of ten tokens] from `seed`.
+      key_pooling: "group_means" as released (the bare prompt counts a half) or "mean".
+      mom2_adjustment: False replaces the second moments by the identity.
+      solve_dtype: of the solve that is as wide as the batch, "float64" as released or "float32".
+    """
+
+    layers: tuple[int, ...]
+    fact_token: str = "subject_last"
+    v_num_grad_steps: int = 20
+    v_lr: float = 0.5
+    v_loss_layer: int | None = None
+    v_weight_decay: float = 0.5
+    kl_factor: float = 0.0625
+    clamp_norm_factor: float = 0.75
+    context_templates: tuple[tuple[str, ...], ...] | None = None
+    key_pooling: str = "group_means"
+    mom2_adjustment: bool = True
+    solve_dtype: str = "float64"
+    seed: int = 0
+
+    def target(self) -> TargetHyper:
+        """The part that the targets' optimisation takes."""
+        names = [field.name for field in dataclasses.fields(TargetHyper) if hasattr(self, field.name)]
+        return TargetHyper(**{name: getattr(self, name) for name in names})
+
+
+class Recipe(NamedTuple):
+    """What makes a method of the family.
+
+    Attributes:
+      whiten: (second moment [F, F], layer) -> whitener [M, F] of the layer's M without history.
+      g: (number of requests) -> the price of a miss in the solver.
+      history: whether M grows by the keys of past edits: "none", as they were "before" the write, or "after" it.
+    """
+
+    whiten: Callable[[np.ndarray, int], np.ndarray]
+    g: Callable[[int], float]
+    history: str = "none"
+
+
+class SpreadState(NamedTuple):
+    """The templates, and M of each layer with what past edits left in it."""
+
+    context_templates: tuple[tuple[str, ...], ...]
+    metrics: Mapping[int, Metric]
+
+
+def init(hyper: SpreadHyper, recipe: Recipe, model: Model, stats: Stats | None) -> SpreadState:
+    """Checks the hyper-parameters against the model, samples the templates, factorises the second moments.
+
+    Raises:
+      ValueError: on layers the model lacks or that do not ascend, other values that cannot be meant, or missing stats.
+    """
+    check(hyper, model)
+    if hyper.mom2_adjustment and stats is None:
+        raise ValueError(
+            f"this method needs second moments of layers {list(hyper.layers)}: give stats= (jaxedit stats makes them), or "
+            "set mom2_adjustment=False for C = I"
+        )
+    groups = hyper.context_templates or sample_groups(model, hyper.seed)
+    metrics = {}
+    for layer in hyper.layers:
+        known = stats is not None and hyper.mom2_adjustment
+        moment_FF = stats.of(model, layer) if known else np.eye(model.config.F)
+        metrics[layer] = Metric(jnp.asarray(recipe.whiten(moment_FF, layer)))
+    return SpreadState(tuple(map(tuple, groups)), metrics)
+
+
+def check(hyper: SpreadHyper, model: Model) -> None:
+    """Raises a ValueError on hyper-parameters that cannot be meant for this model."""
+    hyper.target().check()
+    layers, last = list(hyper.layers), model.config.L - 1
+    if not layers or layers != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= last:
+        raise ValueError(f"layers={layers}: expected ascending layers from 0 to {last - 1} of {model.companion.source}")
+    for name, given, allowed in (
+        ("fact_token", hyper.fact_token, ("subject_last",)),
+        ("v_loss_layer", hyper.v_loss_layer, (None, last)),
+        ("key_pooling", hyper.key_pooling, POOLINGS),
+        ("solve_dtype", hyper.solve_dtype, ("float64", "float32")),
+    ):
+        if given not in allowed:
+            raise ValueError(f"{name}={given!r}: expected {' or '.join(map(repr, allowed))}")
+    if hyper.context_templates is not None:
+        if isinstance(hyper.context_templates, str) or any(isinstance(group, str) for group in hyper.context_templates):
+            raise ValueError('context_templates must be a list of groups of texts, e.g. [["{}"], ["I think that {}"]]')
+        for template in (template for group in hyper.context_templates for template in group):
+            check_template(template)
+
+
+def edit(
+    hyper: SpreadHyper, recipe: Recipe, model: Model, requests: list[Request], state: SpreadState
+) -> tuple[Edit, SpreadState, dict[str, float]]:
+    """One edit of a batch of requests; the state keeps its keys where the method has a history."""
+    if not requests:
+        raise ValueError("an edit needs at least one request")
+    groups = state.context_templates
+    working = with_slots(model, WEIGHT, tuple(hyper.layers))
+    z_layer = hyper.layers[-1]
+    found = optimise(working, requests, sum(groups, ()), z_layer, hyper.target(), residual=True)
+    z_ND = found.init_ND + found.delta_ND
+    questions = ask(working, requests, groups, hyper.key_pooling)
+    deltas, memory, misses = [], {}, []
+    for i, layer in enumerate(hyper.layers):
+        key_NF, now_ND = observe(working, questions, layer, z_layer)
+        value_ND = (z_ND - now_ND) / (len(hyper.layers) - i)
+        delta, residual = update(
+            state.metrics[layer], WEIGHT, layer, key_NF.T, value_ND, recipe.g(len(requests)), hyper.solve_dtype
+        )
+        working = apply(working, make_edit(working, [delta]))
+        deltas.append(delta)
+        misses.append(residual)
+        memory[f"keys/{layer}"] = key_NF
+    if recipe.history == "after":
+        memory = {f"keys/{layer}": observe(working, questions, layer, z_layer)[0] for layer in hyper.layers}
+    made = make_edit(model, deltas, {} if recipe.history == "none" else memory)
+    _, written_ND = observe(working, questions, z_layer, z_layer)
+    return made, absorb(state, made), _info(found, deltas, max(misses), z_ND, written_ND)
+
+
+def absorb(state: SpreadState, made: Edit) -> SpreadState:
+    """The state after an edit whose keys are in its memory."""
+    metrics = dict(state.metrics)
+    for name, key_NF in made.memory.items():
+        layer = int(name.removeprefix("keys/"))
+        metrics[layer] = remember(metrics[layer], jnp.asarray(key_NF.T))
+    return state._replace(metrics=metrics)
+
+
+def _info(found: Targets, deltas, miss: float, z_ND, written_ND) -> dict[str, float]:
+    """Numbers of an edit, means over its requests; `z_miss` is |z - what the model now holds| / |delta|."""
+    norms = {f"norm_layer_{delta.layer}": float(np.linalg.norm(matrix(delta))) for delta in deltas}
+    delta_norm_N = np.linalg.norm(found.delta_ND, axis=1)
+    z_miss_N = np.linalg.norm(z_ND - written_ND, axis=1) / np.maximum(delta_norm_N, np.finfo(np.float32).tiny)
+    return {
+        "loss": float(np.mean(found.nll_N + found.kl_N + found.decay_N)),
+        "loss_nll_nats": float(np.mean(found.nll_N)),
+        "loss_kl": float(np.mean(found.kl_N)),
+        "loss_weight_decay": float(np.mean(found.decay_N)),
+        "probability": float(np.mean(np.exp(-found.nll_N))),
+        "n_steps": float(np.mean(found.n_steps_N)),
+        "delta_norm": float(np.mean(delta_norm_N)),
+        "z_miss": float(np.mean(z_miss_N)),
+        "solve_residual": miss,
+        **norms,
+    }

@@ -1,0 +1,36 @@
+"""Fine-tuning against the reference implementations' golden vectors and a plain torch loop."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import jaxedit
+from jaxedit.edits.edit import matrix
+
+FAMILIES = ("gpt2", "gptj", "llama", "qwen2", "gpt_neox")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("variant", "ball"), [("ft_linf", True), ("ft_free", False)])
+def test_golden_updates(golden, shared, family, variant, ball):
+    """Delta W of the first request to 1e-4 relative in the Frobenius norm, with and without the ball."""
+    folder = shared / "golden" / family
+    cases, tensors = json.loads((folder / "cases.json").read_text()), load_file(folder / "expected.safetensors")
+    own = cases["ft"]
+    editor = jaxedit.make_editor(
+        "ft",
+        layers=[own["layer"]],
+        lr=own["lr"],
+        num_steps=own["num_steps"],
+        norm_constraint=own["norm_constraint"] if ball else False,
+    )
+    model = golden(family)
+    edit, _, info = editor.edit(model, [jaxedit.Request(**cases["requests"][0])], editor.init(model, None))
+    ((name, _),) = edit.dense().items()
+    wanted_FD = tensors[f"{variant}/{name}"]
+    found_FD = matrix(edit.deltas[0])
+    assert np.linalg.norm(found_FD - wanted_FD) / np.linalg.norm(wanted_FD) <= 1e-4
+    if ball:
+        assert info["largest_change"] == pytest.approx(own["norm_constraint"], rel=1e-5)
