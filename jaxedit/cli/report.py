@@ -3,6 +3,7 @@
 jaxedit report --workdir=runs/laptop
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def main() -> None:
 def show(folder: Path, as_json: bool) -> None:
     """Writes a study's report and prints the table, or the journal as one JSON object."""
     from jaxedit.edits.journal import read_journal
-    from jaxedit.study.report import HEADER, edit_steps, report, row, summary
+    from jaxedit.study.report import HEADER, edit_steps, is_single, report, row, summary
 
     path = report(folder)
     journal = read_journal(folder)
@@ -37,12 +38,13 @@ def show(folder: Path, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(markup=False, emoji=False)  # facts may hold brackets
+    # Facts may hold brackets. A file or a pipe has no width of its own.
+    console = Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 120)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in HEADER:
         table.add_column(title, justify="left" if title in ("edit", "P(new)", "says it", "outcome") else "right")
     for record in steps:
-        table.add_row(*row(record), style="red" if record.get("guard") else None)
+        table.add_row(*row(record, is_single(journal)), style="red" if record.get("guard") else None)
     console.print(table)
     console.print()
     for line in summary(journal, steps):

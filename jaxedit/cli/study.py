@@ -32,7 +32,7 @@ def main() -> None:
     path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     folder = Path(FLAGS.workdir or f"runs/{Path(path).stem}{'-' + argument if argument else ''}")
     config = FLAGS.config
-    with StepBar() as bar:
+    with StepBar(single=config.mode == "single") as bar:
         study(config, folder, bar.step)
     show(folder, FLAGS.json)
 
@@ -40,10 +40,11 @@ def main() -> None:
 class StepBar:
     """A progress bar on standard error: the current perplexity and the expected time left."""
 
-    def __init__(self):
+    def __init__(self, single: bool):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        self.single = single
         self.console = Console(stderr=True, markup=False, emoji=False)  # facts may hold brackets
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self.bar = Progress(*columns, console=self.console)
@@ -72,6 +73,8 @@ class StepBar:
             style = "bold red" if record["guard"] else None
             ppl = number(record["perplexity"]["mean"])
             guard = f" ({record['guard']})" if record["guard"] else ""
-            self.bar.print(f"{record['step']:4d}  {name_of(record)}: perplexity {ppl}, {outcome(record)}{guard}", style=style)
+            self.bar.print(
+                f"{record['step']:4d}  {name_of(record)}: perplexity {ppl}, {outcome(record, self.single)}{guard}", style=style
+            )
         ppl = number(record["perplexity"]["mean"]) if "perplexity" in record else "–"
         self.bar.update(self.task, completed=record["step"], total=total, description=f"perplexity {ppl}")

@@ -8,6 +8,8 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import numbers
+import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +73,20 @@ def make_editor(name: str, **hyper: Any) -> Editor:
     missing = [key for key, default in defaults.items() if default is dataclasses.MISSING and key not in hyper]
     if missing:
         raise ValueError(f"{name} needs {', '.join(f'{key}=' for key in missing)}")
+    for key, value in hyper.items():
+        _check_type(name, key, value)
     return module.make(module.Hyper(**hyper))
+
+
+def _check_type(name: str, key: str, value: Any) -> None:
+    """Raises a ValueError where a hyper-parameter's value is of another kind than its annotation says."""
+    kind = hyper_types(name)[key]
+    kinds = [typing.get_origin(k) or k for k in (typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,))]
+    wider = {int: numbers.Integral, float: numbers.Real, tuple: (tuple, list)}
+    accepted = [wider.get(k, k) for k in kinds]
+    if not any(isinstance(value, k) for k in accepted) or (isinstance(value, bool) and bool not in kinds):
+        expected = " or ".join("nothing" if k is type(None) else getattr(k, "__name__", str(k)) for k in kinds)
+        raise ValueError(f"{name} has {key}={value!r}; expected {expected}")
 
 
 def batch_editor(name: str, hyper: spread.SpreadHyper, recipe: spread.Recipe) -> Editor:

@@ -6,7 +6,7 @@ bit-exact, and so is rebuilding a model from its journal.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import einops
@@ -77,7 +77,7 @@ def matrix(delta: LowRank | Dense) -> np.ndarray:
     return np.asarray(delta.delta_FD if isinstance(delta, Dense) else delta.u_FR @ delta.v_RD)
 
 
-def make_edit(model: Model, deltas: list[LowRank | Dense], memory: Mapping[str, np.ndarray] | None = None) -> Edit:
+def make_edit(model: Model, deltas: Sequence[LowRank | Dense], memory: Mapping[str, np.ndarray] | None = None) -> Edit:
     """An edit of this model, its factors as float32 on the host."""
     layout = {delta.weight: model.companion.tensor_names[delta.weight] for delta in deltas}
     return Edit(tuple(map(_on_host, deltas)), dict(memory or {}), layout)

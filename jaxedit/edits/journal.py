@@ -151,7 +151,8 @@ def pack_edit(edit: Edit) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     for i, delta in enumerate(edit.deltas):
         described.append({"kind": type(delta).__name__, "weight": delta.weight, "layer": delta.layer})
         arrays |= {f"{i}/{field}": getattr(delta, field) for field in delta._fields[2:]}
-    return arrays, {"deltas": json.dumps(described), "hf_layout": json.dumps(dict(edit.hf_layout))}
+    # One entry: safetensors writes several in an order of chance, and a step's file should be the same bits each time.
+    return arrays, {"edit": json.dumps({"deltas": described, "hf_layout": dict(edit.hf_layout)})}
 
 
 def file_of(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
@@ -172,15 +173,16 @@ def read_edit(path: Path) -> Edit:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    if "deltas" not in metadata:
+    if "edit" not in metadata:
         raise ValueError(f"{path} holds no edit")
+    described = json.loads(metadata["edit"])
     kinds = {"LowRank": LowRank, "Dense": Dense}
     deltas = []
-    for i, entry in enumerate(json.loads(metadata["deltas"])):
+    for i, entry in enumerate(described["deltas"]):
         kind = kinds[entry["kind"]]
         deltas.append(kind(entry["weight"], entry["layer"], *(arrays[f"{i}/{field}"] for field in kind._fields[2:])))
     memory = {name.removeprefix("memory/"): array for name, array in arrays.items() if name.startswith("memory/")}
-    layout = {weight: tuple(pair) for weight, pair in json.loads(metadata["hf_layout"]).items()}
+    layout = {weight: tuple(pair) for weight, pair in described["hf_layout"].items()}
     return Edit(tuple(deltas), memory, layout)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxedit.edits.edit import Dense, Edit, make_edit
+from jaxedit.edits.edit import Array, Dense, Edit, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.mesh import place
 from jaxedit.models.decoder import Overlay
@@ -36,11 +36,11 @@ class Settings(NamedTuple):
 class Batches(NamedTuple):
     """Requests in G batches: rows of tokens, and for each the positions read, their targets and weights (0: padding)."""
 
-    token_GBT: jax.Array
-    read_GBQ: jax.Array
-    target_GBQ: jax.Array
-    weight_GBQ: jax.Array
-    count_G: jax.Array  # requests in a batch
+    token_GBT: Array
+    read_GBQ: Array
+    target_GBQ: Array
+    weight_GBQ: Array
+    count_G: Array  # requests in a batch
 
 
 def edit(settings: Settings, model: Model, requests: list[Request], state: None) -> tuple[Edit, None, dict[str, float]]:
@@ -88,8 +88,8 @@ def lay_out(settings: Settings, model: Model, requests: list[Request]) -> Batche
             n = len(targets[i])
             arrays[0][g, b, :n], arrays[1][g, b, :n], arrays[2][g, b, :n] = reads[i], targets[i], 1 / (n * len(part))
     count_G = np.array([min(size, len(rows) - g * size) for g in range(n_batches)], np.float32)
-    placed = (place(model.mesh, "_B_", array) for array in (token_GBT, *arrays))
-    return Batches(*placed, place(model.mesh, "_", count_G))
+    letters = (*["_B_"] * 4, "_")
+    return Batches(*map(functools.partial(place, model.mesh), letters, (token_GBT, *arrays, count_G)))
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "slots"))
@@ -104,7 +104,9 @@ def _run(model: Model, batches: Batches, settings: Settings, slots: tuple[int, .
     def loss_of(change_EFD, batch):
         delta_EFD = model.overlay.delta[WEIGHT].at[at].add(change_EFD)
         overlay = Overlay({**model.overlay.delta, WEIGHT: delta_EFD}, model.overlay.slot)
-        return _loss(dataclasses.replace(model, overlay=overlay), *batch, min(settings.layers))
+        token_BT, read_BQ, target_BQ, weight_BQ = batch
+        edited = dataclasses.replace(model, overlay=overlay)
+        return _loss(edited, token_BT, read_BQ, target_BQ, weight_BQ, min(settings.layers))
 
     def one_batch(carry, batch):
         change_EFD, adam_state = carry

@@ -1,14 +1,16 @@
-"""What a model holds at the subjects of requests: MLP keys at one layer and the residual stream after another."""
+"""What a model holds at the subjects of requests: MLP keys at one layer, the residual stream or MLP output of another."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from jaxedit.edits.request import Request
 from jaxedit.mesh import place
-from jaxedit.models.layers import causal, run_layer, run_layers, start
+from jaxedit.models.layers import block_at, causal, run_layer, run_layers, start
 from jaxedit.models.model import Model
 from jaxedit.solving.rows import PREFIX_STEP, Row, fill, in_parts, pad_tokens, round_up
 
@@ -46,40 +48,54 @@ def ask(model: Model, requests: list[Request], groups: tuple[tuple[str, ...], ..
     return Questions(rows, round_up(max(len(row.tokens) for row in rows), PREFIX_STEP), weight_R)
 
 
-def observe(model: Model, questions: Questions, layer: int, z_layer: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pooled keys of requests at a layer [N, F], and the residual stream after z_layer at their bare subjects [N, D].
+def observe(
+    model: Model, questions: Questions, layer: int, z_layer: int, part: str = "residual"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pooled keys of requests at a layer [N, F], and what z_layer holds at their bare subjects [N, D].
 
     Args:
       model: with the edits so far.
       questions: from `ask`.
       layer: whose MLP's keys; at most z_layer.
-      z_layer: after which the residual stream is read.
+      z_layer: where a value is read.
+      part: which value: the "residual" stream after the layer, or its "mlp"'s output.
     """
     n_data = model.mesh.shape["data"]
     parts, n_rows = in_parts(questions.rows, ROWS_AT_ONCE)
-    keys, residuals = [], []
-    for part in parts:
-        height = round_up(len(part), n_data)
-        token_BT = pad_tokens([row.tokens for row in part], height, questions.width)
-        subject_B = np.array([row.subject for row in part] + [0] * (height - len(part)), np.int32)
+    keys, values = [], []
+    for taken in parts:
+        height = round_up(len(taken), n_data)
+        token_BT = pad_tokens([row.tokens for row in taken], height, questions.width)
+        subject_B = np.array([row.subject for row in taken] + [0] * (height - len(taken)), np.int32)
         placed = place(model.mesh, "BT", token_BT), place(model.mesh, "B", subject_B)
-        key_BF, residual_BD = jax.device_get(_observe(model, *placed, jnp.int32(layer), jnp.int32(z_layer)))
-        keys.append(key_BF[: len(part)])
-        residuals.append(residual_BD[: len(part)])
+        key_BF, value_BD = jax.device_get(_observe(model, *placed, jnp.int32(layer), jnp.int32(z_layer), part))
+        keys.append(key_BF[: len(taken)])
+        values.append(value_BD[: len(taken)])
     R = len(questions.weight_R)
-    key_NRF, residual_NRD = (
-        np.concatenate(arrays)[:n_rows].reshape(-1, R + 1, arrays[0].shape[-1]) for arrays in (keys, residuals)
+    key_NRF, value_NRD = (
+        np.concatenate(arrays)[:n_rows].reshape(-1, R + 1, arrays[0].shape[-1]) for arrays in (keys, values)
     )
-    return np.einsum("NRF,R->NF", key_NRF[:, :R], questions.weight_R), residual_NRD[:, R]
+    return np.einsum("NRF,R->NF", key_NRF[:, :R], questions.weight_R), value_NRD[:, R]
 
 
-@jax.jit
-def _observe(model: Model, token_BT, subject_B, layer, z_layer):
+@functools.partial(jax.jit, static_argnames="part")
+def _observe(model: Model, token_BT, subject_B, layer, z_layer, part: str):
     B, T = token_BT.shape
     position_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
     attending = causal(position_BT)
     h_BTD = run_layers(model, start(model, token_BT, position_BT), attending, 0, layer)
     h_BTD, key_BTF = run_layer(model, h_BTD, attending, layer)
-    h_BTD = run_layers(model, h_BTD, attending, layer + 1, z_layer + 1)
-    at_subject = subject_B[:, None, None]
-    return tuple(jnp.take_along_axis(array, at_subject, axis=1)[:, 0] for array in (key_BTF, h_BTD))
+
+    def at_subject(array_BTX):
+        return jnp.take_along_axis(array_BTX, subject_B[:, None, None], axis=1)
+
+    if part == "residual":
+        value_B1D = at_subject(run_layers(model, h_BTD, attending, layer + 1, z_layer + 1))
+    else:
+
+        def key_at_z():
+            return run_layer(model, run_layers(model, h_BTD, attending, layer + 1, z_layer), attending, z_layer)[1]
+
+        z_key_B1F = at_subject(lax.cond(z_layer > layer, key_at_z, lambda: key_BTF))
+        value_B1D = block_at(model, z_layer).mlp.value(z_key_B1F, model.overlay, z_layer)
+    return at_subject(key_BTF)[:, 0], value_B1D[:, 0]

@@ -68,8 +68,6 @@ def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState
     hyper.target().check()
     if hyper.fact_token != "subject_last":
         raise ValueError(f"fact_token={hyper.fact_token!r}: expected 'subject_last'")
-    if isinstance(hyper.context_templates, str):
-        raise ValueError(f"context_templates={hyper.context_templates!r}: expected a list of texts with one {{}} each")
     if hyper.v_loss_layer not in (None, model.config.L - 1):
         raise ValueError(
             f"v_loss_layer={hyper.v_loss_layer}: the reference reads the logits of the last layer, here {model.config.L - 1}"

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.edits.edit import Dense, LowRank
+from jaxedit.edits.edit import Array, Dense, LowRank
 from jaxedit.models.decoder import PRECISION
 
 matmul = functools.partial(jnp.matmul, precision=PRECISION)
@@ -69,7 +69,7 @@ def whitener(moment_FF: np.ndarray, scale: float = 1.0, ridge: float = 0.0) -> n
     return scipy.linalg.solve_triangular(lower, np.eye(len(lower)), lower=True).astype(np.float32)
 
 
-def remember(metric: Metric, key_FR: jax.Array) -> Metric:
+def remember(metric: Metric, key_FR: Array) -> Metric:
     """M + K K^T. Past keys are kept as factors; when they grow many they are folded into the whitener.
 
     Room for factors doubles, so that an edit after many compiles nothing new.
@@ -79,8 +79,8 @@ def remember(metric: Metric, key_FR: jax.Array) -> Metric:
     n_past = metric.n_past + n_new
     if n_past * REBASE > width:
         parts = [np.asarray(part, np.float64) for part in (metric.past_MR, white_MR) if part is not None]
-        gram_MM = sum(part @ part.T for part in parts)
-        step_MM = jnp.asarray(whitener(gram_MM, ridge=1.0))  # M is I + P P^T in these coordinates
+        every_MR = np.concatenate(parts, axis=1)
+        step_MM = jnp.asarray(whitener(every_MR @ every_MR.T, ridge=1.0))  # M is I + P P^T in these coordinates
         return Metric(step_MM if metric.whitener_MF is None else _product(step_MM, metric.whitener_MF))
     past_MR = jnp.zeros((width, 0)) if metric.past_MR is None else metric.past_MR
     room = max(ROOM, 1 << (n_past - 1).bit_length()) - past_MR.shape[1]
@@ -89,9 +89,7 @@ def remember(metric: Metric, key_FR: jax.Array) -> Metric:
     return Metric(metric.whitener_MF, past_MR, n_past)
 
 
-def solve(
-    metric: Metric, left_FR: jax.Array, right_FR: jax.Array, value_RD: jax.Array, g: float, dtype: str = "float64"
-) -> Solution:
+def solve(metric: Metric, left_FR: Array, right_FR: Array, value_RD: Array, g: float, dtype: str = "float64") -> Solution:
     """Solves for the factors of the update.
 
     Args:
@@ -121,7 +119,7 @@ def solve(
     return Solution(u_FR, v_RD, system_RR / norm_R, residual)
 
 
-def solve_dense(metric: Metric, key_FR: jax.Array, value_RD: jax.Array, g: float) -> tuple[np.ndarray, float]:
+def solve_dense(metric: Metric, key_FR: Array, value_RD: Array, g: float) -> tuple[np.ndarray, float]:
     """The same update written out [F, D] and its residual, by the F x F form: for as many keys as the weight is wide.
 
         D = W^T (W K K^T W^T + g (I + P P^T))^-1 W K R,   P = W H
@@ -144,7 +142,7 @@ def solve_dense(metric: Metric, key_FR: jax.Array, value_RD: jax.Array, g: float
 
 
 def update(
-    metric: Metric, weight: str, layer: int, key_FR: jax.Array, value_RD: jax.Array, g: float, dtype: str
+    metric: Metric, weight: str, layer: int, key_FR: Array, value_RD: Array, g: float, dtype: str
 ) -> tuple[LowRank | Dense, float]:
     """The least change of a layer that writes values at keys, in the smaller of its two forms, and its residual."""
     F, n = key_FR.shape
@@ -178,7 +176,7 @@ def _whiten(whitener_MF, key_FR):
 def _unwhiten(metric: Metric, left_MR, overlap_QR):
     """M^-1 K_left with columns of length one, and the lengths they had."""
     if overlap_QR is not None:
-        left_MR = left_MR - matmul(metric.past_MR, overlap_QR)
+        left_MR = left_MR - matmul(jnp.asarray(metric.past_MR), overlap_QR)
     u_FR = left_MR if metric.whitener_MF is None else matmul(metric.whitener_MF.T, left_MR)
     norm_R = jnp.linalg.norm(u_FR, axis=0)
     return u_FR / norm_R, norm_R

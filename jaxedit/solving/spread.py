@@ -4,10 +4,11 @@ The values z are found once, for the residual stream after the last edited layer
 l_1 < ... < l_L in turn, with the layers before already written,
 
     K     the keys of the requests at this layer, pooled over their context templates
-    R     (z - what the bare prompts now hold after l_L) / (layers still to write, this one included)
+    R     (z - what the bare prompts now hold after l_L) / share(layers still to write, this one included)
     D     the solver's update for keys K and values R under this layer's M and g                     (jaxedit.solving.solve)
 
-The methods differ in M, g and what they keep of K for later edits.
+The methods differ in M, g, the share, whether z is the residual stream or the MLP's output, and what they keep of K for
+later edits.
 """
 
 import dataclasses
@@ -17,11 +18,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.edits.edit import Edit, apply, make_edit, matrix
+from jaxedit.edits.edit import Dense, Edit, LowRank, apply, make_edit, matrix
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, with_slots
 from jaxedit.solving.moments import Stats
-from jaxedit.solving.observe import POOLINGS, ask, observe
+from jaxedit.solving.observe import POOLINGS, Questions, ask, observe
 from jaxedit.solving.solve import Metric, remember, update
 from jaxedit.solving.target import TargetHyper, Targets, optimise
 from jaxedit.solving.templates import check_template, sample_groups
@@ -70,11 +71,16 @@ class Recipe(NamedTuple):
       whiten: (second moment [F, F], layer) -> whitener [M, F] of the layer's M without history.
       g: (number of requests) -> the price of a miss in the solver.
       history: whether M grows by the keys of past edits: "none", as they were "before" the write, or "after" it.
+      share: (layers still to write, this one included) -> what the residual is divided by at this layer.
+      part: what z is, after the last edited layer: the "residual" stream, or the "mlp"'s output (2308.08742), optimised
+        along with the attention's.
     """
 
     whiten: Callable[[np.ndarray, int], np.ndarray]
     g: Callable[[int], float]
     history: str = "none"
+    share: Callable[[int], float] = float
+    part: str = "residual"
 
 
 class SpreadState(NamedTuple):
@@ -99,8 +105,8 @@ def init(hyper: SpreadHyper, recipe: Recipe, model: Model, stats: Stats | None) 
     groups = hyper.context_templates or sample_groups(model, hyper.seed)
     metrics = {}
     for layer in hyper.layers:
-        known = stats is not None and hyper.mom2_adjustment
-        moment_FF = stats.of(model, layer) if known else np.eye(model.config.F)
+        known = stats if hyper.mom2_adjustment else None
+        moment_FF = np.eye(model.config.F) if known is None else known.of(model, layer)
         metrics[layer] = Metric(jnp.asarray(recipe.whiten(moment_FF, layer)))
     return SpreadState(tuple(map(tuple, groups)), metrics)
 
@@ -135,25 +141,64 @@ def edit(
     groups = state.context_templates
     working = with_slots(model, WEIGHT, tuple(hyper.layers))
     z_layer = hyper.layers[-1]
-    found = optimise(working, requests, sum(groups, ()), z_layer, hyper.target(), residual=True)
+    found = optimise(working, requests, sum(groups, ()), z_layer, hyper.target(), recipe.part)
     z_ND = found.init_ND + found.delta_ND
     questions = ask(working, requests, groups, hyper.key_pooling)
-    deltas, memory, misses = [], {}, []
+    written = write(hyper, recipe, working, questions, z_ND, lambda layer, key_NF: state.metrics[layer])
+    made = make_edit(model, written.deltas, remembered(hyper, recipe, written, questions))
+    _, held_ND = observe(written.model, questions, z_layer, z_layer, recipe.part)
+    return made, absorb(state, made), info(found, written.deltas, written.residual, z_ND, held_ND)
+
+
+class Written(NamedTuple):
+    """A pass over the layers: the model with it, its deltas, the keys by layer before each write, the worst solve."""
+
+    model: Model
+    deltas: list[LowRank | Dense]
+    keys: dict[int, np.ndarray]
+    residual: float
+
+
+def write(
+    hyper: SpreadHyper,
+    recipe: Recipe,
+    model: Model,
+    questions: Questions,
+    z_ND: np.ndarray,
+    metric_of: Callable[[int, np.ndarray], Metric],
+) -> Written:
+    """Writes the values z layer by layer, each layer's update made on the model with those before.
+
+    Args:
+      hyper: names the layers.
+      recipe: the method.
+      model: with the edits so far and room for the layers.
+      questions: of the requests.
+      z_ND: what their bare prompts shall hold after the last layer.
+      metric_of: (layer, keys [N, F]) -> the layer's M.
+    """
+    z_layer = hyper.layers[-1]
+    deltas, keys, misses = [], {}, []
     for i, layer in enumerate(hyper.layers):
-        key_NF, now_ND = observe(working, questions, layer, z_layer)
-        value_ND = (z_ND - now_ND) / (len(hyper.layers) - i)
-        delta, residual = update(
-            state.metrics[layer], WEIGHT, layer, key_NF.T, value_ND, recipe.g(len(requests)), hyper.solve_dtype
-        )
-        working = apply(working, make_edit(working, [delta]))
+        key_NF, now_ND = observe(model, questions, layer, z_layer, recipe.part)
+        value_ND = (z_ND - now_ND) / recipe.share(len(hyper.layers) - i)
+        metric, g = metric_of(layer, key_NF), recipe.g(len(z_ND))
+        delta, residual = update(metric, WEIGHT, layer, key_NF.T, value_ND, g, hyper.solve_dtype)
+        model = apply(model, make_edit(model, [delta]))
         deltas.append(delta)
         misses.append(residual)
-        memory[f"keys/{layer}"] = key_NF
+        keys[layer] = key_NF
+    return Written(model, deltas, keys, max(misses))
+
+
+def remembered(hyper: SpreadHyper, recipe: Recipe, written: Written, questions: Questions) -> dict[str, np.ndarray]:
+    """The memory of an edit: the keys by which M grows."""
+    if recipe.history == "none":
+        return {}
+    keys = written.keys
     if recipe.history == "after":
-        memory = {f"keys/{layer}": observe(working, questions, layer, z_layer)[0] for layer in hyper.layers}
-    made = make_edit(model, deltas, {} if recipe.history == "none" else memory)
-    _, written_ND = observe(working, questions, z_layer, z_layer)
-    return made, absorb(state, made), _info(found, deltas, max(misses), z_ND, written_ND)
+        keys = {layer: observe(written.model, questions, layer, layer)[0] for layer in hyper.layers}
+    return {f"keys/{layer}": key_NF for layer, key_NF in keys.items()}
 
 
 def absorb(state: SpreadState, made: Edit) -> SpreadState:
@@ -165,11 +210,11 @@ def absorb(state: SpreadState, made: Edit) -> SpreadState:
     return state._replace(metrics=metrics)
 
 
-def _info(found: Targets, deltas, miss: float, z_ND, written_ND) -> dict[str, float]:
+def info(found: Targets, deltas, miss: float, z_ND, held_ND) -> dict[str, float]:
     """Numbers of an edit, means over its requests; `z_miss` is |z - what the model now holds| / |delta|."""
     norms = {f"norm_layer_{delta.layer}": float(np.linalg.norm(matrix(delta))) for delta in deltas}
     delta_norm_N = np.linalg.norm(found.delta_ND, axis=1)
-    z_miss_N = np.linalg.norm(z_ND - written_ND, axis=1) / np.maximum(delta_norm_N, np.finfo(np.float32).tiny)
+    z_miss_N = np.linalg.norm(z_ND - held_ND, axis=1) / np.maximum(delta_norm_N, np.finfo(np.float32).tiny)
     return {
         "loss": float(np.mean(found.nll_N + found.kl_N + found.decay_N)),
         "loss_nll_nats": float(np.mean(found.nll_N)),

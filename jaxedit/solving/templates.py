@@ -8,8 +8,10 @@ STARTERS = ("The", "Therefore", "Because", "I", "You")
 
 def check_template(template: str) -> None:
     """Raises a ValueError where a template does not have exactly one `{}`, where the prompt goes."""
-    if template.count("{}") != 1:
-        raise ValueError(f"the context template {template!r} must have exactly one {{}}, where the prompt goes")
+    if not isinstance(template, str) or template.count("{}") != 1:
+        raise ValueError(
+            f"the context template {template!r} must have exactly one {{}}, where the prompt goes (context_templates)"
+        )
 
 
 def sample_templates(model: Model, seed: int, lengths: tuple[int, ...] = (5, 10), n_each: int = 2) -> tuple[str, ...]:

@@ -36,12 +36,12 @@ def edit_steps(journal: Journal) -> list[dict[str, Any]]:
     return [step.record for step in journal.steps[1:]]
 
 
-def outcome(record: dict[str, Any]) -> str:
-    """What became of an edit, in a word or two."""
+def outcome(record: dict[str, Any], single: bool = False) -> str:
+    """What became of an edit, in a word or two; in a study of single edits there is nothing to keep or roll back."""
     if "error" in record:
         return "not edited"
     if record["guard"]:
-        return "kept, damaging" if record["kept"] else "rolled back"
+        return "kept, damaging" if record["kept"] else "damaging" if single else "rolled back"
     return "kept" if record["kept"] else "measured"
 
 
@@ -50,7 +50,7 @@ def name_of(record: dict[str, Any]) -> str:
     return Request(record["prompt"], record["subject"], record["target_new"]).name
 
 
-def row(record: dict[str, Any]) -> list[str]:
+def row(record: dict[str, Any], single: bool = False) -> list[str]:
     """An edit as the cells of a table; see `HEADER`."""
     if "error" in record:
         return [str(record["step"]), name_of(record), "", "", "", "", "", outcome(record)]
@@ -63,11 +63,16 @@ def row(record: dict[str, Any]) -> list[str]:
         f"{float(record['before']['probability_new']):.3f} → {float(fact['probability_new']):.3f}",
         "yes" if fact["greedy_new"] else "no",
         number(record["editor"]["denominator"]) if "denominator" in record["editor"] else "",
-        outcome(record),
+        outcome(record, single),
     ]
 
 
 HEADER = ["#", "edit", "perplexity", "ratio", "P(new)", "says it", "|u·k|", "outcome"]
+
+
+def is_single(journal: Journal) -> bool:
+    """Whether a study measured each edit on the untouched model."""
+    return journal.run["config"]["mode"] == "single"
 
 
 def number(value: Any) -> str:
@@ -75,7 +80,7 @@ def number(value: Any) -> str:
     value = float(value)
     if not np.isfinite(value):
         return str(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
+    return f"{value:,.0f}" if round(abs(value), 1) >= 1000 else f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def summary(journal: Journal, steps: list[dict[str, Any]]) -> list[str]:
@@ -84,7 +89,7 @@ def summary(journal: Journal, steps: list[dict[str, Any]]) -> list[str]:
     done = [record for record in steps if "error" not in record]
     base = float(journal.steps[0].record["perplexity"]["mean"])
     kept = [record for record in done if record["kept"]]
-    rolled = [record for record in done if record["guard"] and not record["kept"]]
+    rolled = [record for record in done if record["guard"] and not record["kept"] and not is_single(journal)]
     damaging = [record for record in done if float(record["perplexity"]["mean"]) > COLLAPSE_PPL]
     lines = [
         f"{config['editor']['method']} on {config['model']}, {config['mode']} edits: {len(done)} edits made, {len(kept)} kept, "
@@ -105,14 +110,15 @@ def summary(journal: Journal, steps: list[dict[str, Any]]) -> list[str]:
 def markdown(journal: Journal, steps: list[dict[str, Any]]) -> str:
     """The report as Markdown."""
     escape = lambda text: text.replace("|", "\\|").replace("\r", "⏎").replace("\n", "⏎")  # noqa: E731
-    table = ["| " + " | ".join(map(escape, cells)) + " |" for cells in [HEADER, *map(row, steps)]]
+    rows = [row(record, is_single(journal)) for record in steps]
+    table = ["| " + " | ".join(map(escape, cells)) + " |" for cells in [HEADER, *rows]]
     table.insert(1, "|---:|---|---:|---:|---|---|---:|---|")
     said = [
         f"| {record['step']} | {escape(name_of(record))} | {escape(record['says'])} |"
         for record in steps
         if "error" not in record
     ]
-    failed = [f"- Edit {record['step']} was not possible: {record['error']}" for record in steps if "error" in record]
+    failed = [f"- Edit {record['step']} was not possible: {escape(record['error'])}" for record in steps if "error" in record]
     phases: dict[str, float] = {}
     for record in steps:
         for phase, seconds in record["time_s"].items():
@@ -147,47 +153,63 @@ def figure(journal: Journal, path: Path) -> None:
     shown = np.array(rest)
     kept = np.array([record["kept"] for record in steps], bool)
     flagged = np.array([bool(record["guard"]) for record in steps], bool)
-    single = journal.run["config"]["mode"] == "single"
+    single = is_single(journal)
 
     figure_, axes = pyplot.subplots(figsize=(7.0, 3.6), layout="constrained")
-    axes.axhline(COLLAPSE_PPL, color="0.25", linestyle="--", linewidth=1)
-    axes.text(last + 0.4, COLLAPSE_PPL * 1.12, "collapse: 1000", color="0.25", fontsize=8, ha="right", va="bottom")
-    axes.axhline(base, color="0.6", linestyle=":", linewidth=1)
+    for level, text, style in ((COLLAPSE_PPL, "collapse: 1000", "--"), (base, f"unedited: {number(unedited)}", ":")):
+        axes.axhline(level, color="0.4", linestyle=style, linewidth=1, zorder=1)
+        axes.annotate(
+            text, (1, level), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points", fontsize=8,
+            color="0.3", va="center", annotation_clip=False,
+        )  # fmt: skip
     if kept.any():
         axes.plot(np.r_[0, x[kept]], np.r_[base, shown[kept]], color="0.45", linewidth=1, zorder=2)
-    calm = ~flagged
-    label = "each edit on the untouched model" if single else "kept"
-    axes.plot(x[calm], shown[calm], "o", color="#1b6ca8", markersize=4.5, label=label, zorder=3)
-    back = flagged & ~kept
-    if back.any():
-        label = "damaging" if single else "damaging, rolled back"
-        axes.plot(x[back], shown[back], "X", color="#b3261e", markersize=9, markeredgecolor="white", label=label, zorder=4)
-    if (flagged & kept).any():
-        axes.plot(
-            x[flagged & kept], shown[flagged & kept], "s", color="#b3261e", markersize=5, label="damaging, kept", zorder=4
-        )
-    for i in np.flatnonzero(flagged)[np.argsort(-shown[flagged])][:6]:
-        axes.annotate(
-            f"{steps[i]['subject']} → {steps[i]['target_new']}",
-            (x[i], shown[i]),
-            textcoords="offset points",
-            xytext=(7, 0) if x[i] < 0.75 * last else (-7, 0),
-            ha="left" if x[i] < 0.75 * last else "right",
-            va="center",
-            fontsize=8,
-            parse_math=False,
-        )
+    quiet = "each edit on the untouched model" if single else "kept"
+    back = "damaging" if single else "damaging, rolled back"
+    for chosen, label, marker, color, size in (
+        (~flagged, quiet, "o", "#1b6ca8", 4.5),
+        (flagged & ~kept, back, "X", "#b3261e", 9),
+        (flagged & kept, "damaging, kept", "s", "#b3261e", 5),
+    ):
+        if chosen.any():
+            edge = "white" if marker == "X" else color
+            axes.plot(
+                x[chosen], shown[chosen], marker, color=color, markersize=size, markeredgecolor=edge, label=label, zorder=3
+            )
+    _name_worst(axes, steps, x, shown, flagged, last)
     axes.set_yscale("log")
-    axes.set_ylim(bottom=min(base, *shown) / 2, top=max(top / 3, 3 * max(base, *shown)))
+    axes.set_ylim(bottom=min([base, *shown]) / 2, top=max([top / 3, 3 * base, *(3 * shown)]))
     axes.set_xlim(-0.5, last + 0.8)
     axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
     axes.set_xlabel("edit")
     axes.set_ylabel("perplexity (mean over texts)")
     method, model = journal.run["config"]["editor"]["method"], journal.run["config"]["model"]
-    axes.set_title(f"{method.upper()} on {model}: perplexity after each edit", fontsize=10, parse_math=False)
-    axes.text(0.1, base * 0.93, f"unedited: {number(unedited)}", color="0.4", fontsize=8, va="top")
-    axes.legend(frameon=False, fontsize=8, loc="upper right")
+    axes.set_title(f"{method.upper()} on {model}: perplexity after each edit", fontsize=10, parse_math=False, pad=20)
+    if steps:
+        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=3)
     axes.spines[["top", "right"]].set_visible(False)
     for suffix in (".png", ".pdf"):
         figure_.savefig(path.with_suffix(suffix), dpi=200)
     pyplot.close(figure_)
+
+
+def _name_worst(axes, steps: list[dict[str, Any]], x, shown, flagged, last: int, most: int = 6) -> None:
+    """Names the most damaging edits beside their marks, leaving out names that would lie on each other."""
+    height = np.log10(shown.max() / shown.min()) + 1 if len(shown) else 1
+    named: list[tuple[float, float]] = []
+    for i in np.flatnonzero(flagged)[np.argsort(-shown[flagged])]:
+        at = x[i] / max(last, 1), np.log10(shown[i]) / height
+        if len(named) == most or any(abs(at[0] - a) < 0.35 and abs(at[1] - b) < 0.07 for a, b in named):
+            continue
+        named.append(at)
+        right = x[i] < 0.75 * last
+        axes.annotate(
+            f"{steps[i]['subject']} → {steps[i]['target_new']}",
+            (x[i], shown[i]),
+            textcoords="offset points",
+            xytext=(7, 0) if right else (-7, 0),
+            ha="left" if right else "right",
+            va="center",
+            fontsize=8,
+            parse_math=False,
+        )

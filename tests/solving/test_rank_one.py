@@ -174,7 +174,7 @@ def test_second_moments_are_asked_for_or_ignored(golden, expected):
         (dict(v_lr=-0.5), "v_lr=-0.5"),
         (dict(fact_token="last"), "fact_token='last'"),
         (dict(context_templates=("no place",)), "must have exactly one"),
-        (dict(context_templates="{}"), "context_templates='{}': expected a list of texts"),
+        (dict(context_templates="{}"), "context_templates='{}'; expected tuple or nothing"),
     ],
 )
 def test_a_hyper_parameter_that_cannot_be_meant(golden, change, message):
