@@ -19,6 +19,7 @@ from jaxedit.edits.edit import Edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
 from jaxedit.solving import spread
+from jaxedit.solving.after import After, AfterState, begin, change
 from jaxedit.solving.moments import Stats
 
 
@@ -32,6 +33,7 @@ class Editor(NamedTuple):
       init: (model, stats) -> state.
       edit: (model, requests, state) -> (edit, state, info); writes nothing; who keeps the edit keeps the state.
       absorb: (state, edit) -> state after an edit that was made before: rebuilds the state from a journal.
+      dense: whether an edit holds whole matrices, which a journal then holds for every step.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Editor(NamedTuple):
     init: Callable[[Model, Stats | None], Any]
     edit: Callable[[Model, list[Request], Any], tuple[Edit, Any, dict[str, float]]]
     absorb: Callable[[Any, Edit], Any]
+    dense: bool = False
 
 
 def names() -> list[str]:
@@ -49,6 +52,8 @@ def names() -> list[str]:
 
 def make_editor(name: str, **hyper: Any) -> Editor:
     """An editor by its method's name, with hyper-parameters under their published names.
+
+    Every method also takes `max_norm_ratio`, `rect_keep` and `prune_log_base` (`jaxedit.solving.after`).
 
     Raises:
       ValueError: on an unknown method or hyper-parameter, or one that is missing.
@@ -75,7 +80,26 @@ def make_editor(name: str, **hyper: Any) -> Editor:
         raise ValueError(f"{name} needs {', '.join(f'{key}=' for key in missing)}")
     for key, value in hyper.items():
         _check_type(name, key, value)
-    return module.make(module.Hyper(**hyper))
+    after = After(**{field.name: hyper.pop(field.name, None) for field in dataclasses.fields(After)})
+    after.check()
+    editor = module.make(module.Hyper(**hyper))
+    return editor if after.is_idle else _with_after(editor, after)
+
+
+def _with_after(editor: Editor, after: After) -> Editor:
+    """The editor whose updates are changed before they are applied."""
+
+    def init(model: Model, stats: Stats | None) -> AfterState:
+        return begin(after, model, editor.init(model, stats), editor.slots)
+
+    def edit(model: Model, requests: list[Request], state: AfterState) -> tuple[Edit, AfterState, dict[str, float]]:
+        made, inner, info = editor.edit(model, requests, state.inner)
+        return change(after, model, made, state.largest), state._replace(inner=inner), info
+
+    def absorb(state: AfterState, made: Edit) -> AfterState:
+        return state._replace(inner=editor.absorb(state.inner, made))
+
+    return editor._replace(init=init, edit=edit, absorb=absorb, dense=editor.dense or after.is_dense)
 
 
 def _check_type(name: str, key: str, value: Any) -> None:
@@ -104,10 +128,10 @@ def batch_editor(name: str, hyper: spread.SpreadHyper, recipe: spread.Recipe) ->
 def defaults_of(name: str) -> dict[str, Any]:
     """A method's hyper-parameters with their defaults (dataclasses.MISSING where one must be given)."""
     module = importlib.import_module(f"jaxedit.editors.{name.replace('-', '_')}")
-    return {field.name: field.default for field in dataclasses.fields(module.Hyper)}
+    return {field.name: field.default for kind in (module.Hyper, After) for field in dataclasses.fields(kind)}
 
 
 def hyper_types(name: str) -> dict[str, Any]:
     """The types of a method's hyper-parameters."""
     module = importlib.import_module(f"jaxedit.editors.{name.replace('-', '_')}")
-    return typing.get_type_hints(module.Hyper)
+    return typing.get_type_hints(module.Hyper) | typing.get_type_hints(After)

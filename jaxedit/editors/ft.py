@@ -56,6 +56,7 @@ def make(hyper: Hyper) -> Editor:
         init=functools.partial(init, hyper, settings),
         edit=functools.partial(finetune.edit, settings),
         absorb=lambda state, edit: state,
+        dense=True,
     )
 
 
