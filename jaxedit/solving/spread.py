@@ -28,6 +28,7 @@ from jaxedit.solving.target import TargetHyper, Targets, optimise
 from jaxedit.solving.templates import check_template, sample_groups
 
 WEIGHT = "mlp/w_down"
+PARTS = {"residual": (True, False), "mlp": (False, True)}  # z -> what `optimise` is told: residual, attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,7 @@ def edit(
     groups = state.context_templates
     working = with_slots(model, WEIGHT, tuple(hyper.layers))
     z_layer = hyper.layers[-1]
-    found = optimise(working, requests, sum(groups, ()), z_layer, hyper.target(), recipe.part)
+    found = optimise(working, requests, sum(groups, ()), z_layer, hyper.target(), *PARTS[recipe.part])
     z_ND = found.init_ND + found.delta_ND
     questions = ask(working, requests, groups, hyper.key_pooling)
     written = write(hyper, recipe, working, questions, z_ND, lambda layer, key_NF: state.metrics[layer])

@@ -11,6 +11,11 @@ with Adam, at most v_num_grad_steps - 1 updates, a stop before the step where L 
 projection |delta| <= clamp_norm_factor |init|. In pre-norm blocks adding to the MLP's output or to the layer's output is
 the same, so ROME and MEMIT differ in `init` alone: the MLP's output or the residual stream of the first template.
 
+PMET (2308.08742) has two vectors, added to the MLP's and to the attention's output, each with its own decay and projection.
+In sequential blocks the second one also passes through the layer's own MLP. As released, the target's term is weighted by
+nll_loss_factor, and by a tenth of it in a pass after one in which every target token was the most likely one in every
+template; such a pass is the last where in addition kl_factor KL <= 0.01.
+
 The vector changes only positions from the subject's last token on, and only layers above. So the rest is run once, its
 keys and values kept, and a step computes a rectangle of suffixes and the logits that the loss reads.
 """
@@ -26,12 +31,14 @@ import optax
 
 from jaxedit.edits.request import Request
 from jaxedit.mesh import constrain, place
-from jaxedit.models.decoder import Attending
+from jaxedit.models.decoder import Attending, normalise
 from jaxedit.models.layers import block_at, causal, ends, run_collecting, run_layers, start
 from jaxedit.models.model import Model
 from jaxedit.solving.rows import Rows, Shape, Tokenised, common_shape, in_parts, lay_out, tokenise
 
 STOP_LOSS = 5e-2
+EASED = 0.1  # PMET's share of nll_loss_factor once the target is said
+EASED_KL = 1e-2  # ... and the KL term at which it then stops
 REQUESTS_AT_ONCE = 32  # bounds memory; requests do not influence each other
 
 
@@ -44,15 +51,26 @@ class TargetHyper:
     v_weight_decay: float = 0.5
     kl_factor: float = 0.0625
     clamp_norm_factor: float = 4.0
+    nll_loss_factor: float = 1.0  # the weight of the target's term (PMET)
     stop_at_argmax: bool = False  # stop once every target token is the most likely one in every template (ENCORE)
+    ease_at_argmax: bool = False  # weigh the target's term less from then on (PMET)
 
     def check(self) -> None:
         """Raises a ValueError on a number that cannot be meant."""
-        if self.v_num_grad_steps < 1 or self.v_lr <= 0 or self.clamp_norm_factor <= 0:
+        if self.v_num_grad_steps < 1 or min(self.v_lr, self.clamp_norm_factor, self.nll_loss_factor) <= 0:
             raise ValueError(
-                f"v_num_grad_steps={self.v_num_grad_steps}, v_lr={self.v_lr} and clamp_norm_factor={self.clamp_norm_factor} "
-                "must be positive"
+                f"v_num_grad_steps={self.v_num_grad_steps}, v_lr={self.v_lr}, clamp_norm_factor={self.clamp_norm_factor} and "
+                f"nll_loss_factor={self.nll_loss_factor} must be positive"
             )
+
+
+class Kind(NamedTuple):
+    """What the compiled loop is specialised for, besides shapes."""
+
+    residual: bool
+    attention: bool
+    stop_at_argmax: bool
+    ease_at_argmax: bool
 
 
 class Targets(NamedTuple):
@@ -71,7 +89,13 @@ class Targets(NamedTuple):
 
 
 def optimise(
-    model: Model, requests: list[Request], templates: tuple[str, ...], layer: int, hyper: TargetHyper, residual: bool
+    model: Model,
+    requests: list[Request],
+    templates: tuple[str, ...],
+    layer: int,
+    hyper: TargetHyper,
+    residual: bool,
+    attention: bool = False,
 ) -> Targets:
     """Finds the vectors for requests, each independent of the others.
 
@@ -82,27 +106,25 @@ def optimise(
       layer: the vector is added to this layer's output.
       hyper: published names and values.
       residual: init is the residual stream after the layer (MEMIT), not the MLP's output (ROME).
+      attention: a second vector is found along with it, for the attention's output (PMET), and not returned.
     """
     tokenised = [tokenise(model, request, templates) for request in requests]
     parts, n_requests = in_parts(tokenised, REQUESTS_AT_ONCE)
     shape = common_shape(tokenised)
-    found = [_optimise_part(model, part, shape, layer, hyper, residual) for part in parts]
+    kind = Kind(residual, attention, hyper.stop_at_argmax, hyper.ease_at_argmax)
+    found = [_optimise_part(model, part, shape, layer, hyper, kind) for part in parts]
     return Targets(*(np.concatenate(arrays)[:n_requests] for arrays in zip(*found, strict=True)))
 
 
 def _optimise_part(
-    model: Model, tokenised: list[Tokenised], shape: Shape, layer: int, hyper: TargetHyper, residual: bool
+    model: Model, tokenised: list[Tokenised], shape: Shape, layer: int, hyper: TargetHyper, kind: Kind
 ) -> Targets:
     rows = lay_out(tokenised, shape, model.mesh.shape["data"])
     by_row = ("BT", "B", "B")  # the rows lie over `data`; what says where to read is everywhere
     letters = [*by_row, *["_"] * (len(rows) - len(by_row))]
     arrays = Rows(*(place(model.mesh, word, np.asarray(array)) for word, array in zip(letters, rows, strict=True)))
-    numbers = {name: value for name, value in dataclasses.asdict(hyper).items() if name != "stop_at_argmax"}
-    found = jax.device_get(
-        _optimise(
-            model, arrays, layer, jax.tree.map(jnp.float32, numbers), shape, len(tokenised), residual, hyper.stop_at_argmax
-        )
-    )
+    numbers = {name: jnp.float32(value) for name, value in dataclasses.asdict(hyper).items() if name not in Kind._fields}
+    found = jax.device_get(_optimise(model, arrays, layer, numbers, shape, len(tokenised), kind))
     of_template = np.arange(len(tokenised[0].templates)) + rows.first_row_N[:, None]
     return Targets(
         found["delta_ND"],
@@ -118,75 +140,124 @@ def _optimise_part(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("layer", "shape", "n_requests", "residual", "stop_at_argmax"))
-def _optimise(model: Model, rows: Rows, layer: int, hyper, shape: Shape, n_requests: int, residual: bool, stop_at_argmax: bool):
-    h_BUD, attending, key_BF, value_BD, residual_BD = _prefix(model, rows, layer, shape)
-    init_ND = (residual_BD if residual else value_BD)[rows.first_row_N]
-    init_norm_N = jnp.linalg.norm(init_ND, axis=-1)
-    request_Q = rows.request_B[rows.read_row_Q]
+@functools.partial(jax.jit, static_argnames=("layer", "shape", "n_requests", "kind"))
+def _optimise(model: Model, rows: Rows, layer: int, hyper, shape: Shape, n_requests: int, kind: Kind):
+    prefixed = _prefix(model, rows, layer, shape)
+    subject = prefixed.subject
+    init_ND = (subject.residual_BD if kind.residual else subject.value_BD)[rows.first_row_N]
+    inits = (init_ND, subject.attn_BD[rows.first_row_N]) if kind.attention else (init_ND,)
+    init_norm_PN = jnp.linalg.norm(jnp.stack(inits), axis=-1)
 
-    def terms(delta_ND):
-        """The loss terms of each request and the log-probabilities at its KL position."""
-        h = h_BUD.at[:, 0].add(delta_ND[rows.request_B])
-        h = run_layers(model, constrain(model.mesh, "BTD", h), attending, layer + 1, model.config.L)
-        read_QD = jnp.concatenate([h[rows.read_row_Q, rows.read_offset_Q], h[rows.kl_row_N, 0]])
-        logp_QV = jax.nn.log_softmax(ends(model).logits(read_QD[None])[0])
-        n_read = rows.read_row_Q.shape[0]
-        chosen_Q = jnp.take_along_axis(logp_QV[:n_read], rows.read_target_Q[:, None], axis=1)[:, 0]
-        nll_N = jax.ops.segment_sum(-chosen_Q * rows.read_weight_Q, request_Q, n_requests)
-        decay_N = hyper["v_weight_decay"] * _norm(delta_ND) / init_norm_N**2
-        missed_Q = (chosen_Q < jnp.max(logp_QV[:n_read], axis=1)) & (rows.read_weight_Q > 0)
-        missed_N = jax.ops.segment_max(missed_Q.astype(jnp.int32), request_Q, n_requests) > 0
-        return nll_N, decay_N, logp_QV[n_read:], missed_N
-
-    def losses(delta_ND, initial_NV, first):
-        nll_N, decay_N, logp_NV, missed_N = terms(delta_ND)
+    def losses(delta_PND, initial_NV, first, factor_N):
+        nll_N, missed_N, logp_NV = _says(model, rows, layer, prefixed, delta_PND)
         initial_NV = jnp.where(first, jax.lax.stop_gradient(logp_NV), initial_NV)
         kl_N = hyper["kl_factor"] * jnp.sum(jnp.exp(logp_NV) * (logp_NV - initial_NV), axis=-1)
-        total_N = nll_N + kl_N + decay_N
+        decay_N = hyper["v_weight_decay"] * jnp.sum(_norm(delta_PND) / init_norm_PN**2, axis=0)
+        total_N = factor_N * nll_N + kl_N + decay_N
         return jnp.sum(total_N), (total_N, initial_NV, missed_N, (nll_N, kl_N, decay_N))
 
     adam = optax.adam(hyper["v_lr"])
 
     def going_on(carry):
-        step, _, _, _, active_N, _ = carry
+        step, _, _, _, _, active_N, _ = carry
         return (step < hyper["v_num_grad_steps"] - 1) & jnp.any(active_N)
 
     def update(carry):
-        step, delta_ND, adam_state, initial_NV, active_N, n_steps_N = carry
-        found, gradient = jax.value_and_grad(losses, has_aux=True)(delta_ND, initial_NV, step == 0)
-        total_N, initial_NV, missed_N, _ = found[1]
+        step, delta_PND, adam_state, initial_NV, factor_N, active_N, n_steps_N = carry
+        found, gradient = jax.value_and_grad(losses, has_aux=True)(delta_PND, initial_NV, step == 0, factor_N)
+        total_N, initial_NV, missed_N, (_, kl_N, _) = found[1]
         n_steps_N += active_N
-        active_N &= missed_N if stop_at_argmax else total_N >= STOP_LOSS
+        active_N &= missed_N if kind.stop_at_argmax else total_N >= STOP_LOSS
+        if kind.ease_at_argmax:
+            active_N &= missed_N | (kl_N > EASED_KL)
+            factor_N = hyper["nll_loss_factor"] * jnp.where(missed_N, 1.0, EASED)
         change, adam_state = adam.update(gradient, adam_state)
-        moved_ND = delta_ND + change
-        most_N = hyper["clamp_norm_factor"] * init_norm_N
-        norm_N = _norm(moved_ND)
-        moved_ND = jnp.where(norm_N > most_N, most_N / jnp.where(norm_N == 0, 1, norm_N), 1.0)[:, None] * moved_ND
-        return step + 1, jnp.where(active_N[:, None], moved_ND, delta_ND), adam_state, initial_NV, active_N, n_steps_N
+        moved_PND = _clamp(delta_PND + change, hyper["clamp_norm_factor"] * init_norm_PN)
+        delta_PND = jnp.where(active_N[:, None], moved_PND, delta_PND)
+        return step + 1, delta_PND, adam_state, initial_NV, factor_N, active_N, n_steps_N
 
-    zero_ND = jnp.zeros_like(init_ND)
+    zero_PND = jnp.zeros((len(inits), *init_ND.shape))
     active_N, n_steps_N = jnp.ones(n_requests, bool), jnp.zeros(n_requests, jnp.int32)
     no_initial_NV = jnp.zeros((n_requests, model.config.V))
-    carry = (jnp.int32(0), zero_ND, adam.init(zero_ND), no_initial_NV, active_N, n_steps_N)
-    step, delta_ND, _, initial_NV, active_N, n_steps_N = jax.lax.while_loop(going_on, update, carry)
-    _, (_, _, _, (nll_N, kl_N, decay_N)) = losses(delta_ND, initial_NV, step == 0)
-    names = ("delta_ND", "init_ND", "key_BF", "value_BD", "nll_N", "kl_N", "decay_N", "n_steps_N")
-    return dict(zip(names, (delta_ND, init_ND, key_BF, value_BD, nll_N, kl_N, decay_N, n_steps_N + active_N), strict=True))
+    factor_N = jnp.full(n_requests, hyper["nll_loss_factor"])
+    carry = (jnp.int32(0), zero_PND, adam.init(zero_PND), no_initial_NV, factor_N, active_N, n_steps_N)
+    step, delta_PND, _, initial_NV, factor_N, active_N, n_steps_N = jax.lax.while_loop(going_on, update, carry)
+    _, (_, _, _, (nll_N, kl_N, decay_N)) = losses(delta_PND, initial_NV, step == 0, factor_N)
+    return {
+        "delta_ND": delta_PND[0],
+        "init_ND": init_ND,
+        "key_BF": subject.key_BF,
+        "value_BD": subject.value_BD,
+        "nll_N": nll_N,
+        "kl_N": kl_N,
+        "decay_N": decay_N,
+        "n_steps_N": n_steps_N + active_N,
+    }
 
 
-def _prefix(model: Model, rows: Rows, layer: int, shape: Shape):
-    """All that the added vector does not change: suffixes after the edited layer, and what they attend to above it."""
+def _says(model: Model, rows: Rows, layer: int, prefixed: "Prefixed", delta_PND):
+    """With the vectors added: -log p of each request's target, whether some token is not the likeliest, KL positions' log p."""
+    added_PBD = delta_PND[:, rows.request_B]
+    h = prefixed.h_BUD.at[:, 0].add(added_PBD[0])
+    if len(delta_PND) > 1:
+        h = h.at[:, 0].add(_passed_on(model, layer, prefixed.subject.after_attn_BD, added_PBD[1]))
+    h = run_layers(model, constrain(model.mesh, "BTD", h), prefixed.attending, layer + 1, model.config.L)
+    read_QD = jnp.concatenate([h[rows.read_row_Q, rows.read_offset_Q], h[rows.kl_row_N, 0]])
+    logp_QV = jax.nn.log_softmax(ends(model).logits(read_QD[None])[0])
+    n_read, n_requests = rows.read_row_Q.shape[0], delta_PND.shape[1]
+    request_Q = rows.request_B[rows.read_row_Q]
+    chosen_Q = jnp.take_along_axis(logp_QV[:n_read], rows.read_target_Q[:, None], axis=1)[:, 0]
+    nll_N = jax.ops.segment_sum(-chosen_Q * rows.read_weight_Q, request_Q, n_requests)
+    missed_Q = (chosen_Q < jnp.max(logp_QV[:n_read], axis=1)) & (rows.read_weight_Q > 0)
+    missed_N = jax.ops.segment_max(missed_Q.astype(jnp.int32), request_Q, n_requests) > 0
+    return nll_N, missed_N, logp_QV[n_read:]
+
+
+class Subject(NamedTuple):
+    """What the edited layer holds at each row's subject, before any vector is added."""
+
+    key_BF: jax.Array
+    value_BD: jax.Array  # the MLP's output
+    residual_BD: jax.Array  # after the layer
+    attn_BD: jax.Array  # the attention's output
+    after_attn_BD: jax.Array  # the residual stream with it
+
+
+class Prefixed(NamedTuple):
+    """All that the vectors do not change: suffixes after the edited layer, what they attend to above, the subjects."""
+
+    h_BUD: jax.Array
+    attending: Attending
+    subject: Subject
+
+
+def _passed_on(model: Model, layer: int, after_attn_BD, added_BD):
+    """What a vector added to the attention's output adds to the layer's: itself, and what it makes the MLP put out."""
+    if model.config.parallel:
+        return added_BD
+    block = block_at(model, layer)
+
+    def mlp(h_BD):
+        key_B1F = block.mlp.key(normalise(model.config, block.mlp, h_BD[:, None]))
+        return block.mlp.value(key_B1F, model.overlay, layer)[:, 0]
+
+    return added_BD + mlp(after_attn_BD + added_BD) - mlp(after_attn_BD)
+
+
+def _prefix(model: Model, rows: Rows, layer: int, shape: Shape) -> Prefixed:
     B, T = rows.token_BT.shape
     position_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
     attending = causal(position_BT)
-    h_BTD = run_layers(model, start(model, rows.token_BT, position_BT), attending, 0, layer)
+    before_BTD = run_layers(model, start(model, rows.token_BT, position_BT), attending, 0, layer)
     block = block_at(model, layer)
-    h_BTD, key_BTF, _ = block(h_BTD, attending, None, model.overlay, layer)
+    h_BTD, key_BTF, _ = block(before_BTD, attending, None, model.overlay, layer)
+    attn_BTD, _ = block.attn(normalise(model.config, block.attn, before_BTD), attending, None)
     at_subject = rows.subject_B[:, None, None]
-    key_B1F = jnp.take_along_axis(key_BTF, at_subject, axis=1)
-    value_BD = block.mlp.value(key_B1F, model.overlay, layer)[:, 0]
-    residual_BD = jnp.take_along_axis(h_BTD, at_subject, axis=1)[:, 0]
+    key_B1F, residual_B1D, attn_B1D, after_attn_B1D = (
+        jnp.take_along_axis(array, at_subject, axis=1) for array in (key_BTF, h_BTD, attn_BTD, before_BTD + attn_BTD)
+    )
+    value_B1D = block.mlp.value(key_B1F, model.overlay, layer)
+    subject = Subject(*(array[:, 0] for array in (key_B1F, value_B1D, residual_B1D, attn_B1D, after_attn_B1D)))
 
     prefix_BP = position_BT[:, : shape.prefix]
     _, cache = run_collecting(model, h_BTD[:, : shape.prefix], causal(prefix_BP), layer + 1, model.config.L)
@@ -194,7 +265,13 @@ def _prefix(model: Model, rows: Rows, layer: int, shape: Shape):
     h_BUD = jnp.take_along_axis(h_BTD, jnp.minimum(position_BU, T - 1)[..., None], axis=1)
     sees_prefix_BUP = jnp.broadcast_to((prefix_BP < rows.subject_B[:, None])[:, None], (B, shape.suffix, shape.prefix))
     mask_BUS = jnp.concatenate([sees_prefix_BUP, causal(position_BU).mask_BTS], axis=-1)
-    return h_BUD, Attending(position_BU, mask_BUS, cache), key_B1F[:, 0], value_BD, residual_BD
+    return Prefixed(h_BUD, Attending(position_BU, mask_BUS, cache), subject)
+
+
+def _clamp(x_PND, most_PN):
+    """Shortens what is longer than `most`."""
+    norm_PN = _norm(x_PND)
+    return jnp.where(norm_PN > most_PN, most_PN / jnp.where(norm_PN == 0, 1, norm_PN), 1.0)[..., None] * x_PND
 
 
 def _norm(x_ND):
