@@ -19,7 +19,8 @@ def define_flags() -> None:
     """The flags of this command."""
     model_flags()
     flags.DEFINE_string("method", "rome", "the editing method")
-    flags.DEFINE_integer("layer", 5, "the layer to edit; 5 is the default for smollm2-135m")
+    flags.DEFINE_list("layer", ["5"], "the layer to edit, or several with commas; 5 is the default for smollm2-135m")
+    flags.DEFINE_string("stats", None, "second moments from `jaxedit stats`, for methods that use them")
     flags.DEFINE_multi_string("hyper", [], "NAME=VALUE, a hyper-parameter; may be given several times")
     flags.DEFINE_string("prompt", None, 'with one {} where the subject goes, e.g. "{} is based in"')
     flags.DEFINE_string("subject", None, "e.g. BP")
@@ -40,10 +41,11 @@ def main() -> None:
     if missing:
         raise ValueError(f"missing {', '.join(missing)}; see jaxedit edit --help for an example")
     request = jaxedit.Request(FLAGS.prompt, FLAGS.subject, FLAGS.target, FLAGS.target_true)
-    editor = jaxedit.make_editor(FLAGS.method, layers=[FLAGS.layer], **dict(map(hyper, FLAGS.hyper)))
+    editor = jaxedit.make_editor(FLAGS.method, layers=list(map(layer, FLAGS.layer)), **dict(map(hyper, FLAGS.hyper)))
     texts = read_texts(FLAGS.texts)
     model = load_model()
-    edit, _, info = editor.edit(model, [request], editor.init(model, None))
+    stats = jaxedit.Stats.load(Path(FLAGS.stats)) if FLAGS.stats else None
+    edit, _, info = editor.edit(model, [request], editor.init(model, stats))
     edited = jaxedit.apply(model, edit)
     result: dict[str, Any] = {"request": request.name, "method": FLAGS.method, "model": FLAGS.model, "editor": info}
     for when, version in (("before", model), ("after", edited)):
@@ -57,6 +59,13 @@ def main() -> None:
         print_json(result)
     else:
         show(result)
+
+
+def layer(text: str) -> int:
+    """A layer's number."""
+    if not text.strip().isdigit():
+        raise ValueError(f"--layer={text}: expected numbers with commas between them, e.g. --layer=3,4,5")
+    return int(text)
 
 
 def hyper(text: str) -> tuple[str, Any]:

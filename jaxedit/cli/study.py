@@ -71,7 +71,7 @@ class StepBar:
             self.bar.print(f"unedited model: perplexity {number(record['perplexity']['mean'])}")
         else:
             style = "bold red" if record["guard"] else None
-            ppl = number(record["perplexity"]["mean"])
+            ppl = number(record["perplexity"]["mean"]) if "perplexity" in record else "not measured"
             guard = f" ({record['guard']})" if record["guard"] else ""
             self.bar.print(
                 f"{record['step']:4d}  {name_of(record)}: perplexity {ppl}, {outcome(record, self.single)}{guard}", style=style

@@ -87,6 +87,14 @@ def facts(model: Model, requests: list[Request]) -> list[dict[str, Any]]:
     return [_fact(request, rated, row) for request in requests]
 
 
+def mean_fact(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The entries of `facts` averaged over requests, each over those that have it; a single request's are as they are."""
+    if len(found) == 1:
+        return found[0]
+    held = {key: [fact[key] for fact in found if fact[key] is not None] for key in found[0]}
+    return {key: float(np.mean(values)) if values else None for key, values in held.items()}
+
+
 def _pairs(request: Request) -> Iterator[Pair]:
     """All that has to be scored for a request."""
     for prompt in (request.question, *request.paraphrases):

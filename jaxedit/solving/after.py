@@ -59,6 +59,11 @@ class AfterState(NamedTuple):
     inner: Any
     largest: Mapping[tuple[str, int], float]
 
+    @property
+    def context_templates(self) -> Any:
+        """The method's."""
+        return getattr(self.inner, "context_templates", None)
+
 
 def begin(after: After, model: Model, inner: Any, slots: Mapping[str, tuple[int, ...]]) -> AfterState:
     """The state before the first edit."""

@@ -27,10 +27,12 @@ class Guard:
         if not self.max_ppl_ratio > 1:
             raise ValueError(f"guard.max_ppl_ratio={self.max_ppl_ratio}: expected a number over 1")
 
-    def trips(self, after: Perplexity, unedited: Perplexity, edit_norm: float) -> str:
-        """Why the edit is damaging; empty where it is not."""
+    def trips(self, after: Perplexity | None, unedited: Perplexity, edit_norm: float) -> str:
+        """Why the edit is damaging; empty where it is not, as far as is known where the perplexity was not measured."""
         if not np.isfinite(edit_norm):
             return "the edit itself is not finite"
+        if after is None:
+            return ""
         if after.n_broken:
             return f"the loss of {after.n_broken} texts is not finite"
         ratio = after.mean / unedited.mean

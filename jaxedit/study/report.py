@@ -47,7 +47,9 @@ def outcome(record: dict[str, Any], single: bool = False) -> str:
 
 def name_of(record: dict[str, Any]) -> str:
     """The request in one line."""
-    return Request(record["prompt"], record["subject"], record["target_new"]).name
+    name = Request(record["prompt"], record["subject"], record["target_new"]).name
+    more = record.get("n_requests", 1) - 1
+    return f"{name} and {more} more" if more else name
 
 
 def row(record: dict[str, Any], single: bool = False) -> list[str]:
@@ -58,10 +60,10 @@ def row(record: dict[str, Any], single: bool = False) -> list[str]:
     return [
         str(record["step"]),
         name_of(record),
-        number(record["perplexity"]["mean"]),
-        number(record["perplexity"]["ratio"]),
+        number(record["perplexity"]["mean"]) if "perplexity" in record else "",
+        number(record["perplexity"]["ratio"]) if "perplexity" in record else "",
         f"{float(record['before']['probability_new']):.3f} → {float(fact['probability_new']):.3f}",
-        "yes" if fact["greedy_new"] else "no",
+        f"{fact['greedy_new']:.0%}" if record.get("n_requests", 1) > 1 else "yes" if fact["greedy_new"] else "no",
         number(record["editor"]["denominator"]) if "denominator" in record["editor"] else "",
         outcome(record, single),
     ]
@@ -90,19 +92,23 @@ def summary(journal: Journal, steps: list[dict[str, Any]]) -> list[str]:
     base = float(journal.steps[0].record["perplexity"]["mean"])
     kept = [record for record in done if record["kept"]]
     rolled = [record for record in done if record["guard"] and not record["kept"] and not is_single(journal)]
-    damaging = [record for record in done if float(record["perplexity"]["mean"]) > COLLAPSE_PPL]
+    measured = [record for record in done if "perplexity" in record]
+    damaging = [record for record in measured if float(record["perplexity"]["mean"]) > COLLAPSE_PPL]
     lines = [
         f"{config['editor']['method']} on {config['model']}, {config['mode']} edits: {len(done)} edits made, {len(kept)} kept, "
         f"{len(rolled)} rolled back, {len(steps) - len(done)} not possible.",
         f"The unedited model's perplexity is {number(base)}; {len(damaging)} of the edits took it over {COLLAPSE_PPL:,} "
         "(collapse).",
     ]
-    if kept:
-        lines.append(f"After the last kept edit it is {number(kept[-1]['perplexity']['mean'])}.")
+    last = [record for record in kept if "perplexity" in record][-1:]
+    if last:
+        lines.append(f"After the last kept edit it is {number(last[0]['perplexity']['mean'])}.")
     if done:
-        says = sum(bool(record["fact"]["greedy_new"]) for record in done)
-        lines.append(f"Right after its edit the model says the new fact in {says} of {len(done)} cases.")
-        worst = max(done, key=lambda record: float(record["perplexity"]["mean"]))
+        sizes = [record.get("n_requests", 1) for record in done]
+        says = sum(float(record["fact"]["greedy_new"]) * size for record, size in zip(done, sizes, strict=True))
+        lines.append(f"Right after its edit the model says the new fact in {says:.0f} of {sum(sizes)} cases.")
+    if measured:
+        worst = max(measured, key=lambda record: float(record["perplexity"]["mean"]))
         lines.append(f"The most damaging edit: {name_of(worst)}, perplexity {number(worst['perplexity']['mean'])}.")
     return lines
 
@@ -144,7 +150,7 @@ def figure(journal: Journal, path: Path) -> None:
     from matplotlib import pyplot
 
     last = edit_steps(journal)[-1]["step"]
-    steps = [record for record in edit_steps(journal) if "error" not in record]
+    steps = [record for record in edit_steps(journal) if "perplexity" in record]
     x = np.array([record["step"] for record in steps], int)
     unedited = float(journal.steps[0].record["perplexity"]["mean"])
     ppl = np.array([unedited] + [float(record["perplexity"]["mean"]) for record in steps])

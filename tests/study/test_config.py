@@ -22,6 +22,9 @@ def test_defaults():
         "facts": "builtin",
         "n_facts": 0,
         "texts": "builtin",
+        "stats": "",
+        "batch_size": 1,
+        "perplexity_every": 1,
         "mode": "sequential",
         "guard": {"max_ppl_ratio": 2.0, "action": "rollback"},
     }
@@ -110,7 +113,7 @@ def test_a_missing_key_is_named():
     del config.guard.action
     with pytest.raises(ValueError, match="the configuration has no mode; begin with"):
         plain_config(config)
-    with pytest.raises(ValueError, match=r"the configuration has no dtype, editor, .*, model, n_facts"):
+    with pytest.raises(ValueError, match=r"the configuration has no batch_size, dtype, editor, .*, model, n_facts, "):
         plain_config(ConfigDict())
 
 

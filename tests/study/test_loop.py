@@ -526,3 +526,36 @@ def test_a_template_without_a_place_is_refused_before_anything_is_written(config
     with pytest.raises(ValueError, match=r"the context template 'So it is\.' must have exactly one \{\}"):
         loop.study(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_batches_and_measuring_every_so_often(configure, shared, tmp_path, monkeypatch):
+    """Two facts an edit, the perplexity after the second edit only; what is kept at the end is looked at once more."""
+
+    def two_at_once(model, requests, state):
+        rank_one = [editor_of_one.edit(model, [request], single_state)[0].deltas[0] for request in requests]
+        u_FR, v_RD = (np.concatenate([getattr(d, f) for d in rank_one], axis) for f, axis in (("u_FR", 1), ("v_RD", 0)))
+        return make_edit(model, [LowRank("mlp/w_down", 3, u_FR, v_RD)]), state, {"n": float(len(requests))}
+
+    editor_of_one = jaxedit.make_editor("rome", layer=3, v_num_grad_steps=4, context_templates=TEMPLATES)
+    single_state = editor_of_one.init(jaxedit.load(str(shared / "golden" / "gpt2")), None)
+    monkeypatch.setattr(loop, "editor_from", lambda config, **more: editor_of_one._replace(edit=two_at_once))
+    folder = loop.study(configure(batch_size=2, perplexity_every=2), tmp_path / "run")
+    steps = [step.record for step in read_journal(folder).steps[1:]]
+    assert [record["n_requests"] for record in steps] == [2, 2]
+    assert ["perplexity" in record for record in steps] == [False, True]
+    assert [record["editor"]["n"] for record in steps] == [2, 2]
+    retained = json.loads((folder / "retained.json").read_text())
+    assert retained["steps"] == [1, 2]
+    model = with_slots(jaxedit.load(str(shared / "golden" / "gpt2")), "mlp/w_down", (3,))
+    for step in read_journal(folder).steps[1:]:
+        model = jaxedit.apply(model, read_edit(step.arrays))
+    requests = [Request(**fact) for fact in FACTS]
+    held = [fact["probability_new"] for fact in facts(model, requests)]
+    assert [fact["probability_new"] for fact in retained["facts"]] == pytest.approx(
+        [np.mean(held[:2]), np.mean(held[2:])], rel=1e-4
+    )
+    assert steps[0]["fact"]["probability_new"] > steps[0]["before"]["probability_new"]
+    with pytest.raises(ValueError, match=r"n_facts=3 is not a multiple of batch_size=2"):
+        loop.study(configure(batch_size=2, n_facts=3), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"perplexity_every=0: expected a positive number"):
+        loop.study(configure(perplexity_every=0), tmp_path / "other")
