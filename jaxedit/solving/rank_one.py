@@ -33,6 +33,7 @@ class RankOneHyper:
       fact_token: where the key is read; "subject_last".
       v_loss_layer: the layer whose output the loss reads; the last one (None).
       mom2_adjustment: True asks for stats, False ignores them, None uses them where given.
+      norm_anchor: NAS: v* gets the norm of the value that the unedited model holds there.
       context_templates: texts with one `{}` each, the first usually "{}"; None samples 21 from `seed`.
     """
 
@@ -45,6 +46,7 @@ class RankOneHyper:
     kl_factor: float = 0.0625
     clamp_norm_factor: float = 4.0
     mom2_adjustment: bool | None = None
+    norm_anchor: bool = False
     context_templates: tuple[str, ...] | None = None
     seed: int = 0
 

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxedit.edits.edit import rebuild
 from jaxedit.edits.request import Request
 from jaxedit.mesh import constrain, place
 from jaxedit.models.decoder import Attending, normalise
@@ -53,6 +54,7 @@ class TargetHyper:
     clamp_norm_factor: float = 4.0
     nll_loss_factor: float = 1.0  # the weight of the target's term (PMET)
     stop_at_argmax: bool = False  # stop once every target token is the most likely one in every template (ENCORE)
+    norm_anchor: bool = False  # give v* the norm of the value that the unedited model holds there (NAS, 2602.02543)
     ease_at_argmax: bool = False  # weigh the target's term less from then on (PMET)
 
     def check(self) -> None:
@@ -109,11 +111,22 @@ def optimise(
       attention: a second vector is found along with it, for the attention's output (PMET), and not returned.
     """
     tokenised = [tokenise(model, request, templates) for request in requests]
-    parts, n_requests = in_parts(tokenised, REQUESTS_AT_ONCE)
-    shape = common_shape(tokenised)
+    # Requests of like length together: a rectangle is as long as its longest suffix.
+    order = sorted(range(len(requests)), key=lambda i: common_shape([tokenised[i]])[::-1])
+    parts, n_requests = in_parts([tokenised[i] for i in order], REQUESTS_AT_ONCE)
     kind = Kind(residual, attention, hyper.stop_at_argmax, hyper.ease_at_argmax)
-    found = [_optimise_part(model, part, shape, layer, hyper, kind) for part in parts]
-    return Targets(*(np.concatenate(arrays)[:n_requests] for arrays in zip(*found, strict=True)))
+
+    def run(model: Model, hyper: TargetHyper) -> Targets:
+        found = [_optimise_part(model, part, common_shape(part), layer, hyper, kind) for part in parts]
+        return Targets(*(np.concatenate(arrays)[:n_requests][np.argsort(order)] for arrays in zip(*found, strict=True)))
+
+    found = run(model, hyper)
+    if not hyper.norm_anchor:
+        return found
+    anchor_ND = run(rebuild(model, []), dataclasses.replace(hyper, v_num_grad_steps=1)).init_ND
+    wanted_ND = found.init_ND + found.delta_ND
+    scale_N = np.linalg.norm(anchor_ND, axis=1) / np.linalg.norm(wanted_ND, axis=1)
+    return found._replace(delta_ND=scale_N[:, None] * wanted_ND - found.init_ND)
 
 
 def _optimise_part(
@@ -123,7 +136,7 @@ def _optimise_part(
     by_row = ("BT", "B", "B")  # the rows lie over `data`; what says where to read is everywhere
     letters = [*by_row, *["_"] * (len(rows) - len(by_row))]
     arrays = Rows(*(place(model.mesh, word, np.asarray(array)) for word, array in zip(letters, rows, strict=True)))
-    numbers = {name: jnp.float32(value) for name, value in dataclasses.asdict(hyper).items() if name not in Kind._fields}
+    numbers = {name: jnp.float32(value) for name, value in dataclasses.asdict(hyper).items() if not isinstance(value, bool)}
     found = jax.device_get(_optimise(model, arrays, layer, numbers, shape, len(tokenised), kind))
     of_template = np.arange(len(tokenised[0].templates)) + rows.first_row_N[:, None]
     return Targets(

@@ -5,6 +5,7 @@ import difflib
 import importlib.util
 import typing
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -98,9 +99,29 @@ def built_in_config() -> Path:
 
 def read_config(path: str | Path, argument: str | None = None) -> ConfigDict:
     """Runs `get_config` of a configuration file, with an argument where one is given (`configs/x.py:argument`)."""
+    module = _module(path)
+    return module.get_config() if argument is None else module.get_config(argument)
+
+
+def read_variants(path: str | Path, chosen: list[str] | None = None) -> tuple[str, ...]:
+    """The arguments that a configuration file has a study for, or those chosen of them.
+
+    Raises:
+      ValueError: where the file names none, or one is chosen that it does not have.
+    """
+    known = tuple(getattr(_module(path), "VARIANTS", ()))
+    if not known:
+        raise ValueError(f"{path} has no VARIANTS; expected a tuple of arguments for its get_config")
+    unknown = [name for name in chosen or () if name not in known]
+    if unknown:
+        raise ValueError(f"{path} has no variant {unknown[0]!r}; it has {', '.join(known)}")
+    return tuple(chosen or known)
+
+
+def _module(path: str | Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("jaxedit_config", path)
     if spec is None or spec.loader is None or not Path(path).is_file():
         raise ValueError(f"{path} is not a configuration: expected a Python file with get_config()")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config() if argument is None else module.get_config(argument)
+    return module

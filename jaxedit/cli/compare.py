@@ -1,0 +1,78 @@
+"""Run the variants of a configuration file as studies one after the other, and put them beside each other.
+
+    jaxedit compare --config=configs/sequential.py --stats=stats.safetensors
+    jaxedit compare --config=configs/sequential.py --variants=rome,memit --workdir=runs/two
+
+The file offers VARIANTS, the arguments of its get_config. Finished studies are not run again, an interrupted one goes on.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from jaxedit.cli import FLAGS, json_flag, print_json
+from jaxedit.cli.study import StepBar
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_string("config", None, "a configuration file with VARIANTS and get_config(variant)")
+    flags.DEFINE_list("variants", None, "only these, with commas between them; absent: all")
+    flags.DEFINE_multi_string(
+        "set", [], "KEY=VALUE, set in the configuration of every variant, e.g. --set=texts=ME-PPL_50.json"
+    )
+    flags.DEFINE_string("stats", None, "second moments from `jaxedit stats`")
+    flags.DEFINE_string("workdir", None, "where the studies go; runs/NAME OF THE CONFIGURATION")
+    json_flag()
+
+
+def main() -> None:
+    """Runs the studies and shows the comparison."""
+    from jaxedit.study.compare import header, measured_at, read_outcomes, row, write
+    from jaxedit.study.config import read_config, read_variants
+    from jaxedit.study.loop import study
+
+    if not FLAGS.config:
+        raise ValueError("--config is missing, e.g. --config=configs/sequential.py")
+    path = Path(FLAGS.config)
+    variants = read_variants(path, FLAGS.variants)
+    folder = Path(FLAGS.workdir or f"runs/{path.stem}")
+    for name in variants:
+        config = read_config(path, name)
+        config.stats = FLAGS.stats or config.stats
+        for text in FLAGS.set:
+            assign(config, text)
+        with StepBar(single=config.mode == "single") as bar:
+            study(config, folder / name, bar.step)
+    outcomes = read_outcomes(folder, variants)
+    written = write(folder, f"{path.stem}: {', '.join(variants)}", outcomes)
+    cells = [header(outcomes), *(row(outcome, measured_at(outcomes)) for outcome in outcomes)]
+    if FLAGS.json:
+        print_json({"workdir": str(folder), "header": cells[0], "rows": cells[1:]})
+        return
+    show(cells)
+    print(f"\nReport: {written}   Figure: {folder / 'comparison.png'}")
+
+
+def assign(config, text: str) -> None:
+    """Sets KEY=VALUE, of the kind that the key has."""
+    key, sign, value = text.partition("=")
+    if not sign or key not in config or key in ("editor", "guard"):
+        raise ValueError(f"--set={text}: expected KEY=VALUE with one of {', '.join(k for k in config if k != 'editor')}")
+    config[key] = int(value) if isinstance(config[key], int) else value
+
+
+def show(cells: list[list[str]]) -> None:
+    """The table for people."""
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in cells[0]:
+        table.add_column(title, justify="left" if title == "method" else "right")
+    for line in cells[1:]:
+        table.add_row(*line)
+    console.print(table)

@@ -1,0 +1,111 @@
+"""Several studies of one configuration file beside each other: a table, a figure, comparison.md."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxedit.edits.journal import Journal, read_journal
+from jaxedit.study.report import COLLAPSE_PPL, edit_steps, number
+
+FIGURE = "comparison"
+
+
+class Outcome(NamedTuple):
+    """A finished study: its variant's name, the journal, and what is retained of its facts."""
+
+    name: str
+    journal: Journal
+    retained: list[dict[str, Any]]
+
+    @property
+    def unedited(self) -> float:
+        """The unedited model's perplexity."""
+        return float(self.journal.steps[0].record["perplexity"]["mean"])
+
+    @property
+    def made(self) -> list[dict[str, Any]]:
+        """The records of the edits that were made."""
+        return [record for record in edit_steps(self.journal) if "error" not in record]
+
+
+def read_outcomes(folder: Path, variants: tuple[str, ...]) -> list[Outcome]:
+    """The finished studies in a folder, in the order of the variants."""
+    outcomes = []
+    for name in variants:
+        held = json.loads((folder / name / "retained.json").read_text(encoding="utf-8"))["facts"]
+        outcomes.append(Outcome(name, read_journal(folder / name), held))
+    return outcomes
+
+
+def write(folder: Path, title: str, outcomes: list[Outcome]) -> Path:
+    """Writes comparison.md and the figure; returns the former."""
+    cells = [header(outcomes), *(row(outcome, measured_at(outcomes)) for outcome in outcomes)]
+    table = ["| " + " | ".join(line) + " |" for line in cells]
+    table.insert(1, "|---|" + "---:|" * (len(cells[0]) - 1))
+    figure(outcomes, folder / FIGURE)
+    lines = [f"# {title}", "", f"Unedited perplexity {number(outcomes[0].unedited)}.", "", *table, ""]
+    (folder / "comparison.md").write_text("\n".join([*lines, f"![perplexity]({FIGURE}.png)", ""]), encoding="utf-8")
+    return folder / "comparison.md"
+
+
+def measured_at(outcomes: list[Outcome], most: int = 6) -> list[int]:
+    """Steps at which every study measured the perplexity, at most so many, evenly spaced and with the last."""
+    sets = [{record["step"] for record in outcome.made if "perplexity" in record} for outcome in outcomes]
+    common = sorted(set.intersection(*sets))
+    places = np.unique(np.linspace(0, len(common) - 1, min(most, len(common))).round().astype(int)) if common else []
+    return [common[i] for i in places]
+
+
+def header(outcomes: list[Outcome]) -> list[str]:
+    """The table's titles."""
+    titles = ["method", "edits", "efficacy at once", "at the end", "says it at once", "at the end"]
+    return [*titles, *(f"ppl after {step}" for step in measured_at(outcomes)), "s an edit"]
+
+
+def row(outcome: Outcome, steps: list[int]) -> list[str]:
+    """A study as the cells of the table: shares of facts in percent, perplexities, the median time of an edit."""
+    made = outcome.made
+    at_once, at_end = [record["fact"] for record in made], outcome.retained
+    ppl = {record["step"]: number(record["perplexity"]["mean"]) for record in made if "perplexity" in record}
+    time_s = float(np.median([record["time_s"]["edit"] for record in made])) if made else 0.0
+    shares = [_share(found, key) for key in ("efficacy", "greedy_new") for found in (at_once, at_end)]
+    return [outcome.name, str(sum(r.get("n_requests", 1) for r in made)), *shares, *(ppl[s] for s in steps), f"{time_s:.1f}"]
+
+
+def _share(found: list[dict[str, Any]], key: str) -> str:
+    values = [float(fact[key]) for fact in found if fact[key] is not None]
+    return f"{100 * np.mean(values):.0f} %" if values else "–"
+
+
+def figure(outcomes: list[Outcome], path: Path) -> None:
+    """Perplexity against edits on a logarithmic axis, a line a method, as path.png and path.pdf; readable in greyscale."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure_, axes = pyplot.subplots(figsize=(7.0, 4.0), layout="constrained")
+    axes.axhline(COLLAPSE_PPL, color="0.4", linestyle="--", linewidth=1, zorder=1)
+    styles = [(marker, line) for line in ("-", "--", ":") for marker in "osD^vPX*"]
+    for i, outcome in enumerate(outcomes):
+        points = [(0, outcome.unedited)]
+        points += [(r["step"], float(r["perplexity"]["mean"])) for r in outcome.made if "perplexity" in r]
+        x, y = np.array(points).T
+        marker, line = styles[i % len(styles)]
+        color = pyplot.get_cmap("viridis")(0.9 * i / max(1, len(outcomes) - 1))
+        axes.plot(x, np.where(np.isfinite(y), y, np.nan), line, marker=marker, markersize=4, color=color, label=outcome.name)
+    axes.set_yscale("log")
+    axes.set_xlabel("edits")
+    axes.set_ylabel("perplexity (mean over texts)")
+    axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
+    axes.annotate(
+        "collapse: 1000", (1, COLLAPSE_PPL), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
+        fontsize=8, color="0.3", ha="right", va="bottom",
+    )  # fmt: skip
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    for suffix in (".png", ".pdf"):
+        figure_.savefig(path.with_suffix(suffix), dpi=200)
+    pyplot.close(figure_)

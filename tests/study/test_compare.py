@@ -1,0 +1,80 @@
+"""Studies beside each other: the table against the journals by hand, the figure, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxedit.edits.journal import read_journal
+from jaxedit.study import compare, loop
+from jaxedit.study.config import read_config, read_variants
+
+FACTS = [
+    {"prompt": "{} lives in", "subject": "BP", "target_new": "French", "target_true": "London"},
+    {"prompt": "{} lives in", "subject": "Bob", "target_new": "Munich", "target_true": "London"},
+    {"prompt": "{} lives in", "subject": "Ann", "target_new": "Paris", "target_true": "London"},
+]
+CONFIG = """
+from jaxedit.study.config import default_config
+VARIANTS = ("rome", "c-rome")
+def get_config(variant):
+    config = default_config(variant, layer=3, v_num_grad_steps=4, context_templates=("{}", "I am. {}"))
+    config.update(model=MODEL, facts=FACTS, texts=TEXTS, perplexity_every=2, guard=dict(max_ppl_ratio=2.0, action="record"))
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def compared(shared, tmp_path_factory):
+    """A configuration file and the folder of its studies."""
+    folder = tmp_path_factory.mktemp("compare")
+    (folder / "facts.json").write_text(json.dumps(FACTS), encoding="utf-8")
+    (folder / "texts.json").write_text(json.dumps(["The Eiffel Tower is in Paris.", " Once upon a time"]), encoding="utf-8")
+    places = {"MODEL": shared / "golden" / "gpt2", "FACTS": folder / "facts.json", "TEXTS": folder / "texts.json"}
+    text = CONFIG
+    for name, path in places.items():
+        text = text.replace(f"={name}", f"={str(path)!r}")
+    (folder / "two.py").write_text(text, encoding="utf-8")
+    for name in read_variants(folder / "two.py"):
+        loop.study(read_config(folder / "two.py", name), folder / "runs" / name)
+    return folder
+
+
+def test_the_table_is_what_the_journals_hold(compared):
+    outcomes = compare.read_outcomes(compared / "runs", ("rome", "c-rome"))
+    steps = compare.measured_at(outcomes)
+    assert steps == [2, 3]
+    titles = compare.header(outcomes)
+    for outcome, line in zip(outcomes, (compare.row(outcome, steps) for outcome in outcomes), strict=True):
+        cells = dict(
+            zip([*titles[:3], "efficacy at the end", "says at once", "says at the end", *titles[6:]], line, strict=True)
+        )
+        records = [step.record for step in read_journal(compared / "runs" / outcome.name).steps[1:]]
+        assert cells["method"] == outcome.name
+        assert cells["edits"] == "3"
+        assert cells["efficacy at once"] == f"{100 * np.mean([r['fact']['efficacy'] for r in records]):.0f} %"
+        retained = json.loads((compared / "runs" / outcome.name / "retained.json").read_text())["facts"]
+        assert cells["efficacy at the end"] == f"{100 * np.mean([fact['efficacy'] for fact in retained]):.0f} %"
+        assert float(cells["ppl after 3"].replace(",", "")) == pytest.approx(records[-1]["perplexity"]["mean"], rel=5e-3)
+        assert float(cells["s an edit"]) == pytest.approx(np.median([r["time_s"]["edit"] for r in records]), abs=0.051)
+
+
+def test_comparison_md_and_figure(compared):
+    outcomes = compare.read_outcomes(compared / "runs", ("rome", "c-rome"))
+    text = compare.write(compared / "runs", "two methods", outcomes).read_text(encoding="utf-8")
+    assert text.startswith("# two methods")
+    assert "| rome | 3 |" in text
+    assert "| c-rome | 3 |" in text
+    assert (compared / "runs" / "comparison.png").stat().st_size > 10_000
+    assert (compared / "runs" / "comparison.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_variants_are_chosen_and_checked(compared, tmp_path):
+    path = compared / "two.py"
+    assert read_variants(path) == ("rome", "c-rome")
+    assert read_variants(path, ["c-rome"]) == ("c-rome",)
+    with pytest.raises(ValueError, match=r"has no variant 'memit'; it has rome, c-rome"):
+        read_variants(path, ["memit"])
+    (tmp_path / "none.py").write_text("def get_config(): pass", encoding="utf-8")
+    with pytest.raises(ValueError, match="has no VARIANTS"):
+        read_variants(tmp_path / "none.py")
