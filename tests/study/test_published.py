@@ -1,0 +1,100 @@
+"""The published values: every row is a study that can be built, and the README says the same of it."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+import jaxedit
+from jaxedit.editors import names
+from jaxedit.study.config import editor_from, plain_config, read_config
+
+ROOT = Path(jaxedit.__file__).parents[1]
+PATH = ROOT / "configs" / "published.py"
+ENTRIES = runpy.run_path(str(PATH))["ENTRIES"]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_every_entry_is_a_study(entry):
+    keys = plain_config(read_config(PATH, entry))
+    editor = editor_from(keys["editor"])
+    method, model, _ = entry.split("/")
+    assert editor.name == method
+    assert keys["model"].lower().split("/")[1].removeprefix("meta-").startswith(model)
+    assert keys["mode"] == "sequential"
+    assert keys["guard"]["action"] == "record"
+
+
+def test_no_method_is_forgotten_and_no_entry_is_there_twice():
+    assert {entry.split("/")[0] for entry in ENTRIES} == set(names())
+    assert len(set(ENTRIES)) == len(ENTRIES)
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [  # the released settings of 2402.09656
+        ("rome/gpt2-xl", dict(layer=17, v_num_grad_steps=20, v_weight_decay=0.5, clamp_norm_factor=4, mom2_adjustment=False)),
+        ("rome/gpt-j-6b/paper", dict(layer=5, v_num_grad_steps=20, v_lr=0.5, kl_factor=0.0625, mom2_adjustment=False)),
+        ("rome/llama-2-7b", dict(layer=5, v_num_grad_steps=25, v_weight_decay=1e-3, clamp_norm_factor=4)),
+        (
+            "memit/gpt2-xl",
+            dict(layers=(13, 14, 15, 16, 17), v_num_grad_steps=20, clamp_norm_factor=0.75, mom2_update_weight=2e4),
+        ),
+        ("memit/gpt-j-6b", dict(layers=(3, 4, 5, 6, 7, 8), v_num_grad_steps=25, v_weight_decay=0.5, mom2_update_weight=15000)),
+        ("memit/llama-2-7b", dict(layers=(4, 5, 6, 7, 8), v_weight_decay=1e-3, clamp_norm_factor=4, mom2_adjustment=True)),
+        ("ft/gpt2-xl", dict(layers=(0,), num_steps=25, lr=5e-4, weight_decay=0, norm_constraint=5e-4)),
+        ("ft/llama-2-7b", dict(layers=(21,), norm_constraint=False, objective="last_position")),
+        # where sources differ, the one asked for
+        ("rome/gpt2-xl/authors", dict(layer=17, mom2_adjustment=True)),
+        ("pmet/gpt-j-6b/authors", dict(mom2_update_weight=6000, kl_factor=1, v_num_grad_steps=30, v_lr=0.2)),
+        ("pmet/gpt-j-6b/easyedit", dict(mom2_update_weight=15000)),
+        ("alphaedit/qwen2.5-7b/easyedit", dict(L2=1, nullspace_threshold=2e-2)),
+        ("nse/llama-3-8b", dict(alpha=2.5, upper_bound=50, max_iterations=3, neuron_threshold=1)),
+    ],
+)
+def test_values(entry, expected):
+    hyper = editor_from(plain_config(read_config(PATH, entry))["editor"]).hyper
+    assert {key: getattr(hyper, key) for key in expected} == expected
+
+
+def test_the_model_that_was_edited():
+    assert read_config(PATH).model == "openai-community/gpt2-xl"
+    assert read_config(PATH, "alphaedit/llama-3-8b/authors").model == "meta-llama/Meta-Llama-3-8B-Instruct"
+    assert read_config(PATH, "alphaedit/llama-3-8b/easyedit").model == "meta-llama/Meta-Llama-3-8B"
+
+
+@pytest.mark.parametrize("entry", ["pmet/qwen2.5-7b", "pmet/gpt-j-6b/paper", "pmet/gpt-j-6b/authors/more", "pmet"])
+def test_what_was_not_published_raises_and_says_what_was(entry):
+    with pytest.raises(ValueError, match=rf"no values published as '{entry}'; .*MODEL/SOURCE of pmet/gpt2-xl/blue, pmet/gpt-j"):
+        read_config(PATH, entry)
+
+
+def test_an_unknown_method_lists_all():
+    with pytest.raises(
+        ValueError, match=r"no values published as 'mend/gpt2-xl'; .* of rome/gpt2-xl/paper, .*, ft/qwen2\.5-7b"
+    ):
+        read_config(PATH, "mend/gpt2-xl")
+
+
+def test_the_readmes_table_has_these_values():
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Published configurations")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")]
+    said = {}
+    for method, model, sources, layers, *target in rows[1:]:
+        for source in sources.split(", "):
+            said[f"{method}/{model}/{source}"] = (layers, *target)
+    assert set(said) == set(ENTRIES)
+    for entry, (layers, steps, v_lr, decay, clamp, kl, own, mom2) in said.items():
+        hyper = editor_from(plain_config(read_config(PATH, entry))["editor"]).hyper
+        edited = getattr(hyper, "layers", None) or (hyper.layer,)
+        assert layers == "-".join(map(str, sorted({edited[0], edited[-1]})))
+        if entry.startswith("ft/"):
+            keys = ("num_steps", "lr", "weight_decay")
+            assert (clamp, mom2) == ("", "")
+        else:
+            keys = ("v_num_grad_steps", "v_lr", "v_weight_decay")
+            assert (float(clamp), mom2) == (hyper.clamp_norm_factor, str(hyper.mom2_adjustment).lower())
+        assert [float(steps), float(v_lr), float(decay)] == [getattr(hyper, key) for key in keys]
+        assert float(kl) == hyper.kl_factor
+        for name, value in (part.split(" ") for part in own.split(", ") if part):
+            assert float(value) == getattr(hyper, dict(λ="mom2_update_weight", b="update_norm_lambda").get(name, name)), entry
