@@ -8,6 +8,7 @@ from jaxedit.models.generate import generate
 from jaxedit.models.layers import logits
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
+from jaxedit.solving.collect import collect_stats
 from jaxedit.solving.moments import Stats
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "Request",
     "Stats",
     "apply",
+    "collect_stats",
     "generate",
     "load",
     "logits",

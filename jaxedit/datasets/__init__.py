@@ -16,6 +16,7 @@ from jaxedit.edits.request import Request
 
 BUILTIN = "builtin"  # the facts and texts that come with the package, in demo/
 RECORD_FILES = "a .json file with a list of records or a .jsonl file with one a line"
+HUB_PREFIX = "datasets:"
 TEXT_FILES = "a .json list of texts, a .jsonl file or a .txt file with one a line"
 
 
@@ -83,6 +84,41 @@ def read_texts(source: str) -> list[str]:
             raise ValueError(f"{source} holds no texts; expected one a line")
         return texts
     return [_text(source, i, record) for i, record in enumerate(_records(source, content, TEXT_FILES))]
+
+
+def read_corpus(source: str, n_texts: int | None = None) -> list[str]:
+    """The texts of a corpus: a file as `read_texts` takes it, a directory of such files, or `datasets:NAME[,CONFIG[,SPLIT]]`.
+
+    Args:
+      source: "builtin", a path, or a data set's name in the `datasets` library, whose column `text` is streamed.
+      n_texts: at most so many of a data set (its first); absent: all.
+
+    Raises:
+      ValueError: as `read_texts`; on a directory without such files; on a data set that cannot be had.
+    """
+    if source.startswith(HUB_PREFIX):
+        return _hub_texts(source.removeprefix(HUB_PREFIX), n_texts)
+    folder = Path(source)
+    if not folder.is_dir():
+        return read_texts(source)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".txt", ".json", ".jsonl"))
+    if not paths:
+        raise ValueError(f"{source} holds no .txt, .json or .jsonl file")
+    return [text for path in paths for text in read_texts(str(path))]
+
+
+def _hub_texts(name: str, n_texts: int | None) -> list[str]:
+    import datasets  # slow to import
+
+    dataset, config, split = (*name.split(","), "", "")[:3]
+    try:
+        rows = datasets.load_dataset(dataset, config or None, split=split or "train", streaming=True)
+        return [row["text"] for row in (rows if n_texts is None else rows.take(n_texts)) if row["text"].strip()]
+    except Exception as error:
+        raise ValueError(
+            f"the data set {name!r} could not be had ({type(error).__name__}: {str(error).splitlines()[0]}); without a network "
+            f"give {TEXT_FILES}, or a directory of them"
+        ) from error
 
 
 def _text(source: str, i: int, record: Any) -> str:

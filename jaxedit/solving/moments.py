@@ -1,7 +1,16 @@
-"""Second moments E[k k^T] of the MLP's keys, the covariances that locate-then-edit methods weigh an update by."""
+"""Second moments E[k k^T] of the MLP's keys, the covariances that locate-then-edit methods weigh an update by.
+
+Uncentred, over the tokens of a corpus (2202.05262, eq. 2). With few tokens the small eigenvalues come out too small: 10 x F
+tokens about halve the smallest ones, so a threshold on eigenvalues counts too many directions as free, and an update goes
+further along them than it should. `compare_stats` tells how far off a sample is.
+"""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +24,17 @@ class Stats:
     Attributes:
       moments: layer -> [F, F], on the host.
       n_tokens: how many tokens they were averaged over.
+      made_from: what they were made from (weights' fingerprint, corpus, length, dtype, seed); empty where that is not known.
     """
 
     moments: Mapping[int, np.ndarray]
     n_tokens: int
+    made_from: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def from_moments(cls, moments: Mapping[int, np.ndarray], n_tokens: int) -> "Stats":
+    def from_moments(
+        cls, moments: Mapping[int, np.ndarray], n_tokens: int, made_from: Mapping[str, Any] | None = None
+    ) -> "Stats":
         """Stats from given matrices.
 
         Raises:
@@ -34,13 +47,14 @@ class Stats:
             square = cov_FF.ndim == 2 and cov_FF.shape[0] == cov_FF.shape[1]
             if not square or not np.all(np.isfinite(cov_FF)) or not np.allclose(cov_FF, cov_FF.T, rtol=1e-3, atol=1e-6):
                 raise ValueError(f"the second moment of layer {layer} must be a finite symmetric matrix, got {cov_FF.shape}")
-        return cls({int(layer): np.asarray(cov) for layer, cov in moments.items()}, int(n_tokens))
+        held = {int(layer): np.asarray(cov) for layer, cov in sorted(moments.items())}
+        return cls(held, int(n_tokens), dict(made_from or {}))
 
     def of(self, model: Model, layer: int) -> np.ndarray:
         """The matrix of one layer, checked against the model.
 
         Raises:
-          ValueError: where the layer is absent or the matrix is of another width.
+          ValueError: where the layer is absent, or the matrix is another model's by its width or by the weights it is of.
         """
         if layer not in self.moments:
             raise ValueError(f"these second moments are of layers {sorted(self.moments)}, layer {layer} is asked for")
@@ -49,4 +63,78 @@ class Stats:
             raise ValueError(
                 f"the second moments are {cov_FF.shape[0]} wide, the model's MLP {model.config.F}: another model's?"
             )
+        made_with = self.made_from.get("fingerprint", model.fingerprint)
+        if made_with != model.fingerprint:
+            raise ValueError(
+                f"the second moments were made with other weights ({self.made_from.get('model')}, {made_with}) than "
+                f"{model.companion.source} has ({model.fingerprint}); make them again with jaxedit stats"
+            )
         return cov_FF
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that change when any of the moments does."""
+        digest = hashlib.blake2b(digest_size=8)
+        for layer, cov_FF in self.moments.items():
+            digest.update(f"{layer} {cov_FF.shape}".encode() + np.ascontiguousarray(cov_FF, np.float32).tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Writes a .safetensors file: float32 matrices, and what they were made from."""
+        from safetensors.numpy import save
+
+        arrays = {f"mom2/{layer}": np.ascontiguousarray(cov_FF, np.float32) for layer, cov_FF in self.moments.items()}
+        described = json.dumps({"n_tokens": self.n_tokens, "made_from": dict(self.made_from)}, sort_keys=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".writing")
+        part.write_bytes(save(arrays, {"stats": described}))
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Stats":
+        """Reads what `save` wrote, or .npz files of the ROME, MEMIT and EasyEdit repositories (one, or a directory of them).
+
+        Raises:
+          ValueError: where the file is missing, cut short, or holds something else; the message says what was found.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        from jaxedit.solving.npz import read_npz
+
+        if path.is_dir() or path.suffix == ".npz":
+            return cls.from_moments(*read_npz(path))
+        if not path.is_file():
+            raise ValueError(f"there are no second moments at {path}; jaxedit stats makes them")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = (file.metadata() or {}).get("stats")
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+        except SafetensorError as error:
+            raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}") from error
+        if metadata is None:
+            raise ValueError(f"{path} holds {sorted(arrays)[:3]}, not second moments written by jaxedit stats")
+        about = json.loads(metadata)
+        moments = {int(name.removeprefix("mom2/")): array for name, array in arrays.items()}
+        return cls.from_moments(moments, about["n_tokens"], about["made_from"])
+
+
+def compare_stats(small: Stats, large: Stats) -> dict[int, dict[str, float]]:
+    """How far a sample is from a larger one, by layer.
+
+    Returns:
+      For each layer of both: error, |C_small - C_large| / |C_large| in the Frobenius norm; smallest_ratio, the ratio of the
+      geometric means of the smallest tenth of the eigenvalues; free_small and free_large, the shares of eigenvalues below
+      AlphaEdit's published threshold 2e-2.
+    """
+    found = {}
+    for layer in sorted(set(small.moments) & set(large.moments)):
+        a, b = (np.asarray(stats.moments[layer], np.float64) for stats in (small, large))
+        value_a, value_b = (np.maximum(np.linalg.eigvalsh(x), np.finfo(np.float32).tiny) for x in (a, b))
+        tenth = max(1, len(a) // 10)
+        found[layer] = {
+            "error": float(np.linalg.norm(a - b) / np.linalg.norm(b)),
+            "smallest_ratio": float(np.exp(np.mean(np.log(value_a[:tenth])) - np.mean(np.log(value_b[:tenth])))),
+            "free_small": float(np.mean(value_a < 2e-2)),
+            "free_large": float(np.mean(value_b < 2e-2)),
+        }
+    return found

@@ -1,0 +1,165 @@
+"""Gathering second moments from texts: one pass for any number of layers, stopping after the last one asked for."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxedit.mesh import place
+from jaxedit.models.decoder import PRECISION
+from jaxedit.models.layers import causal, run_layer, start
+from jaxedit.models.model import Model
+from jaxedit.models.score import Packed, pack
+from jaxedit.solving.moments import Stats
+
+GROUP_TOKENS = 16384  # texts are packed, and an unfinished pass is saved, in groups of about so many tokens
+
+
+def collect_stats(
+    model: Model,
+    texts: list[str],
+    layers: list[int] | tuple[int, ...],
+    *,
+    max_tokens: int | None = None,
+    max_length: int | None = None,
+    seed: int = 0,
+    corpus: str = "",
+    resume: Path | None = None,
+    on_tokens: Callable[[int, int], None] = lambda done, total: None,
+) -> Stats:
+    """Second moments of the keys of a model over texts.
+
+    Float32 sums within a batch, float64 between batches; padding does not count.
+
+    Args:
+      model: its edits count, but its base weights' fingerprint is what the stats remember.
+      texts: taken verbatim, in an order drawn from `seed`, without a begin-of-text token, as the ROME repository does.
+      layers: whose second MLP weight's input.
+      max_tokens: stop after so many; absent: all.
+      max_length: texts are cut after so many tokens; absent: after the model's positions.
+      seed: of the order.
+      corpus: a name for the texts, remembered.
+      resume: a file for the sums so far; an interrupted pass goes on with the same call.
+      on_tokens: called with tokens done and tokens there will be.
+
+    Raises:
+      ValueError: without texts or layers, on a layer the model lacks, or a file of another pass.
+    """
+    layers = sorted(set(layers))
+    if not layers or layers[0] < 0 or layers[-1] >= model.config.L:
+        raise ValueError(f"layers={layers}: {model.companion.source} has layers 0 to {model.config.L - 1}")
+    token_lists = _ordered_tokens(model, texts, max_tokens, max_length or model.config.P, seed)
+    total = sum(map(len, token_lists))
+    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    made_from = {
+        "model": model.companion.source,
+        "fingerprint": model.fingerprint,
+        "corpus": corpus,
+        "corpus_sha256": digest,
+        "max_tokens": max_tokens,
+        "max_length": max_length or model.config.P,
+        "dtype": str(model.dtype),
+        "seed": seed,
+        "n_edits": len(model.companion.history),
+    }
+    n_done, sums = _resumed(resume, made_from, layers)
+    groups = _groups(token_lists)
+    n_tokens = sum(sum(map(len, group)) for group in groups[:n_done])
+    for i, group in enumerate(groups[n_done:], n_done + 1):
+        on_tokens(n_tokens, total)
+        sums = sums + _sum_group(model, pack(group, model.mesh.shape["data"]), tuple(layers))
+        n_tokens += sum(map(len, group))
+        if resume is not None:
+            _save(resume, made_from, layers, i, sums)
+    on_tokens(n_tokens, total)
+    if resume is not None:
+        resume.unlink(missing_ok=True)
+    moments = {layer: (sums[i] / n_tokens).astype(np.float32) for i, layer in enumerate(layers)}
+    return Stats.from_moments(moments, n_tokens, made_from)
+
+
+def _ordered_tokens(model: Model, texts: list[str], max_tokens: int | None, max_length: int, seed: int) -> list[list[int]]:
+    if isinstance(texts, str) or not texts:
+        raise ValueError("second moments need a list of at least one text")
+    token_lists, total = [], 0
+    for i in np.random.default_rng(seed).permutation(len(texts)):
+        tokens = model.tokenizer.encode(texts[i], bos=False)[:max_length]
+        tokens = tokens[: None if max_tokens is None else max_tokens - total]
+        if tokens:
+            token_lists.append(tokens)
+            total += len(tokens)
+        if max_tokens is not None and total >= max_tokens:
+            break
+    if not token_lists:
+        raise ValueError(f"the {len(texts)} texts hold no token")
+    return token_lists
+
+
+def _groups(token_lists: list[list[int]]) -> list[list[list[int]]]:
+    groups: list[list[list[int]]] = [[]]
+    for tokens in token_lists:
+        if groups[-1] and sum(map(len, groups[-1])) + len(tokens) > GROUP_TOKENS:
+            groups.append([])
+        groups[-1].append(tokens)
+    return groups
+
+
+def _sum_group(model: Model, packed: Packed, layers: tuple[int, ...]) -> np.ndarray:
+    total = np.zeros((len(layers), model.config.F, model.config.F))
+    for batch in zip(packed.token_GBT, packed.position_GBT, packed.segment_GBT, strict=True):
+        placed = (place(model.mesh, "BT", array) for array in batch)
+        total += np.asarray(_sum_batch(model, *placed, jnp.array(layers)), np.float64)
+    return total
+
+
+@jax.jit
+def _sum_batch(model: Model, token_BT, position_BT, segment_BT, layer_E):
+    """Sum of k k^T over the tokens of a batch, for each layer asked for [E, F, F]."""
+    attending = causal(position_BT, segment_BT)
+    counts_BT = (segment_BT > 0).astype(jnp.float32)
+
+    def body(layer, carry):
+        h_BTD, sum_EFF = carry
+        h_BTD, key_BTF = run_layer(model, h_BTD, attending, layer)
+        key_QF = (key_BTF * counts_BT[..., None]).reshape(-1, key_BTF.shape[-1])
+        slot = jnp.argmax(layer_E == layer)
+        add = lambda: sum_EFF.at[slot].add(jnp.einsum("QF,QG->FG", key_QF, key_QF, precision=PRECISION))  # noqa: E731
+        return h_BTD, jax.lax.cond(jnp.any(layer_E == layer), add, lambda: sum_EFF)
+
+    empty_EFF = jnp.zeros((layer_E.shape[0], model.config.F, model.config.F))
+    return jax.lax.fori_loop(0, layer_E[-1] + 1, body, (start(model, token_BT, position_BT), empty_EFF))[1]
+
+
+def _resumed(path: Path | None, made_from: dict[str, Any], layers: list[int]) -> tuple[int, Any]:
+    """How many groups are done, and the sums so far."""
+    from safetensors import SafetensorError, safe_open
+
+    if path is None or not path.is_file():
+        return 0, 0.0
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {})["part"])
+            sums = file.get_tensor("sums")
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"{path} is not an unfinished pass of jaxedit stats ({error}); remove it to begin anew") from error
+    now = {**made_from, "layers": layers}
+    differing = sorted(key for key in now if about["made_from"].get(key) != now[key])
+    if differing:
+        shown = "; ".join(f"{key}: {about['made_from'].get(key)} there, {now[key]} now" for key in differing)
+        raise ValueError(f"{path} is an unfinished pass over something else. {shown}. Remove it to begin anew")
+    return about["n_groups"], sums
+
+
+def _save(path: Path, made_from: dict[str, Any], layers: list[int], n_groups: int, sums: np.ndarray) -> None:
+    from safetensors.numpy import save
+
+    described = json.dumps({"made_from": {**made_from, "layers": layers}, "n_groups": n_groups})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".writing")
+    part.write_bytes(save({"sums": sums}, {"part": described}))
+    part.replace(path)

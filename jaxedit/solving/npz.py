@@ -1,0 +1,80 @@
+"""The .npz files of second moments that the ROME, MEMIT and EasyEdit repositories publish and read.
+
+One file a layer, named like transformer.h.17.mlp.c_proj_float32_mom2_100000.npz, the state of a running sum:
+`mom2.mom2` is the sum of k k^T (not the mean) [F, F], `mom2.count` the number of tokens, `sample_size` that of texts.
+"""
+
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+LAYER = re.compile(r"\.(\d+)\.")
+NEEDED = ("mom2.mom2", "mom2.count")
+
+
+def read_npz(path: Path) -> tuple[dict[int, np.ndarray], int]:
+    """Moments by layer and the number of tokens (the least of the files), from a file or all such files of a directory.
+
+    Raises:
+      ValueError: where there is none, a name has no layer, or the content is another; the message says what was found.
+    """
+    paths = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not paths or not paths[0].is_file():
+        raise ValueError(f"there is no .npz file at {path}")
+    moments, counts = {}, []
+    for each in paths:
+        layer = LAYER.search(each.name)
+        if layer is None:
+            raise ValueError(f"{each.name}: the name tells no layer; expected one like transformer.h.17.mlp.c_proj_...npz")
+        if int(layer[1]) in moments:
+            raise ValueError(
+                f"{path} holds two files for layer {layer[1]}, one of them {each.name}; give one file or part them"
+            )
+        moments[int(layer[1])], count = _read_one(each)
+        counts.append(count)
+    return moments, min(counts)
+
+
+def _read_one(path: Path) -> tuple[np.ndarray, int]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            held = {name: file[name] for name in file.files if name in NEEDED}
+            names = list(file.files)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is not a whole .npz file: {error}") from error
+    if set(held) != set(NEEDED):
+        raise ValueError(f"{path} holds {names}, expected {' and '.join(NEEDED)}")
+    total, count = held["mom2.mom2"], int(held["mom2.count"])
+    if total.ndim != 2 or total.shape[0] != total.shape[1] or count < 1:
+        raise ValueError(
+            f"{path}: mom2.mom2 has shape {total.shape} and mom2.count is {count}; expected [F, F] and a token count"
+        )
+    return (total.astype(np.float64) / count).astype(np.float32), count
+
+
+def write_npz(folder: Path, moments: dict[int, np.ndarray], n_tokens: int, module: str, n_texts: int = 100000) -> list[Path]:
+    """Writes one file a layer in the form those repositories read.
+
+    Args:
+      folder: where to; made if need be.
+      moments: layer -> E[k k^T] [F, F].
+      n_tokens: what they are averages over.
+      module: the HF name of the second MLP layer with {} for the layer, e.g. "transformer.h.{}.mlp.c_proj".
+      n_texts: the number that the name carries; those repositories look for the one in their hyper-parameters.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for layer, cov_FF in moments.items():
+        path = folder / f"{module.format(layer)}_float32_mom2_{n_texts}.npz"
+        state = {
+            "mom2.constructor": np.array("util.runningstats.SecondMoment()"),
+            "mom2.count": np.array(n_tokens),
+            "mom2.mom2": (np.asarray(cov_FF, np.float64) * n_tokens).astype(np.float32),
+            "constructor": np.array("util.runningstats.CombinedStat()"),
+            "sample_size": np.array(n_texts),
+        }
+        np.savez(path, **state)
+        written.append(path)
+    return written

@@ -1,0 +1,200 @@
+"""Second moments against the golden ones and float64; their files, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import jaxedit
+from jaxedit.solving import collect
+from jaxedit.solving.moments import Stats, compare_stats
+from jaxedit.solving.npz import write_npz
+
+FAMILIES = ("gpt2", "gptj", "llama", "qwen2", "gpt_neox")
+MODULE = "transformer.h.{}.mlp.c_proj"
+
+
+@pytest.fixture(scope="module")
+def texts(shared):
+    """A function: family -> its golden texts."""
+    return lambda family: json.loads((shared / "golden" / family / "cases.json").read_text(encoding="utf-8"))["texts"]
+
+
+def relative(found, expected) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_golden_moments(golden, shared, texts, family):
+    """All six layers in one pass, to 1e-5 relative; texts are not cut there."""
+    expected = load_file(shared / "golden" / family / "expected.safetensors")
+    stats = jaxedit.collect_stats(golden(family), texts(family), range(6), max_length=1000)
+    assert stats.n_tokens == int(expected["mom2/n_tokens"])
+    for layer in range(6):
+        assert relative(stats.moments[layer], expected[f"mom2/{layer}"]) <= 1e-5
+
+
+def test_one_pass_is_as_good_as_several(golden, texts):
+    model = golden("gpt2")
+    every = jaxedit.collect_stats(model, texts("gpt2"), [4, 1])
+    assert list(every.moments) == [1, 4]
+    for layer in (1, 4):
+        alone = jaxedit.collect_stats(model, texts("gpt2"), [layer])
+        assert relative(every.moments[layer], alone.moments[layer]) < 1e-6
+
+
+def test_batches_do_not_change_the_result(golden, texts, monkeypatch):
+    model = golden("gpt2")
+    whole = jaxedit.collect_stats(model, texts("gpt2"), [3])
+    monkeypatch.setattr(collect, "GROUP_TOKENS", 200)
+    cut = jaxedit.collect_stats(model, texts("gpt2"), [3])
+    assert cut.n_tokens == whole.n_tokens
+    assert 0 < relative(cut.moments[3], whole.moments[3]) < 1e-6
+
+
+def test_tokens_length_and_order(golden, texts):
+    model = golden("gpt2")
+    first = jaxedit.collect_stats(model, texts("gpt2"), [3], max_tokens=301)
+    other = jaxedit.collect_stats(model, texts("gpt2"), [3], max_tokens=301, seed=1)
+    assert first.n_tokens == other.n_tokens == 301
+    assert relative(first.moments[3], other.moments[3]) > 0.01
+    short = jaxedit.collect_stats(model, texts("gpt2"), [3], max_length=7)
+    assert short.n_tokens == sum(min(7, len(model.tokenizer.encode(text))) for text in texts("gpt2"))
+
+
+def test_an_interrupted_pass_goes_on_to_the_same_bits(golden, texts, monkeypatch, tmp_path):
+    monkeypatch.setattr(collect, "GROUP_TOKENS", 300)
+    model, part = golden("gpt2"), tmp_path / "a" / "stats.part"
+    whole = jaxedit.collect_stats(model, texts("gpt2"), [2, 3])
+
+    def stop(done, total):
+        if done > 500:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jaxedit.collect_stats(model, texts("gpt2"), [2, 3], resume=part, on_tokens=stop)
+    assert part.is_file()
+    for change, message in ((dict(seed=1), "seed: 0 there, 1 now"), (dict(max_length=9), "max_length: 256 there, 9 now")):
+        with pytest.raises(ValueError, match=message):
+            jaxedit.collect_stats(model, texts("gpt2"), [2, 3], resume=part, **change)
+    with pytest.raises(ValueError, match="layers:"):
+        jaxedit.collect_stats(model, texts("gpt2"), [3], resume=part)
+    seen = []
+    again = jaxedit.collect_stats(model, texts("gpt2"), [2, 3], resume=part, on_tokens=lambda done, total: seen.append(done))
+    assert seen[0] > 500  # it began where it was
+    for layer in (2, 3):
+        np.testing.assert_array_equal(again.moments[layer], whole.moments[layer])
+    assert not part.exists()
+
+
+def test_a_file_keeps_moments_and_what_they_were_made_from(golden, texts, tmp_path):
+    model = golden("llama")
+    stats = jaxedit.collect_stats(model, texts("llama"), [2], corpus="golden", seed=3)
+    stats.save(tmp_path / "new" / "stats.safetensors")
+    again = Stats.load(tmp_path / "new" / "stats.safetensors")
+    np.testing.assert_array_equal(again.moments[2], stats.moments[2])
+    assert again.made_from == stats.made_from
+    assert (again.n_tokens, again.digest) == (stats.n_tokens, stats.digest)
+    assert again.made_from["fingerprint"] == model.fingerprint
+    assert again.of(model, 2) is again.moments[2]
+
+
+def test_moments_of_another_model_or_layer_raise(golden, texts, tiny_checkpoint):
+    stats = jaxedit.collect_stats(golden("llama"), texts("llama"), [2])
+    with pytest.raises(ValueError, match=r"are of layers \[2\], layer 3 is asked for"):
+        stats.of(golden("llama"), 3)
+    with pytest.raises(ValueError, match="112 wide, the model's MLP 192"):
+        stats.of(golden("gpt2"), 2)
+    like = jaxedit.load(str(tiny_checkpoint("llama", intermediate_size=112)))
+    with pytest.raises(ValueError, match="made with other weights"):
+        stats.of(like, 2)
+
+
+def test_files_that_are_something_else(tmp_path, golden, texts):
+    path = tmp_path / "stats.safetensors"
+    with pytest.raises(ValueError, match="there are no second moments at"):
+        Stats.load(path)
+    save_file({"weight": np.zeros((2, 2), np.float32)}, path)
+    with pytest.raises(ValueError, match=r"holds \['weight'\], not second moments"):
+        Stats.load(path)
+    jaxedit.collect_stats(golden("llama"), texts("llama"), [2]).save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        Stats.load(path)
+
+
+def test_npz_as_the_repositories_publish_it(tmp_path):
+    """Sums and counts under their names, the layer in the file's name."""
+    key_NF = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
+    for layer in (3, 17):
+        path = tmp_path / f"transformer.h.{layer}.mlp.c_proj_float32_mom2_100000.npz"
+        np.savez(path, **{"mom2.mom2": layer * key_NF.T @ key_NF, "mom2.count": 50, "sample_size": 100000})
+    stats = Stats.load(tmp_path)
+    assert sorted(stats.moments) == [3, 17]
+    assert stats.n_tokens == 50
+    np.testing.assert_allclose(stats.moments[17], 17 * key_NF.T @ key_NF / 50, rtol=1e-6)
+    one = Stats.load(tmp_path / "transformer.h.3.mlp.c_proj_float32_mom2_100000.npz")
+    np.testing.assert_array_equal(one.moments[3], stats.moments[3])
+
+
+def test_npz_there_and_back(tmp_path, golden, texts):
+    stats = jaxedit.collect_stats(golden("gpt2"), texts("gpt2"), [1, 2])
+    paths = write_npz(tmp_path / "npz", dict(stats.moments), stats.n_tokens, MODULE)
+    assert paths[0].name == "transformer.h.1.mlp.c_proj_float32_mom2_100000.npz"
+    with np.load(paths[0]) as file:
+        assert int(file["mom2.count"]) == stats.n_tokens
+        np.testing.assert_allclose(file["mom2.mom2"] / stats.n_tokens, stats.moments[1], rtol=1e-6)
+    again = Stats.load(tmp_path / "npz")
+    for layer in (1, 2):
+        np.testing.assert_allclose(again.moments[layer], stats.moments[layer], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "message"),
+    [
+        ("moments.npz", {"mom2.mom2": np.eye(3), "mom2.count": 5}, "the name tells no layer"),
+        ("h.3.npz", {"mean": np.eye(3)}, r"holds \['mean'\], expected mom2.mom2 and mom2.count"),
+        ("h.3.npz", {"mom2.mom2": np.ones((3, 2)), "mom2.count": 5}, r"has shape \(3, 2\)"),
+        ("h.3.npz", {"mom2.mom2": np.eye(3), "mom2.count": 0}, "mom2.count is 0"),
+    ],
+)
+def test_npz_that_is_something_else(tmp_path, name, held, message):
+    np.savez(tmp_path / name, **held)
+    with pytest.raises(ValueError, match=message):
+        Stats.load(tmp_path / name)
+
+
+def test_npz_cut_short(tmp_path):
+    path = tmp_path / "h.3.npz"
+    np.savez(path, **{"mom2.mom2": np.eye(30), "mom2.count": 5})
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"\(500 bytes\) is not a whole \.npz file"):
+        Stats.load(path)
+
+
+def test_comparing_samples():
+    rng = np.random.default_rng(0)
+    scale = np.geomspace(1e-2, 1, 40)
+    draw = lambda n: rng.standard_normal((n, 40)) * scale  # noqa: E731
+    few, many = draw(80), draw(8000)
+    small, large = (Stats.from_moments({1: x.T @ x / len(x)}, len(x)) for x in (few, many))
+    found = compare_stats(small, large)[1]
+    a, b = few.T @ few / 80, many.T @ many / 8000
+    assert found["error"] == pytest.approx(np.linalg.norm(a - b) / np.linalg.norm(b), rel=1e-4)
+    assert found["smallest_ratio"] < 0.6  # few samples make the smallest eigenvalues too small
+    assert found["free_small"] >= found["free_large"] > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(texts=[], layers=[1]), "at least one text"),
+        (dict(texts=["a"], layers=[]), r"layers=\[\]"),
+        (dict(texts=["a"], layers=[6]), r"layers=\[6\]: .* has layers 0 to 5"),
+        (dict(texts=[""], layers=[1]), "hold no token"),
+    ],
+)
+def test_what_cannot_be_gathered(golden, given, message):
+    with pytest.raises(ValueError, match=message):
+        jaxedit.collect_stats(golden("gpt2"), **given)
