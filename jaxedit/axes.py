@@ -25,6 +25,8 @@ PARAMETERS: dict[str, str] = {
     "attn/b_q": "LNH",
     "attn/b_k": "LKH",
     "attn/b_v": "LKH",
+    "attn/q_norm_scale": "LH",
+    "attn/k_norm_scale": "LH",
     "attn/w_o": "LNHD",
     "attn/b_o": "LD",
     "mlp/norm_scale": "LD",

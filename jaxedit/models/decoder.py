@@ -17,10 +17,8 @@ from flax import nnx
 from jax import lax
 
 from jaxedit import axes
+from jaxedit.models.arithmetic import PRECISION, Overlay, activate, add_overlay, layer_norm, project, root_mean_square
 from jaxedit.models.rope import Rope, rotate
-
-# Float32 weights mean float32 products: without this a TPU would use bfloat16 passes.
-PRECISION = lax.Precision.HIGHEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +37,15 @@ class DecoderConfig:
     eps: float
     activation: str  # "gelu_tanh" | "gelu" | "silu"
     norm: str = "rms"  # "rms" | "layer"
+    norm_offset: float = 0.0  # added to the stored scale of a root-mean-square norm (Gemma: 1)
     gated: bool = True  # MLP = (act(x w_gate) * x w_up) w_down instead of act(x w_up) w_down
     parallel: bool = False  # attention and MLP read the same residual stream
     shared_norm: bool = False  # ... through the same norm (GPT-J)
+    embed_scale: float = 1.0  # times the token embedding (Gemma: sqrt(D))
     learned_positions: bool = False
     rope: Rope | None = None
+    qk_norm: bool = False  # each head's queries and keys go through a root-mean-square norm (Qwen 3)
+    window: int | None = None  # in some layers a position sees itself and the window - 1 before it
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
@@ -51,10 +53,16 @@ class DecoderConfig:
     tied: bool = False  # the head is the transposed embedding
 
     def check_length(self, n_tokens: int, what: str) -> None:
-        """Raises a ValueError where a text is longer than a table of learned positions.
+        """Raises a ValueError where a text is longer than a table of learned positions or a sliding window.
 
-        Rotary positions have no end: as in the paper's code a longer text is computed, and logged.
+        Up to a window's length it hides nothing, so attention here has none. Rotary positions have no end: as in the
+        paper's code a longer text is computed, and logged.
         """
+        if self.window is not None and n_tokens > self.window:
+            raise ValueError(
+                f"{what} has {n_tokens} tokens, more than the sliding window of {self.window} of this {self.family} model; "
+                "shorten or split it"
+            )
         if n_tokens <= self.P:
             return
         message = f"{what} has {n_tokens} tokens, more than the {self.P} positions of this {self.family} model"
@@ -71,13 +79,6 @@ class DecoderConfig:
         names = {*module_paths(self, Block), *module_paths(self, Ends)}
         sizes = self.sizes()
         return {name: tuple(sizes[a] for a in word) for name, word in axes.PARAMETERS.items() if name in names}
-
-
-class Overlay(NamedTuple):
-    """The sum of the kept edits: for each edited weight a float32 `delta_EFD` and `slot_L` (-1: layer not edited)."""
-
-    delta: dict[str, jax.Array]
-    slot: dict[str, jax.Array]
 
 
 class Attending(NamedTuple):
@@ -108,6 +109,8 @@ class Attention(nnx.Module):
         self.w_q, self.w_k, self.w_v = (parameter(config, f"attn/w_{part}") for part in "qkv")
         if config.qkv_bias:
             self.b_q, self.b_k, self.b_v = (parameter(config, f"attn/b_{part}") for part in "qkv")
+        if config.qk_norm:
+            self.q_norm_scale, self.k_norm_scale = (parameter(config, f"attn/{part}_norm_scale") for part in "qk")
         self.w_o = parameter(config, "attn/w_o")
         if config.out_bias:
             self.b_o = parameter(config, "attn/b_o")
@@ -118,6 +121,9 @@ class Attention(nnx.Module):
         q_BTNH, k_BTKH, v_BTKH = (
             project("BTD,DNH->BTNH", x_BTD, getattr(self, f"w_{part}"), getattr(self, f"b_{part}", None)) for part in "qkv"
         )
+        if config.qk_norm:
+            q_BTNH = root_mean_square(q_BTNH, self.q_norm_scale, config.norm_offset, config.eps)
+            k_BTKH = root_mean_square(k_BTKH, self.k_norm_scale, config.norm_offset, config.eps)
         if config.rope is not None:
             q_BTNH = rotate(config.rope, q_BTNH, attending.position_BT)
             k_BTKH = rotate(config.rope, k_BTKH, attending.position_BT)
@@ -225,6 +231,8 @@ class Ends(nnx.Module):
     def start(self, token_BT, position_BT) -> jax.Array:
         """Tokens to the residual stream, float32 [B, T, D]."""
         h_BTD = self.embed.tokens[token_BT].astype(jnp.float32)
+        if self.config.embed_scale != 1:
+            h_BTD *= self.config.embed_scale
         if self.config.learned_positions:
             h_BTD += self.embed.positions[position_BT].astype(jnp.float32)
         return h_BTD
@@ -253,41 +261,11 @@ class Ends(nnx.Module):
         return project("...D,DMV->...MV", x_D, lax.dynamic_slice_in_dim(w_DMV, first, width, 2), bias)
 
 
-def project(equation: str, x, w, b) -> jax.Array:
-    """x w + b in the weight's precision, accumulated and returned in float32."""
-    w = jnp.asarray(w)
-    out = jnp.einsum(equation, x.astype(w.dtype), w, precision=PRECISION, preferred_element_type=jnp.float32)
-    return out if b is None else out + jnp.asarray(b).astype(jnp.float32)
-
-
-def activate(name: str, x) -> jax.Array:
-    """The activation by the name a DecoderConfig gives it."""
-    if name == "silu":
-        return jax.nn.silu(x)
-    return jax.nn.gelu(x, approximate=name == "gelu_tanh")
-
-
 def normalise(config: DecoderConfig, module, h_BTD) -> jax.Array:
     """Layer norm or root-mean-square norm over D with the module's scale and bias."""
-    scale = jnp.asarray(module.norm_scale).astype(jnp.float32)
     if config.norm == "rms":
-        return h_BTD * lax.rsqrt(jnp.mean(h_BTD**2, -1, keepdims=True) + config.eps) * scale
-    centred = h_BTD - jnp.mean(h_BTD, -1, keepdims=True)
-    normed = centred * lax.rsqrt(jnp.mean(centred**2, -1, keepdims=True) + config.eps)
-    return normed * scale + jnp.asarray(module.norm_bias).astype(jnp.float32)
-
-
-def add_overlay(overlay: Overlay, name: str, layer, x_BTF, out_BTD) -> jax.Array:
-    """Adds x @ delta of an edited layer in float32; unedited layers and models pay nothing."""
-    if name not in overlay.delta:
-        return out_BTD
-    slot = overlay.slot[name][layer]
-
-    def edited():
-        delta_FD = lax.dynamic_index_in_dim(overlay.delta[name], slot, 0, keepdims=False)
-        return out_BTD + jnp.einsum("BTF,FD->BTD", x_BTF.astype(jnp.float32), delta_FD, precision=PRECISION)
-
-    return lax.cond(slot >= 0, edited, lambda: out_BTD)
+        return root_mean_square(h_BTD, module.norm_scale, config.norm_offset, config.eps)
+    return layer_norm(h_BTD, module.norm_scale, module.norm_bias, config.eps)
 
 
 @functools.cache

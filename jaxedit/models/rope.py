@@ -13,7 +13,7 @@ class Rope:
     """Rotary embedding of the first `dims` entries of a head.
 
     `interleaved` pairs neighbours (GPT-J), otherwise entry i is paired with i + dims/2 (Llama, GPT-NeoX). `factors`
-    divide the frequencies of the dims/2 pairs.
+    divide the frequencies of the pairs. Odd `dims` (GPT-NeoX, a quarter of a narrow head) take one entry more, as HF does.
     """
 
     theta: float
@@ -23,7 +23,7 @@ class Rope:
 
 
 def inverse_frequencies(theta: float, dims: int) -> np.ndarray:
-    """Radians a position for each of the dims/2 pairs, before any scaling."""
+    """Radians a position for each of the pairs, half of `dims` rounded up, before any scaling."""
     return theta ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
 
 
@@ -51,7 +51,7 @@ def scaling_factors(theta: float, dims: int, scaling: dict) -> tuple[float, ...]
     if kind == "default":
         return None
     if kind == "linear":
-        return (float(scaling["factor"]),) * (dims // 2)
+        return (float(scaling["factor"]),) * len(inverse)
     # llama3: long wavelengths are stretched by `factor`, short ones kept, those between blended.
     turns = scaling["original_max_position_embeddings"] * inverse / (2 * math.pi)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
@@ -60,11 +60,11 @@ def scaling_factors(theta: float, dims: int, scaling: dict) -> tuple[float, ...]
 
 
 def rotate(rope: Rope, x_BTNH: jax.Array, position_BT: jax.Array) -> jax.Array:
-    """Rotates the first `dims` entries of every head by its position's angles."""
+    """Rotates the first `dims` (rounded up to even) entries of every head by its position's angles."""
     inverse = inverse_frequencies(rope.theta, rope.dims) / np.asarray(rope.factors or 1.0)
     angle = position_BT[..., None, None].astype(jnp.float32) * inverse.astype(np.float32)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    turned, rest = x_BTNH[..., : rope.dims], x_BTNH[..., rope.dims :]
+    turned, rest = jnp.split(x_BTNH, [2 * len(inverse)], axis=-1)
     if rope.interleaved:
         a, b = turned[..., 0::2], turned[..., 1::2]
         turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(turned.shape)

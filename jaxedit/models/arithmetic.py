@@ -1,0 +1,59 @@
+"""What the decoder's modules compute with: products, activations, norms, and the edits' term."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Float32 weights mean float32 products: without this a TPU would use bfloat16 passes.
+PRECISION = lax.Precision.HIGHEST
+
+
+class Overlay(NamedTuple):
+    """The sum of the kept edits: for each edited weight a float32 `delta_EFD` and `slot_L` (-1: layer not edited)."""
+
+    delta: dict[str, jax.Array]
+    slot: dict[str, jax.Array]
+
+
+def project(equation: str, x, w, b) -> jax.Array:
+    """x w + b in the weight's precision, accumulated and returned in float32."""
+    w = jnp.asarray(w)
+    out = jnp.einsum(equation, x.astype(w.dtype), w, precision=PRECISION, preferred_element_type=jnp.float32)
+    return out if b is None else out + jnp.asarray(b).astype(jnp.float32)
+
+
+def activate(name: str, x) -> jax.Array:
+    """The activation by the name a DecoderConfig gives it."""
+    if name == "silu":
+        return jax.nn.silu(x)
+    return jax.nn.gelu(x, approximate=name == "gelu_tanh")
+
+
+def root_mean_square(x, scale, offset: float, eps: float) -> jax.Array:
+    """Root-mean-square norm over the last axis, times scale + offset."""
+    scale = jnp.asarray(scale).astype(jnp.float32)
+    if offset:
+        scale += offset
+    return x * lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + eps) * scale
+
+
+def layer_norm(x, scale, bias, eps: float) -> jax.Array:
+    """Layer norm over the last axis."""
+    centred = x - jnp.mean(x, -1, keepdims=True)
+    normed = centred * lax.rsqrt(jnp.mean(centred**2, -1, keepdims=True) + eps)
+    return normed * jnp.asarray(scale).astype(jnp.float32) + jnp.asarray(bias).astype(jnp.float32)
+
+
+def add_overlay(overlay: Overlay, name: str, layer, x_BTF, out_BTD) -> jax.Array:
+    """Adds x @ delta of an edited layer in float32; unedited layers and models pay nothing."""
+    if name not in overlay.delta:
+        return out_BTD
+    slot = overlay.slot[name][layer]
+
+    def edited():
+        delta_FD = lax.dynamic_index_in_dim(overlay.delta[name], slot, 0, keepdims=False)
+        return out_BTD + jnp.einsum("BTF,FD->BTD", x_BTF.astype(jnp.float32), delta_FD, precision=PRECISION)
+
+    return lax.cond(slot >= 0, edited, lambda: out_BTD)
