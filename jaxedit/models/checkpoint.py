@@ -39,6 +39,7 @@ def open_directory(directory: Path) -> Source:
       ValueError: where a file is missing, cut short or contradicts another.
     """
     values = _read_json(directory / "config.json")
+    families.refuse_mixture(values)
     family = families.find(values.get("model_type", "(none)"))
     config = family.config(Fields(values))
     files = _tensor_files(directory, getattr(family, "PREFIX", ""))

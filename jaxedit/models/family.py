@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from jaxedit.models.rope import Rope, scaling_factors
+
 # HF tensor name -> (parameter names, "HF layout -> our layout"), with the letters of jaxedit.axes and, for fused
 # tensors, `c` for the parts. Several parameters are the entries of the result's leading axis, in order.
 Weights = dict[str, tuple[str, str] | None]
@@ -85,6 +87,80 @@ class Fields:
                 f"unknown attributes {unknown} in the configuration of model_type {self.values.get('model_type')!r}: they may "
                 "change what the model computes. Handle them in its families/ file, or ignore them there with a reason"
             )
+
+
+def rotary(fields: Fields, H: int, *, thetas: tuple[str, ...] = (), shares: tuple[str, ...] = (), share: float = 1.0) -> Rope:
+    """Rotary positions, as transformers 4 (rope_theta, rope_scaling) and 5 (rope_parameters) write them.
+
+    `rope_factors` are the frequencies' divisors that a GGUF file holds.
+
+    Args:
+      fields: the configuration.
+      H: the width of a head.
+      thetas: further names of rope_theta.
+      shares: names of the share of a head that is rotated; where there are none the whole head is.
+      share: that share where the configuration does not say.
+
+    Raises:
+      ValueError: on a scaling that is not supported or given twice, and where an attribute's names contradict each other.
+    """
+    scaling = {**fields.take("rope_scaling", {}), **fields.take("rope_parameters", {})}
+    theta = _agreed(fields, scaling, ("rope_theta", *thetas), 10000.0)
+    dims = int(H * _agreed(fields, scaling, shares, share))
+    factors, from_file = scaling_factors(theta, dims, scaling), fields.take("rope_factors", None)
+    if factors is not None and from_file is not None:
+        raise ValueError(f"the file scales rotary frequencies twice: by rope_freqs.weight and by {scaling}")
+    return Rope(theta, dims, factors=factors if from_file is None else tuple(from_file))
+
+
+def _agreed(fields: Fields, scaling: dict, aliases: tuple[str, ...], default: float) -> float:
+    """What an attribute's names agree on, in the configuration and its rotary entry, from which they are taken."""
+    given = [value for name in aliases for value in (scaling.pop(name, None), fields.take(name, None))]
+    distinct = sorted({float(value) for value in given if value is not None})
+    if len(distinct) > 1:
+        raise ValueError(f"the configuration gives {' or '.join(aliases)} as {distinct}: only one of these can be meant")
+    return distinct[0] if distinct else default
+
+
+def window(fields: Fields, *, layers: range | None = None, active: bool = True) -> int | None:
+    """The sliding window, None where no layer has one. A text up to its length sees no difference between layers.
+
+    Args:
+      fields: the configuration.
+      layers: those that have a window where `layer_types` does not say; absent: all, whatever it says (Mistral).
+      active: whether windows are in use at all.
+
+    Raises:
+      ValueError: on a layer type that attends in another way, and on a windowed layer without a width.
+    """
+    # Where the attribute is absent transformers takes 4096; where it is null there is no window.
+    width = fields.take("sliding_window", None if "sliding_window" in fields.values else 4096)
+    if not active:
+        width = None
+    kinds = fields.take("layer_types", [])
+    unknown = sorted(set(kinds) - {"full_attention", "sliding_attention"})
+    if unknown:
+        raise ValueError(f"the configuration has layer_types {unknown}; the decoder supports full and sliding attention")
+    if "sliding_attention" in kinds and width is None:
+        raise ValueError("the configuration's layer_types ask for sliding attention, but no sliding window is in use")
+    slides = layers is None or ("sliding_attention" in kinds if kinds else len(layers) > 0)
+    return width if slides else None
+
+
+# Attributes that count experts, and the model types (besides those with "moe" in their name) that always have some.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_MIXTURES = {"mixtral", "deepseek_v2", "deepseek_v3", "gpt_oss", "dbrx", "jamba"}
+
+
+def refuse_mixture(values: dict[str, Any]) -> None:
+    """Raises a ValueError on the configuration of a mixture of experts."""
+    counts = {name: values[name] for name in _EXPERTS if values.get(name)}
+    kind = str(values.get("model_type"))
+    if counts or kind in _MIXTURES or "moe" in kind:
+        raise ValueError(
+            f"model_type {kind!r}{f' with {counts}' if counts else ''} is a mixture of experts: its layers have no single "
+            "MLP whose second weight could be edited. Choose a dense model"
+        )
 
 
 def names() -> list[str]:

@@ -1,8 +1,9 @@
 """Llama 1 to 3 and what shares its form, SmolLM2 among them: RMS norm, gated MLP, grouped keys, rotary positions."""
 
+from typing import Any
+
 from jaxedit.models.decoder import DecoderConfig
-from jaxedit.models.family import Fields, Weights
-from jaxedit.models.rope import Rope, scaling_factors
+from jaxedit.models.family import Fields, Weights, rotary
 
 WEIGHTS: Weights = {
     "model.embed_tokens.weight": ("embed/tokens", "V D -> V D"),
@@ -59,21 +60,44 @@ TINY = dict(
 
 
 def config(fields: Fields) -> DecoderConfig:
-    """Reads a LlamaConfig, as transformers 4 (rope_theta, rope_scaling) and 5 (rope_parameters) write it."""
-    D, N = fields.take("hidden_size"), fields.take("num_attention_heads")
-    H = fields.take("head_dim", D // N)
+    """Reads a LlamaConfig."""
     fields.expect("hidden_act", "silu")
     fields.expect("mlp_bias", False)
     bias = fields.take("attention_bias", False)
-    scaling = {**fields.take("rope_scaling", {}), **fields.take("rope_parameters", {})}
-    theta = float(scaling.pop("rope_theta", None) or fields.take("rope_theta", 10000.0))
-    fields.take("rope_theta", None)
-    factors, from_file = scaling_factors(theta, H, scaling), fields.take("rope_factors", None)
-    if factors is not None and from_file is not None:
-        raise ValueError(f"the file scales rotary frequencies twice: by rope_freqs.weight and by {scaling}")
-    factors = factors or from_file
-    read = DecoderConfig(
-        family="llama",
+    read = like_llama(fields, "llama", P=2048, qkv_bias=bias, out_bias=bias)
+    fields.finish(
+        pretraining_tp="how training was split, not what is computed",
+        rope_interleaved="a note of the exporter; HF weights hold rotary pairs as halves",
+        is_llama_config="a note of the exporter",
+    )
+    return read
+
+
+def like_llama(
+    fields: Fields,
+    family: str,
+    *,
+    P: int,
+    head_dim: int | None = None,
+    activation: str = "silu",
+    tied: bool = False,
+    **switches: Any,
+) -> DecoderConfig:
+    """Reads what the configurations of Llama and its relatives have in common.
+
+    Args:
+      fields: the configuration.
+      family: whose it is.
+      P: the positions where the configuration does not say.
+      head_dim: the width of a head where the configuration does not say; absent: D / N.
+      activation: of the gated MLP.
+      tied: whether the head is the embedding where the configuration does not say.
+      switches: what sets the family apart.
+    """
+    D, N = fields.take("hidden_size"), fields.take("num_attention_heads")
+    H = fields.take("head_dim", head_dim or D // N)
+    return DecoderConfig(
+        family=family,
         L=fields.take("num_hidden_layers"),
         D=D,
         F=fields.take("intermediate_size"),
@@ -81,20 +105,13 @@ def config(fields: Fields) -> DecoderConfig:
         K=fields.take("num_key_value_heads", N),
         H=H,
         V=fields.take("vocab_size"),
-        P=fields.take("max_position_embeddings", 2048),
+        P=fields.take("max_position_embeddings", P),
         eps=fields.take("rms_norm_eps", 1e-6),
-        activation="silu",
-        rope=Rope(theta, H, factors=None if factors is None else tuple(factors)),
-        qkv_bias=bias,
-        out_bias=bias,
-        tied=fields.take("tie_word_embeddings", False),
+        activation=activation,
+        rope=rotary(fields, H),
+        tied=fields.take("tie_word_embeddings", tied),
+        **switches,
     )
-    fields.finish(
-        pretraining_tp="how training was split, not what is computed",
-        rope_interleaved="a note of the exporter; HF weights hold rotary pairs as halves",
-        is_llama_config="a note of the exporter",
-    )
-    return read
 
 
 def from_gguf(metadata: dict) -> dict:
