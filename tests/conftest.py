@@ -105,13 +105,14 @@ def randomise(model, seed: int = 0) -> None:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
+    around = 0.0 if model.config.model_type == "gemma" else 1.0  # Gemma stores a norm's scale less one
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim == 2:
                 parameter.copy_(noise * (0.5 if min(parameter.shape) > 64 else 0.25))
             else:
-                parameter.copy_(0.3 * noise + (0.0 if name.endswith("bias") else 1.0))
+                parameter.copy_(0.3 * noise + (0.0 if name.endswith("bias") else around))
 
 
 def write_tokenizer(directory: Path, vocab_size: int) -> None:

@@ -1,6 +1,7 @@
 """HF directories become the right arrays, and what is wrong with one is said by name."""
 
 import json
+import re
 import shutil
 
 import einops
@@ -15,6 +16,7 @@ from jaxedit.models import family as families
 from jaxedit.models import load as loading
 from jaxedit.models.checkpoint import lengths
 from jaxedit.models.family import Fields
+from jaxedit.models.rope import Rope
 
 INDEX = "model.safetensors.index.json"
 
@@ -141,6 +143,21 @@ def test_unknown_attribute(copy_of, family):
         ("llama", dict(num_hidden_layers=2), r"does not know: \['model.layers.2.*configuration's 2"),
         ("llama", dict(num_hidden_layers=4), "lacks 9 tensors.*model.layers.3"),
         ("llama", dict(attention_bias=True), "lacks 12 tensors.*_proj.bias"),
+        ("gpt_neox", dict(hidden_act="relu"), r"hidden_act='relu'.*'gelu'"),
+        ("gpt_neox", dict(rotary_pct=0.5), r"partial_rotary_factor or rotary_pct as \[0.25, 0.5\]: only one"),
+        ("gpt_neox", dict(attention_bias=False), r"attention.dense.bias', but .* has no attn/b_o"),
+        ("qwen2", dict(rope_theta=5e5), r"rope_theta as \[10000.0, 500000.0\]: only one"),
+        ("qwen2", dict(layer_types=["linear_attention"] * 3), r"layer_types \['linear_attention'\]; the decoder supports full"),
+        ("qwen2", dict(layer_types=["sliding_attention"] * 3), "ask for sliding attention, but no sliding window is in use"),
+        (
+            "qwen3",
+            dict(use_sliding_window=True, layer_types=["sliding_attention"] * 3, sliding_window=None),
+            "no sliding window",
+        ),
+        ("phi", dict(qk_layernorm=True), "qk_layernorm=True"),
+        ("phi", dict(tie_word_embeddings=True), "tie_word_embeddings=True"),
+        ("gemma", dict(hidden_activation="relu"), r"hidden_activation='relu'.*'gelu_pytorch_tanh'"),
+        ("gemma", dict(use_bidirectional_attention=True), "use_bidirectional_attention=True"),
     ],
 )
 def test_configuration_the_decoder_cannot_compute(copy_of, family, change, message):
@@ -148,6 +165,40 @@ def test_configuration_the_decoder_cannot_compute(copy_of, family, change, messa
     edit_json(directory / "config.json", **change)
     with pytest.raises(ValueError, match=message):
         jaxedit.load(str(directory))
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "said"),
+    [
+        ("mistral", dict(model_type="mixtral", num_local_experts=8), "'mixtral' with {'num_local_experts': 8}"),
+        ("qwen2", dict(model_type="qwen2_moe"), "'qwen2_moe'"),
+        ("qwen3", dict(model_type="qwen3_moe", num_experts=128), "'qwen3_moe' with {'num_experts': 128}"),
+        ("llama", dict(model_type="deepseek_v3", n_routed_experts=256), "'deepseek_v3' with {'n_routed_experts': 256}"),
+        ("llama", dict(model_type="gpt_oss"), "'gpt_oss'"),
+        ("llama", dict(num_local_experts=16), "'llama' with {'num_local_experts': 16}"),
+    ],
+)
+def test_mixture_of_experts(copy_of, family, change, said):
+    directory = copy_of(family)
+    edit_json(directory / "config.json", **change)
+    message = f"model_type {said} is a mixture of experts: its layers have no single MLP whose second weight could be edited"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        jaxedit.load(str(directory))
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "phi"])
+def test_buffers_of_old_versions_are_dropped(copy_of, tiny_checkpoint, family):
+    directory = copy_of(family)
+    layer = "gpt_neox.layers.0.attention" if family == "gpt_neox" else "model.layers.0.self_attn"
+
+    def add(tensors):
+        tensors[f"{layer}.rotary_emb.inv_freq"] = np.ones(2, np.float32)
+        if family == "gpt_neox":
+            tensors[f"{layer}.bias"] = np.ones((1, 1, 64, 64), np.float32)
+            tensors[f"{layer}.masked_bias"] = np.float32(-1e9)
+
+    edit_tensors(directory / "model.safetensors", add)
+    assert_same_arrays(jaxedit.load(str(directory)), jaxedit.load(str(tiny_checkpoint(family))))
 
 
 def test_attention_bias_in_the_file_but_not_in_the_configuration(copy_of):
@@ -212,6 +263,78 @@ PUBLISHED = {
             **{"transformers.js_config": {"kv_cache_dtype": {"fp16": "float16"}}}, **_IDS,
         ),
         dict(D=576, F=1536, N=9, K=3, H=64, L=30, P=8192),
+    ),
+    "pythia-2.8b": (
+        dict(
+            model_type="gpt_neox", architectures=["GPTNeoXForCausalLM"], hidden_act="gelu", hidden_size=2560,
+            intermediate_size=10240, layer_norm_eps=1e-5, max_position_embeddings=2048, num_attention_heads=32,
+            num_hidden_layers=32, rotary_emb_base=10000, rotary_pct=0.25, tie_word_embeddings=False, torch_dtype="float16",
+            use_parallel_residual=True, vocab_size=50304, **_IDS,
+        ),
+        dict(D=2560, F=10240, N=32, K=32, H=80, P=2048, rope=Rope(10000.0, 20), activation="gelu", qkv_bias=True),
+    ),
+    "gpt-neox-20b": (
+        dict(
+            model_type="gpt_neox", attention_probs_dropout_prob=0, hidden_act="gelu_fast", hidden_dropout_prob=0,
+            hidden_size=6144, intermediate_size=24576, layer_norm_eps=1e-5, max_position_embeddings=2048,
+            num_attention_heads=64, num_hidden_layers=44, rotary_emb_base=10000, rotary_pct=0.25, tie_word_embeddings=False,
+            torch_dtype="float16", vocab_size=50432, **_IDS,
+        ),
+        dict(H=96, L=44, rope=Rope(10000.0, 24), activation="gelu_tanh", parallel=True, shared_norm=False),
+    ),
+    "qwen2.5-0.5b": (
+        dict(
+            model_type="qwen2", attention_dropout=0.0, hidden_act="silu", hidden_size=896, intermediate_size=4864,
+            max_position_embeddings=32768, max_window_layers=24, num_attention_heads=14, num_hidden_layers=24,
+            num_key_value_heads=2, rms_norm_eps=1e-6, rope_theta=1000000.0, sliding_window=32768, tie_word_embeddings=True,
+            torch_dtype="bfloat16", use_mrope=False, use_sliding_window=False, vocab_size=151936, **_IDS,
+        ),
+        dict(N=14, K=2, H=64, rope=Rope(1e6, 64), qkv_bias=True, out_bias=False, tied=True, window=None),
+    ),
+    "qwen3-0.6b": (
+        dict(
+            model_type="qwen3", attention_bias=False, attention_dropout=0.0, head_dim=128, hidden_act="silu", hidden_size=1024,
+            intermediate_size=3072, max_position_embeddings=40960, max_window_layers=28, num_attention_heads=16,
+            num_hidden_layers=28, num_key_value_heads=8, rms_norm_eps=1e-6, rope_scaling=None, rope_theta=1000000,
+            sliding_window=None, tie_word_embeddings=True, torch_dtype="bfloat16", use_sliding_window=False,
+            vocab_size=151936, **_IDS,
+        ),
+        dict(D=1024, N=16, K=8, H=128, rope=Rope(1e6, 128), qk_norm=True, qkv_bias=False, window=None),
+    ),
+    "mistral-7b-v0.1": (
+        dict(
+            model_type="mistral", hidden_act="silu", hidden_size=4096, intermediate_size=14336, max_position_embeddings=32768,
+            num_attention_heads=32, num_hidden_layers=32, num_key_value_heads=8, rms_norm_eps=1e-5, rope_theta=10000.0,
+            sliding_window=4096, tie_word_embeddings=False, torch_dtype="bfloat16", vocab_size=32000, **_IDS,
+        ),
+        dict(H=128, K=8, P=32768, window=4096),
+    ),
+    "mistral-7b-v0.3": (
+        dict(
+            model_type="mistral", attention_dropout=0.0, hidden_act="silu", hidden_size=4096, intermediate_size=14336,
+            max_position_embeddings=32768, num_attention_heads=32, num_hidden_layers=32, num_key_value_heads=8,
+            rms_norm_eps=1e-5, rope_theta=1000000.0, sliding_window=None, tie_word_embeddings=False, torch_dtype="bfloat16",
+            vocab_size=32768, **_IDS,
+        ),
+        dict(V=32768, rope=Rope(1e6, 128), window=None),
+    ),
+    "phi-2": (
+        dict(
+            model_type="phi", attention_dropout=0.0, embd_pdrop=0.0, hidden_act="gelu_new", hidden_size=2560,
+            intermediate_size=10240, layer_norm_eps=1e-5, max_position_embeddings=2048, num_attention_heads=32,
+            num_hidden_layers=32, num_key_value_heads=32, partial_rotary_factor=0.4, qk_layernorm=False, resid_pdrop=0.1,
+            rope_scaling=None, rope_theta=10000.0, tie_word_embeddings=False, torch_dtype="float16", vocab_size=51200, **_IDS,
+        ),
+        dict(H=80, rope=Rope(10000.0, 32), parallel=True, shared_norm=True, head_bias=True),
+    ),
+    "gemma-2b": (
+        dict(
+            model_type="gemma", attention_bias=False, attention_dropout=0.0, head_dim=256, hidden_act="gelu",
+            hidden_activation=None, hidden_size=2048, intermediate_size=16384, max_position_embeddings=8192,
+            num_attention_heads=8, num_hidden_layers=18, num_key_value_heads=1, rms_norm_eps=1e-6, rope_scaling=None,
+            rope_theta=10000.0, torch_dtype="bfloat16", vocab_size=256000, **_IDS,
+        ),
+        dict(K=1, H=256, activation="gelu_tanh", tied=True, embed_scale=2048**0.5, norm_offset=1.0),
     ),
 }  # fmt: skip
 

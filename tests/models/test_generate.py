@@ -9,7 +9,7 @@ from reference import hf_greedy, hf_model
 import jaxedit
 from jaxedit.models.generate import continue_tokens
 
-FAMILIES = ["gpt2", "gptj", "llama"]
+FAMILIES = ["gemma", "gpt2", "gpt_neox", "gptj", "llama", "qwen3"]
 LENGTHS = [5, 1, 17, 33, 16]
 N_NEW = 64 - max(LENGTHS)  # the last learned position is used
 

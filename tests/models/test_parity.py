@@ -1,5 +1,6 @@
 """The decoder computes what HF's torch models compute: every family, every switch, the golden models, two real models."""
 
+import dataclasses
 import importlib.util
 import json
 import struct
@@ -59,6 +60,51 @@ VARIANTS = {
         "n_inner, eps, rotary_dim 2": dict(n_inner=40, layer_norm_epsilon=0.3, rotary_dim=2),
         "whole heads rotated": dict(rotary_dim=8),
     },
+    "gpt_neox": {
+        "one after the other, eps, theta": dict(use_parallel_residual=False, layer_norm_eps=0.3, rotary_emb_base=50.0),
+        "half of a head, tied, linear": dict(
+            rotary_pct=0.5, tie_word_embeddings=True, rope_scaling={"rope_type": "linear", "factor": 3.0}
+        ),
+        "odd rotary width": dict(rotary_pct=0.4),
+        "whole heads rotated, no attention biases": dict(rotary_pct=1.0, attention_bias=False),
+        "gelu_fast": dict(hidden_act="gelu_fast"),
+    },
+    "phi": {
+        "grouped, eps, theta": dict(num_key_value_heads=2, layer_norm_eps=0.3, rope_theta=50.0),
+        "a quarter of a head, linear": dict(partial_rotary_factor=0.25, rope_scaling={"rope_type": "linear", "factor": 3.0}),
+    },
+    "qwen2": {
+        "ungrouped, eps, theta": dict(num_key_value_heads=4, rms_norm_eps=0.3, rope_theta=50.0),
+        "one key head, tied, window": dict(
+            num_key_value_heads=1, tie_word_embeddings=True, use_sliding_window=True, sliding_window=48, max_window_layers=0
+        ),
+        "window of no layer, linear": dict(
+            use_sliding_window=True, sliding_window=8, rope_scaling={"rope_type": "linear", "factor": 3.0}
+        ),
+        "window not in use": dict(sliding_window=8, max_window_layers=0),
+    },
+    "qwen3": {
+        "ungrouped, eps, theta, tied": dict(num_key_value_heads=4, rms_norm_eps=0.3, rope_theta=50.0, tie_word_embeddings=True),
+        "biases, window in one layer": dict(
+            attention_bias=True, use_sliding_window=True, sliding_window=48, max_window_layers=2
+        ),
+    },
+    "mistral": {
+        "ungrouped, eps, theta, window": dict(num_key_value_heads=4, rms_norm_eps=0.3, rope_theta=50.0, sliding_window=48),
+        "no window, wide heads, tied": dict(sliding_window=None, head_dim=14, tie_word_embeddings=True),
+    },
+    "gemma": {
+        "one key head, eps, theta": dict(num_key_value_heads=1, rms_norm_eps=0.3, rope_theta=50.0),
+        "biases, untied, linear": dict(
+            attention_bias=True, tie_word_embeddings=False, rope_scaling={"rope_type": "linear", "factor": 3.0}
+        ),
+    },
+}
+# One layer's window is enough to bound a text.
+WINDOWS = {
+    "mistral": dict(sliding_window=24),
+    "qwen2": dict(use_sliding_window=True, sliding_window=24, max_window_layers=0),
+    "qwen3": dict(use_sliding_window=True, sliding_window=24, max_window_layers=2),
 }
 
 
@@ -119,6 +165,25 @@ def test_longer_than_trained_goes_on_with_rotary_positions(tiny_checkpoint, capl
     assert "more than the 64 positions" in caplog.text
     with pytest.raises(ValueError, match=r"65 tokens.*64 positions.*shorten"):
         jaxedit.logits(jaxedit.load(str(tiny_checkpoint("gpt2"))), token_rows(96, length=65))
+
+
+@pytest.mark.parametrize("family", WINDOWS)
+def test_window_is_exact_up_to_its_length_and_no_further(tiny_checkpoint, family):
+    directory = tiny_checkpoint(family, **WINDOWS[family])
+    model, theirs = jaxedit.load(str(directory)), hf_model(directory)
+    assert model.config.window == 24
+    rows = token_rows(model.config.V, length=25)
+    assert_same_logits(jaxedit.logits(model, rows[:, :24]), hf_logits(theirs, rows[:, :24]))
+    without = jaxedit.logits(dataclasses.replace(model, config=dataclasses.replace(model.config, window=None)), rows)
+    difference = np.abs(np.asarray(without) - hf_logits(theirs, rows)).max(axis=(0, 2))
+    assert difference[:24].max() < 1e-4 < 1e-2 < difference[24]  # the 25th token no longer sees the first
+    with pytest.raises(ValueError, match=rf"a row of tokens has 25 tokens.*sliding window of 24 .*{family}.*shorten or split"):
+        jaxedit.logits(model, rows)
+    text = "The mother tongue of the author is French. " * 8
+    with pytest.raises(ValueError, match=r"text 0 .* has \d+ tokens, more than the sliding window of 24"):
+        jaxedit.perplexity(model, [text])
+    with pytest.raises(ValueError, match=r"a prompt with its continuation has \d+ tokens, more than the sliding window"):
+        jaxedit.generate(model, ["The tongue"], max_new_tokens=24)
 
 
 def golden_families(root) -> list[str]:

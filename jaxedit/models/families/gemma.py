@@ -1,0 +1,31 @@
+"""Gemma 1 (Mesnard et al. 2024): Llama with scaled embeddings, norm scales stored less one, and a gate through GELU."""
+
+from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.families import llama
+from jaxedit.models.family import Fields
+
+WEIGHTS = llama.WEIGHTS
+
+TINY = {**llama.TINY, "model_type": "gemma", "head_dim": 12}
+
+
+def config(fields: Fields) -> DecoderConfig:
+    """Reads a GemmaConfig."""
+    fields.expect("hidden_act", "gelu_pytorch_tanh", "gelu")  # the first releases say gelu and mean its approximation
+    fields.expect("hidden_activation", "gelu_pytorch_tanh")
+    fields.expect("use_bidirectional_attention", False)
+    bias = fields.take("attention_bias", False)
+    read = llama.like_llama(
+        fields,
+        "gemma",
+        P=8192,
+        head_dim=256,
+        activation="gelu_tanh",
+        tied=True,
+        embed_scale=fields.take("hidden_size") ** 0.5,
+        norm_offset=1.0,
+        qkv_bias=bias,
+        out_bias=bias,
+    )
+    fields.finish()
+    return read

@@ -1,0 +1,17 @@
+"""Mistral (Jiang et al. 2023): Llama, in its first version with a sliding window in every layer."""
+
+from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.families import llama
+from jaxedit.models.family import Fields, window
+
+WEIGHTS = llama.WEIGHTS
+
+TINY = {**llama.TINY, "model_type": "mistral"}
+
+
+def config(fields: Fields) -> DecoderConfig:
+    """Reads a MistralConfig."""
+    fields.expect("hidden_act", "silu")
+    read = llama.like_llama(fields, "mistral", P=131072, window=window(fields))
+    fields.finish()
+    return read

@@ -1,0 +1,27 @@
+"""Qwen 2 and 2.5: Llama with biases on queries, keys and values, and sliding windows that most leave unused."""
+
+from typing import Any
+
+from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.families import llama
+from jaxedit.models.family import Fields, window
+
+WEIGHTS = llama.WEIGHTS
+
+TINY = {**llama.TINY, "model_type": "qwen2"}
+
+
+def config(fields: Fields) -> DecoderConfig:
+    """Reads a Qwen2Config."""
+    read = like_qwen(fields, "qwen2", qkv_bias=True)
+    fields.finish()
+    return read
+
+
+def like_qwen(fields: Fields, family: str, *, head_dim: int | None = None, **switches: Any) -> DecoderConfig:
+    """Reads what the configurations of Qwen 2 and 3 have in common; layers from max_window_layers on have the window."""
+    fields.expect("hidden_act", "silu")
+    fields.expect("use_mrope", False)
+    layers = range(fields.take("max_window_layers", 28), fields.take("num_hidden_layers"))
+    slides = window(fields, layers=layers, active=fields.take("use_sliding_window", False))
+    return llama.like_llama(fields, family, P=32768, head_dim=head_dim, window=slides, **switches)

@@ -1,0 +1,21 @@
+"""Qwen 3: Llama whose heads normalise their queries and keys, with sliding windows that most leave unused."""
+
+from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.families import llama, qwen2
+from jaxedit.models.family import Fields, Weights
+
+WEIGHTS: Weights = {
+    **llama.WEIGHTS,
+    "model.layers.{l}.self_attn.q_norm.weight": ("attn/q_norm_scale", "H -> H"),
+    "model.layers.{l}.self_attn.k_norm.weight": ("attn/k_norm_scale", "H -> H"),
+}
+
+TINY = {**llama.TINY, "model_type": "qwen3", "head_dim": 12}
+
+
+def config(fields: Fields) -> DecoderConfig:
+    """Reads a Qwen3Config."""
+    bias = fields.take("attention_bias", False)
+    read = qwen2.like_qwen(fields, "qwen3", head_dim=128, qk_norm=True, qkv_bias=bias, out_bias=bias)
+    fields.finish()
+    return read
