@@ -18,6 +18,8 @@ MODULES = {
     "gpt2": Modules("transformer.h.{l}.mlp", "transformer.h.{l}.mlp.c_proj"),
     "gptj": Modules("transformer.h.{l}.mlp", "transformer.h.{l}.mlp.fc_out"),
     "llama": Modules("model.layers.{l}.mlp", "model.layers.{l}.mlp.down_proj"),
+    "qwen2": Modules("model.layers.{l}.mlp", "model.layers.{l}.mlp.down_proj"),
+    "gpt_neox": Modules("gpt_neox.layers.{l}.mlp", "gpt_neox.layers.{l}.mlp.dense_4h_to_h"),
 }
 # A target of several tokens, templates in front, and every term of the loss large enough to matter.
 REQUEST = jaxedit.Request("The mother tongue of {} is", "Danielle Darrieux", "the English language")
