@@ -81,6 +81,14 @@ def load_model():
     return jaxedit.load(FLAGS.model, mesh=FLAGS.mesh, dtype=FLAGS.dtype)
 
 
+def layer_numbers(flag: str) -> list[int]:
+    """The layers that a list flag names."""
+    given = FLAGS[flag].value
+    if not given or not all(text.strip().isdigit() for text in given):
+        raise ValueError(f"--{flag}={','.join(given)}: expected numbers with commas between them, e.g. --{flag}=3,4,5")
+    return [int(text) for text in given]
+
+
 def json_flag() -> None:
     """The flag of every command that prints a result."""
     flags.DEFINE_bool("json", False, "print one JSON object instead of a table")

@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, load_model, model_flags, print_json
+from jaxedit.cli import FLAGS, json_flag, layer_numbers, load_model, model_flags, print_json
 
 
 def define_flags() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     if missing:
         raise ValueError(f"missing {', '.join(missing)}; see jaxedit edit --help for an example")
     request = jaxedit.Request(FLAGS.prompt, FLAGS.subject, FLAGS.target, FLAGS.target_true)
-    editor = jaxedit.make_editor(FLAGS.method, layers=list(map(layer, FLAGS.layer)), **dict(map(hyper, FLAGS.hyper)))
+    editor = jaxedit.make_editor(FLAGS.method, layers=layer_numbers("layer"), **dict(map(hyper, FLAGS.hyper)))
     texts = read_texts(FLAGS.texts)
     model = load_model()
     stats = jaxedit.Stats.load(Path(FLAGS.stats)) if FLAGS.stats else None
@@ -59,13 +59,6 @@ def main() -> None:
         print_json(result)
     else:
         show(result)
-
-
-def layer(text: str) -> int:
-    """A layer's number."""
-    if not text.strip().isdigit():
-        raise ValueError(f"--layer={text}: expected numbers with commas between them, e.g. --layer=3,4,5")
-    return int(text)
 
 
 def hyper(text: str) -> tuple[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, load_model, model_flags, print_json
+from jaxedit.cli import FLAGS, json_flag, layer_numbers, load_model, model_flags, print_json
 
 TOKENS_PER_WIDTH = 10
 CHECK_TIMES = 4
@@ -37,12 +37,11 @@ def define_flags() -> None:
 
 def main() -> None:
     """Gathers, writes, prints."""
-    from jaxedit.cli.edit import layer
     from jaxedit.datasets import HUB_PREFIX, read_corpus
     from jaxedit.solving.moments import compare_stats
     from jaxedit.solving.npz import write_npz
 
-    layers = [layer(text) for text in FLAGS.layers]
+    layers = layer_numbers("layers")
     n_texts = FLAGS.texts or (100000 if FLAGS.corpus.startswith(HUB_PREFIX) else None)
     texts = read_corpus(FLAGS.corpus, n_texts)[: FLAGS.texts]
     model = load_model()

@@ -1,0 +1,95 @@
+"""`jaxedit stats` and what uses its file, as a person runs them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import jaxedit
+from jaxedit.solving.moments import Stats
+
+SENTENCES = [
+    " The Eiffel Tower is located in the city of Paris, and",
+    " Once upon a time there was a little girl who lived",
+] * 40
+
+
+@pytest.fixture(scope="module")
+def folder(shared, tmp_path_factory):
+    """A work folder with a corpus of two files and a link to the tiny model."""
+    folder = tmp_path_factory.mktemp("stats")
+    lines = (shared / "data" / "text" / "wikitext2_valid.txt").read_text(encoding="utf-8").split("\n")
+    sentences = [line[:300] for line in lines if len(line) > 100][:80]
+    (folder / "corpus").mkdir()
+    for i in range(2):
+        (folder / "corpus" / f"{i}.txt").write_text("\n".join(sentences[i::2]), encoding="utf-8")
+    (folder / "tiny").symlink_to(shared / "golden" / "gpt2")
+    return folder
+
+
+def run(folder, *arguments) -> subprocess.CompletedProcess:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "jaxedit", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture(scope="module")
+def made(folder):
+    return run(
+        folder, "stats", "--model=tiny", "--layers=2,3", "--corpus=corpus", "--tokens=2000", "--check", "--npz=npz", "--json"
+    )
+
+
+def test_it_is_what_the_library_gathers(made, folder):
+    assert made.returncode == 0, made.stderr
+    found = json.loads(made.stdout)
+    assert (found["out"], found["n_tokens"], sorted(found["layers"])) == ("stats.safetensors", 2000, ["2", "3"])
+    texts = [text for i in range(2) for text in (folder / "corpus" / f"{i}.txt").read_text().split("\n")]
+    expected = jaxedit.collect_stats(jaxedit.load(str(folder / "tiny")), texts, [2, 3], max_tokens=2000)
+    stats = Stats.load(folder / "stats.safetensors")
+    for layer in (2, 3):
+        np.testing.assert_allclose(stats.moments[layer], expected.moments[layer], rtol=1e-5, atol=1e-7)
+        assert found["layers"][str(layer)]["trace"] == pytest.approx(np.trace(expected.moments[layer]), rel=1e-5)
+    assert stats.made_from["corpus"] == "corpus"
+    assert found["check"]["n_tokens"] > 2000
+    assert 0 < found["check"]["layers"]["2"]["error"] < 1
+    assert sorted(path.name for path in (folder / "npz").iterdir()) == [
+        f"transformer.h.{layer}.mlp.c_proj_float32_mom2_80.npz" for layer in (2, 3)
+    ]
+    assert not (folder / "stats.part").exists()
+
+
+def test_an_edit_uses_the_file(made, folder):
+    assert made.returncode == 0, made.stderr
+    edit = ["edit", "--model=tiny", "--prompt={} is based in", "--subject=BP", "--target=Munich", "--layer=2,3", "--json"]
+    quick = ["--hyper=v_num_grad_steps=4", '--hyper=context_templates=[["{}"], ["I am. {}"]]']
+    done = run(folder, *edit, "--method=memit", "--hyper=mom2_update_weight=1", *quick, "--stats=stats.safetensors")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["editor"]["norm_layer_2"] > 0
+    without = run(folder, *edit, "--method=memit", *quick)
+    assert without.returncode == 2
+    assert "needs second moments of layers [2, 3]: give stats=" in without.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--corpus=missing.txt"], ["there is no file missing.txt"]),
+        (["--corpus=tiny"], ["cases.json", "expected a .json list of texts"]),
+        (["--corpus=corpus", "--layers=2,9"], ["layers=[2, 9]", "has layers 0 to 5"]),
+        (["--corpus=corpus", "--layers=two"], ["--layers=two", "expected numbers"]),
+        (["--corpus=corpus", "--tokens=20"], ["gave 20 tokens, fewer than the 192"]),
+    ],
+)
+def test_wrong_input_is_told_in_a_line(folder, arguments, words):
+    done = run(folder, "stats", "--model=tiny", "--out=other.safetensors", *arguments)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("jaxedit: error: ")]
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in line
+    assert not (folder / "other.safetensors").exists()
