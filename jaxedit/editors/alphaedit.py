@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxedit.editors import Editor, batch_editor
+from jaxedit.solving.past import null_space
 from jaxedit.solving.spread import Recipe, SpreadHyper
 
 
@@ -25,28 +26,16 @@ class Hyper(SpreadHyper):
 
 def make(hyper: Hyper) -> Editor:
     """AlphaEdit with these hyper-parameters."""
-    recipe = Recipe(whiten=lambda moment_FF, layer: null_space(hyper, moment_FF, layer), g=lambda n: 1.0, history="after")
+    recipe = Recipe(whiten=lambda moment_FF, layer: whiten(hyper, moment_FF, layer), g=lambda n: 1.0, history="after")
     return batch_editor("alphaedit", hyper, recipe)
 
 
-def null_space(hyper: Hyper, moment_FF: np.ndarray, layer: int) -> np.ndarray:
-    """U^T / sqrt(L2) [M, F]: the eigenvectors of the second moment with eigenvalues below the threshold.
+def whiten(hyper: Hyper, moment_FF: np.ndarray, layer: int) -> np.ndarray:
+    """U^T / sqrt(L2) [M, F].
 
     Raises:
-      ValueError: where there is none, L2 is not positive, or the layer has no threshold.
+      ValueError: where L2 is not positive, or there is no null space.
     """
-    threshold = hyper.nullspace_threshold
-    if isinstance(threshold, Mapping):
-        if layer not in threshold:
-            raise ValueError(f"nullspace_threshold names layers {sorted(threshold)}, not layer {layer}")
-        threshold = threshold[layer]
     if hyper.L2 <= 0:
         raise ValueError(f"L2={hyper.L2}: expected a positive number")
-    value_F, vector_FF = np.linalg.eigh(np.asarray(moment_FF, np.float64))
-    below = value_F < threshold
-    if not below.any():
-        raise ValueError(
-            f"nullspace_threshold={threshold}: no eigenvalue of layer {layer}'s second moment is below it (they go from "
-            f"{value_F[0]:.3g} to {value_F[-1]:.3g}), so nothing may change; give a higher one"
-        )
-    return (vector_FF[:, below].T / np.sqrt(hyper.L2)).astype(np.float32)
+    return (null_space(moment_FF, hyper.nullspace_threshold, layer).T / np.sqrt(hyper.L2)).astype(np.float32)

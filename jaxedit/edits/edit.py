@@ -132,6 +132,12 @@ def undo(model: Model, edit: Edit) -> Model:
     return rebuild(model, kept)
 
 
+def unedited(model: Model) -> Model:
+    """The model as if it had no edits, with all its arrays: no layer looks at the overlay."""
+    hidden = {name: jnp.full_like(slot_L, -1) for name, slot_L in model.overlay.slot.items()}
+    return _with_edits(model, Overlay(model.overlay.delta, hidden), ())
+
+
 def rebuild(model: Model, edits: list[Edit]) -> Model:
     """The model with exactly these edits, summed from zero in this order; the overlay keeps its room."""
     zero = Overlay({name: jnp.zeros_like(delta) for name, delta in model.overlay.delta.items()}, model.overlay.slot)

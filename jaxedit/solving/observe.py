@@ -72,9 +72,7 @@ def observe(
         keys.append(key_BF[: len(taken)])
         values.append(value_BD[: len(taken)])
     R = len(questions.weight_R)
-    key_NRF, value_NRD = (
-        np.concatenate(arrays)[:n_rows].reshape(-1, R + 1, arrays[0].shape[-1]) for arrays in (keys, values)
-    )
+    key_NRF, value_NRD = (np.concatenate(arrays)[:n_rows].reshape(-1, R + 1, arrays[0].shape[-1]) for arrays in (keys, values))
     return np.einsum("NRF,R->NF", key_NRF[:, :R], questions.weight_R), value_NRD[:, R]
 
 

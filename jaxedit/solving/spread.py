@@ -39,6 +39,7 @@ class SpreadHyper:
       layers: the layers to edit; the values are those after the last of them.
       fact_token: where keys and values are read; "subject_last".
       v_loss_layer: the layer whose output the loss reads; the last one (None).
+      norm_anchor: NAS: z gets the norm of the residual stream that the unedited model holds there.
       context_templates: groups of texts with one `{}` each; None samples [["{}"], five of ten tokens] from `seed`.
       key_pooling: "group_means" as released (the bare prompt counts a half) or "mean".
       mom2_adjustment: False replaces the second moments by the identity.
@@ -53,6 +54,7 @@ class SpreadHyper:
     v_weight_decay: float = 0.5
     kl_factor: float = 0.0625
     clamp_norm_factor: float = 0.75
+    norm_anchor: bool = False
     context_templates: tuple[tuple[str, ...], ...] | None = None
     key_pooling: str = "group_means"
     mom2_adjustment: bool = True
@@ -98,18 +100,30 @@ def init(hyper: SpreadHyper, recipe: Recipe, model: Model, stats: Stats | None) 
       ValueError: on layers the model lacks or that do not ascend, other values that cannot be meant, or missing stats.
     """
     check(hyper, model)
+    whiteners = {layer: recipe.whiten(moment_FF, layer) for layer, moment_FF in moments(hyper, model, stats).items()}
+    metrics = {layer: Metric(jnp.asarray(whitener_MF)) for layer, whitener_MF in whiteners.items()}
+    return SpreadState(templates(hyper, model), metrics)
+
+
+def templates(hyper: SpreadHyper, model: Model) -> tuple[tuple[str, ...], ...]:
+    """The context templates, given or sampled."""
+    return tuple(map(tuple, hyper.context_templates or sample_groups(model, hyper.seed)))
+
+
+def moments(hyper: SpreadHyper, model: Model, stats: Stats | None) -> dict[int, np.ndarray]:
+    """C of each edited layer [F, F].
+
+    Raises:
+      ValueError: where they are needed and missing, or not of this model.
+    """
     if hyper.mom2_adjustment and stats is None:
         raise ValueError(
             f"this method needs second moments of layers {list(hyper.layers)}: give stats= (jaxedit stats makes them), or "
             "set mom2_adjustment=False for C = I"
         )
-    groups = hyper.context_templates or sample_groups(model, hyper.seed)
-    metrics = {}
-    for layer in hyper.layers:
-        known = stats if hyper.mom2_adjustment else None
-        moment_FF = np.eye(model.config.F) if known is None else known.of(model, layer)
-        metrics[layer] = Metric(jnp.asarray(recipe.whiten(moment_FF, layer)))
-    return SpreadState(tuple(map(tuple, groups)), metrics)
+    if stats is None or not hyper.mom2_adjustment:
+        return dict.fromkeys(hyper.layers, np.eye(model.config.F))
+    return {layer: stats.of(model, layer) for layer in hyper.layers}
 
 
 def check(hyper: SpreadHyper, model: Model) -> None:

@@ -29,8 +29,16 @@ def make(name: str):
         "layers": [2, 3] if "mom2_update_weight" in known or "nullspace_threshold" in known else [2],
         "context_templates": TEMPLATES if "layer" in known else [TEMPLATES[:1], TEMPLATES[1:]],
         "v_num_grad_steps": 8,
+        "v_lr": 0.5,
+        "v_weight_decay": 1e-3,  # what these models' MLPs put out is so small that the published weight outdoes the target
+        "kl_factor": 0.0625 if known.get("kl_factor") else 0.0,
+        "clamp_norm_factor": 4.0,
         "mom2_update_weight": 1.0,
         "nullspace_threshold": 0.5,
+        "L2": 1.0,
+        "lambda1": 1.0,
+        "lambda2": 1.0,
+        "alpha": 0.0,
         "lr": 5e-3,
     }
     return jaxedit.make_editor(name, **{key: value for key, value in values.items() if key in known})

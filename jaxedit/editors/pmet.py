@@ -1,0 +1,38 @@
+"""PMET (Li et al. 2024, arXiv 2308.08742): MEMIT for the MLP's own output instead of the residual stream.
+
+    delta W = (lambda C + K K^T)^-1 K R^T,     R = (z - what the MLP of the last layer puts out) / sqrt(layers still to write)
+
+z is the MLP's output with a vector added that is optimised together with one for the attention's output, which then is not
+used: what the attention has to say is not pressed into the MLP's weights. As released the target's term weighs a tenth once
+the target is the most likely in every template (`jaxedit.solving.target`), and "layers still to write" counts this one.
+"""
+
+import dataclasses
+import math
+
+from jaxedit.editors import Editor, batch_editor
+from jaxedit.solving.solve import whitener
+from jaxedit.solving.spread import Recipe, SpreadHyper
+
+
+@dataclasses.dataclass(frozen=True)
+class Hyper(SpreadHyper):
+    """PMET's hyper-parameters, as released for GPT-J: `mom2_update_weight` is lambda."""
+
+    v_num_grad_steps: int = 30
+    v_lr: float = 0.2
+    kl_factor: float = 1.0
+    nll_loss_factor: float = 1.0
+    ease_at_argmax: bool = True
+    mom2_update_weight: float = 6000.0
+
+
+def make(hyper: Hyper) -> Editor:
+    """PMET with these hyper-parameters."""
+    recipe = Recipe(
+        whiten=lambda moment_FF, layer: whitener(moment_FF, hyper.mom2_update_weight),
+        g=lambda n: 1.0,
+        share=math.sqrt,
+        part="mlp",
+    )
+    return batch_editor("pmet", hyper, recipe)
