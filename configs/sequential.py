@@ -16,12 +16,12 @@ LAYERS = (4, 5, 6, 7, 8)
 VARIANTS = {
     "rome": ("rome", dict(layer=5)),
     "c-rome": ("c-rome", dict(layer=5)),
-    "memit": ("memit", dict(layers=LAYERS, mom2_update_weight=100.0)),
-    "memit-sequential": ("memit-sequential", dict(layers=LAYERS, mom2_update_weight=100.0)),
-    "encore": ("encore", dict(layers=LAYERS, mom2_update_weight=100.0)),
+    "memit": ("memit", dict(layers=LAYERS, mom2_update_weight=1000.0)),
+    "memit-sequential": ("memit-sequential", dict(layers=LAYERS, mom2_update_weight=1000.0)),
+    "encore": ("encore", dict(layers=LAYERS, mom2_update_weight=1000.0)),
     "emmet": ("emmet", dict(layers=(5,), mom2_update_weight=1.0)),
     "alphaedit": ("alphaedit", dict(layers=LAYERS)),
-    "memit-rect": ("memit", dict(layers=LAYERS, mom2_update_weight=100.0, rect_keep=0.4)),
+    "memit-rect": ("memit", dict(layers=LAYERS, mom2_update_weight=1000.0, rect_keep=0.4)),
     "ft-l": ("ft", dict(layers=(5,), norm_constraint=5e-4)),
     "ft-m": ("ft", dict(layers=(5,), objective="teacher_forced", norm_constraint=5e-4)),
 }

@@ -41,7 +41,7 @@ def collect_stats(
       texts: taken verbatim, in an order drawn from `seed`, without a begin-of-text token, as the ROME repository does.
       layers: whose second MLP weight's input.
       max_tokens: stop after so many; absent: all.
-      max_length: texts are cut after so many tokens; absent: after the model's positions.
+      max_length: texts are cut after so many tokens; absent: after the model's positions, or its sliding window.
       seed: of the order.
       corpus: a name for the texts, remembered.
       resume: a file for the sums so far; an interrupted pass goes on with the same call.
@@ -53,7 +53,9 @@ def collect_stats(
     layers = sorted(set(layers))
     if not layers or layers[0] < 0 or layers[-1] >= model.config.L:
         raise ValueError(f"layers={layers}: {model.companion.source} has layers 0 to {model.config.L - 1}")
-    token_lists = _ordered_tokens(model, texts, max_tokens, max_length or model.config.P, seed)
+    max_length = max_length or min(model.config.P, model.config.window or model.config.P)
+    token_lists = _ordered_tokens(model, texts, max_tokens, max_length, seed)
+    model.config.check_length(max(map(len, token_lists)), "a text of the corpus")
     total = sum(map(len, token_lists))
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     made_from = {
@@ -62,7 +64,7 @@ def collect_stats(
         "corpus": corpus,
         "corpus_sha256": digest,
         "max_tokens": max_tokens,
-        "max_length": max_length or model.config.P,
+        "max_length": max_length,
         "dtype": str(model.dtype),
         "seed": seed,
         "n_edits": len(model.companion.history),

@@ -193,6 +193,7 @@ def test_comparing_samples():
         (dict(texts=["a"], layers=[]), r"layers=\[\]"),
         (dict(texts=["a"], layers=[6]), r"layers=\[6\]: .* has layers 0 to 5"),
         (dict(texts=[""], layers=[1]), "hold no token"),
+        (dict(texts=["a b " * 200], layers=[1], max_length=300), r"a text of the corpus has 300 tokens, more than the 256"),
     ],
 )
 def test_what_cannot_be_gathered(golden, given, message):
