@@ -83,7 +83,7 @@ def load_model():
 
 def layer_numbers(flag: str) -> list[int]:
     """The layers that a list flag names."""
-    given = FLAGS[flag].value
+    given: list[str] = FLAGS[flag].value or []
     if not given or not all(text.strip().isdigit() for text in given):
         raise ValueError(f"--{flag}={','.join(given)}: expected numbers with commas between them, e.g. --{flag}=3,4,5")
     return [int(text) for text in given]
