@@ -12,6 +12,7 @@ import string
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 import jaxedit
 from jaxedit.models import family as families
@@ -39,6 +40,18 @@ def shared() -> Path:
 def golden(shared):
     """A function: family -> its golden model; each is loaded once."""
     return functools.cache(lambda family: jaxedit.load(str(shared / "golden" / family)))
+
+
+@pytest.fixture(scope="session")
+def golden_expected(shared):
+    """A function: family -> (its cases, what the reference implementations compute on them)."""
+
+    @functools.cache
+    def read(family: str):
+        folder = shared / "golden" / family
+        return json.loads((folder / "cases.json").read_text(encoding="utf-8")), load_file(folder / "expected.safetensors")
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -57,18 +57,8 @@ def collect_stats(
     token_lists = _ordered_tokens(model, texts, max_tokens, max_length, seed)
     model.config.check_length(max(map(len, token_lists)), "a text of the corpus")
     total = sum(map(len, token_lists))
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    made_from = {
-        "model": model.companion.source,
-        "fingerprint": model.fingerprint,
-        "corpus": corpus,
-        "corpus_sha256": digest,
-        "max_tokens": max_tokens,
-        "max_length": max_length,
-        "dtype": str(model.dtype),
-        "seed": seed,
-        "n_edits": len(model.companion.history),
-    }
+    asked = dict(corpus=corpus, max_tokens=max_tokens, max_length=max_length, seed=seed)
+    made_from = asked | _provenance(model, texts)
     n_done, sums = _resumed(resume, made_from, layers)
     groups = _groups(token_lists)
     n_tokens = sum(sum(map(len, group)) for group in groups[:n_done])
@@ -83,6 +73,16 @@ def collect_stats(
         resume.unlink(missing_ok=True)
     moments = {layer: (sums[i] / n_tokens).astype(np.float32) for i, layer in enumerate(layers)}
     return Stats.from_moments(moments, n_tokens, made_from)
+
+
+def _provenance(model: Model, texts: list[str]) -> dict[str, Any]:
+    return {
+        "model": model.companion.source,
+        "fingerprint": model.fingerprint,
+        "corpus_sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest(),
+        "dtype": str(model.dtype),
+        "n_edits": len(model.companion.history),
+    }
 
 
 def _ordered_tokens(model: Model, texts: list[str], max_tokens: int | None, max_length: int, seed: int) -> list[list[int]]:

@@ -1,10 +1,7 @@
 """Fine-tuning against the reference implementations' golden vectors and a plain torch loop."""
 
-import json
-
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import jaxedit
 from jaxedit.edits.edit import matrix
@@ -14,10 +11,9 @@ FAMILIES = ("gpt2", "gptj", "llama", "qwen2", "gpt_neox")
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("variant", "ball"), [("ft_linf", True), ("ft_free", False)])
-def test_golden_updates(golden, shared, family, variant, ball):
+def test_golden_updates(golden, golden_expected, family, variant, ball):
     """Delta W of the first request to 1e-4 relative in the Frobenius norm, with and without the ball."""
-    folder = shared / "golden" / family
-    cases, tensors = json.loads((folder / "cases.json").read_text()), load_file(folder / "expected.safetensors")
+    cases, tensors = golden_expected(family)
     own = cases["ft"]
     editor = jaxedit.make_editor(
         "ft",

@@ -2,14 +2,12 @@
 
 import copy
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from reference_rome import Modules, rome
-from safetensors.numpy import load_file
 
 import jaxedit
 from jaxedit.edits.edit import matrix
@@ -35,17 +33,6 @@ def relative(found, expected) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-@pytest.fixture(scope="module")
-def expected(shared):
-    """A function: family -> (cases, the reference implementation's tensors)."""
-
-    def read(family: str):
-        folder = shared / "golden" / family
-        return json.loads((folder / "cases.json").read_text()), load_file(folder / "expected.safetensors")
-
-    return read
-
-
 def golden_stats(cases: dict, tensors: dict, layer: int) -> jaxedit.Stats:
     cov_FF = tensors[f"mom2/{layer}"].astype(np.float64)
     return jaxedit.Stats.from_moments(
@@ -58,9 +45,9 @@ def golden_stats(cases: dict, tensors: dict, layer: int) -> jaxedit.Stats:
     ("variant", "name", "with_stats"),
     [("rome_identity", "rome", False), ("rome_mom2", "rome", True), ("c_rome_mom2", "c-rome", True)],
 )
-def test_golden_updates(golden_edited, expected, family, variant, name, with_stats):
+def test_golden_updates(golden_edited, golden_expected, family, variant, name, with_stats):
     """Delta W = u v to 1e-4 relative in the Frobenius norm."""
-    cases, tensors = expected(family)
+    cases, tensors = golden_expected(family)
     hyper = {key: value for key, value in cases["rome"].items() if key != "mom2_ridge"}
     editor = jaxedit.make_editor(name, context_templates=cases["context_templates"], **hyper)
     model = golden_edited(family)
@@ -94,9 +81,9 @@ def torch_model(shared):
 @pytest.mark.parametrize("family", MODULES)
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("name", ["rome", "c-rome"])
-def test_every_term_is_the_references(golden, expected, torch_model, family, setting, name):
+def test_every_term_is_the_references(golden, golden_expected, torch_model, family, setting, name):
     hyper, model = SETTINGS[setting], golden(family)
-    cases, tensors = expected(family)
+    cases, tensors = golden_expected(family)
     stats = golden_stats(cases, tensors, hyper["layer"]) if setting == "every term" else None
     cov_FF = None if stats is None else stats.moments[hyper["layer"]]
     wanted = rome(
@@ -148,9 +135,9 @@ def test_info_describes_the_update(golden):
     assert edit.norm == pytest.approx(info["v_norm"], rel=1e-6)
 
 
-def test_second_moments_are_asked_for_or_ignored(golden, expected):
+def test_second_moments_are_asked_for_or_ignored(golden, golden_expected):
     model = golden("llama")
-    cases, tensors = expected("llama")
+    cases, tensors = golden_expected("llama")
     stats = golden_stats(cases, tensors, 2)
     make = lambda adjust: jaxedit.make_editor(  # noqa: E731
         "rome", context_templates=TEMPLATES, mom2_adjustment=adjust, **SETTINGS["published"]
@@ -185,8 +172,8 @@ def test_a_hyper_parameter_that_cannot_be_meant(golden, change, message):
         jaxedit.make_editor("rome", **hyper).init(golden("gpt2"), None)
 
 
-def test_stats_of_another_model(golden, expected):
-    cases, tensors = expected("gpt2")
+def test_stats_of_another_model(golden, golden_expected):
+    cases, tensors = golden_expected("gpt2")
     editor = jaxedit.make_editor("rome", context_templates=TEMPLATES, **SETTINGS["published"])
     with pytest.raises(ValueError, match="192 wide, the model's MLP 112: another model's"):
         editor.init(golden("llama"), golden_stats(cases, tensors, 2))
