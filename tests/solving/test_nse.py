@@ -103,7 +103,10 @@ def test_facts_that_stay_far_are_written_again(setting):
     for now, requests, deltas, z in ((model, REQUESTS, passes[0], z_ND), (once, again, passes[1], z_ND[due])):
         for step in steps(now, requests, deltas, z):
             assert relative(step.delta_FD, wanted(step, moments[step.layer], np.zeros_like(moments[step.layer]))) < 1e-4
-    assert {len(key_NF) for key_NF in edit.memory.values()} == {len(REQUESTS)}
+    twice, questions = jaxedit.apply(model, edit), ask(model, REQUESTS, GROUPS, "group_means")
+    for layer in LAYERS:  # all facts' keys, as both passes leave them
+        key_NF = observe(twice, questions, layer, layer)[0]
+        np.testing.assert_allclose(edit.memory[f"keys/{layer}"], key_NF, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_near_or_hopelessly_far_is_left(setting):
