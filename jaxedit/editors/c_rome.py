@@ -21,6 +21,6 @@ def make(hyper: Hyper) -> Editor:
         hyper=hyper,
         slots={rank_one.WEIGHT: (hyper.layer,)},
         init=functools.partial(rank_one.init, hyper),
-        edit=functools.partial(rank_one.edit, hyper, False),
+        edit=functools.partial(rank_one.edit, hyper, "prefixed"),
         absorb=lambda state, edit: state,
     )

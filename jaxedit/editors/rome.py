@@ -7,21 +7,37 @@ That mixture is what makes one edit destroy a model: where a one-token subject b
 nearly vanishes (arXiv 2406.11263, section 3). `c-rome` is the consistent form.
 """
 
+import dataclasses
 import functools
 
 from jaxedit.editors import Editor
 from jaxedit.solving import rank_one
 
-Hyper = rank_one.RankOneHyper
+
+@dataclasses.dataclass(frozen=True)
+class Hyper(rank_one.RankOneHyper):
+    """ROME's hyper-parameters.
+
+    Attributes:
+      keys: "mixed" as released, "prefixed" (what `c-rome` is the name for) or "bare" (p-ROME's: the bare prompt's key alone).
+    """
+
+    keys: str = "mixed"
 
 
 def make(hyper: Hyper) -> Editor:
-    """ROME with these hyper-parameters."""
+    """ROME with these hyper-parameters.
+
+    Raises:
+      ValueError: on unknown keys.
+    """
+    if hyper.keys not in rank_one.KEYS:
+        raise ValueError(f"keys={hyper.keys!r}: expected one of {', '.join(rank_one.KEYS)}")
     return Editor(
         name="rome",
         hyper=hyper,
         slots={rank_one.WEIGHT: (hyper.layer,)},
         init=functools.partial(rank_one.init, hyper),
-        edit=functools.partial(rank_one.edit, hyper, True),
+        edit=functools.partial(rank_one.edit, hyper, hyper.keys),
         absorb=lambda state, edit: state,
     )

@@ -1,6 +1,6 @@
 """What the host keeps of a layer for methods that make M anew while edits go by, and null spaces of second moments.
 
-C, the second moment of the layer's keys, and S = sum of K K^T over the edits so far
+C, the second moment of the layer's keys, and S = sum of K K^T over the edits so far, kept as keys until they are many.
 """
 
 from collections.abc import Mapping

@@ -2,9 +2,9 @@
 
     u = C^-1 k_left / |C^-1 k_left|,   v = (v* - W k_right) / (k_right . u),   delta W = u v      (2202.05262, eq. 2)
 
-k_left is the mean of the keys of the prompts in their context templates. k_right is the same mean ("prefixed"), or the
+k_left is the mean of the keys of the prompts in their context templates. k_right is the same mean (keys="prefixed"), or the
 key of the bare prompt ("mixed": ROME as released, whose denominator nearly vanishes where a one-token subject begins the
-prompt; 2406.11263, section 3). C is the second moment of the layer's keys, or the identity.
+prompt; 2406.11263, section 3); with "bare" both are the bare prompt's. C is the second moment of the layer's keys, or I.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from jaxedit.solving.target import TargetHyper, Targets, optimise
 from jaxedit.solving.templates import check_template, sample_templates
 
 WEIGHT = "mlp/w_down"
+KEYS = ("mixed", "prefixed", "bare")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,17 +87,17 @@ def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState
 
 
 def edit(
-    hyper: RankOneHyper, mixed_keys: bool, model: Model, requests: list[Request], state: RankOneState
+    hyper: RankOneHyper, keys: str, model: Model, requests: list[Request], state: RankOneState
 ) -> tuple[Any, RankOneState, dict[str, float]]:
-    """One rank-one edit for one request; the state does not change."""
+    """One rank-one edit for one request with keys of one of KEYS; the state does not change."""
     if len(requests) != 1:
         raise ValueError(
             f"a rank-one edit writes one request at a time, got {len(requests)}; edit in sequence, or use a batch method"
         )
     found = optimise(model, requests, state.context_templates, hyper.layer, hyper.target(), residual=False)
-    left_F = found.key_NRF[0].mean(axis=0)
-    right_F = found.bare_key_NF[0] if mixed_keys else left_F
-    now_D = found.bare_value_ND[0] if mixed_keys else found.value_NRD[0].mean(axis=0)
+    left_F = found.bare_key_NF[0] if keys == "bare" else found.key_NRF[0].mean(axis=0)
+    right_F = left_F if keys == "prefixed" else found.bare_key_NF[0]
+    now_D = found.value_NRD[0].mean(axis=0) if keys == "prefixed" else found.bare_value_ND[0]
     wanted_D = found.init_ND[0] + found.delta_ND[0]
     solution = solve(state.metric, left_F[:, None], right_F[:, None], (wanted_D - now_D)[None], 0.0)
     made = make_edit(model, [LowRank(WEIGHT, hyper.layer, solution.u_FR, solution.v_RD)])

@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 
 import jaxedit
-from jaxedit.solving.moments import Stats
-
-SENTENCES = [
-    " The Eiffel Tower is located in the city of Paris, and",
-    " Once upon a time there was a little girl who lived",
-] * 40
+from jaxedit.solving.collect import in_order
+from jaxedit.solving.moments import Stats, compare_stats
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +50,28 @@ def test_it_is_what_the_library_gathers(made, folder):
         np.testing.assert_allclose(stats.moments[layer], expected.moments[layer], rtol=1e-5, atol=1e-7)
         assert found["layers"][str(layer)]["trace"] == pytest.approx(np.trace(expected.moments[layer]), rel=1e-5)
     assert stats.made_from["corpus"] == "corpus"
-    assert found["check"]["n_tokens"] > 2000
-    assert 0 < found["check"]["layers"]["2"]["error"] < 1
+    n_texts = expected.made_from["n_texts"]
     assert sorted(path.name for path in (folder / "npz").iterdir()) == [
-        f"transformer.h.{layer}.mlp.c_proj_float32_mom2_80.npz" for layer in (2, 3)
+        f"transformer.h.{layer}.mlp.c_proj_float32_mom2_{n_texts}.npz" for layer in (2, 3)
     ]
     assert not (folder / "stats.part").exists()
+
+
+def test_it_is_checked_against_the_other_texts(made, folder):
+    assert made.returncode == 0, made.stderr
+    found = json.loads(made.stdout)["check"]
+    model = jaxedit.load(str(folder / "tiny"))
+    texts = [text for i in range(2) for text in (folder / "corpus" / f"{i}.txt").read_text().split("\n")]
+    stats = Stats.load(folder / "stats.safetensors")
+    others = in_order(texts, 0)[stats.made_from["n_texts_read"] :]
+    assert 0 < len(others) < len(texts)
+    expected = jaxedit.collect_stats(model, others, [2, 3], max_tokens=8000)
+    assert found["n_tokens"] == expected.n_tokens
+    if expected.n_tokens < 8000:
+        assert f"holds {expected.n_tokens:,} tokens, fewer than the 8,000 asked for; all were taken" in made.stderr
+    for layer, numbers in compare_stats(stats, expected).items():
+        for name, value in numbers.items():
+            assert found["layers"][str(layer)][name] == pytest.approx(value, rel=1e-3)
 
 
 def test_an_edit_uses_the_file(made, folder):
@@ -70,17 +82,11 @@ def test_an_edit_uses_the_file(made, folder):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["editor"]["norm_layer_2"] > 0
-    without = run(folder, *edit, "--method=memit", *quick)
-    assert without.returncode == 2
-    assert "needs second moments of layers [2, 3]: give stats=" in without.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--corpus=missing.txt"], ["there is no file missing.txt"]),
-        (["--corpus=tiny"], ["cases.json", "expected a .json list of texts"]),
-        (["--corpus=corpus", "--layers=2,9"], ["layers=[2, 9]", "has layers 0 to 5"]),
         (["--corpus=corpus", "--layers=two"], ["--layers=two", "expected numbers"]),
         (["--corpus=corpus", "--tokens=20"], ["gave 20 tokens, fewer than the 192"]),
     ],

@@ -11,6 +11,7 @@ from reference_rome import Modules, rome
 
 import jaxedit
 from jaxedit.edits.edit import matrix
+from jaxedit.solving.observe import ask, observe
 
 MODULES = {
     "gpt2": Modules("transformer.h.{l}.mlp", "transformer.h.{l}.mlp.c_proj"),
@@ -170,6 +171,27 @@ def test_a_hyper_parameter_that_cannot_be_meant(golden, change, message):
     hyper = {**SETTINGS["published"], "context_templates": TEMPLATES, **change}
     with pytest.raises(ValueError, match=message):
         jaxedit.make_editor("rome", **hyper).init(golden("gpt2"), None)
+
+
+def test_keys_have_names(golden):
+    """ "prefixed" is C-ROME; "bare" takes the bare prompt's key on both sides and writes the value exactly there."""
+    model, hyper = golden("gpt2"), dict(context_templates=TEMPLATES, **SETTINGS["published"])
+
+    def delta(name, **more):
+        editor = jaxedit.make_editor(name, **hyper, **more)
+        return editor.edit(model, [REQUEST], editor.init(model, None))[0].deltas[0]
+
+    np.testing.assert_array_equal(matrix(delta("rome", keys="prefixed")), matrix(delta("c-rome")))
+    np.testing.assert_array_equal(matrix(delta("rome", keys="mixed")), matrix(delta("rome")))
+    questions = ask(model, [REQUEST], (("{}",),), "mean")
+    bare_F = observe(model, questions, hyper["layer"], hyper["layer"])[0][0]
+    bare = delta("rome", keys="bare")
+    np.testing.assert_allclose(bare.u_FR[:, 0], bare_F / np.linalg.norm(bare_F), atol=1e-6)
+    mixed = delta("rome")
+    written = [bare_F @ matrix(each) for each in (bare, mixed)]
+    np.testing.assert_allclose(written[0], written[1], rtol=1e-3, atol=1e-4)  # both are exact at the bare key
+    with pytest.raises(ValueError, match="keys='both': expected one of mixed, prefixed, bare"):
+        delta("rome", keys="both")
 
 
 def test_stats_of_another_model(golden, golden_expected):
