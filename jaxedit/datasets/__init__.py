@@ -115,9 +115,10 @@ def _hub_texts(name: str, n_texts: int | None) -> list[str]:
         rows = datasets.load_dataset(dataset, config or None, split=split or "train", streaming=True)
         return [row["text"] for row in (rows if n_texts is None else rows.take(n_texts)) if row["text"].strip()]
     except Exception as error:
+        said = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"the data set {name!r} could not be had ({type(error).__name__}: {str(error).splitlines()[0]}); without a network "
-            f"give {TEXT_FILES}, or a directory of them"
+            f"the data set {name!r} could not be had ({type(error).__name__}: {said}); without a network give {TEXT_FILES}, or "
+            "a directory of them"
         ) from error
 
 

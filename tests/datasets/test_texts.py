@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxedit.datasets import read_requests, read_texts
+from jaxedit.datasets import read_corpus, read_requests, read_texts
 
 TEXTS = ["  two spaces in front", "Kashmir – \u2028 and a line separator ", "x"]
 
@@ -33,6 +33,53 @@ def test_a_wrong_text_is_named_with_file_and_record(record, tmp_path):
         ValueError, match=r"some\.json, record 1 .*expected a string, or an object with a string under \"Text\""
     ):
         read_texts(write(tmp_path / "some.json", ["good", record]))
+
+
+def test_a_corpus_is_a_file_or_a_directory_of_them(tmp_path):
+    write(tmp_path / "b.json", TEXTS)
+    (tmp_path / "a.txt").write_text("first\n\nsecond\n", encoding="utf-8")
+    (tmp_path / "notes.md").write_text("not a text")
+    assert read_corpus(str(tmp_path)) == ["first", "second", *TEXTS]
+    assert read_corpus(str(tmp_path / "b.json")) == TEXTS
+    write(tmp_path / "wrong.json", {"no": "list"})
+    with pytest.raises(ValueError, match=r"wrong\.json holds .*expected a \.json list of texts"):
+        read_corpus(str(tmp_path))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ValueError, match=r"none holds no \.txt, \.json or \.jsonl file"):
+        read_corpus(str(tmp_path / "none"))
+    with pytest.raises(ValueError, match=r"there is no file .*absent"):
+        read_corpus(str(tmp_path / "absent"))
+
+
+def test_a_corpus_of_the_datasets_library_is_streamed(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load_dataset(name, config, **options):
+        asked.append((name, config, options))
+        return datasets.Dataset.from_dict({"text": ["one", " ", "two", "three"]}).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert read_corpus("datasets:some/name") == ["one", "two", "three"]
+    assert read_corpus("datasets:some/name,20231101.en,validation", 3) == ["one", "two"]
+    assert asked == [
+        ("some/name", None, {"split": "train", "streaming": True}),
+        ("some/name", "20231101.en", {"split": "validation", "streaming": True}),
+    ]
+
+
+def test_a_corpus_that_cannot_be_had_says_what_to_do(monkeypatch):
+    import datasets
+
+    for error, said in ((ConnectionError("no route\nto host"), "no route to host"), (TimeoutError(), "TimeoutError: ")):
+
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(datasets, "load_dataset", fail)
+        with pytest.raises(ValueError, match=rf"'some/name' could not be had .*{said}.*without a network give a \.json"):
+            read_corpus("datasets:some/name")
 
 
 def test_an_empty_text_file_raises(tmp_path):
