@@ -14,8 +14,8 @@ from jaxedit.mesh import place
 from jaxedit.models.decoder import PRECISION
 from jaxedit.models.layers import causal, run_layer, start
 from jaxedit.models.model import Model
-from jaxedit.models.score import Packed, pack
-from jaxedit.solving.moments import Stats
+from jaxedit.models.score import BATCH_TOKENS, ROW_TOKENS, pack
+from jaxedit.solving.moments import Stats, write_whole
 
 GROUP_TOKENS = 16384  # texts are packed, and an unfinished pass is saved, in groups of about so many tokens
 
@@ -34,27 +34,31 @@ def collect_stats(
 ) -> Stats:
     """Second moments of the keys of a model over texts.
 
-    Float32 sums within a batch, float64 between batches; padding does not count.
+    Float32 sums within a batch of about BATCH_TOKENS positions a device, float64 between batches; padding does not count.
 
     Args:
       model: its edits count, but its base weights' fingerprint is what the stats remember.
       texts: taken verbatim, in an order drawn from `seed`, without a begin-of-text token, as the ROME repository does.
       layers: whose second MLP weight's input.
       max_tokens: stop after so many; absent: all.
-      max_length: texts are cut after so many tokens; absent: after the model's positions, or its sliding window.
+      max_length: texts are cut after so many tokens; absent: after the model's positions as the ROME repository does, or
+        its sliding window.
       seed: of the order.
       corpus: a name for the texts, remembered.
       resume: a file for the sums so far; an interrupted pass goes on with the same call.
       on_tokens: called with tokens done and tokens there will be.
 
     Raises:
-      ValueError: without texts or layers, on a layer the model lacks, or a file of another pass.
+      ValueError: without texts or layers, on a layer the model lacks, a limit below one, or a file of another pass.
     """
     layers = sorted(set(layers))
     if not layers or layers[0] < 0 or layers[-1] >= model.config.L:
         raise ValueError(f"layers={layers}: {model.companion.source} has layers 0 to {model.config.L - 1}")
+    for name, limit in (("max_tokens", max_tokens), ("max_length", max_length)):
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name}={limit}: expected at least one token, or None for no limit of your own")
     max_length = max_length or min(model.config.P, model.config.window or model.config.P)
-    token_lists = _ordered_tokens(model, texts, max_tokens, max_length, seed)
+    token_lists, n_read = _ordered_tokens(model, texts, max_tokens, max_length, seed)
     model.config.check_length(max(map(len, token_lists)), "a text of the corpus")
     total = sum(map(len, token_lists))
     asked = dict(corpus=corpus, max_tokens=max_tokens, max_length=max_length, seed=seed)
@@ -64,7 +68,7 @@ def collect_stats(
     n_tokens = sum(sum(map(len, group)) for group in groups[:n_done])
     for i, group in enumerate(groups[n_done:], n_done + 1):
         on_tokens(n_tokens, total)
-        sums = sums + _sum_group(model, pack(group, model.mesh.shape["data"]), tuple(layers))
+        sums = sums + _sum_group(model, _batches(group, model.mesh.shape["data"]), layers)
         n_tokens += sum(map(len, group))
         if resume is not None:
             _save(resume, made_from, layers, i, sums)
@@ -72,7 +76,7 @@ def collect_stats(
     if resume is not None:
         resume.unlink(missing_ok=True)
     moments = {layer: (sums[i] / n_tokens).astype(np.float32) for i, layer in enumerate(layers)}
-    return Stats.from_moments(moments, n_tokens, made_from)
+    return Stats.from_moments(moments, n_tokens, made_from | {"n_texts": len(token_lists), "n_texts_read": n_read})
 
 
 def _provenance(model: Model, texts: list[str]) -> dict[str, Any]:
@@ -85,12 +89,21 @@ def _provenance(model: Model, texts: list[str]) -> dict[str, Any]:
     }
 
 
-def _ordered_tokens(model: Model, texts: list[str], max_tokens: int | None, max_length: int, seed: int) -> list[list[int]]:
+def in_order(texts: list[str], seed: int) -> list[str]:
+    """The texts in the order in which a pass with this seed reads them."""
+    return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
+
+
+def _ordered_tokens(
+    model: Model, texts: list[str], max_tokens: int | None, max_length: int, seed: int
+) -> tuple[list[list[int]], int]:
+    """The tokens of each text that has any, up to the limits, and how many texts were read for them."""
     if isinstance(texts, str) or not texts:
         raise ValueError("second moments need a list of at least one text")
-    token_lists, total = [], 0
-    for i in np.random.default_rng(seed).permutation(len(texts)):
-        tokens = model.tokenizer.encode(texts[i], bos=False)[:max_length]
+    token_lists, total, n_read = [], 0, 0
+    for text in in_order(texts, seed):
+        n_read += 1
+        tokens = model.tokenizer.encode(text, bos=False)[:max_length]
         tokens = tokens[: None if max_tokens is None else max_tokens - total]
         if tokens:
             token_lists.append(tokens)
@@ -99,7 +112,7 @@ def _ordered_tokens(model: Model, texts: list[str], max_tokens: int | None, max_
             break
     if not token_lists:
         raise ValueError(f"the {len(texts)} texts hold no token")
-    return token_lists
+    return token_lists, n_read
 
 
 def _groups(token_lists: list[list[int]]) -> list[list[list[int]]]:
@@ -111,9 +124,27 @@ def _groups(token_lists: list[list[int]]) -> list[list[list[int]]]:
     return groups
 
 
-def _sum_group(model: Model, packed: Packed, layers: tuple[int, ...]) -> np.ndarray:
+def _batches(token_lists: list[list[int]], n_data: int) -> np.ndarray:
+    """Tokens, positions and segments [G, 3, B, T] in batches of one shape.
+
+    `pack` rounds the rows of a few prompts up; over a corpus these would be half of the work, so they are left out and the
+    rest is batched anew. Rows are up to a sixteenth longer than they need be: fewer lengths to compile.
+    """
+    packed = pack(token_lists)
+    rows_CRT = np.stack(packed[:3]).reshape(3, -1, packed.token_GBT.shape[-1])
+    rows_CRT = rows_CRT[:, np.any(rows_CRT[2] > 0, axis=-1)]
+    _, R, width = rows_CRT.shape
+    step = max(ROW_TOKENS, 1 << (width.bit_length() - 5))
+    T = step * -(-width // step)
+    G = -(-R // (n_data * max(1, BATCH_TOKENS // T)))
+    B = n_data * -(-R // (G * n_data))
+    rows_CRT = np.pad(rows_CRT, ((0, 0), (0, G * B - R), (0, T - width)))
+    return np.moveaxis(rows_CRT.reshape(3, G, B, T), 0, 1)
+
+
+def _sum_group(model: Model, batches_GCBT: np.ndarray, layers: list[int]) -> np.ndarray:
     total = np.zeros((len(layers), model.config.F, model.config.F))
-    for batch in zip(packed.token_GBT, packed.position_GBT, packed.segment_GBT, strict=True):
+    for batch in batches_GCBT:
         placed = (place(model.mesh, "BT", array) for array in batch)
         total += np.asarray(_sum_batch(model, *placed, jnp.array(layers)), np.float64)
     return total
@@ -147,7 +178,7 @@ def _resumed(path: Path | None, made_from: dict[str, Any], layers: list[int]) ->
         with safe_open(path, framework="numpy") as file:
             about = json.loads((file.metadata() or {})["part"])
             sums = file.get_tensor("sums")
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not an unfinished pass of jaxedit stats ({error}); remove it to begin anew") from error
     now = {**made_from, "layers": layers}
     differing = sorted(key for key in now if about["made_from"].get(key) != now[key])
@@ -161,7 +192,4 @@ def _save(path: Path, made_from: dict[str, Any], layers: list[int], n_groups: in
     from safetensors.numpy import save
 
     described = json.dumps({"made_from": {**made_from, "layers": layers}, "n_groups": n_groups})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".writing")
-    part.write_bytes(save({"sums": sums}, {"part": described}))
-    part.replace(path)
+    write_whole(path, save({"sums": sums}, {"part": described}))

@@ -1,13 +1,15 @@
 """Second moments E[k k^T] of the MLP's keys, the covariances that locate-then-edit methods weigh an update by.
 
-Uncentred, over the tokens of a corpus (2202.05262, eq. 2). With few tokens the small eigenvalues come out too small: 10 x F
-tokens about halve the smallest ones, so a threshold on eigenvalues counts too many directions as free, and an update goes
-further along them than it should. `compare_stats` tells how far off a sample is.
+Uncentred, over the tokens of a corpus (2202.05262, eq. 2). With few tokens the eigenvalues spread: 10 x F tokens leave the
+smallest at about half of their true size, so an update goes further along them than it should, and make the large ones too
+large. A threshold deep among the small eigenvalues (AlphaEdit's null space) then counts too many directions as free, one
+above most of them too few. `compare_stats` tells how far off a sample is.
 """
 
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,19 +82,26 @@ class Stats:
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Writes a .safetensors file: float32 matrices, and what they were made from."""
+        """Writes a .safetensors file: float32 matrices, and what they were made from.
+
+        The sums are float64, but an average needs no more than float32: its error from so many tokens is far above 1e-7.
+
+        Raises:
+          OSError: where it cannot be written; a file that was there before stays as it was.
+        """
         from safetensors.numpy import save
 
         arrays = {f"mom2/{layer}": np.ascontiguousarray(cov_FF, np.float32) for layer, cov_FF in self.moments.items()}
         described = json.dumps({"n_tokens": self.n_tokens, "made_from": dict(self.made_from)}, sort_keys=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".writing")
-        part.write_bytes(save(arrays, {"stats": described}))
-        part.replace(path)
+        write_whole(path, save(arrays, {"stats": described}))
 
     @classmethod
-    def load(cls, path: Path) -> "Stats":
+    def load(cls, path: Path, layer: int | None = None) -> "Stats":
         """Reads what `save` wrote, or .npz files of the ROME, MEMIT and EasyEdit repositories (one, or a directory of them).
+
+        Args:
+          path: the file, or a directory of .npz files.
+          layer: of one .npz file whose name does not tell it.
 
         Raises:
           ValueError: where the file is missing, cut short, or holds something else; the message says what was found.
@@ -102,7 +111,9 @@ class Stats:
         from jaxedit.solving.npz import read_npz
 
         if path.is_dir() or path.suffix == ".npz":
-            return cls.from_moments(*read_npz(path))
+            return cls.from_moments(*read_npz(path, layer))
+        if layer is not None:
+            raise ValueError(f"layer={layer} is for an .npz file whose name does not tell it; {path} says its layers itself")
         if not path.is_file():
             raise ValueError(f"there are no second moments at {path}; jaxedit stats makes them")
         try:
@@ -118,23 +129,34 @@ class Stats:
         return cls.from_moments(moments, about["n_tokens"], about["made_from"])
 
 
-def compare_stats(small: Stats, large: Stats) -> dict[int, dict[str, float]]:
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that it is on the disk whole, or as it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".writing")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def compare_stats(small: Stats, large: Stats) -> dict[int, dict[str, Any]]:
     """How far a sample is from a larger one, by layer.
 
     Returns:
-      For each layer of both: error, |C_small - C_large| / |C_large| in the Frobenius norm; smallest_ratio, the ratio of the
-      geometric means of the smallest tenth of the eigenvalues; free_small and free_large, the shares of eigenvalues below
-      AlphaEdit's published threshold 2e-2.
+      For each layer of both: error, |C_small - C_large| / |C_large| in the Frobenius norm; free_small and free_large, the
+      shares of eigenvalues below AlphaEdit's published threshold 2e-2; tenth_ratios, small to large, the ratios of the
+      geometric means of each tenth of the eigenvalues, the smallest tenth first.
     """
     found = {}
     for layer in sorted(set(small.moments) & set(large.moments)):
         a, b = (np.asarray(stats.moments[layer], np.float64) for stats in (small, large))
         value_a, value_b = (np.maximum(np.linalg.eigvalsh(x), np.finfo(np.float32).tiny) for x in (a, b))
-        tenth = max(1, len(a) // 10)
+        tenths = zip(*(np.array_split(np.log(value), min(10, len(value))) for value in (value_a, value_b)), strict=True)
         found[layer] = {
             "error": float(np.linalg.norm(a - b) / np.linalg.norm(b)),
-            "smallest_ratio": float(np.exp(np.mean(np.log(value_a[:tenth])) - np.mean(np.log(value_b[:tenth])))),
             "free_small": float(np.mean(value_a < 2e-2)),
             "free_large": float(np.mean(value_b < 2e-2)),
+            "tenth_ratios": [float(np.exp(np.mean(log_a) - np.mean(log_b))) for log_a, log_b in tenths],
         }
     return found

@@ -6,6 +6,7 @@ One file a layer, named like transformer.h.17.mlp.c_proj_float32_mom2_100000.npz
 
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,12 @@ LAYER = re.compile(r"\.(\d+)\.")
 NEEDED = ("mom2.mom2", "mom2.count")
 
 
-def read_npz(path: Path) -> tuple[dict[int, np.ndarray], int]:
+def read_npz(path: Path, layer: int | None = None) -> tuple[dict[int, np.ndarray], int]:
     """Moments by layer and the number of tokens (the least of the files), from a file or all such files of a directory.
+
+    Args:
+      path: the file or directory.
+      layer: of one file; absent: as its name tells.
 
     Raises:
       ValueError: where there is none, a name has no layer, or the content is another; the message says what was found.
@@ -23,26 +28,33 @@ def read_npz(path: Path) -> tuple[dict[int, np.ndarray], int]:
     paths = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not paths or not paths[0].is_file():
         raise ValueError(f"there is no .npz file at {path}")
+    if layer is not None:
+        if len(paths) > 1:
+            raise ValueError(f"layer={layer} is for one file; {path} holds {len(paths)} .npz files, whose names tell theirs")
+        cov_FF, count = _read_one(paths[0])
+        return {layer: cov_FF}, count
     moments, counts = {}, []
     for each in paths:
-        layer = LAYER.search(each.name)
-        if layer is None:
-            raise ValueError(f"{each.name}: the name tells no layer; expected one like transformer.h.17.mlp.c_proj_...npz")
-        if int(layer[1]) in moments:
+        named = LAYER.search(each.name)
+        if named is None:
             raise ValueError(
-                f"{path} holds two files for layer {layer[1]}, one of them {each.name}; give one file or part them"
+                f"{each.name}: the name tells no layer; expected one like transformer.h.17.mlp.c_proj_...npz, or give layer="
             )
-        moments[int(layer[1])], count = _read_one(each)
+        if int(named[1]) in moments:
+            raise ValueError(
+                f"{path} holds two files for layer {named[1]}, one of them {each.name}; give one file or part them"
+            )
+        moments[int(named[1])], count = _read_one(each)
         counts.append(count)
     return moments, min(counts)
 
 
 def _read_one(path: Path) -> tuple[np.ndarray, int]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(path, allow_pickle=False) as file:  # a lone array, as in .npy, cannot be entered
             held = {name: file[name] for name in file.files if name in NEEDED}
             names = list(file.files)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is not a whole .npz file: {error}") from error
     if set(held) != set(NEEDED):
         raise ValueError(f"{path} holds {names}, expected {' and '.join(NEEDED)}")
@@ -62,7 +74,7 @@ def write_npz(folder: Path, moments: dict[int, np.ndarray], n_tokens: int, modul
       moments: layer -> E[k k^T] [F, F].
       n_tokens: what they are averages over.
       module: the HF name of the second MLP layer with {} for the layer, e.g. "transformer.h.{}.mlp.c_proj".
-      n_texts: the number that the name carries; those repositories look for the one in their hyper-parameters.
+      n_texts: the number that name and file carry; those repositories read only files with their own `mom2_n_samples`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []

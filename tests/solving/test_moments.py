@@ -2,11 +2,14 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxedit
+from jaxedit.models.layers import causal, run_layer, run_layers, start
 from jaxedit.solving import collect
 from jaxedit.solving.moments import Stats, compare_stats
 from jaxedit.solving.npz import write_npz
@@ -27,7 +30,7 @@ def relative(found, expected) -> float:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_golden_moments(golden, shared, texts, family):
-    """All six layers in one pass, to 1e-5 relative; texts are not cut there."""
+    """All six layers in one pass, to 1e-5 relative; texts are not cut there, though some are longer than the positions."""
     expected = load_file(shared / "golden" / family / "expected.safetensors")
     stats = jaxedit.collect_stats(golden(family), texts(family), range(6), max_length=1000)
     assert stats.n_tokens == int(expected["mom2/n_tokens"])
@@ -53,12 +56,71 @@ def test_batches_do_not_change_the_result(golden, texts, monkeypatch):
     assert 0 < relative(cut.moments[3], whole.moments[3]) < 1e-6
 
 
+@jax.jit
+def keys_of_layer_3(model, token_BT):
+    attending = causal(jnp.broadcast_to(jnp.arange(token_BT.shape[1]), token_BT.shape))
+    h_BTD = run_layers(model, start(model, token_BT, attending.position_BT), attending, 0, 3)
+    return run_layer(model, h_BTD, attending, 3)[1]
+
+
+def test_sums_against_float64(golden, texts, monkeypatch):
+    """Texts one by one and summed in float64: neither packing nor padding nor float32 sums make a difference."""
+    monkeypatch.setattr(collect, "GROUP_TOKENS", 400)
+    model, some = golden("gpt2"), texts("gpt2")
+    found = jaxedit.collect_stats(model, some, [3])
+    key_NF = np.zeros((0, model.config.F))
+    for text in some:  # one a row, its end filled up to one length for all, which attention does not see
+        tokens = model.tokenizer.encode(text)
+        key_BTF = keys_of_layer_3(model, np.array([tokens + [0] * (100 - len(tokens))]))
+        key_NF = np.concatenate([key_NF, np.asarray(key_BTF[0, : len(tokens)], np.float64)])
+    assert found.n_tokens == len(key_NF)
+    assert relative(found.moments[3], key_NF.T @ key_NF / len(key_NF)) < 1e-6
+
+
+@pytest.mark.parametrize("n_data", [1, 4])
+def test_batches_hold_every_token_once_and_little_else(n_data):
+    rng = np.random.default_rng(0)
+    token_lists = [list(rng.integers(1, 1000, size=size)) for size in [*rng.integers(5, 300, size=90), 437]]
+    batches_GCBT = collect._batches(token_lists, n_data)
+    G, _, B, T = batches_GCBT.shape
+    assert B % n_data == 0
+    assert T >= 437
+    assert B // n_data * T <= 2048
+    token_GBT, position_GBT, segment_GBT = np.moveaxis(batches_GCBT, 1, 0)
+    for i, tokens in enumerate(token_lists):
+        here = segment_GBT == i + 1
+        assert token_GBT[here].tolist() == tokens
+        assert position_GBT[here].tolist() == list(range(len(tokens)))
+    assert np.sum(segment_GBT > 0) == sum(map(len, token_lists)) > 0.8 * G * B * T
+
+
+def test_edits_count_but_the_weights_below_them_are_remembered(golden, texts):
+    model = golden("llama")
+    generator = np.random.default_rng(0)
+    delta = jaxedit.LowRank(
+        "mlp/w_down",
+        2,
+        *(generator.standard_normal(shape).astype(np.float32) for shape in ((model.config.F, 1), (1, model.config.D))),
+    )
+    edited = jaxedit.apply(model, jaxedit.Edit((delta,), {}, {}))
+    before, after = (jaxedit.collect_stats(each, texts("llama"), [2, 3]) for each in (model, edited))
+    np.testing.assert_array_equal(after.moments[2], before.moments[2])  # the key comes before the weight that was edited
+    assert relative(after.moments[3], before.moments[3]) > 0.01
+    assert after.of(model, 3) is after.moments[3]
+    assert after.made_from["fingerprint"] == before.made_from["fingerprint"]
+    assert (before.made_from["n_edits"], after.made_from["n_edits"]) == (0, 1)
+
+
 def test_tokens_length_and_order(golden, texts):
     model = golden("gpt2")
     first = jaxedit.collect_stats(model, texts("gpt2"), [3], max_tokens=301)
     other = jaxedit.collect_stats(model, texts("gpt2"), [3], max_tokens=301, seed=1)
     assert first.n_tokens == other.n_tokens == 301
     assert relative(first.moments[3], other.moments[3]) > 0.01
+    read = collect.in_order(texts("gpt2"), 1)[: other.made_from["n_texts_read"]]
+    lengths = [len(model.tokenizer.encode(text)) for text in read]
+    assert sum(lengths[:-1]) < 301 <= sum(lengths)
+    assert other.made_from["n_texts"] == len(read) - lengths.count(0)
     short = jaxedit.collect_stats(model, texts("gpt2"), [3], max_length=7)
     assert short.n_tokens == sum(min(7, len(model.tokenizer.encode(text))) for text in texts("gpt2"))
 
@@ -80,6 +142,10 @@ def test_an_interrupted_pass_goes_on_to_the_same_bits(golden, texts, monkeypatch
             jaxedit.collect_stats(model, texts("gpt2"), [2, 3], resume=part, **change)
     with pytest.raises(ValueError, match="layers:"):
         jaxedit.collect_stats(model, texts("gpt2"), [3], resume=part)
+    with pytest.raises(ValueError, match="corpus_sha256: "):
+        jaxedit.collect_stats(model, [*texts("gpt2"), "more"], [2, 3], resume=part)
+    with pytest.raises(ValueError, match=r"fingerprint: .*; model: "):
+        jaxedit.collect_stats(golden("gptj"), texts("gpt2"), [2, 3], resume=part)
     seen = []
     again = jaxedit.collect_stats(model, texts("gpt2"), [2, 3], resume=part, on_tokens=lambda done, total: seen.append(done))
     assert seen[0] > 500  # it began where it was
@@ -138,12 +204,28 @@ def test_npz_as_the_repositories_publish_it(tmp_path):
     np.testing.assert_array_equal(one.moments[3], stats.moments[3])
 
 
+def test_npz_whose_layer_is_given(tmp_path):
+    path = tmp_path / "mom2.npz"
+    np.savez(path, **{"mom2.mom2": 10 * np.eye(3, dtype=np.float32), "mom2.count": 5})
+    stats = Stats.load(path, layer=7)
+    assert list(stats.moments) == [7]
+    np.testing.assert_array_equal(stats.moments[7], 2 * np.eye(3))
+    np.savez(tmp_path / "h.3.npz", **{"mom2.mom2": np.eye(3), "mom2.count": 5})
+    with pytest.raises(ValueError, match=r"layer=7 is for one file; .* holds 2 \.npz files"):
+        Stats.load(tmp_path, layer=7)
+    stats.save(tmp_path / "own.safetensors")
+    with pytest.raises(ValueError, match=r"own\.safetensors says its layers itself"):
+        Stats.load(tmp_path / "own.safetensors", layer=7)
+
+
 def test_npz_there_and_back(tmp_path, golden, texts):
     stats = jaxedit.collect_stats(golden("gpt2"), texts("gpt2"), [1, 2])
     paths = write_npz(tmp_path / "npz", dict(stats.moments), stats.n_tokens, MODULE)
     assert paths[0].name == "transformer.h.1.mlp.c_proj_float32_mom2_100000.npz"
     with np.load(paths[0]) as file:
         assert int(file["mom2.count"]) == stats.n_tokens
+        assert file["sample_size"] == 100000  # they compare it with their own and gather anew where it differs
+        assert (file["mom2.mom2"].dtype, str(file["mom2.constructor"])) == (np.float32, "util.runningstats.SecondMoment()")
         np.testing.assert_allclose(file["mom2.mom2"] / stats.n_tokens, stats.moments[1], rtol=1e-6)
     again = Stats.load(tmp_path / "npz")
     for layer in (1, 2):
@@ -165,6 +247,17 @@ def test_npz_that_is_something_else(tmp_path, name, held, message):
         Stats.load(tmp_path / name)
 
 
+def test_npz_that_is_none(tmp_path):
+    path = tmp_path / "h.3.npz"
+    for write in (lambda file: np.save(file, np.eye(3)), lambda file: file.write(b"<html>not found</html>"), lambda file: None):
+        with path.open("wb") as file:
+            write(file)
+        with pytest.raises(ValueError, match=r"h\.3\.npz \(.* bytes\) is not a whole \.npz file"):
+            Stats.load(path)
+    with pytest.raises(ValueError, match=r"there is no \.npz file at .*absent\.npz"):
+        Stats.load(tmp_path / "absent.npz")
+
+
 def test_npz_cut_short(tmp_path):
     path = tmp_path / "h.3.npz"
     np.savez(path, **{"mom2.mom2": np.eye(30), "mom2.count": 5})
@@ -182,8 +275,12 @@ def test_comparing_samples():
     found = compare_stats(small, large)[1]
     a, b = few.T @ few / 80, many.T @ many / 8000
     assert found["error"] == pytest.approx(np.linalg.norm(a - b) / np.linalg.norm(b), rel=1e-4)
-    assert found["smallest_ratio"] < 0.6  # few samples make the smallest eigenvalues too small
-    assert found["free_small"] >= found["free_large"] > 0
+    values = [np.linalg.eigvalsh(moment) for moment in (a, b)]
+    tenths = [np.exp(np.log(x).reshape(10, 4).mean(axis=1)) for x in values]
+    np.testing.assert_allclose(found["tenth_ratios"], tenths[0] / tenths[1], rtol=1e-4)
+    assert found["tenth_ratios"][0] < 0.6  # few samples make the smallest eigenvalues too small
+    assert (found["free_small"], found["free_large"]) == tuple(np.mean(x < 2e-2) for x in values)
+    assert found["free_small"] > found["free_large"] > 0  # the threshold lies deep among the small ones
 
 
 @pytest.mark.parametrize(
@@ -193,9 +290,17 @@ def test_comparing_samples():
         (dict(texts=["a"], layers=[]), r"layers=\[\]"),
         (dict(texts=["a"], layers=[6]), r"layers=\[6\]: .* has layers 0 to 5"),
         (dict(texts=[""], layers=[1]), "hold no token"),
+        (dict(texts=["a"], layers=[1], max_tokens=0), "max_tokens=0: expected at least one"),
+        (dict(texts=["a"], layers=[1], max_length=-3), "max_length=-3: expected at least one"),
         (dict(texts=["a b " * 200], layers=[1], max_length=300), r"a text of the corpus has 300 tokens, more than the 256"),
     ],
 )
 def test_what_cannot_be_gathered(golden, given, message):
     with pytest.raises(ValueError, match=message):
         jaxedit.collect_stats(golden("gpt2"), **given)
+
+
+def test_a_method_that_lacks_them_says_how_to_make_them(golden):
+    editor = jaxedit.make_editor("memit", layers=[2, 3], context_templates=[["{}"]], mom2_update_weight=1)
+    with pytest.raises(ValueError, match=r"needs second moments of layers \[2, 3\]: give stats="):
+        editor.init(golden("gpt2"), None)
