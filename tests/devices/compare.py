@@ -12,7 +12,7 @@ from jaxedit.edits.edit import matrix
 
 
 def results(directory: Path, mesh: str) -> dict[str, np.ndarray]:
-    """Perplexity, logits, a ROME and a C-ROME edit, the edited model's perplexity and a continuation, on a mesh."""
+    """Perplexity, second moments, logits, a ROME and a C-ROME edit, the edited model's perplexity and a continuation."""
     cases = json.loads((directory / "cases.json").read_text())
     hyper = {**cases["rome"], "v_num_grad_steps": 4}
     hyper.pop("mom2_ridge")
@@ -20,6 +20,8 @@ def results(directory: Path, mesh: str) -> dict[str, np.ndarray]:
     model = jaxedit.load(str(directory), mesh=mesh)
     request = jaxedit.Request(**cases["requests"][0])
     found = {"ppl": jaxedit.perplexity(model, texts).per_text}
+    moments = jaxedit.collect_stats(model, texts, [1, 3]).moments
+    found |= {f"moments/{layer}": moments[layer] for layer in moments}
     for name in ("rome", "c-rome"):
         editor = jaxedit.make_editor(name, context_templates=cases["context_templates"], **hyper)
         edit, _, info = editor.edit(model, [request], editor.init(model, None))

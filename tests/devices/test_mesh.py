@@ -1,4 +1,4 @@
-"""Eight simulated devices give what one gives: perplexity, logits, edits, generation."""
+"""Eight simulated devices give what one gives: perplexity, second moments, logits, edits, generation."""
 
 import json
 import os
