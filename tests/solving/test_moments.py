@@ -258,6 +258,15 @@ def test_npz_that_is_none(tmp_path):
         Stats.load(tmp_path / "absent.npz")
 
 
+def test_npz_damaged_inside(tmp_path):
+    path = tmp_path / "h.3.npz"
+    np.savez_compressed(path, **{"mom2.mom2": np.random.default_rng(0).standard_normal((30, 30)), "mom2.count": 5})
+    content = path.read_bytes()
+    path.write_bytes(content[:200] + b"\xff" * 2000 + content[2200:])
+    with pytest.raises(ValueError, match=r"h\.3\.npz \(.* bytes\) is not a whole \.npz file"):
+        Stats.load(path)
+
+
 def test_npz_cut_short(tmp_path):
     path = tmp_path / "h.3.npz"
     np.savez(path, **{"mom2.mom2": np.eye(30), "mom2.count": 5})
