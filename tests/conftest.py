@@ -11,6 +11,7 @@ import json
 import string
 from pathlib import Path
 
+import jax
 import pytest
 from safetensors.numpy import load_file
 
@@ -26,6 +27,13 @@ CORPUS = [
     "Once upon a time there was a little girl who lived in the forest.",
     "What is the capital of Italy? The capital of Italy is Rome!",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled():
+    """Lets go of what a module compiled: thousands of programs in one process run into the system's limit on memory maps."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
