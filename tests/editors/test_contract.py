@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -74,7 +75,8 @@ def case(request, golden, stats_of):
     before = {key: np.array(value) for key, value in model.base.items()}
     editor = make(name)
     edit, state, info = editor.edit(model, REQUESTS[:1], editor.init(model, stats))
-    return Case(model, before, stats, editor, edit, state, info)
+    yield Case(model, before, stats, editor, edit, state, info)
+    jax.clear_caches()  # each method compiles programs of its own
 
 
 def probability(model, request) -> float:
