@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job on a laptop's CPU: installs what is needed (once), then runs the built-in study.
 # Flags pass through, e.g.: bash launch/laptop.sh --config.n_facts=40 --workdir=runs/all
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "" # no extra; without an argument it would see this script's
 cd "$root"
 JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}" exec .venv/bin/jaxedit study "$@"

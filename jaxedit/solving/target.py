@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxedit.edits.edit import rebuild
+from jaxedit.edits.edit import unedited
 from jaxedit.edits.request import Request
 from jaxedit.mesh import constrain, place
 from jaxedit.models.decoder import Attending, normalise
@@ -123,7 +123,7 @@ def optimise(
     found = run(model, hyper)
     if not hyper.norm_anchor:
         return found
-    anchor_ND = run(rebuild(model, []), dataclasses.replace(hyper, v_num_grad_steps=1)).init_ND
+    anchor_ND = run(unedited(model), dataclasses.replace(hyper, v_num_grad_steps=1)).init_ND
     wanted_ND = found.init_ND + found.delta_ND
     scale_N = np.linalg.norm(anchor_ND, axis=1) / np.linalg.norm(wanted_ND, axis=1)
     return found._replace(delta_ND=scale_N[:, None] * wanted_ND - found.init_ND)
