@@ -17,11 +17,9 @@ subject_last; v_loss_layer, the last one; mom2_adjustment true but for ROME), th
 (mom2_update_weight of AlphaEdit and BetaEdit), and those of `jaxedit stats`: wikipedia, float32, mom2_n_samples 100000 (10000
 for Llama-3 in ENCORE's repository). FT ran one fact a step; the file for GPT-2 XL says batch_size 3.
 
-What this cannot say: ENCORE's prob_cutoff -4, -3, -2 (GPT-2 XL, Llama-2, Llama-3) ends a target at the fourth, third, second
-step at which it is the most likely; here it ends at the first. Where released files changed, these are the later values, as
-far as that can be told: before, EasyEdit had mom2_adjustment true for ROME on GPT-2 XL, weight 1 on layers 3-8 and 4-8 for
-EMMET on GPT-J and Llama-2, and (before or since) norm_constraint 5e-5 for FT on GPT-J; EMMET's authors had weight 1, decay
-1e-3 and clamp 4 on Llama-2.
+Where released files changed, these are the later values, as far as that can be told: before, EasyEdit had mom2_adjustment
+true for ROME on GPT-2 XL, weight 1 on layers 3-8 and 4-8 for EMMET on GPT-J and Llama-2, and (before or since)
+norm_constraint 5e-5 for FT on GPT-J; EMMET's authors had weight 1, decay 1e-3 and clamp 4 on Llama-2.
 
 The guard only records. batch_size is 1; AlphaEdit and NSE were run with --config.batch_size=100. Hardware, estimated: gpt2-xl
 fits one 16 GB accelerator in float32; the others in bfloat16 one of 24 GB for ROME and FT, and one of 40 GB for the methods
@@ -81,9 +79,9 @@ ROWS = [
     ("memit-sequential", "gpt-j-6b", "encore", 3, 8, NEAR_25, dict(mom2_update_weight=1.5e4, update_norm_lambda=0.0)),
     ("memit-sequential", "llama-2-7b", "encore", 4, 8, NEAR_25, dict(mom2_update_weight=1.5e4, update_norm_lambda=0.0)),
     ("memit-sequential", "llama-3-8b", "encore", 4, 8, NEAR_25, dict(mom2_update_weight=1.5e4, update_norm_lambda=0.0)),
-    ("encore", "gpt2-xl", "authors", 13, 17, NEAR_20, dict(mom2_update_weight=2e4, update_norm_lambda=10.0)),
-    ("encore", "llama-2-7b", "authors", 4, 8, NEAR_25, dict(mom2_update_weight=1.5e4, update_norm_lambda=10.0)),
-    ("encore", "llama-3-8b", "authors", 4, 8, NEAR_25, dict(mom2_update_weight=1.5e4, update_norm_lambda=20.0)),
+    ("encore", "gpt2-xl", "authors", 13, 17, NEAR_20, dict(mom2_update_weight=2e4, update_norm_lambda=10.0, prob_cutoff=-4)),
+    ("encore", "llama-2-7b", "authors", 4, 8, NEAR_25, dict(mom2_update_weight=1.5e4, update_norm_lambda=10.0, prob_cutoff=-3)),
+    ("encore", "llama-3-8b", "authors", 4, 8, NEAR_25, dict(mom2_update_weight=1.5e4, update_norm_lambda=20.0, prob_cutoff=-2)),
     ("emmet", "gpt2-xl", "authors", 17, 17, NEAR_20, EMMET | dict(mom2_update_weight=1e3)),
     ("emmet", "gpt2-xl", "easyedit", 13, 17, NEAR_20, EMMET | dict(mom2_update_weight=1.0)),
     ("emmet", "gpt-j-6b", "authors", 5, 5, NEAR_25, EMMET | dict(mom2_update_weight=1e4)),

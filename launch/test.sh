@@ -5,4 +5,5 @@ cd "$root"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/pyright
-JAX_PLATFORMS=cpu exec .venv/bin/python -m pytest "$@"
+# A file stays in one process: its tests share what they compile.
+JAX_PLATFORMS=cpu exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"

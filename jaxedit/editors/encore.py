@@ -2,8 +2,9 @@
 
     delta W = (lambda C + S + b I + K K^T)^-1 K R^T,     S = sum of K_p K_p^T over the edits before
 
-A target's optimisation stops as soon as its tokens are the most likely ones in every context, not at a loss of 0.05, and b
-keeps the update small: both against the growth of the edited weights' norm that ends in collapse.
+A target's optimisation stops when its tokens are the most likely ones in every context (for the k-th time, with prob_cutoff
+-k), not at a loss of 0.05, and b keeps the update small: both against the growth of the edited weights' norm that ends in
+collapse.
 """
 
 import dataclasses
@@ -15,11 +16,14 @@ from jaxedit.solving.spread import Recipe, SpreadHyper
 
 @dataclasses.dataclass(frozen=True)
 class Hyper(SpreadHyper):
-    """ENCORE's hyper-parameters: `mom2_update_weight` is lambda, `update_norm_lambda` is b."""
+    """ENCORE's hyper-parameters: `mom2_update_weight` is lambda, `update_norm_lambda` is b.
+
+    Released `prob_cutoff`: -4 for GPT-2 XL, -3 for Llama-2, -2 for Llama-3; None stops at the loss.
+    """
 
     mom2_update_weight: float = 15000.0
     update_norm_lambda: float = 10.0
-    stop_at_argmax: bool = True
+    prob_cutoff: int | None = -1
 
 
 def make(hyper: Hyper) -> Editor:

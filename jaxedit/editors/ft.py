@@ -13,6 +13,7 @@ import functools
 
 from jaxedit.editors import Editor
 from jaxedit.solving import finetune
+from jaxedit.solving.rows import check_space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Hyper:
       kl_factor: published as 0 and not used by the released code; anything else raises.
       objective: "last_position" (FT-L) or "teacher_forced" (FT-M).
       batch_size: requests a step.
+      leading_space: between prompt and target: "joined", "separate" or "none" (`jaxedit.solving.rows.fill`).
     """
 
     layers: tuple[int, ...]
@@ -36,6 +38,7 @@ class Hyper:
     kl_factor: float = 0.0
     objective: str = "last_position"
     batch_size: int = 1
+    leading_space: str = "joined"
 
 
 def make(hyper: Hyper) -> Editor:
@@ -48,6 +51,7 @@ def make(hyper: Hyper) -> Editor:
         weight_decay=hyper.weight_decay,
         teacher_forced=hyper.objective == "teacher_forced",
         batch_size=hyper.batch_size,
+        leading_space=hyper.leading_space,
     )
     return Editor(
         name="ft",
@@ -68,6 +72,7 @@ def init(hyper: Hyper, settings: finetune.Settings, model, stats) -> None:
     """
     if hyper.objective not in ("last_position", "teacher_forced"):
         raise ValueError(f"objective={hyper.objective!r}: expected 'last_position' (FT-L) or 'teacher_forced' (FT-M)")
+    check_space(hyper.leading_space)
     if hyper.kl_factor:
         raise ValueError(f"kl_factor={hyper.kl_factor}: the released code has no such term; expected 0")
     if hyper.norm_constraint is True:

@@ -50,7 +50,7 @@ class Journal:
         line = json.dumps(plain({**record, "arrays": f"steps/{path.name}"}), ensure_ascii=False) + "\n"
         whole = lines.stat().st_size if lines.exists() else 0
         try:
-            _write(path, file_of(arrays, metadata))
+            write_whole(path, file_of(arrays, metadata))
             with lines.open("ab") as file:
                 file.write(line.encode())
                 file.flush()
@@ -64,6 +64,14 @@ class Journal:
                 f"step {number} could not be written to {self.folder} ({error.strerror}); the steps before it are whole: "
                 "make room and run the same command again to go on",
             ) from error
+
+    def cut(self, n_steps: int) -> "Journal":
+        """The journal with its first `n_steps` steps only, on the disk as well; the others are to be done again."""
+        lines = self.folder / "journal.jsonl"
+        if len(self.steps) > n_steps:
+            whole = lines.read_bytes().splitlines(keepends=True)[:n_steps]
+            os.truncate(lines, sum(map(len, whole)))
+        return dataclasses.replace(self, steps=self.steps[:n_steps])
 
 
 def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ...] = ()) -> Journal:
@@ -92,12 +100,12 @@ def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ..
             shown = "; ".join(f"{key}: {_short(a.get(key))} there, {_short(b.get(key))} now" for key in differing[:6])
             raise ValueError(f"{folder} belongs to another study. {shown}. Give another --workdir, or the same configuration")
         if old != run_now:
-            _write(path, _pretty(run_now))
+            write_whole(path, _pretty(run_now))
     elif folder.exists() and not _is_barely_begun(folder):
         raise ValueError(f"{folder} is not empty and is not a study's work directory; give another --workdir")
     else:
         (folder / "steps").mkdir(parents=True, exist_ok=True)
-        _write(path, _pretty(run_now))
+        write_whole(path, _pretty(run_now))
     return Journal(folder, run_now, read_steps(folder, repair=True))
 
 
@@ -216,7 +224,9 @@ def _pretty(run: Mapping[str, Any]) -> bytes:
     return (json.dumps(run, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that it is on the disk whole, or as it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         file.write(content)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from jaxedit.models.model import Model
-from jaxedit.models.score import Packed, pack, score
+from jaxedit.models.score import Begun, Packed, begin, pack, score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,23 +68,22 @@ class Perplexity:
         return float(np.mean(difference)), float(np.std(difference, ddof=1) / math.sqrt(len(difference)))
 
 
-def prepare(model: Model, texts: list[str], bos: bool = False) -> Packed:
+def prepare(model: Model, texts: list[str], bos: bool = False, lowest: int = 0) -> Begun:
     """Tokenises and packs texts once, for repeated scoring of edited versions of a model.
+
+    Args:
+      model: gives the tokenizer and, without its edits, what lies below them.
+      texts: verbatim.
+      bos: as in `perplexity`.
+      lowest: the lowest layer that edits will change; what is below is computed here.
 
     Raises:
       ValueError: on an empty list, a text of fewer than two tokens, or one longer than a model's learned positions.
     """
-    if isinstance(texts, str) or not texts:
-        raise ValueError("perplexity needs a list of at least one text")
-    token_lists = [model.tokenizer.encode(text, bos=bos) for text in texts]
-    for i, tokens in enumerate(token_lists):
-        if len(tokens) < 2:
-            raise ValueError(f"text {i} ({texts[i]!r}) has {len(tokens)} tokens; perplexity needs at least two")
-        model.config.check_length(len(tokens), f"text {i} ({texts[i][:40]!r}...)")
-    return pack(token_lists, model.mesh.shape["data"])
+    return begin(model, _packed(model, texts, bos), lowest)
 
 
-def perplexity(model: Model, texts: list[str] | Packed, bos: bool = False) -> Perplexity:
+def perplexity(model: Model, texts: list[str] | Begun, bos: bool = False) -> Perplexity:
     """Perplexity of texts (or of what `prepare` made of them) under a model with its edits.
 
     Args:
@@ -93,8 +92,18 @@ def perplexity(model: Model, texts: list[str] | Packed, bos: bool = False) -> Pe
       bos: whether a begin-of-text token is put in front; the paper does not.
 
     Raises:
-      ValueError: as `prepare`.
+      ValueError: as `prepare`, or where what was prepared does not belong to this model.
     """
-    packed = texts if isinstance(texts, Packed) else prepare(model, texts, bos)
-    losses = score(model, packed).nll_nats
+    losses = score(model, texts if isinstance(texts, Begun) else _packed(model, texts, bos)).nll_nats
     return Perplexity(np.array([loss.sum() for loss in losses]), np.array([len(loss) for loss in losses]))
+
+
+def _packed(model: Model, texts: list[str], bos: bool) -> Packed:
+    if isinstance(texts, str) or not texts:
+        raise ValueError("perplexity needs a list of at least one text")
+    token_lists = [model.tokenizer.encode(text, bos=bos) for text in texts]
+    for i, tokens in enumerate(token_lists):
+        if len(tokens) < 2:
+            raise ValueError(f"text {i} ({texts[i]!r}) has {len(tokens)} tokens; perplexity needs at least two")
+        model.config.check_length(len(tokens), f"text {i} ({texts[i][:40]!r}...)")
+    return pack(token_lists, model.mesh.shape["data"])

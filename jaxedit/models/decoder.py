@@ -89,7 +89,7 @@ class Attending(NamedTuple):
 
     position_BT: jax.Array
     mask_BTS: jax.Array
-    cache: tuple[jax.Array, jax.Array] | None = None  # k_LBSKH, v_LBSKH of earlier positions
+    cache: tuple[jax.Array, jax.Array] | None = None  # k_LBKSH, v_LBKSH of earlier positions
 
 
 def parameter(config: DecoderConfig, name: str) -> nnx.Param:
@@ -116,7 +116,7 @@ class Attention(nnx.Module):
             self.b_o = parameter(config, "attn/b_o")
 
     def __call__(self, x_BTD, attending: Attending, cache_l) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Returns the output [B, T, D] and this call's own keys and values [B, T, K, H]."""
+        """Returns the output [B, T, D] and this call's own keys and values [B, K, T, H]."""
         config, dtype = self.config, self.w_q.dtype
         q_BTNH, k_BTKH, v_BTKH = (
             project("BTD,DNH->BTNH", x_BTD, getattr(self, f"w_{part}"), getattr(self, f"b_{part}", None)) for part in "qkv"
@@ -127,14 +127,21 @@ class Attention(nnx.Module):
         if config.rope is not None:
             q_BTNH = rotate(config.rope, q_BTNH, attending.position_BT)
             k_BTKH = rotate(config.rope, k_BTKH, attending.position_BT)
-        own = (k_BTKH, v_BTKH)
-        k_BSKH, v_BSKH = own if cache_l is None else (jnp.concatenate(pair, 1) for pair in zip(cache_l, own, strict=True))
         B, T, N, H = q_BTNH.shape
-        q_BTKGH = q_BTNH.reshape(B, T, config.K, N // config.K, H)
-        score = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, precision=PRECISION) * H**-0.5
-        score = jnp.where(attending.mask_BTS[:, None, None], score, jnp.finfo(jnp.float32).min)
-        mixed = jnp.einsum("BKGTS,BSKH->BTKGH", jax.nn.softmax(score, axis=-1), v_BSKH, precision=PRECISION)
-        mixed_BTNH = mixed.reshape(B, T, N, H).astype(dtype)
+        q_BKGTH = q_BTNH.reshape(B, T, config.K, N // config.K, H).transpose(0, 2, 3, 1, 4) * H**-0.5
+        own = (k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2))
+        # The cached and the call's own keys and values are never joined: that would copy the cache for every call.
+        sources = [own] if cache_l is None else [cache_l, own]
+        scores = [jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, precision=PRECISION) for k_BKSH, _ in sources]
+        score = jnp.where(attending.mask_BTS[:, None, None], jnp.concatenate(scores, -1), jnp.finfo(jnp.float32).min)
+        n_cached = score.shape[-1] - T
+        weight = jax.nn.softmax(score, axis=-1)
+        parts = [weight] if cache_l is None else [weight[..., :n_cached], weight[..., n_cached:]]
+        mixed_BKGTH = sum(
+            jnp.einsum("BKGTS,BKSH->BKGTH", part, v_BKSH, precision=PRECISION)
+            for part, (_, v_BKSH) in zip(parts, sources, strict=True)
+        )
+        mixed_BTNH = mixed_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(dtype)
         return project("BTNH,NHD->BTD", mixed_BTNH, self.w_o, getattr(self, "b_o", None)), own
 
 

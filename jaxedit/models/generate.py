@@ -69,9 +69,9 @@ def _generate(model: Model, token_BT, length_B, rng, max_new_tokens: int, top_k:
     B, T = token_BT.shape
     position_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
     h_BTD = start(model, token_BT, position_BT)
-    h_BTD, (k_LBTKH, v_LBTKH) = run_collecting(model, h_BTD, causal(position_BT), 0, model.config.L)
-    room = ((0, 0), (0, 0), (0, max_new_tokens), (0, 0), (0, 0))
-    cache = (jnp.pad(k_LBTKH, room), jnp.pad(v_LBTKH, room))
+    h_BTD, (k_LBKTH, v_LBKTH) = run_collecting(model, h_BTD, causal(position_BT), 0, model.config.L)
+    room = ((0, 0), (0, 0), (0, 0), (0, max_new_tokens), (0, 0))
+    cache = (jnp.pad(k_LBKTH, room), jnp.pad(v_LBKTH, room))
     last_BD = jnp.take_along_axis(h_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
     in_prompt_BS = jnp.arange(T + max_new_tokens) < length_B[:, None]
 
@@ -89,7 +89,7 @@ def _generate(model: Model, token_BT, length_B, rng, max_new_tokens: int, top_k:
         h_B1D = start(model, token_B[:, None], position_B1)
         h_B1D, own = run_collecting(model, h_B1D, Attending(position_B1, mask_BTS, cache), 0, model.config.L)
         cache = tuple(
-            jax.lax.dynamic_update_slice_in_dim(old, new, T + step - 1, axis=2) for old, new in zip(cache, own, strict=True)
+            jax.lax.dynamic_update_slice_in_dim(old, new, T + step - 1, axis=3) for old, new in zip(cache, own, strict=True)
         )
         token_B = choose(h_B1D[:, 0], step)
         return token_B, cache, new_BT.at[:, step].set(token_B)

@@ -68,21 +68,21 @@ def run_layers(model: Model, h_BTD, attending: Attending, lo, hi) -> jax.Array:
 
 
 def run_collecting(model: Model, h_BTD, attending: Attending, lo, hi):
-    """As `run_layers`, and also returns the keys and values (k_LBTKH, v_LBTKH) that later calls can attend to.
+    """As `run_layers`, and also returns the keys and values (k_LBKTH, v_LBKTH) that later calls can attend to.
 
     Layers outside lo..hi-1 hold zeros.
     """
     B, T, _ = h_BTD.shape
-    empty = jnp.zeros((model.config.L, B, T, model.config.K, model.config.H), jnp.float32)
+    empty = jnp.zeros((model.config.L, B, model.config.K, T, model.config.H), jnp.float32)
 
     def body(layer, carry):
-        h, k_LBTKH, v_LBTKH = carry
+        h, k_LBKTH, v_LBKTH = carry
         h, _, (k, v) = block_at(model, layer)(h, attending, _cache_at(attending, layer), model.overlay, layer)
         at = functools.partial(lax.dynamic_update_index_in_dim, index=layer, axis=0)
-        return constrain(model.mesh, "BTD", h), at(k_LBTKH, k), at(v_LBTKH, v)
+        return constrain(model.mesh, "BTD", h), at(k_LBKTH, k), at(v_LBKTH, v)
 
-    h_BTD, k_LBTKH, v_LBTKH = lax.fori_loop(lo, hi, body, (h_BTD, empty, empty))
-    return h_BTD, (k_LBTKH, v_LBTKH)
+    h_BTD, k_LBKTH, v_LBKTH = lax.fori_loop(lo, hi, body, (h_BTD, empty, empty))
+    return h_BTD, (k_LBKTH, v_LBKTH)
 
 
 def _cache_at(attending: Attending, layer):

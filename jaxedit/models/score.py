@@ -4,6 +4,7 @@ Texts are packed into rows of equal length with segment masks and restarted posi
 for padding; the head goes over the vocabulary in chunks, so no [T, V] array is ever kept.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxedit.mesh import place
+from jaxedit.models.arithmetic import Overlay
 from jaxedit.models.layers import causal, ends, run_layers, start
 from jaxedit.models.model import Model
 
@@ -19,6 +21,7 @@ ROW_TOKENS = 16  # a row is as long as the longest text, rounded up to this; sho
 BATCH_TOKENS = 2048  # positions in one call and device; bounds memory
 FEW_ROWS = 8  # up to so many rows a device, their number is rounded up to a power of two
 HEAD_WIDTH = 4096  # vocabulary entries a device whose logits are held at once
+BEGUN_BYTES = 2**30  # how much residual stream a device keeps between calls
 
 
 class Packed(NamedTuple):
@@ -28,6 +31,15 @@ class Packed(NamedTuple):
     position_GBT: np.ndarray
     segment_GBT: np.ndarray
     n_texts: int
+
+
+class Begun(NamedTuple):
+    """Packed texts with the residual stream before a layer: what edits from there on do not change is computed once."""
+
+    packed: Packed
+    layer: int
+    h_G: list[jax.Array | None]  # float32 [B, T, D] of each batch; None where they would take more than BEGUN_BYTES
+    embedding: jax.Array | None  # of the model they belong to
 
 
 class TokenScores(NamedTuple):
@@ -74,13 +86,37 @@ def pack(token_lists: list[list[int]], n_data: int = 1) -> Packed:
     return Packed(token.reshape(shape), position.reshape(shape), segment.reshape(shape), len(token_lists))
 
 
-def score(model: Model, packed: Packed) -> TokenScores:
-    """The loss of every token given those before it in its text."""
+def begin(model: Model, packed: Packed, layer: int) -> Begun:
+    """Runs the layers below `layer` of the model without its edits, for later calls of `score`.
+
+    Raises:
+      ValueError: on a layer that the model lacks.
+    """
+    if not 0 <= layer < model.config.L:
+        raise ValueError(f"layer {layer} does not exist: {model.companion.source} has layers 0 to {model.config.L - 1}")
+    G, B, T = packed.token_GBT.shape
+    batch_bytes = 4 * B * T * model.config.D // model.mesh.shape["data"]
+    h_G: list[jax.Array | None] = [None] * G
+    for g in range(min(G, BEGUN_BYTES // batch_bytes)):
+        h_G[g] = _begin_batch(dataclasses.replace(model, overlay=Overlay({}, {})), *_arrays(model, packed, g), layer)
+    return Begun(packed, layer, h_G, model.base["embed/tokens"])
+
+
+def score(model: Model, texts: Packed | Begun) -> TokenScores:
+    """The loss of every token given those before it in its text.
+
+    Raises:
+      ValueError: where what was begun is another model's, or the model has edits below its layer.
+    """
+    begun = texts if isinstance(texts, Begun) else Begun(texts, 0, [None] * len(texts.token_GBT), None)
+    packed = begun.packed
+    if begun.embedding is not None:
+        _check_begun(model, begun)
     nll_nats: list[np.ndarray] = [np.zeros(0)] * packed.n_texts
     is_argmax: list[np.ndarray] = [np.zeros(0, bool)] * packed.n_texts
-    for token_BT, position_BT, segment_BT in zip(packed.token_GBT, packed.position_GBT, packed.segment_GBT, strict=True):
-        arrays = (place(model.mesh, "BT", a) for a in (token_BT, position_BT, segment_BT))
-        nll_BT, argmax_BT = jax.device_get(_score_batch(model, *arrays))
+    for g, segment_BT in enumerate(packed.segment_GBT):
+        scored = _score_batch(model, *_arrays(model, packed, g), begun.h_G[g], begun.layer)
+        nll_BT, argmax_BT = jax.device_get(scored)
         for text in np.unique(segment_BT[segment_BT > 0]) - 1:
             row, columns = np.nonzero(segment_BT == text + 1)
             nll_nats[text] = nll_BT[row[0], columns[:-1]].astype(np.float64)
@@ -88,11 +124,29 @@ def score(model: Model, packed: Packed) -> TokenScores:
     return TokenScores(nll_nats, is_argmax)
 
 
+def _check_begun(model: Model, begun: Begun) -> None:
+    if model.base["embed/tokens"] is not begun.embedding:
+        raise ValueError("these texts were begun with another model; prepare them again")
+    edited = [int(l) for slot_L in model.overlay.slot.values() for l in np.flatnonzero(np.asarray(slot_L) >= 0)]
+    if min(edited, default=begun.layer) < begun.layer:
+        raise ValueError(f"these texts were begun below layer {begun.layer}, the model has edits at layer {min(edited)}")
+
+
+def _arrays(model: Model, packed: Packed, g: int) -> list[jax.Array]:
+    return [place(model.mesh, "BT", a[g]) for a in (packed.token_GBT, packed.position_GBT, packed.segment_GBT)]
+
+
 @jax.jit
-def _score_batch(model: Model, token_BT, position_BT, segment_BT):
+def _begin_batch(model: Model, token_BT, position_BT, segment_BT, layer):
+    return run_layers(model, start(model, token_BT, position_BT), causal(position_BT, segment_BT), 0, layer)
+
+
+@jax.jit
+def _score_batch(model: Model, token_BT, position_BT, segment_BT, h_BTD, layer):
     """At every position the loss of the next token of the row, and whether that token is the argmax."""
-    h_BTD = start(model, token_BT, position_BT)
-    h_BTD = run_layers(model, h_BTD, causal(position_BT, segment_BT), 0, model.config.L)
+    if h_BTD is None:
+        h_BTD, layer = start(model, token_BT, position_BT), 0
+    h_BTD = run_layers(model, h_BTD, causal(position_BT, segment_BT), jnp.int32(layer), model.config.L)
     return next_token_losses(model, h_BTD, jnp.roll(token_BT, -1, axis=1))
 
 

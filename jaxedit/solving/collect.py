@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxedit.edits.journal import write_whole
 from jaxedit.mesh import place
 from jaxedit.models.decoder import PRECISION
 from jaxedit.models.layers import causal, run_layer, start
 from jaxedit.models.model import Model
 from jaxedit.models.score import BATCH_TOKENS, ROW_TOKENS, pack
-from jaxedit.solving.moments import Stats, write_whole
+from jaxedit.solving.moments import Stats
 
 GROUP_TOKENS = 16384  # texts are packed, and an unfinished pass is saved, in groups of about so many tokens
 

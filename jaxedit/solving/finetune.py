@@ -31,6 +31,7 @@ class Settings(NamedTuple):
     weight_decay: float
     teacher_forced: bool
     batch_size: int
+    leading_space: str
 
 
 class Batches(NamedTuple):
@@ -66,7 +67,8 @@ def lay_out(settings: Settings, model: Model, requests: list[Request]) -> Batche
     """Tokenises requests and lays them into batches of `batch_size`, the last one filled up with rows of weight 0."""
     rows, reads, targets = [], [], []
     for request in requests:
-        row = fill(model.tokenizer, "{}", request.prompt, request.subject, request.target_new.strip())
+        target = request.target_new.strip()
+        row = fill(model.tokenizer, "{}", request.prompt, request.subject, target, settings.leading_space)
         model.config.check_length(len(row.tokens), f"the request {request.name[:80]!r}")
         targets.append(row.tokens[row.first_target :])
         if settings.teacher_forced:

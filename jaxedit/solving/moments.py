@@ -9,13 +9,13 @@ above most of them too few. `compare_stats` tells how far off a sample is.
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxedit.edits.journal import write_whole
 from jaxedit.models.model import Model
 
 
@@ -127,17 +127,6 @@ class Stats:
         about = json.loads(metadata)
         moments = {int(name.removeprefix("mom2/")): array for name, array in arrays.items()}
         return cls.from_moments(moments, about["n_tokens"], about["made_from"])
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that it is on the disk whole, or as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".writing")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def compare_stats(small: Stats, large: Stats) -> dict[int, dict[str, Any]]:

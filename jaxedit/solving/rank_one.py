@@ -18,7 +18,7 @@ from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
 from jaxedit.solving.moments import Stats
 from jaxedit.solving.solve import Metric, solve, whitener
-from jaxedit.solving.target import TargetHyper, Targets, optimise
+from jaxedit.solving.target import Targets, ValueHyper, optimise
 from jaxedit.solving.templates import check_template, sample_templates
 
 WEIGHT = "mlp/w_down"
@@ -26,35 +26,18 @@ KEYS = ("mixed", "prefixed", "bare")
 
 
 @dataclasses.dataclass(frozen=True)
-class RankOneHyper:
+class RankOneHyper(ValueHyper):
     """Hyper-parameters of ROME and C-ROME under their published names.
 
     Attributes:
       layer: the layer to edit (or `layers=[one]`).
-      fact_token: where the key is read; "subject_last".
-      v_loss_layer: the layer whose output the loss reads; the last one (None).
       mom2_adjustment: True asks for stats, False ignores them, None uses them where given.
-      norm_anchor: NAS: v* gets the norm of the value that the unedited model holds there.
       context_templates: texts with one `{}` each, the first usually "{}"; None samples 21 from `seed`.
     """
 
     layer: int
-    fact_token: str = "subject_last"
-    v_num_grad_steps: int = 20
-    v_lr: float = 0.5
-    v_loss_layer: int | None = None
-    v_weight_decay: float = 0.5
-    kl_factor: float = 0.0625
-    clamp_norm_factor: float = 4.0
     mom2_adjustment: bool | None = None
-    norm_anchor: bool = False
     context_templates: tuple[str, ...] | None = None
-    seed: int = 0
-
-    def target(self) -> TargetHyper:
-        """The part that the target's optimisation takes."""
-        names = [field.name for field in dataclasses.fields(TargetHyper) if hasattr(self, field.name)]
-        return TargetHyper(**{name: getattr(self, name) for name in names})
 
 
 class RankOneState(NamedTuple):
@@ -68,13 +51,7 @@ def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState
     """Checks the hyper-parameters against the model, samples the templates, factorises the second moment."""
     if not 0 <= hyper.layer < model.config.L - 1:
         raise ValueError(f"layer={hyper.layer}: {model.companion.source} can be edited at layers 0 to {model.config.L - 2}")
-    hyper.target().check()
-    if hyper.fact_token != "subject_last":
-        raise ValueError(f"fact_token={hyper.fact_token!r}: expected 'subject_last'")
-    if hyper.v_loss_layer not in (None, model.config.L - 1):
-        raise ValueError(
-            f"v_loss_layer={hyper.v_loss_layer}: the reference reads the logits of the last layer, here {model.config.L - 1}"
-        )
+    hyper.check(model)
     if hyper.mom2_adjustment and stats is None:
         raise ValueError("mom2_adjustment=True needs second moments: give stats=, or set mom2_adjustment=False for C = I")
     metric = Metric()

@@ -11,7 +11,7 @@ from jaxedit.models.tokenizer import Tokenizer, first_token_after, last_token_of
 
 KL_TEMPLATE = "{} is a"  # "essence": what the subject is should not drift
 PREFIX_STEP = 8  # prefixes are padded to multiples of this and suffixes to even lengths, so that few shapes are compiled
-
+SPACES = ("joined", "separate", "none")
 
 Array = np.ndarray | jax.Array
 
@@ -25,8 +25,9 @@ class Row(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The rows of n requests as arrays: for each request its templates, the bare prompt, the KL prompt; then padding.
+    """The rows of n requests as arrays: for each request its templates, the KL prompt, the bare prompt; then padding.
 
+    A bare prompt that some template begins with has no row of its own: what lies at its subject is the same there.
     Everything right of a row's subject stands, in the same rectangle, at suffix offsets 0 (the subject's last token), 1, ...
     `read_*` name the positions whose logits the loss reads: their row, suffix offset, target token and weight.
     """
@@ -59,34 +60,56 @@ class Tokenised(NamedTuple):
     kl: Row
 
 
-def fill(tokenizer: Tokenizer, template: str, prompt: str, subject: str, target: str = "") -> Row:
-    """Tokenises template(prompt(subject)), followed by one space and the target where there is one.
+def fill(
+    tokenizer: Tokenizer, template: str, prompt: str, subject: str, target: str = "", leading_space: str = "joined"
+) -> Row:
+    """Tokenises template(prompt(subject)), followed by the target where there is one.
 
     The subject's last token is found by character offsets in the whole text, so it is right whatever merges with what.
+
+    Args:
+      tokenizer: the model's.
+      template: with one `{}` for the prompt.
+      prompt: with one `{}` for the subject.
+      subject: as it stands in the prompt.
+      target: without a space in front.
+      leading_space: one of SPACES: "joined", one space, and the whole text is tokenised together; "separate", the space and the
+        target are tokenised by themselves and follow the prompt's tokens, as released code has it (sentencepiece may then
+        give a piece more); "none", no space, for languages that have none between words.
     """
     before, after = template.split("{}")
     prompt_before, prompt_after = prompt.split("{}")
     head = before + prompt_before + subject
     question = head + prompt_after + after
-    tokens, ends = tokenizer.encode_with_ends(f"{question} {target}" if target else question)
-    first_target = first_token_after(ends, len(question)) if target else len(tokens)
-    return Row(tokens, last_token_of(ends, len(head)), first_target)
+    space = "" if leading_space == "none" else " "
+    apart = bool(target) and leading_space == "separate"
+    tokens, ends = tokenizer.encode_with_ends(question if apart or not target else question + space + target)
+    at_subject = last_token_of(ends, len(head))
+    if apart:
+        return Row([*tokens, *tokenizer.encode(space + target, bos=False)], at_subject, len(tokens))
+    return Row(tokens, at_subject, first_token_after(ends, len(question)) if target else len(tokens))
 
 
-def tokenise(model: Model, request: Request, templates: tuple[str, ...]) -> Tokenised:
-    """A request in its templates, as tokens.
+def check_space(leading_space: str) -> None:
+    """Raises a ValueError on an unknown way to put a space before a target."""
+    if leading_space not in SPACES:
+        raise ValueError(f"leading_space={leading_space!r}: expected one of {', '.join(map(repr, SPACES))}")
+
+
+def tokenise(model: Model, request: Request, templates: tuple[str, ...], leading_space: str = "joined") -> Tokenised:
+    """A request in its templates, as tokens; the bare prompt and the KL prompt end with the subject.
 
     Raises:
       ValueError: where a row is longer than the model's positions (a subject longer than the context, say).
     """
     tokenizer = model.tokenizer
     target = request.target_new.strip()
-    filled = [fill(tokenizer, template, request.prompt, request.subject, target) for template in templates]
+    filled = [fill(tokenizer, each, request.prompt, request.subject, target, leading_space) for each in templates]
     bare = fill(tokenizer, "{}", request.prompt, request.subject)
     kl = fill(tokenizer, "{}", KL_TEMPLATE, request.subject)
     for row in [*filled, bare, kl]:
         model.config.check_length(len(row.tokens), f"the request {request.name[:80]!r} in its templates")
-    return Tokenised(filled, bare, kl)
+    return Tokenised(filled, *(row._replace(tokens=row.tokens[: row.subject + 1]) for row in (bare, kl)))
 
 
 def common_shape(tokenised: list[Tokenised]) -> Shape:
@@ -95,7 +118,7 @@ def common_shape(tokenised: list[Tokenised]) -> Shape:
     rows = [row for each in tokenised for row in (*each.templates, each.bare, each.kl)]
     return Shape(
         prefix=round_up(max(row.subject for row in rows), PREFIX_STEP),
-        suffix=round_up(max(len(row.tokens) - row.subject for row in rows), 2),
+        suffix=round_up(max(len(row.tokens) - 1 - row.subject for row in filled), 2),  # the last target token is not read
         n_read=max(len(row.tokens) - row.first_target for row in filled),
     )
 
@@ -116,10 +139,13 @@ def lay_out(tokenised: list[Tokenised], shape: Shape, n_data: int) -> Rows:
                 weight = 1.0 / (n_target * len(filled)) if real else 0.0
                 read.append((len(rows), at - 1 - row.subject, row.tokens[at], weight))
             rows.append(row._replace(tokens=row.tokens[:-1]))  # the last target token is only predicted
-        bare_row.append(len(rows))
-        kl_row.append(len(rows) + 1)
-        rows += [bare, kl._replace(tokens=kl.tokens[: kl.subject + 1])]
-        owner += [n] * (len(filled) + 2)
+        kl_row.append(len(rows))
+        rows.append(kl)
+        same = (i for i, row in enumerate(filled) if row.tokens[: row.subject + 1] == bare.tokens)
+        bare_row.append(first_row[-1] + next(same, len(filled) + 1))
+        if bare_row[-1] == len(rows):
+            rows.append(bare)
+        owner += [n] * (len(rows) - len(owner))
     n_rows = round_up(len(rows), n_data)
     token_BT = pad_tokens([row.tokens for row in rows], n_rows, shape.prefix + shape.suffix)
     padding = [0] * (n_rows - len(rows))

@@ -24,22 +24,19 @@ from jaxedit.models.model import Model, with_slots
 from jaxedit.solving.moments import Stats
 from jaxedit.solving.observe import POOLINGS, Questions, ask, observe
 from jaxedit.solving.solve import Metric, remember, update
-from jaxedit.solving.target import TargetHyper, Targets, optimise
+from jaxedit.solving.target import Targets, ValueHyper, optimise
 from jaxedit.solving.templates import check_template, sample_groups
 
 WEIGHT = "mlp/w_down"
 PARTS = {"residual": (True, False), "mlp": (False, True)}  # z -> what `optimise` is told: residual, attention
 
 
-@dataclasses.dataclass(frozen=True)
-class SpreadHyper:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpreadHyper(ValueHyper):
     """Hyper-parameters of the family under their published names; each method adds its own.
 
     Attributes:
       layers: the layers to edit; the values are those after the last of them.
-      fact_token: where keys and values are read; "subject_last".
-      v_loss_layer: the layer whose output the loss reads; the last one (None).
-      norm_anchor: NAS: z gets the norm of the residual stream that the unedited model holds there.
       context_templates: groups of texts with one `{}` each; None samples [["{}"], five of ten tokens] from `seed`.
       key_pooling: "group_means" as released (the bare prompt counts a half) or "mean".
       mom2_adjustment: False replaces the second moments by the identity.
@@ -47,24 +44,11 @@ class SpreadHyper:
     """
 
     layers: tuple[int, ...]
-    fact_token: str = "subject_last"
-    v_num_grad_steps: int = 20
-    v_lr: float = 0.5
-    v_loss_layer: int | None = None
-    v_weight_decay: float = 0.5
-    kl_factor: float = 0.0625
     clamp_norm_factor: float = 0.75
-    norm_anchor: bool = False
     context_templates: tuple[tuple[str, ...], ...] | None = None
     key_pooling: str = "group_means"
     mom2_adjustment: bool = True
     solve_dtype: str = "float64"
-    seed: int = 0
-
-    def target(self) -> TargetHyper:
-        """The part that the targets' optimisation takes."""
-        names = [field.name for field in dataclasses.fields(TargetHyper) if hasattr(self, field.name)]
-        return TargetHyper(**{name: getattr(self, name) for name in names})
 
 
 class Recipe(NamedTuple):
@@ -128,13 +112,11 @@ def moments(hyper: SpreadHyper, model: Model, stats: Stats | None) -> dict[int, 
 
 def check(hyper: SpreadHyper, model: Model) -> None:
     """Raises a ValueError on hyper-parameters that cannot be meant for this model."""
-    hyper.target().check()
+    hyper.check(model)
     layers, last = list(hyper.layers), model.config.L - 1
     if not layers or layers != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= last:
         raise ValueError(f"layers={layers}: expected ascending layers from 0 to {last - 1} of {model.companion.source}")
     for name, given, allowed in (
-        ("fact_token", hyper.fact_token, ("subject_last",)),
-        ("v_loss_layer", hyper.v_loss_layer, (None, last)),
         ("key_pooling", hyper.key_pooling, POOLINGS),
         ("solve_dtype", hyper.solve_dtype, ("float64", "float32")),
     ):

@@ -35,11 +35,12 @@ from jaxedit.mesh import constrain, place
 from jaxedit.models.decoder import Attending, normalise
 from jaxedit.models.layers import block_at, causal, ends, run_collecting, run_layers, start
 from jaxedit.models.model import Model
-from jaxedit.solving.rows import Rows, Shape, Tokenised, common_shape, in_parts, lay_out, tokenise
+from jaxedit.solving.rows import Rows, Shape, Tokenised, check_space, common_shape, in_parts, lay_out, tokenise
 
 STOP_LOSS = 5e-2
 EASED = 0.1  # PMET's share of nll_loss_factor once the target is said
 EASED_KL = 1e-2  # ... and the KL term at which it then stops
+NUMBERS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor", "clamp_norm_factor", "nll_loss_factor")
 REQUESTS_AT_ONCE = 32  # bounds memory; requests do not influence each other
 
 
@@ -53,9 +54,10 @@ class TargetHyper:
     kl_factor: float = 0.0625
     clamp_norm_factor: float = 4.0
     nll_loss_factor: float = 1.0  # the weight of the target's term (PMET)
-    stop_at_argmax: bool = False  # stop once every target token is the most likely one in every template (ENCORE)
+    prob_cutoff: int | None = None  # -k: stop at the k-th pass in which the target is the likeliest in every template (ENCORE)
     norm_anchor: bool = False  # give v* the norm of the value that the unedited model holds there (NAS, 2602.02543)
-    ease_at_argmax: bool = False  # weigh the target's term less from then on (PMET)
+    ease_at_argmax: bool = False  # weigh the target's term less once it is the likeliest (PMET)
+    leading_space: str = "joined"  # between prompt and target: `jaxedit.solving.rows.fill`
 
     def check(self) -> None:
         """Raises a ValueError on a number that cannot be meant."""
@@ -64,6 +66,49 @@ class TargetHyper:
                 f"v_num_grad_steps={self.v_num_grad_steps}, v_lr={self.v_lr}, clamp_norm_factor={self.clamp_norm_factor} and "
                 f"nll_loss_factor={self.nll_loss_factor} must be positive"
             )
+        if self.prob_cutoff is not None and self.prob_cutoff >= 0:
+            raise ValueError(
+                f"prob_cutoff={self.prob_cutoff}: expected -k, to stop at the k-th pass with the target the likeliest"
+            )
+        check_space(self.leading_space)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ValueHyper:
+    """What all methods that optimise a value to write have in common, under the published names.
+
+    Attributes:
+      fact_token: where keys and values are read; "subject_last".
+      v_loss_layer: the layer whose output the loss reads; the last one (None).
+      norm_anchor: NAS: the value gets the norm of what the unedited model holds there.
+      leading_space: between prompt and target: "joined", "separate" or "none" (`jaxedit.solving.rows.fill`).
+      seed: of context templates that are sampled.
+    """
+
+    fact_token: str = "subject_last"
+    v_num_grad_steps: int = 20
+    v_lr: float = 0.5
+    v_loss_layer: int | None = None
+    v_weight_decay: float = 0.5
+    kl_factor: float = 0.0625
+    clamp_norm_factor: float = 4.0
+    norm_anchor: bool = False
+    leading_space: str = "joined"
+    seed: int = 0
+
+    def target(self) -> TargetHyper:
+        """The part that the optimisation takes."""
+        names = [field.name for field in dataclasses.fields(TargetHyper) if hasattr(self, field.name)]
+        return TargetHyper(**{name: getattr(self, name) for name in names})
+
+    def check(self, model: Model) -> None:
+        """Raises a ValueError on a value that cannot be meant for this model."""
+        self.target().check()
+        last = model.config.L - 1
+        if self.fact_token != "subject_last":
+            raise ValueError(f"fact_token={self.fact_token!r}: expected 'subject_last'")
+        if self.v_loss_layer not in (None, last):
+            raise ValueError(f"v_loss_layer={self.v_loss_layer}: the reference reads the logits of the last layer, here {last}")
 
 
 class Kind(NamedTuple):
@@ -71,7 +116,7 @@ class Kind(NamedTuple):
 
     residual: bool
     attention: bool
-    stop_at_argmax: bool
+    argmax_passes: int  # after so many passes with the target the likeliest it stops; 0: at the loss
     ease_at_argmax: bool
 
 
@@ -110,11 +155,11 @@ def optimise(
       residual: init is the residual stream after the layer (MEMIT), not the MLP's output (ROME).
       attention: a second vector is found along with it, for the attention's output (PMET), and not returned.
     """
-    tokenised = [tokenise(model, request, templates) for request in requests]
+    tokenised = [tokenise(model, request, templates, hyper.leading_space) for request in requests]
     # Requests of like length together: a rectangle is as long as its longest suffix.
     order = sorted(range(len(requests)), key=lambda i: common_shape([tokenised[i]])[::-1])
     parts, n_requests = in_parts([tokenised[i] for i in order], REQUESTS_AT_ONCE)
-    kind = Kind(residual, attention, hyper.stop_at_argmax, hyper.ease_at_argmax)
+    kind = Kind(residual, attention, -(hyper.prob_cutoff or 0), hyper.ease_at_argmax)
 
     def run(model: Model, hyper: TargetHyper) -> Targets:
         found = [_optimise_part(model, part, common_shape(part), layer, hyper, kind) for part in parts]
@@ -136,7 +181,7 @@ def _optimise_part(
     by_row = ("BT", "B", "B")  # the rows lie over `data`; what says where to read is everywhere
     letters = [*by_row, *["_"] * (len(rows) - len(by_row))]
     arrays = Rows(*(place(model.mesh, word, np.asarray(array)) for word, array in zip(letters, rows, strict=True)))
-    numbers = {name: jnp.float32(value) for name, value in dataclasses.asdict(hyper).items() if not isinstance(value, bool)}
+    numbers = {name: jnp.float32(getattr(hyper, name)) for name in NUMBERS}
     found = jax.device_get(_optimise(model, arrays, layer, numbers, shape, len(tokenised), kind))
     of_template = np.arange(len(tokenised[0].templates)) + rows.first_row_N[:, None]
     return Targets(
@@ -172,29 +217,30 @@ def _optimise(model: Model, rows: Rows, layer: int, hyper, shape: Shape, n_reque
     adam = optax.adam(hyper["v_lr"])
 
     def going_on(carry):
-        step, _, _, _, _, active_N, _ = carry
+        step, active_N = carry[0], carry[5]
         return (step < hyper["v_num_grad_steps"] - 1) & jnp.any(active_N)
 
     def update(carry):
-        step, delta_PND, adam_state, initial_NV, factor_N, active_N, n_steps_N = carry
+        step, delta_PND, adam_state, initial_NV, factor_N, active_N, n_steps_N, n_said_N = carry
         found, gradient = jax.value_and_grad(losses, has_aux=True)(delta_PND, initial_NV, step == 0, factor_N)
         total_N, initial_NV, missed_N, (_, kl_N, _) = found[1]
         n_steps_N += active_N
-        active_N &= missed_N if kind.stop_at_argmax else total_N >= STOP_LOSS
+        n_said_N += ~missed_N
+        active_N &= n_said_N < kind.argmax_passes if kind.argmax_passes else total_N >= STOP_LOSS
         if kind.ease_at_argmax:
             active_N &= missed_N | (kl_N > EASED_KL)
             factor_N = hyper["nll_loss_factor"] * jnp.where(missed_N, 1.0, EASED)
         change, adam_state = adam.update(gradient, adam_state)
         moved_PND = _clamp(delta_PND + change, hyper["clamp_norm_factor"] * init_norm_PN)
         delta_PND = jnp.where(active_N[:, None], moved_PND, delta_PND)
-        return step + 1, delta_PND, adam_state, initial_NV, factor_N, active_N, n_steps_N
+        return step + 1, delta_PND, adam_state, initial_NV, factor_N, active_N, n_steps_N, n_said_N
 
-    zero_PND = jnp.zeros((len(inits), *init_ND.shape))
-    active_N, n_steps_N = jnp.ones(n_requests, bool), jnp.zeros(n_requests, jnp.int32)
+    zero_PND, zero_N = jnp.zeros((len(inits), *init_ND.shape)), jnp.zeros(n_requests, jnp.int32)
+    active_N = jnp.ones(n_requests, bool)
     no_initial_NV = jnp.zeros((n_requests, model.config.V))
     factor_N = jnp.full(n_requests, hyper["nll_loss_factor"])
-    carry = (jnp.int32(0), zero_PND, adam.init(zero_PND), no_initial_NV, factor_N, active_N, n_steps_N)
-    step, delta_PND, _, initial_NV, factor_N, active_N, n_steps_N = jax.lax.while_loop(going_on, update, carry)
+    carry = (jnp.int32(0), zero_PND, adam.init(zero_PND), no_initial_NV, factor_N, active_N, zero_N, zero_N)
+    step, delta_PND, _, initial_NV, factor_N, active_N, n_steps_N, _ = jax.lax.while_loop(going_on, update, carry)
     _, (_, _, _, (nll_N, kl_N, decay_N)) = losses(delta_PND, initial_NV, step == 0, factor_N)
     return {
         "delta_ND": delta_PND[0],

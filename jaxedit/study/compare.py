@@ -85,9 +85,9 @@ def figure(outcomes: list[Outcome], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullLocator
 
     figure_, axes = pyplot.subplots(figsize=(7.0, 4.0), layout="constrained")
-    axes.axhline(COLLAPSE_PPL, color="0.4", linestyle="--", linewidth=1, zorder=1)
     styles = [(marker, line) for line in ("-", "--", ":") for marker in "osD^vPX*"]
     for i, outcome in enumerate(outcomes):
         points = [(0, outcome.unedited)]
@@ -97,15 +97,26 @@ def figure(outcomes: list[Outcome], path: Path) -> None:
         color = pyplot.get_cmap("viridis")(0.9 * i / max(1, len(outcomes) - 1))
         axes.plot(x, np.where(np.isfinite(y), y, np.nan), line, marker=marker, markersize=4, color=color, label=outcome.name)
     axes.set_yscale("log")
+    lowest, highest = axes.get_ylim()
+    if highest > COLLAPSE_PPL / 2:
+        _collapse_line(axes)
+    if highest < 10 * lowest:  # powers of ten alone would leave the axis without a number
+        axes.yaxis.set_major_locator(pyplot.MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("edits")
     axes.set_ylabel("perplexity (mean over texts)")
     axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
-    axes.annotate(
-        "collapse: 1000", (1, COLLAPSE_PPL), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
-        fontsize=8, color="0.3", ha="right", va="bottom",
-    )  # fmt: skip
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
     for suffix in (".png", ".pdf"):
         figure_.savefig(path.with_suffix(suffix), dpi=200)
     pyplot.close(figure_)
+
+
+def _collapse_line(axes) -> None:
+    axes.axhline(COLLAPSE_PPL, color="0.4", linestyle="--", linewidth=1, zorder=1)
+    axes.annotate(
+        "collapse: 1000", (1, COLLAPSE_PPL), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
+        fontsize=8, color="0.3", ha="right", va="bottom",
+    )  # fmt: skip

@@ -6,46 +6,24 @@ A rejected edit leaves neither weights nor state. Resuming replays the journal's
 study that was never interrupted.
 """
 
-import hashlib
 import json
-import logging
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from jaxedit.datasets import read_requests, read_texts
-from jaxedit.editors import Editor
-from jaxedit.edits.edit import Edit, apply
+from jaxedit.edits.edit import Dense, Edit, apply, make_edit, rebuild
 from jaxedit.edits.journal import Journal, Step, open_journal, pack_edit, plain, read_edit, read_steps
-from jaxedit.edits.request import Request
 from jaxedit.metrics.facts import facts, mean_fact
-from jaxedit.metrics.perplexity import Perplexity, perplexity, prepare
+from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.models.generate import generate
-from jaxedit.models.load import load
-from jaxedit.models.model import Model, with_slots
-from jaxedit.models.score import Packed
-from jaxedit.solving.moments import Stats
-from jaxedit.study.config import editor_from, plain_config
-from jaxedit.study.guard import Guard
+from jaxedit.models.model import Model
+from jaxedit.study.setting import Setting, set_up
 
-MODES = ("sequential", "single")
 SAYS_TOKENS = 8  # how much of a continuation is kept, for people to read
-
-
-class Setting(NamedTuple):
-    """What does not change during a study."""
-
-    unedited: Model  # with room for the edits
-    editor: Editor
-    batches: list[list[Request]]
-    packed: Packed
-    guard: Guard
-    single: bool
-    perplexity_every: int
 
 
 class Progress(NamedTuple):
@@ -70,9 +48,14 @@ def study(
       ValueError: on a configuration, model, facts or texts that cannot be used, or a folder of another study.
       OSError: where a step cannot be written; all steps before are whole.
     """
-    setting, state, run = _set_up(config, workdir)
+    setting, state, run = set_up(config, workdir)
     journal = open_journal(workdir, run, may_differ=("config.n_facts",))
     total = len(setting.batches)
+    if len(journal.steps) > total + 1:
+        raise ValueError(
+            f"{workdir} holds {len(journal.steps) - 1} edits, n_facts={config.n_facts} asks for {total}: give another --workdir"
+        )
+    journal = journal.cut(_last_snapshot(journal) + 1) if setting.snapshot_every > 1 else journal
     for step in journal.steps:
         on_step(step.record, total)
     progress = _replay(setting, state, journal)
@@ -84,7 +67,9 @@ def study(
         return workdir
     for number in range(max(len(journal.steps), 1), total + 1):
         progress, record, edit = _step(setting, progress, number)
-        journal.append(record, *(pack_edit(edit) if edit else ({}, {})))
+        written, is_snapshot = _written(setting, progress, edit, number)
+        record |= {"snapshot": True} if is_snapshot else {}
+        journal.append(record, *(pack_edit(written) if written else ({}, {})))
         on_step(record, total)
         if _ends(setting, record):
             break
@@ -108,72 +93,46 @@ def _ends(setting: Setting, record: dict[str, Any]) -> bool:
     return setting.guard.action == "stop" and bool(record.get("guard"))
 
 
-def _set_up(config: ConfigDict, workdir: Path) -> tuple[Setting, Any, dict[str, Any]]:
-    keys = plain_config(config)
-    if keys["mode"] not in MODES:
-        raise ValueError(f"mode={keys['mode']!r}: expected one of {', '.join(MODES)}")
-    if keys["n_facts"] < 0:
-        raise ValueError(f"n_facts={keys['n_facts']}: expected a number of facts, or 0 for all")
-    for name in ("batch_size", "perplexity_every"):
-        if keys[name] < 1:
-            raise ValueError(f"{name}={keys[name]}: expected a positive number")
-    guard = Guard(**keys["guard"])
-    asked, texts = read_requests(keys["facts"]), read_texts(keys["texts"])
-    requests, size = asked.requests[: keys["n_facts"] or None], keys["batch_size"]
-    if len(requests) % size and len(requests) < len(asked.requests):
-        raise ValueError(
-            f"n_facts={keys['n_facts']} is not a multiple of batch_size={size}, so the last edit would be cut short"
-        )
-    batches = [requests[i : i + size] for i in range(0, len(requests), size)]
-    stats = Stats.load(Path(keys["stats"])) if keys["stats"] else None
-    templates = saved_templates(workdir)
-    editor = editor_from(keys["editor"], **({"context_templates": templates} if templates else {}))
-    model = load(keys["model"], mesh=keys["mesh"], dtype=keys["dtype"])
-    for weight, layers in editor.slots.items():
-        model = with_slots(model, weight, layers)
-    if editor.dense:
-        n_bytes = sum(4 * len(layers) * math.prod(model.base[weight].shape[1:]) for weight, layers in editor.slots.items())
-        logging.getLogger("jaxedit").warning(
-            "%s changes whole matrices: %.0f MB a step, %.1f GB for %d", editor.name, n_bytes / 1e6,
-            n_bytes * len(batches) / 1e9, len(batches),
-        )  # fmt: skip
-    state = editor.init(model, stats)
-    run = {
-        "config": keys,
-        "model_fingerprint": model.fingerprint,
-        "facts_sha256": _digest([request.__dict__ for request in asked.requests]),
-        "texts_sha256": _digest(texts),
-        "stats": None if stats is None else stats.digest,
-        "n_skipped_facts": asked.n_skipped,
-        "context_templates": getattr(state, "context_templates", None),
-    }
-    single, every = keys["mode"] == "single", keys["perplexity_every"]
-    return Setting(model, editor, batches, prepare(model, texts), guard, single, every), state, run
-
-
-def saved_templates(workdir: Path) -> tuple[str, ...] | None:
-    """The context templates that a study's folder was begun with, if it was."""
-    path = workdir / "run.json"
-    if not path.is_file():
-        return None
-    try:
-        templates = json.loads(path.read_text(encoding="utf-8")).get("context_templates")
-    except (ValueError, AttributeError):
-        return None  # open_journal says what is wrong with it
-    return tuple(templates) if templates else None
-
-
 def _replay(setting: Setting, state: Any, journal: Journal) -> Progress:
     """The model and state that the journal's kept edits give."""
     model = setting.unedited
     if not journal.steps:
-        return Progress(model, state, perplexity(model, setting.packed))
+        return Progress(model, state, perplexity(model, setting.texts))
     base = read_baseline(journal.steps[0])
     for step in journal.steps[1:]:
-        if step.record["kept"] and step.arrays is not None and not setting.single:
-            edit = read_edit(step.arrays)
-            model, state = apply(model, edit), setting.editor.absorb(state, edit)
+        kept, is_snapshot = step.record["kept"], step.record.get("snapshot", False)
+        if setting.single or step.arrays is None or not (kept or is_snapshot):
+            continue
+        edit = read_edit(step.arrays)
+        model = rebuild(model, [edit]) if is_snapshot else apply(model, edit)
+        if kept:
+            state = setting.editor.absorb(state, edit)
     return Progress(model, state, base)
+
+
+def _written(setting: Setting, progress: Progress, edit: Edit | None, number: int) -> tuple[Edit | None, bool]:
+    """What the journal gets of a step: its edit or, with snapshot_every > 1, what the state learns and now and then a snapshot.
+
+    A snapshot is the whole change of every layer since the unedited model. The weights between two of them are in no file:
+    a study that was interrupted there does these steps again, with the same result.
+    """
+    if setting.snapshot_every == 1:
+        return edit, False
+    memory = edit.memory if edit else {}
+    if number % setting.snapshot_every and number < len(setting.batches):
+        return make_edit(setting.unedited, [], memory), False
+    overlay = progress.model.overlay
+    deltas = []
+    for weight, layers in setting.editor.slots.items():
+        for layer in layers:
+            slot = int(overlay.slot[weight][layer])
+            deltas.append(Dense(weight, layer, np.asarray(overlay.delta[weight][slot])))
+    return make_edit(setting.unedited, deltas, memory), True
+
+
+def _last_snapshot(journal: Journal) -> int:
+    """The last step from which a study can go on: a snapshot, or the unedited model."""
+    return max((step.record["step"] for step in journal.steps if step.record.get("snapshot")), default=0)
 
 
 def read_baseline(step: Step) -> Perplexity:
@@ -226,7 +185,7 @@ def _step(setting: Setting, progress: Progress, number: int) -> tuple[Progress, 
     except ValueError as error:  # this request cannot be edited or measured; the study goes on without it
         return progress, record | {"error": str(error), "time_s": watch.read()}, None
     due = number % setting.perplexity_every == 0 or number == len(setting.batches)
-    after = perplexity(edited, setting.packed) if due else None
+    after = perplexity(edited, setting.texts) if due else None
     watch.lap("perplexity")
     guard = setting.guard.trips(after, progress.base, edit.norm)
     kept = not setting.single and (not guard or setting.guard.action == "record")
@@ -272,7 +231,3 @@ class Stopwatch:
     def read(self) -> dict[str, float]:
         """Seconds a phase so far."""
         return dict(self.laps)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=list).encode()).hexdigest()

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import jaxedit
+from jaxedit import LowRank
 from jaxedit.datasets import read_texts
+from jaxedit.edits.edit import make_edit
 from jaxedit.metrics.perplexity import Perplexity, perplexity, prepare
 from jaxedit.models import score
 
@@ -133,7 +136,7 @@ def test_scores_keep_their_order_and_do_not_depend_on_the_company(family, golden
     np.testing.assert_allclose(shuffled.nll_nats, together.nll_nats[order], rtol=1e-5)
     assert shuffled.n_tokens.tolist() == together.n_tokens[order].tolist()
     packed = prepare(model, listed * 4)
-    assert len(packed.token_GBT) > 1  # several batches
+    assert len(packed.packed.token_GBT) > 1  # several batches
     np.testing.assert_allclose(perplexity(model, packed).nll_nats, np.tile(together.nll_nats, 4), rtol=1e-5)
     for i in (0, 3):
         np.testing.assert_allclose(perplexity(model, [listed[i]]).nll_nats, together.nll_nats[i : i + 1], rtol=1e-5)
@@ -152,3 +155,30 @@ def test_smollm2_on_me_ppl_50(smollm2, shared):
     found = perplexity(smollm2, read_texts(str(shared / "data/me-ppl/ME-PPL_50.json")))
     assert found.n_tokens.sum() == 1302
     assert found.mean == pytest.approx(167.27, rel=1e-3)
+
+
+def test_what_lies_below_the_edits_is_computed_once(golden, texts):
+    """Begun texts give the same numbers for edits from their layer on, and refuse what they do not belong to."""
+    model, listed = golden("gpt2"), texts("gpt2")
+    rng = np.random.default_rng(0)
+    u_FR, v_RD = rng.standard_normal((192, 1)).astype(np.float32), rng.standard_normal((1, 48)).astype(np.float32)
+    edited = {layer: jaxedit.apply(model, make_edit(model, [LowRank("mlp/w_down", layer, u_FR, v_RD)])) for layer in (2, 3)}
+    begun = prepare(model, listed, lowest=3)
+    assert begun.h_G[0] is not None
+    expected = [perplexity(version, listed).nll_nats for version in (model, edited[3])]
+    for version, nll_nats in zip((model, edited[3]), expected, strict=True):
+        np.testing.assert_allclose(perplexity(version, begun).nll_nats, nll_nats, rtol=1e-6)
+    assert not np.allclose(*expected, rtol=1e-3)
+    with pytest.raises(ValueError, match="begun below layer 3, the model has edits at layer 2"):
+        perplexity(edited[2], begun)
+    with pytest.raises(ValueError, match="begun with another model"):
+        perplexity(golden("gptj"), begun)
+
+
+def test_a_budget_for_what_is_kept_between_calls(golden, texts, monkeypatch):
+    model, listed = golden("gpt2"), texts("gpt2") * 4
+    n_batches = len(prepare(model, listed).h_G)
+    monkeypatch.setattr(score, "BEGUN_BYTES", 4 * score.BATCH_TOKENS * 48)
+    begun = prepare(model, listed, lowest=3)
+    assert 0 < sum(h is not None for h in begun.h_G) < n_batches
+    np.testing.assert_allclose(perplexity(model, begun).nll_nats, perplexity(model, listed).nll_nats, rtol=1e-6)

@@ -19,7 +19,7 @@ from jaxedit.edits.edit import Edit, make_edit, matrix
 from jaxedit.edits.journal import read_edit, read_journal
 from jaxedit.metrics.facts import facts
 from jaxedit.models.model import with_slots
-from jaxedit.study import loop
+from jaxedit.study import loop, setting
 from jaxedit.study.config import default_config
 
 # All of one shape in the tiny gpt2, so that one compilation does. The second takes the perplexity over the guard's TIGHT
@@ -115,7 +115,7 @@ def remembering(monkeypatch, model):
         edit=edit,
         absorb=lambda state, edit: (*state, float(edit.memory["learnt"])),
     )
-    monkeypatch.setattr(loop, "editor_from", lambda *_, **__: made)
+    monkeypatch.setattr(setting, "editor_from", lambda *_, **__: made)
     return made
 
 
@@ -538,7 +538,7 @@ def test_batches_and_measuring_every_so_often(configure, shared, tmp_path, monke
 
     editor_of_one = jaxedit.make_editor("rome", layer=3, v_num_grad_steps=4, context_templates=TEMPLATES)
     single_state = editor_of_one.init(jaxedit.load(str(shared / "golden" / "gpt2")), None)
-    monkeypatch.setattr(loop, "editor_from", lambda config, **more: editor_of_one._replace(edit=two_at_once))
+    monkeypatch.setattr(setting, "editor_from", lambda config, **more: editor_of_one._replace(edit=two_at_once))
     folder = loop.study(configure(batch_size=2, perplexity_every=2), tmp_path / "run")
     steps = [step.record for step in read_journal(folder).steps[1:]]
     assert [record["n_requests"] for record in steps] == [2, 2]
