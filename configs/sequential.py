@@ -20,7 +20,11 @@ VARIANTS = {
     "memit-sequential": ("memit-sequential", dict(layers=LAYERS, mom2_update_weight=1000.0)),
     "encore": ("encore", dict(layers=LAYERS, mom2_update_weight=1000.0)),
     "emmet": ("emmet", dict(layers=(5,), mom2_update_weight=1.0)),
+    "pmet": ("pmet", dict(layers=LAYERS, mom2_update_weight=1000.0)),
     "alphaedit": ("alphaedit", dict(layers=LAYERS)),
+    "betaedit": ("betaedit", dict(layers=LAYERS, lambda1=1000.0)),
+    # Distances of this model's residual stream: a value is about 100 away, and counts as written within a tenth of that.
+    "nse": ("nse", dict(layers=LAYERS, mom2_update_weight=1000.0, alpha=10.0, upper_bound=300.0)),
     "memit-rect": ("memit", dict(layers=LAYERS, mom2_update_weight=1000.0, rect_keep=0.4)),
     "ft-l": ("ft", dict(layers=(5,), norm_constraint=5e-4)),
     "ft-m": ("ft", dict(layers=(5,), objective="teacher_forced", norm_constraint=5e-4)),

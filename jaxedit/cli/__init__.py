@@ -15,6 +15,8 @@ from typing import Any
 
 from absl import flags
 
+from jaxedit.cache import keep_compiled
+
 FLAGS = flags.FLAGS
 
 USAGE = """jaxedit: edit facts in language models, and measure after every edit whether the model still works.
@@ -56,6 +58,7 @@ def run(argv: list[str]) -> int:
         rest = FLAGS([f"jaxedit {argv[1]}", *argv[2:]])
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}; flags are given as --name=value")
+        keep_compiled()
         command.main()
     except (ValueError, KeyError, AttributeError, TypeError, OSError, flags.Error) as error:
         if not isinstance(error, (ValueError, OSError, flags.Error)) and not _from_configuration(error):

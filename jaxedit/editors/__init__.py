@@ -33,6 +33,8 @@ class Editor(NamedTuple):
       init: (model, stats) -> state.
       edit: (model, requests, state) -> (edit, state, info); writes nothing; who keeps the edit keeps the state.
       absorb: (state, edit) -> state after an edit that was made before: rebuilds the state from a journal.
+      each: (model, requests, state) -> for each request the edit that would write it alone, and its info; None where that is
+        no cheaper than one after the other.
       dense: whether an edit holds whole matrices, which a journal then holds for every step.
     """
 
@@ -42,6 +44,7 @@ class Editor(NamedTuple):
     init: Callable[[Model, Stats | None], Any]
     edit: Callable[[Model, list[Request], Any], tuple[Edit, Any, dict[str, float]]]
     absorb: Callable[[Any, Edit], Any]
+    each: Callable[[Model, list[Request], Any], list[tuple[Edit, dict[str, float]]]] | None = None
     dense: bool = False
 
 
@@ -96,10 +99,14 @@ def _with_after(editor: Editor, after: After) -> Editor:
         made, inner, info = editor.edit(model, requests, state.inner)
         return change(after, model, made, state.largest), state._replace(inner=inner), info
 
+    def each(model: Model, requests: list[Request], state: AfterState) -> list[tuple[Edit, dict[str, float]]]:
+        assert editor.each is not None
+        return [(change(after, model, made, state.largest), info) for made, info in editor.each(model, requests, state.inner)]
+
     def absorb(state: AfterState, made: Edit) -> AfterState:
         return state._replace(inner=editor.absorb(state.inner, made))
 
-    return editor._replace(init=init, edit=edit, absorb=absorb, dense=editor.dense or after.is_dense)
+    return editor._replace(init=init, edit=edit, absorb=absorb, each=editor.each and each, dense=editor.dense or after.is_dense)
 
 
 def _check_type(name: str, key: str, value: Any) -> None:
@@ -126,9 +133,10 @@ def batch_editor(name: str, hyper: spread.SpreadHyper, recipe: spread.Recipe) ->
 
 
 def defaults_of(name: str) -> dict[str, Any]:
-    """A method's hyper-parameters with their defaults (dataclasses.MISSING where one must be given)."""
+    """A method's hyper-parameters with their defaults, those that must be given (dataclasses.MISSING) first."""
     module = importlib.import_module(f"jaxedit.editors.{name.replace('-', '_')}")
-    return {field.name: field.default for kind in (module.Hyper, After) for field in dataclasses.fields(kind)}
+    fields = [*dataclasses.fields(module.Hyper), *dataclasses.fields(After)]
+    return {field.name: field.default for field in sorted(fields, key=lambda field: field.default is not dataclasses.MISSING)}
 
 
 def hyper_types(name: str) -> dict[str, Any]:

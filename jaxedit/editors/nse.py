@@ -21,11 +21,11 @@ from jaxedit.edits.edit import Dense, Edit, LowRank, make_edit, matrix, unedited
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, with_slots
 from jaxedit.solving import spread
+from jaxedit.solving.kept import find
 from jaxedit.solving.moments import Stats
-from jaxedit.solving.observe import ask, observe
+from jaxedit.solving.observe import ask, values
 from jaxedit.solving.past import Past, gram, grow
 from jaxedit.solving.solve import Metric, whitener
-from jaxedit.solving.target import optimise
 
 RECIPE = spread.Recipe(whiten=lambda moment_FF, layer: whitener(moment_FF), g=lambda n: 1.0, history="after")
 
@@ -94,9 +94,9 @@ def edit(hyper: Hyper, model: Model, requests: list[Request], state: State) -> t
     groups, z_layer = state.context_templates, hyper.layers[-1]
     working = with_slots(model, spread.WEIGHT, tuple(hyper.layers))
     questions = ask(working, requests, groups, hyper.key_pooling)
-    found = optimise(unedited(working), requests, sum(groups, ()), z_layer, hyper.target(), residual=True)
+    found = find(hyper, unedited(working), requests, sum(groups, ()), z_layer, residual=True)
     z_ND = found.init_ND + found.delta_ND
-    _, held_ND = observe(working, questions, z_layer, z_layer)
+    held_ND = values(working, questions, z_layer)
     passes: list[spread.Written] = []
     for _ in range(hyper.max_iterations - 1):
         distance_N = np.linalg.norm(z_ND - held_ND, axis=1)
@@ -106,7 +106,7 @@ def edit(hyper: Hyper, model: Model, requests: list[Request], state: State) -> t
         asked = ask(working, [requests[n] for n in due], groups, hyper.key_pooling)
         passes.append(spread.write(hyper, RECIPE, working, asked, z_ND[due], functools.partial(metric, hyper, state)))
         working = passes[-1].model
-        _, held_ND = observe(working, questions, z_layer, z_layer)
+        held_ND = values(working, questions, z_layer)
     if not passes:
         raise ValueError(
             f"the requests' z are {np.array2string(distance_N, precision=3, threshold=8)} away, none between "

@@ -40,4 +40,5 @@ def make(hyper: Hyper) -> Editor:
         init=functools.partial(rank_one.init, hyper),
         edit=functools.partial(rank_one.edit, hyper, hyper.keys),
         absorb=lambda state, edit: state,
+        each=functools.partial(rank_one.each, hyper, hyper.keys),
     )

@@ -137,11 +137,11 @@ class Attention(nnx.Module):
         n_cached = score.shape[-1] - T
         weight = jax.nn.softmax(score, axis=-1)
         parts = [weight] if cache_l is None else [weight[..., :n_cached], weight[..., n_cached:]]
-        mixed_BKGTH = sum(
+        mixed = [
             jnp.einsum("BKGTS,BKSH->BKGTH", part, v_BKSH, precision=PRECISION)
             for part, (_, v_BKSH) in zip(parts, sources, strict=True)
-        )
-        mixed_BTNH = mixed_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(dtype)
+        ]
+        mixed_BTNH = functools.reduce(jnp.add, mixed).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(dtype)
         return project("BTNH,NHD->BTD", mixed_BTNH, self.w_o, getattr(self, "b_o", None)), own
 
 

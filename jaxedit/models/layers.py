@@ -47,7 +47,7 @@ def start(model: Model, token_BT, position_BT) -> jax.Array:
 
 def run_layer(model: Model, h_BTD, attending: Attending, layer) -> tuple[jax.Array, jax.Array]:
     """One layer: the residual stream after it and its MLP key [B, T, F]."""
-    h_BTD, key_BTF, _ = block_at(model, layer)(h_BTD, attending, _cache_at(attending, layer), model.overlay, layer)
+    h_BTD, key_BTF, _ = block_at(model, layer)(h_BTD, attending, cache_at(attending, layer), model.overlay, layer)
     return constrain(model.mesh, "BTD", h_BTD), key_BTF
 
 
@@ -59,7 +59,7 @@ def run_layers(model: Model, h_BTD, attending: Attending, lo, hi) -> jax.Array:
     """
 
     def body(layer, h):
-        out, _, _ = block_at(model, layer)(h, attending, _cache_at(attending, layer), model.overlay, layer)
+        out, _, _ = block_at(model, layer)(h, attending, cache_at(attending, layer), model.overlay, layer)
         return constrain(model.mesh, "BTD", out)
 
     if isinstance(lo, int) and isinstance(hi, int):
@@ -77,7 +77,7 @@ def run_collecting(model: Model, h_BTD, attending: Attending, lo, hi):
 
     def body(layer, carry):
         h, k_LBKTH, v_LBKTH = carry
-        h, _, (k, v) = block_at(model, layer)(h, attending, _cache_at(attending, layer), model.overlay, layer)
+        h, _, (k, v) = block_at(model, layer)(h, attending, cache_at(attending, layer), model.overlay, layer)
         at = functools.partial(lax.dynamic_update_index_in_dim, index=layer, axis=0)
         return constrain(model.mesh, "BTD", h), at(k_LBKTH, k), at(v_LBKTH, v)
 
@@ -85,7 +85,8 @@ def run_collecting(model: Model, h_BTD, attending: Attending, lo, hi):
     return h_BTD, (k_LBKTH, v_LBKTH)
 
 
-def _cache_at(attending: Attending, layer):
+def cache_at(attending: Attending, layer):
+    """One layer's part of the cached keys and values, if there are any."""
     if attending.cache is None:
         return None
     return tuple(lax.dynamic_index_in_dim(part, layer, 0, keepdims=False) for part in attending.cache)

@@ -57,17 +57,7 @@ def pack(token_lists: list[list[int]], n_data: int = 1) -> Packed:
       n_data: devices the rows are split over; the number of rows in a batch is a multiple of it.
     """
     width = ROW_TOKENS * math.ceil(max(map(len, token_lists)) / ROW_TOKENS)
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for text in sorted(range(len(token_lists)), key=lambda i: -len(token_lists[i])):
-        size = len(token_lists[text])
-        row = next((r for r, left in enumerate(room) if left >= size), None)
-        if row is None:
-            rows.append([])
-            room.append(width)
-            row = len(rows) - 1
-        rows[row].append(text)
-        room[row] -= size
+    rows = fill_rows(list(map(len, token_lists)), width)
     n_batches = math.ceil(len(rows) * width / (BATCH_TOKENS * n_data))
     per_device = math.ceil(len(rows) / (n_batches * n_data))
     if per_device <= FEW_ROWS:  # a handful of prompts: few shapes, so that not every request compiles its own
@@ -84,6 +74,21 @@ def pack(token_lists: list[list[int]], n_data: int = 1) -> Packed:
             at = span.stop
     shape = (n_batches, B, width)
     return Packed(token.reshape(shape), position.reshape(shape), segment.reshape(shape), len(token_lists))
+
+
+def fill_rows(sizes: list[int], width: int) -> list[list[int]]:
+    """Rows of at most `width` as lists of indices, the largest first, each put into the first row with room for it."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        row = next((r for r, left in enumerate(room) if left >= sizes[i]), None)
+        if row is None:
+            rows.append([])
+            room.append(width)
+            row = len(rows) - 1
+        rows[row].append(i)
+        room[row] -= sizes[i]
+    return rows
 
 
 def begin(model: Model, packed: Packed, layer: int) -> Begun:

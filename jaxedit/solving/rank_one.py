@@ -8,17 +8,18 @@ prompt; 2406.11263, section 3); with "bare" both are the bare prompt's. C is the
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.edits.edit import LowRank, make_edit
+from jaxedit.edits.edit import Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
+from jaxedit.solving.kept import find
 from jaxedit.solving.moments import Stats
-from jaxedit.solving.solve import Metric, solve, whitener
-from jaxedit.solving.target import Targets, ValueHyper, optimise
+from jaxedit.solving.solve import Metric, Solution, solve, whitener
+from jaxedit.solving.target import Targets, ValueHyper
 from jaxedit.solving.templates import check_template, sample_templates
 
 WEIGHT = "mlp/w_down"
@@ -65,35 +66,50 @@ def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState
 
 def edit(
     hyper: RankOneHyper, keys: str, model: Model, requests: list[Request], state: RankOneState
-) -> tuple[Any, RankOneState, dict[str, float]]:
+) -> tuple[Edit, RankOneState, dict[str, float]]:
     """One rank-one edit for one request with keys of one of KEYS; the state does not change."""
     if len(requests) != 1:
         raise ValueError(
             f"a rank-one edit writes one request at a time, got {len(requests)}; edit in sequence, or use a batch method"
         )
-    found = optimise(model, requests, state.context_templates, hyper.layer, hyper.target(), residual=False)
-    left_F = found.bare_key_NF[0] if keys == "bare" else found.key_NRF[0].mean(axis=0)
-    right_F = left_F if keys == "prefixed" else found.bare_key_NF[0]
-    now_D = found.value_NRD[0].mean(axis=0) if keys == "prefixed" else found.bare_value_ND[0]
-    wanted_D = found.init_ND[0] + found.delta_ND[0]
+    ((made, info),) = each(hyper, keys, model, requests, state)
+    return made, state, info
+
+
+def each(
+    hyper: RankOneHyper, keys: str, model: Model, requests: list[Request], state: RankOneState
+) -> list[tuple[Edit, dict[str, float]]]:
+    """For each request the edit that would write it alone, their values found together."""
+    found = find(hyper, model, requests, state.context_templates, hyper.layer, residual=False)
+    return [_write(hyper, keys, model, found, n, state) for n in range(len(requests))]
+
+
+def _write(
+    hyper: RankOneHyper, keys: str, model: Model, found: Targets, n: int, state: RankOneState
+) -> tuple[Edit, dict[str, float]]:
+    """The edit that writes the n-th value found."""
+    left_F = found.bare_key_NF[n] if keys == "bare" else found.key_NRF[n].mean(axis=0)
+    right_F = left_F if keys == "prefixed" else found.bare_key_NF[n]
+    now_D = found.value_NRD[n].mean(axis=0) if keys == "prefixed" else found.bare_value_ND[n]
+    wanted_D = found.init_ND[n] + found.delta_ND[n]
     solution = solve(state.metric, left_F[:, None], right_F[:, None], (wanted_D - now_D)[None], 0.0)
     made = make_edit(model, [LowRank(WEIGHT, hyper.layer, solution.u_FR, solution.v_RD)])
-    return made, state, _info(found, solution, wanted_D - now_D)
+    return made, _info(found, n, solution, wanted_D - now_D)
 
 
-def _info(found: Targets, solution, residual_D) -> dict[str, float]:
-    nll, kl, decay = (float(x[0]) for x in (found.nll_N, found.kl_N, found.decay_N))
+def _info(found: Targets, n: int, solution: Solution, residual_D) -> dict[str, float]:
+    nll, kl, decay = (float(x[n]) for x in (found.nll_N, found.kl_N, found.decay_N))
     return {
         "loss": nll + kl + decay,
         "loss_nll_nats": nll,
         "loss_kl": kl,
         "loss_weight_decay": decay,
         "probability": float(np.exp(-nll)),
-        "n_steps": int(found.n_steps_N[0]),
+        "n_steps": int(found.n_steps_N[n]),
         "denominator": abs(float(solution.product_RR[0, 0])),
         "solve_residual": float(solution.residual),
-        "init_norm": float(np.linalg.norm(found.init_ND[0])),
-        "delta_norm": float(np.linalg.norm(found.delta_ND[0])),
+        "init_norm": float(np.linalg.norm(found.init_ND[n])),
+        "delta_norm": float(np.linalg.norm(found.delta_ND[n])),
         "residual_norm": float(np.linalg.norm(residual_D)),
         "v_norm": float(np.linalg.norm(solution.v_RD)),
     }

@@ -21,14 +21,15 @@ import numpy as np
 from jaxedit.edits.edit import Dense, Edit, LowRank, apply, make_edit, matrix
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, with_slots
+from jaxedit.solving.kept import find
 from jaxedit.solving.moments import Stats
-from jaxedit.solving.observe import POOLINGS, Questions, ask, observe
+from jaxedit.solving.observe import POOLINGS, Questions, ask, keys, values
 from jaxedit.solving.solve import Metric, remember, update
-from jaxedit.solving.target import Targets, ValueHyper, optimise
+from jaxedit.solving.target import Targets, ValueHyper
 from jaxedit.solving.templates import check_template, sample_groups
 
 WEIGHT = "mlp/w_down"
-PARTS = {"residual": (True, False), "mlp": (False, True)}  # z -> what `optimise` is told: residual, attention
+PARTS = {"residual": (True, False), "mlp": (False, True)}  # z -> what `find` is told: residual, attention
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,12 +139,12 @@ def edit(
     groups = state.context_templates
     working = with_slots(model, WEIGHT, tuple(hyper.layers))
     z_layer = hyper.layers[-1]
-    found = optimise(working, requests, sum(groups, ()), z_layer, hyper.target(), *PARTS[recipe.part])
+    found = find(hyper, working, requests, sum(groups, ()), z_layer, *PARTS[recipe.part])
     z_ND = found.init_ND + found.delta_ND
     questions = ask(working, requests, groups, hyper.key_pooling)
     written = write(hyper, recipe, working, questions, z_ND, lambda layer, key_NF: state.metrics[layer])
     made = make_edit(model, written.deltas, remembered(hyper, recipe, written, questions))
-    _, held_ND = observe(written.model, questions, z_layer, z_layer, recipe.part)
+    held_ND = values(written.model, questions, z_layer, recipe.part)
     return made, absorb(state, made), info(found, written.deltas, written.residual, z_ND, held_ND)
 
 
@@ -175,27 +176,27 @@ def write(
       metric_of: (layer, keys [N, F]) -> the layer's M.
     """
     z_layer = hyper.layers[-1]
-    deltas, keys, misses = [], {}, []
+    deltas, found, misses = [], {}, []
     for i, layer in enumerate(hyper.layers):
-        key_NF, now_ND = observe(model, questions, layer, z_layer, recipe.part)
-        value_ND = (z_ND - now_ND) / recipe.share(len(hyper.layers) - i)
+        key_NF, _ = keys(model, questions, layer)
+        value_ND = (z_ND - values(model, questions, z_layer, recipe.part)) / recipe.share(len(hyper.layers) - i)
         metric, g = metric_of(layer, key_NF), recipe.g(len(z_ND))
         delta, residual = update(metric, WEIGHT, layer, key_NF.T, value_ND, g, hyper.solve_dtype)
         model = apply(model, make_edit(model, [delta]))
         deltas.append(delta)
         misses.append(residual)
-        keys[layer] = key_NF
-    return Written(model, deltas, keys, max(misses))
+        found[layer] = key_NF
+    return Written(model, deltas, found, max(misses))
 
 
 def remembered(hyper: SpreadHyper, recipe: Recipe, written: Written, questions: Questions) -> dict[str, np.ndarray]:
     """The memory of an edit: the keys by which M grows."""
     if recipe.history == "none":
         return {}
-    keys = written.keys
+    found = written.keys
     if recipe.history == "after":
-        keys = {layer: observe(written.model, questions, layer, layer)[0] for layer in hyper.layers}
-    return {f"keys/{layer}": key_NF for layer, key_NF in keys.items()}
+        found = {layer: keys(written.model, questions, layer)[0] for layer in hyper.layers}
+    return {f"keys/{layer}": key_NF for layer, key_NF in found.items()}
 
 
 def absorb(state: SpreadState, made: Edit) -> SpreadState:

@@ -41,7 +41,7 @@ STOP_LOSS = 5e-2
 EASED = 0.1  # PMET's share of nll_loss_factor once the target is said
 EASED_KL = 1e-2  # ... and the KL term at which it then stops
 NUMBERS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor", "clamp_norm_factor", "nll_loss_factor")
-REQUESTS_AT_ONCE = 32  # bounds memory; requests do not influence each other
+SAVED_BYTES = 2**30  # what a device keeps of the forward passes of the requests that are optimised together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +82,7 @@ class ValueHyper:
       v_loss_layer: the layer whose output the loss reads; the last one (None).
       norm_anchor: NAS: the value gets the norm of what the unedited model holds there.
       leading_space: between prompt and target: "joined", "separate" or "none" (`jaxedit.solving.rows.fill`).
+      target_cache: a folder; values found on a model without edits are kept there (`jaxedit.solving.kept`).
       seed: of context templates that are sampled.
     """
 
@@ -94,6 +95,7 @@ class ValueHyper:
     clamp_norm_factor: float = 4.0
     norm_anchor: bool = False
     leading_space: str = "joined"
+    target_cache: str | None = None
     seed: int = 0
 
     def target(self) -> TargetHyper:
@@ -158,7 +160,9 @@ def optimise(
     tokenised = [tokenise(model, request, templates, hyper.leading_space) for request in requests]
     # Requests of like length together: a rectangle is as long as its longest suffix.
     order = sorted(range(len(requests)), key=lambda i: common_shape([tokenised[i]])[::-1])
-    parts, n_requests = in_parts([tokenised[i] for i in order], REQUESTS_AT_ONCE)
+    parts, n_requests = in_parts(
+        [tokenised[i] for i in order], requests_at_once(model, common_shape(tokenised), len(templates), layer)
+    )
     kind = Kind(residual, attention, -(hyper.prob_cutoff or 0), hyper.ease_at_argmax)
 
     def run(model: Model, hyper: TargetHyper) -> Targets:
@@ -172,6 +176,14 @@ def optimise(
     wanted_ND = found.init_ND + found.delta_ND
     scale_N = np.linalg.norm(anchor_ND, axis=1) / np.linalg.norm(wanted_ND, axis=1)
     return found._replace(delta_ND=scale_N[:, None] * wanted_ND - found.init_ND)
+
+
+def requests_at_once(model: Model, shape: Shape, n_templates: int, layer: int) -> int:
+    """How many requests are optimised together: their products in the layers above the edited one fit SAVED_BYTES."""
+    config = model.config
+    floats = 2 * config.D + config.H * (config.N + 2 * config.K) + config.F * (1 + config.gated)
+    request_bytes = 4 * floats * (n_templates + 1) * shape.suffix * (config.L - 1 - layer)
+    return max(1, SAVED_BYTES * model.mesh.shape["data"] // request_bytes)
 
 
 def _optimise_part(

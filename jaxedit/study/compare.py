@@ -60,7 +60,7 @@ def measured_at(outcomes: list[Outcome], most: int = 6) -> list[int]:
 
 def header(outcomes: list[Outcome]) -> list[str]:
     """The table's titles."""
-    titles = ["method", "edits", "efficacy at once", "at the end", "says it at once", "at the end"]
+    titles = ["method", "facts", "efficacy at once", "at the end", "says it at once", "at the end", "paraphrases", "neighbours"]
     return [*titles, *(f"ppl after {step}" for step in measured_at(outcomes)), "s an edit"]
 
 
@@ -71,6 +71,7 @@ def row(outcome: Outcome, steps: list[int]) -> list[str]:
     ppl = {record["step"]: number(record["perplexity"]["mean"]) for record in made if "perplexity" in record}
     time_s = float(np.median([record["time_s"]["edit"] for record in made])) if made else 0.0
     shares = [_share(found, key) for key in ("efficacy", "greedy_new") for found in (at_once, at_end)]
+    shares += [_share(at_end, key) for key in ("paraphrase", "neighbourhood")]
     return [outcome.name, str(sum(r.get("n_requests", 1) for r in made)), *shares, *(ppl[s] for s in steps), f"{time_s:.1f}"]
 
 
@@ -80,14 +81,49 @@ def _share(found: list[dict[str, Any]], key: str) -> str:
 
 
 def figure(outcomes: list[Outcome], path: Path) -> None:
-    """Perplexity against edits on a logarithmic axis, a line a method, as path.png and path.pdf; readable in greyscale."""
+    """The comparison as path.png and path.pdf, readable in greyscale: curves over edits, or what one edit each has to weigh."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import NullLocator
 
     figure_, axes = pyplot.subplots(figsize=(7.0, 4.0), layout="constrained")
+    if all(len(outcome.made) == 1 for outcome in outcomes):
+        _trade_off(outcomes, axes)
+    else:
+        _curves(outcomes, axes)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.spines[["top", "right"]].set_visible(False)
+    for suffix in (".png", ".pdf"):
+        figure_.savefig(path.with_suffix(suffix), dpi=200)
+    pyplot.close(figure_)
+
+
+def _trade_off(outcomes: list[Outcome], axes) -> None:
+    """The share of facts that hold against the perplexity ratio, a line for each part of the names before an "@"."""
+    from matplotlib import pyplot
+
+    groups: dict[str, list[tuple[float, float, str]]] = {}
+    for outcome in outcomes:
+        (record,) = outcome.made
+        group, _, value = outcome.name.partition("@")
+        place = float(record["perplexity"]["ratio"]), 100 * float(record["fact"]["efficacy"]), value
+        groups.setdefault(group, []).append(place)
+    for i, (group, places) in enumerate(groups.items()):
+        ratio, efficacy, values = zip(*places, strict=True)
+        color = pyplot.get_cmap("viridis")(0.9 * i / max(1, len(groups) - 1))
+        axes.plot(ratio, efficacy, "-", marker="osD^vPX*"[i % 8], markersize=5, color=color, label=group)
+        for place in zip(ratio, efficacy, values, strict=True):
+            axes.annotate(place[2], place[:2], xytext=(4, -8), textcoords="offset points", fontsize=6, color=color)
+    axes.set_xlabel("perplexity of the edited model / of the unedited one")
+    axes.set_ylabel("efficacy (%)")
+
+
+def _curves(outcomes: list[Outcome], axes) -> None:
+    """Perplexity against edits on a logarithmic axis, a line a method."""
+    from matplotlib import pyplot
+    from matplotlib.ticker import NullLocator
+
     styles = [(marker, line) for line in ("-", "--", ":") for marker in "osD^vPX*"]
     for i, outcome in enumerate(outcomes):
         points = [(0, outcome.unedited)]
@@ -107,11 +143,6 @@ def figure(outcomes: list[Outcome], path: Path) -> None:
     axes.set_xlabel("edits")
     axes.set_ylabel("perplexity (mean over texts)")
     axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    axes.spines[["top", "right"]].set_visible(False)
-    for suffix in (".png", ".pdf"):
-        figure_.savefig(path.with_suffix(suffix), dpi=200)
-    pyplot.close(figure_)
 
 
 def _collapse_line(axes) -> None:

@@ -33,6 +33,7 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     config.stats = ""  # second moments from `jaxedit stats`, for methods that use them
     config.batch_size = 1  # facts in one edit
     config.perplexity_every = 1  # measure it after every so many edits, and after the last
+    config.edits_at_once = 16  # in mode single: so many are made together, where the method can; a lot is begun and ended whole
     config.snapshot_every = 1  # for methods that change whole matrices: journal them after every so many edits only
     config.mode = "sequential"  # or "single": every edit on the untouched model
     config.guard = ConfigDict(GUARD)

@@ -34,6 +34,16 @@ class Progress(NamedTuple):
     base: Perplexity
 
 
+class Made(NamedTuple):
+    """An edit of a request by itself that was made together with others, before its step came."""
+
+    edit: Edit
+    info: dict[str, float]
+    before: dict[str, Any]
+    time_s: float
+    lot: int  # the first step of those made together
+
+
 def study(
     config: ConfigDict, workdir: Path, on_step: Callable[[dict[str, Any], int], None] = lambda record, total: None
 ) -> Path:
@@ -55,7 +65,7 @@ def study(
         raise ValueError(
             f"{workdir} holds {len(journal.steps) - 1} edits, n_facts={config.n_facts} asks for {total}: give another --workdir"
         )
-    journal = journal.cut(_last_snapshot(journal) + 1) if setting.snapshot_every > 1 else journal
+    journal = journal.cut(1 + _n_to_keep(setting, journal)) if journal.steps else journal
     for step in journal.steps:
         on_step(step.record, total)
     progress = _replay(setting, state, journal)
@@ -65,8 +75,11 @@ def study(
         on_step(record, total)
     if journal.steps and _ends(setting, journal.steps[-1].record):
         return workdir
+    made: dict[int, Made] = {}
     for number in range(max(len(journal.steps), 1), total + 1):
-        progress, record, edit = _step(setting, progress, number)
+        if setting.edits_at_once > 1 and (number - 1) % setting.edits_at_once == 0:
+            made = _edit_together(setting, progress, number)
+        progress, record, edit = _step(setting, progress, number, made.get(number))
         written, is_snapshot = _written(setting, progress, edit, number)
         record |= {"snapshot": True} if is_snapshot else {}
         journal.append(record, *(pack_edit(written) if written else ({}, {})))
@@ -130,9 +143,29 @@ def _written(setting: Setting, progress: Progress, edit: Edit | None, number: in
     return make_edit(setting.unedited, deltas, memory), True
 
 
-def _last_snapshot(journal: Journal) -> int:
-    """The last step from which a study can go on: a snapshot, or the unedited model."""
-    return max((step.record["step"] for step in journal.steps if step.record.get("snapshot")), default=0)
+def _n_to_keep(setting: Setting, journal: Journal) -> int:
+    """How many of a journal's edits a study goes on from: up to the last snapshot, or without the lot that was not finished."""
+    n_done = len(journal.steps) - 1
+    if setting.snapshot_every > 1:
+        return max((step.record["step"] for step in journal.steps if step.record.get("snapshot")), default=0)
+    return n_done if n_done == len(setting.batches) else n_done - n_done % setting.edits_at_once
+
+
+def _edit_together(setting: Setting, progress: Progress, first: int) -> dict[int, Made]:
+    """The edits of the steps from `first` on that are made at once; none where one of their requests cannot be edited."""
+    numbers = range(first, min(first + setting.edits_at_once, len(setting.batches) + 1))
+    requests = [request for number in numbers for request in setting.batches[number - 1]]
+    began = time.perf_counter()
+    try:
+        assert setting.editor.each is not None
+        edits = setting.editor.each(progress.model, requests, progress.state)
+        before = facts(setting.unedited, requests)
+    except ValueError:  # whose fault it is shows when they are edited one by one
+        return {}
+    time_s = (time.perf_counter() - began) / len(edits)
+    return {
+        number: Made(edit, info, fact, time_s, first) for number, (edit, info), fact in zip(numbers, edits, before, strict=True)
+    }
 
 
 def read_baseline(step: Step) -> Perplexity:
@@ -156,7 +189,7 @@ def _baseline_record(base: Perplexity) -> tuple[dict[str, Any], dict[str, Any]]:
     return record, {"nll_nats": base.nll_nats, "n_tokens": base.n_tokens}
 
 
-def _step(setting: Setting, progress: Progress, number: int) -> tuple[Progress, dict[str, Any], Edit | None]:
+def _step(setting: Setting, progress: Progress, number: int, made: Made | None) -> tuple[Progress, dict[str, Any], Edit | None]:
     """One edit, measured and judged; the progress changes only where it is kept."""
     batch = setting.batches[number - 1]
     request = batch[0]
@@ -174,11 +207,17 @@ def _step(setting: Setting, progress: Progress, number: int) -> tuple[Progress, 
     watch = Stopwatch()
     question = request.question
     try:
-        edit, state, info = setting.editor.edit(progress.model, batch, progress.state)
-        watch.lap("edit")
+        if made is None:
+            edit, state, info = setting.editor.edit(progress.model, batch, progress.state)
+            watch.lap("edit")
+        else:
+            edit, state, info = made.edit, progress.state, made.info
+            watch.laps["edit"] = round(made.time_s, 4)
+            record["lot"] = made.lot
         edited = apply(progress.model, edit)
         watch.lap("apply")
-        before, fact = mean_fact(facts(setting.unedited, batch)), mean_fact(facts(edited, batch))
+        before = mean_fact(facts(setting.unedited, batch)) if made is None else made.before
+        fact = mean_fact(facts(edited, batch))
         watch.lap("facts")
         says = generate(edited, [question], max_new_tokens=SAYS_TOKENS)[0].removeprefix(question)
         watch.lap("generate")

@@ -34,6 +34,7 @@ class Setting(NamedTuple):
     single: bool
     perplexity_every: int
     snapshot_every: int
+    edits_at_once: int  # 1 where each has to wait for the one before
 
 
 def set_up(config: ConfigDict, workdir: Path) -> tuple[Setting, Any, dict[str, Any]]:
@@ -47,7 +48,7 @@ def set_up(config: ConfigDict, workdir: Path) -> tuple[Setting, Any, dict[str, A
         raise ValueError(f"mode={keys['mode']!r}: expected one of {', '.join(MODES)}")
     if keys["n_facts"] < 0:
         raise ValueError(f"n_facts={keys['n_facts']}: expected a number of facts, or 0 for all")
-    for name in ("batch_size", "perplexity_every", "snapshot_every"):
+    for name in ("batch_size", "perplexity_every", "snapshot_every", "edits_at_once"):
         if keys[name] < 1:
             raise ValueError(f"{name}={keys[name]}: expected a positive number")
     guard = Guard(**keys["guard"])
@@ -82,15 +83,17 @@ def set_up(config: ConfigDict, workdir: Path) -> tuple[Setting, Any, dict[str, A
         "context_templates": getattr(state, "context_templates", None),
     }
     lowest = min(layer for layers in editor.slots.values() for layer in layers)
+    single = keys["mode"] == "single"
     setting = Setting(
         unedited=model,
         editor=editor,
         batches=batches,
         texts=prepare(model, texts, lowest=lowest),
         guard=guard,
-        single=keys["mode"] == "single",
+        single=single,
         perplexity_every=keys["perplexity_every"],
         snapshot_every=keys["snapshot_every"],
+        edits_at_once=keys["edits_at_once"] if single and editor.each and size == 1 else 1,
     )
     return setting, state, run
 

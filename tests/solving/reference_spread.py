@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 import jaxedit
 from jaxedit.edits.edit import make_edit, matrix
-from jaxedit.solving.observe import ask, observe
+from jaxedit.solving.observe import ask, keys, values
 
 GROUPS = (("{}",), ("I am a little. {}", "The other day I was talking to. {}"))
 TEMPLATES = tuple(template for group in GROUPS for template in group)
@@ -33,7 +33,7 @@ def steps(model, requests: list, deltas, z_ND: np.ndarray) -> Iterator[Step]:
     """The writes of one pass over LAYERS that `deltas` are."""
     questions = ask(model, requests, GROUPS, "group_means")
     for i, delta in enumerate(deltas):
-        key_NF, now_ND = (np.float64(x) for x in observe(model, questions, delta.layer, LAYERS[-1]))
+        key_NF, now_ND = np.float64(keys(model, questions, delta.layer)[0]), np.float64(values(model, questions, LAYERS[-1]))
         yield Step(delta.layer, key_NF.T, (z_ND - now_ND) / (len(LAYERS) - i), matrix(delta))
         model = jaxedit.apply(model, make_edit(model, [delta]))
 

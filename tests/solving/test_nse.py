@@ -8,7 +8,7 @@ from reference_spread import GROUPS, LAYERS, REQUESTS, TEMPLATES, golden_moments
 import jaxedit
 from jaxedit.editors.nse import neurons
 from jaxedit.edits.edit import LowRank, unedited
-from jaxedit.solving.observe import ask, observe
+from jaxedit.solving.observe import ask, keys, values
 from jaxedit.solving.past import Past, gram, grow
 from jaxedit.solving.target import optimise
 
@@ -42,7 +42,7 @@ def z_of(editor, model, requests):
 
 def held(model, requests):
     """The residual stream after the last layer at the bare subjects."""
-    return observe(model, ask(model, requests, GROUPS, "group_means"), LAYERS[-1], LAYERS[-1])[1]
+    return values(model, ask(model, requests, GROUPS, "group_means"), LAYERS[-1])
 
 
 def wanted(step, c_FF: np.ndarray, s_FF: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ def test_two_edits(setting):
             c_FF, s_FF = moments[step.layer], np.zeros_like(moments[step.layer])
             if before is not None:
                 questions = ask(model, REQUESTS[:1], GROUPS, "group_means")
-                key_NF = np.float64(observe(once, questions, step.layer, step.layer)[0])
+                key_NF = np.float64(keys(once, questions, step.layer)[0])
                 np.testing.assert_allclose(before.memory[f"keys/{step.layer}"], key_NF, rtol=1e-4, atol=1e-5)
                 s_FF = key_NF.T @ key_NF
             expected_FD = wanted(step, c_FF, s_FF)
@@ -105,7 +105,7 @@ def test_facts_that_stay_far_are_written_again(setting):
             assert relative(step.delta_FD, wanted(step, moments[step.layer], np.zeros_like(moments[step.layer]))) < 1e-4
     twice, questions = jaxedit.apply(model, edit), ask(model, REQUESTS, GROUPS, "group_means")
     for layer in LAYERS:  # all facts' keys, as both passes leave them
-        key_NF = observe(twice, questions, layer, layer)[0]
+        key_NF = keys(twice, questions, layer)[0]
         np.testing.assert_allclose(edit.memory[f"keys/{layer}"], key_NF, rtol=1e-4, atol=1e-5)
 
 

@@ -11,7 +11,7 @@ from reference_rome import Modules, rome
 
 import jaxedit
 from jaxedit.edits.edit import matrix
-from jaxedit.solving.observe import ask, observe
+from jaxedit.solving.observe import ask, keys
 
 MODULES = {
     "gpt2": Modules("transformer.h.{l}.mlp", "transformer.h.{l}.mlp.c_proj"),
@@ -184,7 +184,7 @@ def test_keys_have_names(golden):
     np.testing.assert_array_equal(matrix(delta("rome", keys="prefixed")), matrix(delta("c-rome")))
     np.testing.assert_array_equal(matrix(delta("rome", keys="mixed")), matrix(delta("rome")))
     questions = ask(model, [REQUEST], (("{}",),), "mean")
-    bare_F = observe(model, questions, hyper["layer"], hyper["layer"])[0][0]
+    bare_F = keys(model, questions, hyper["layer"])[1][0]
     bare = delta("rome", keys="bare")
     np.testing.assert_allclose(bare.u_FR[:, 0], bare_F / np.linalg.norm(bare_F), atol=1e-6)
     mixed = delta("rome")

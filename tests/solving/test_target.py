@@ -25,7 +25,7 @@ HYPER = TargetHyper(v_num_grad_steps=6)
 def test_requests_do_not_influence_each_other(golden, monkeypatch):
     model = golden("gpt2")
     alone = [optimise(model, [request], TEMPLATES, 3, HYPER, residual=True) for request in REQUESTS]
-    monkeypatch.setattr(target, "REQUESTS_AT_ONCE", 2)  # three parts of other lengths, the last one filled up
+    monkeypatch.setattr(target, "requests_at_once", lambda *_: 2)  # three parts of other lengths, the last one filled up
     together = optimise(model, REQUESTS, TEMPLATES, 3, HYPER, residual=True)
     for name in target.Targets._fields:
         expected = np.concatenate([getattr(found, name) for found in alone])

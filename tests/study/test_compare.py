@@ -51,7 +51,7 @@ def test_the_table_is_what_the_journals_hold(compared):
         )
         records = [step.record for step in read_journal(compared / "runs" / outcome.name).steps[1:]]
         assert cells["method"] == outcome.name
-        assert cells["edits"] == "3"
+        assert cells["facts"] == "3"
         assert cells["efficacy at once"] == f"{100 * np.mean([r['fact']['efficacy'] for r in records]):.0f} %"
         retained = json.loads((compared / "runs" / outcome.name / "retained.json").read_text())["facts"]
         assert cells["efficacy at the end"] == f"{100 * np.mean([fact['efficacy'] for fact in retained]):.0f} %"
@@ -78,3 +78,26 @@ def test_variants_are_chosen_and_checked(compared, tmp_path):
     (tmp_path / "none.py").write_text("def get_config(): pass", encoding="utf-8")
     with pytest.raises(ValueError, match="has no VARIANTS"):
         read_variants(tmp_path / "none.py")
+
+
+def test_variants_of_one_edit_are_weighed_against_each_other(compared, shared, tmp_path, monkeypatch):
+    """Efficacy against the perplexity ratio, a line a group of names, every point with its value."""
+    text = (compared / "two.py").read_text().replace('VARIANTS = ("rome", "c-rome")', 'VARIANTS = ("a@0.1", "a@0.5", "b@0.5")')
+    text = text.replace("default_config(variant, layer=3,", 'default_config("rome", layer=3, v_lr=float(variant[2:]),')
+    (tmp_path / "weigh.py").write_text(text.replace("perplexity_every=2", "n_facts=1"), encoding="utf-8")
+    variants = read_variants(tmp_path / "weigh.py")
+    for name in variants:
+        loop.study(read_config(tmp_path / "weigh.py", name), tmp_path / name)
+    outcomes = compare.read_outcomes(tmp_path, variants)
+    from matplotlib import pyplot
+
+    monkeypatch.setattr(pyplot, "close", lambda figure: None)
+    compare.write(tmp_path, "weighed", outcomes)
+    (axes,) = pyplot.gcf().axes
+    lines = {line.get_label(): line.get_xydata() for line in axes.lines}
+    assert set(lines) == {"a", "b"}
+    wanted = [float(outcome.made[0]["perplexity"]["ratio"]) for outcome in outcomes]
+    np.testing.assert_allclose(lines["a"][:, 0], wanted[:2])
+    assert [note.get_text() for note in axes.texts] == ["0.1", "0.5", "0.5"]
+    monkeypatch.undo()
+    pyplot.close("all")

@@ -25,6 +25,8 @@ def test_defaults():
         "stats": "",
         "batch_size": 1,
         "perplexity_every": 1,
+        "edits_at_once": 16,
+        "snapshot_every": 1,
         "mode": "sequential",
         "guard": {"max_ppl_ratio": 2.0, "action": "rollback"},
     }

@@ -315,7 +315,8 @@ def test_stop_ends_for_good(whole, configure, tmp_path):
 
 def test_single_edits_do_not_see_each_other(whole, configure, model, editor, tmp_path):
     """Each is the edit of the untouched model, in whatever order they come, and none is kept."""
-    folder = whole(mode="single", ratio=TIGHT)
+    alone = dict(mode="single", ratio=TIGHT, edits_at_once=1)
+    folder = whole(**alone)
     found = edits_of(folder)
     for fact, edit, record in zip(FACTS, found, records(folder)[1:], strict=True):
         assert_same_edit(edit, by_hand(model, editor, [fact]))
@@ -323,7 +324,7 @@ def test_single_edits_do_not_see_each_other(whole, configure, model, editor, tmp
         assert not record["kept"]
         assert bool(record["guard"]) == (record["perplexity"]["ratio"] > TIGHT)
     assert any(record["guard"] for record in records(folder)[1:])
-    turned = loop.study(configure(FACTS[::-1], mode="single", ratio=TIGHT), tmp_path / "turned")
+    turned = loop.study(configure(FACTS[::-1], **alone), tmp_path / "turned")
     drop = ("step", "arrays")
     assert [{k: v for k, v in r.items() if k not in drop} for r in records(turned)[1:]] == [
         {k: v for k, v in r.items() if k not in drop} for r in records(folder)[:0:-1]
@@ -340,7 +341,7 @@ def test_single_edits_leave_no_state(configure, remembering, tmp_path):
 
 # interruptions
 
-STUDIES = [dict(), dict(ratio=TIGHT), dict(ratio=TIGHT, action="record"), dict(mode="single")]
+STUDIES = [dict(), dict(ratio=TIGHT), dict(ratio=TIGHT, action="record"), dict(mode="single", edits_at_once=2)]
 
 
 def interrupt(step: int):
