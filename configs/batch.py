@@ -13,8 +13,8 @@ A variant is LAYERS@LAMBDA. The other values are the published ones for GPT-J (s
 
 from jaxedit.study.config import default_config
 
-LAYERS = {"5": (5,), "2-6": (2, 3, 4, 5, 6), "4-8": (4, 5, 6, 7, 8), "6-8": (6, 7, 8), "8-12": (8, 9, 10, 11, 12)}
-LAMBDAS = (10, 100, 1000, 5000, 20000)
+LAYERS = {"4-8": (4, 5, 6, 7, 8), "8": (8,), "2-6": (2, 3, 4, 5, 6), "8-12": (8, 9, 10, 11, 12)}
+LAMBDAS = (100, 1000, 5000, 20000)
 VARIANTS = tuple(f"{layers}@{number}" for layers in LAYERS for number in LAMBDAS)
 
 

@@ -1,15 +1,18 @@
 """What the tests share: where the common data lies, loaded models, and tiny random HF checkpoints made on the spot."""
 
 import os
+from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported
+# Before jax is imported. Modules compile much the same programs, and so does the next run: they share what takes long.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import dataclasses
 import functools
 import json
 import string
-from pathlib import Path
 
 import jax
 import pytest

@@ -1,0 +1,241 @@
+"""How fast the phases of a study are on this machine, beside what the machine can do.
+
+For each phase: seconds (the least of some runs, after compilation), the FLOPs that had to be done, and their share of the
+rate at which the machine multiplies matrices. Useful FLOPs count real tokens, layers that must run and logits that are read;
+padding, and what is computed twice, are not useful. To compare machines, multiply seconds by the matmul rate.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxedit.editors import Editor, make_editor
+from jaxedit.edits.edit import Edit, LowRank, apply, make_edit
+from jaxedit.edits.request import Request
+from jaxedit.metrics.perplexity import perplexity, prepare
+from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.load import load
+from jaxedit.models.model import Model, with_slots
+from jaxedit.solving.collect import collect_stats
+from jaxedit.solving.observe import ask, keys
+from jaxedit.solving.rank_one import RankOneState
+from jaxedit.solving.rows import tokenise
+from jaxedit.solving.solve import solve
+
+WEIGHT = "mlp/w_down"
+LOT = 8  # single edits made together
+
+
+class Phase(NamedTuple):
+    """One line of the result; `flops` is None where a phase is not arithmetic."""
+
+    name: str
+    time_s: float
+    flops: float | None
+    share: float | None  # of the matmul rate
+    peak_bytes: int  # of the process or device so far
+    about: str
+
+
+class Setup(NamedTuple):
+    """What is measured: a ROME edit of one request, the texts' perplexity after it, keys of many requests."""
+
+    model: str
+    mesh: str
+    dtype: str | None
+    layer: int
+    n_steps: int
+    templates: tuple[str, ...] | None
+    request: Request
+    requests: list[Request]
+    texts: list[str]
+
+
+def matmul_rate(dtype=jnp.float32) -> tuple[float, int]:
+    """FLOPs a second of the best of jax and, on a CPU, numpy for square matrices of a width, which is returned too."""
+    on_cpu = jax.default_backend() == "cpu"
+    width = 2048 if on_cpu else 8192
+    ones = jnp.ones((width, width), dtype)
+    times = [_best(jax.jit(lambda a: jnp.matmul(a, a, precision="highest")), ones, repeats=8)]
+    if on_cpu:
+        host = np.ones((width, width), np.float32)
+        times.append(_best(lambda a: a @ a, host, repeats=8))
+    return 2 * width**3 / min(times), width
+
+
+Add = Callable[[str, float, float | None, str], None]  # name, seconds, useful FLOPs, what it is about
+
+
+def bench(setup: Setup, on_phase: Callable[[Phase], None] = lambda phase: None) -> dict[str, Any]:
+    """Measures each phase; returns the phases and what they were measured on.
+
+    Raises:
+      ValueError: on a model, layer, facts or texts that cannot be used.
+    """
+    rate, width = matmul_rate()
+    phases: list[Phase] = []
+
+    def add(name: str, time_s: float, flops: float | None, about: str) -> None:
+        share = None if flops is None else flops / time_s / rate
+        phases.append(Phase(name, time_s, flops, share, peak_bytes(), about))
+        on_phase(phases[-1])
+
+    began = time.perf_counter()
+    model = with_slots(load(setup.model, mesh=setup.mesh, dtype=setup.dtype), WEIGHT, (setup.layer,))
+    jax.block_until_ready(model.base)
+    add("load", time.perf_counter() - began, None, f"{setup.model}, {model.dtype}")
+    editor, state = _editor(setup, model)
+    edit = _bench_edit(setup, model, editor, state, add)
+    _bench_texts(setup, model, apply(model, edit), add)
+    _bench_many(setup, model, editor, state, add)
+    device = jax.devices()[0]
+    return {
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "mesh": dict(model.mesh.shape),
+        "matmul_gflops": rate / 1e9,
+        "matmul_width": width,
+        "phases": [phase._asdict() | {"gflop_equivalents": phase.time_s * rate / 1e9} for phase in phases],
+    }
+
+
+def _editor(setup: Setup, model: Model) -> tuple[Editor, RankOneState]:
+    hyper = {} if setup.templates is None else {"context_templates": setup.templates}
+    editor = make_editor("rome", layer=setup.layer, v_num_grad_steps=setup.n_steps, **hyper)
+    return editor, editor.init(model, None)
+
+
+def _bench_edit(setup: Setup, model: Model, editor: Editor, state: RankOneState, add: Add) -> Edit:
+    """One edit of one request: what is compiled, the value, the solve, the model with it."""
+    began = time.perf_counter()
+    edit, _, info = editor.edit(model, [setup.request], state)
+    first_s = time.perf_counter() - began
+    time_s = _best(lambda: editor.edit(model, [setup.request], state))
+    add("compile", max(first_s - time_s, 0.0), None, "the target's loop; or read from the cache")
+    templates, n_steps = state.context_templates, int(info["n_steps"])
+    flops = target_flops(model, setup.request, templates, setup.layer, n_steps)
+    add("target", time_s, flops, f"{setup.request.name}, {len(templates)} templates, {n_steps} steps")
+    key_FR = np.ones((model.config.F, 1), np.float32)
+    row_RD = np.ones((1, model.config.D), np.float32)
+    add("solve", _best(lambda: solve(state.metric, key_FR, key_FR, row_RD, 0.0)), None, "one key, C = I")
+    add("apply", _best(lambda: apply(model, edit).overlay.delta), None, "rank one")
+    return edit
+
+
+def _bench_texts(setup: Setup, model: Model, edited: Model, add: Add) -> None:
+    """The texts' perplexity after an edit, with and without what lies below it; their second moments."""
+    config = model.config
+    for name, lowest in (("perplexity", setup.layer), ("perplexity, all layers", 0)):
+        texts = prepare(model, setup.texts, lowest=lowest)
+        lengths = perplexity(edited, texts).n_tokens + 1
+        time_s = _best(lambda texts=texts: perplexity(edited, texts), repeats=5)
+        flops = scoring_flops(config, lengths, config.L - lowest)
+        add(name, time_s, flops, f"{len(lengths)} texts, {int(lengths.sum())} tokens, layers from {lowest}")
+    time_s = _best(lambda: collect_stats(model, setup.texts, [setup.layer]), repeats=2)
+    flops = int(lengths.sum()) * ((setup.layer + 1) * layer_flops(config) + 2 * config.F**2)
+    add("stats", time_s, flops, f"layer {setup.layer}, the same texts")
+
+
+def _bench_many(setup: Setup, model: Model, editor: Editor, state: RankOneState, add: Add) -> None:
+    """Keys of many requests in bulk, and a sweep of single edits with their perplexity."""
+    config, layer, templates = model.config, setup.layer, state.context_templates
+    questions = ask(model, setup.requests, (templates,), "mean")
+    time_s = _best(lambda: keys(model, questions, layer), repeats=2)
+    n_own, n_shared = np.count_nonzero(questions.segment_GBT), questions.n_shared_C.sum()
+    flops = n_own * (layer * layer_flops(config) + attention_flops(config)) + n_shared * (layer + 1) * layer_flops(config)
+    add("keys", time_s, float(flops), f"{len(setup.requests)} requests in {len(templates)} templates")
+    lot, each = setup.requests[:LOT], editor.each
+    texts = prepare(model, setup.texts, lowest=layer)
+
+    def sweep():
+        assert each is not None
+        return [perplexity(apply(model, edit), texts).mean for edit, _ in each(model, lot, state)]
+
+    time_s = _best(sweep, repeats=1) / len(lot)
+    n_steps = [info["n_steps"] for _, info in each(model, lot, state)] if each else []
+    pairs = zip(lot, n_steps, strict=True)
+    flops = np.mean([target_flops(model, request, templates, layer, int(n)) for request, n in pairs])
+    lengths = perplexity(model, texts).n_tokens + 1
+    flops += scoring_flops(config, lengths, config.L - layer)
+    add("sweep", time_s, float(flops), f"an edit with its perplexity, {len(lot)} made together")
+
+
+def attention_flops(config: DecoderConfig) -> int:
+    """The projections of one token in one layer's attention; scores and their sums are left out."""
+    return 2 * config.D * config.H * (2 * config.N + 2 * config.K)
+
+
+def layer_flops(config: DecoderConfig) -> int:
+    """One token through one layer."""
+    return attention_flops(config) + 2 * config.D * config.F * (2 + config.gated)
+
+
+def scoring_flops(config: DecoderConfig, lengths: np.ndarray, n_layers: int) -> float:
+    """Texts of these lengths through some layers, and the logits of all but their last tokens."""
+    return float(lengths.sum() * n_layers * layer_flops(config) + (lengths - 1).sum() * 2 * config.D * config.V)
+
+
+def target_flops(model: Model, request: Request, templates: tuple[str, ...], layer: int, n_steps: int) -> float:
+    """A target's optimisation: the prefixes once, then n_steps passes over the suffixes, all but the last with a gradient.
+
+    A gradient with respect to activations costs as much as the pass itself: the weights need none.
+    """
+    config = model.config
+    found = tokenise(model, request, templates)
+    rows = [*((len(row.tokens) - 1, row) for row in found.templates), (len(found.kl.tokens), found.kl)]
+    n_prefix = sum(row.subject for _, row in rows)
+    n_suffix = sum(n_tokens - row.subject for n_tokens, row in rows)
+    n_read = sum(len(row.tokens) - row.first_target for row in found.templates) + 1
+    n_above = config.L - 1 - layer
+    once = layer_flops(config) * ((n_prefix + n_suffix) * (layer + 1) + n_prefix * n_above)
+    a_pass = n_suffix * n_above * layer_flops(config) + n_read * 2 * config.D * config.V
+    return float(once + (2 * n_steps - 1) * a_pass)
+
+
+def growth(setup: Setup, counts: tuple[int, ...] = (1, 10, 100, 1000)) -> dict[str, list[tuple[int, float]]]:
+    """Seconds of an edit against how many were made before, and of a perplexity against tokens: flat, and linear."""
+    model = with_slots(load(setup.model, mesh=setup.mesh, dtype=setup.dtype), WEIGHT, (setup.layer,))
+    editor, state = _editor(setup, model)
+    rng = np.random.default_rng(0)
+    edits, tokens = [], []
+    edited, n_made = model, 0
+    for count in counts:
+        while n_made < count:
+            u_FR = rng.standard_normal((model.config.F, 1)) / np.sqrt(model.config.F)
+            edited = apply(edited, make_edit(model, [LowRank(WEIGHT, setup.layer, u_FR, np.full((1, model.config.D), 1e-5))]))
+            n_made += 1
+
+        def one_more(edited=edited):
+            made = editor.edit(edited, [setup.request], state)[0]
+            return apply(edited, made).overlay.delta
+
+        edits.append((count, _best(one_more)))
+    for times in (1, 2, 4, 8):
+        texts = prepare(model, setup.texts * times, lowest=setup.layer)
+        n_tokens = int(np.count_nonzero(texts.packed.segment_GBT))
+        tokens.append((n_tokens, _best(lambda texts=texts: perplexity(edited, texts))))
+    return {"edits": edits, "tokens": tokens}
+
+
+def peak_bytes() -> int:
+    """The most memory so far: the device's where it says so, else the process's."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return int(stats["peak_bytes_in_use"])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _best(run: Callable[..., Any], *args: Any, repeats: int = 3) -> float:
+    """The least seconds of some runs after a first one, which may compile."""
+    times = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        jax.block_until_ready(run(*args))
+        times.append(time.perf_counter() - began)
+    return min(times[1:])

@@ -1,0 +1,104 @@
+"""Measure each phase of a study on this machine, beside the rate at which it multiplies matrices.
+
+jaxedit bench                                       SmolLM2-135M on the built-in texts and facts
+jaxedit bench --texts=ME-PPL_50.json --facts=counterfact.json --requests=1000 --templates=templates.json --json
+jaxedit bench --growth=growth.png                   an edit after 1 to 1000 others, perplexity of more and more texts
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from jaxedit.cli import FLAGS, json_flag, model_flags, print_json
+
+if TYPE_CHECKING:
+    from jaxedit.bench import Phase, Setup
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    model_flags()
+    flags.DEFINE_integer("layer", 5, "the layer to edit; 5 is the default for smollm2-135m")
+    flags.DEFINE_integer("steps", 20, "v_num_grad_steps")
+    flags.DEFINE_string("templates", None, "a JSON list of context templates; absent: sampled from the model")
+    flags.DEFINE_string("facts", "builtin", "requests whose keys are computed in bulk")
+    flags.DEFINE_integer("requests", 40, "how many of them")
+    flags.DEFINE_string("texts", "builtin", "texts for the perplexity: a .json, .jsonl or .txt file")
+    flags.DEFINE_string("growth", None, "measure growth instead, and draw it to this .png file")
+    json_flag()
+
+
+def main() -> None:
+    """Measures and prints."""
+    from jaxedit.bench import bench, growth
+
+    setup = read_setup()
+    if FLAGS.growth:
+        found = growth(setup)
+        draw(found, Path(FLAGS.growth))
+        if FLAGS.json:
+            print_json(found)
+            return
+        for name, title in (("edits", "edits before"), ("tokens", "tokens")):
+            print("\n".join(f"{count:>8,} {title}: {time_s:7.3f} s" for count, time_s in found[name]))
+        return
+    found = bench(setup, (lambda phase: None) if FLAGS.json else show)
+    if FLAGS.json:
+        print_json(found)
+        return
+    print(f"\n{found['device']}, matmul {found['matmul_gflops']:.0f} GFLOP/s at width {found['matmul_width']}")
+
+
+def read_setup() -> "Setup":
+    """What the flags ask to measure."""
+    from jaxedit.bench import Setup
+    from jaxedit.datasets import read_requests, read_texts
+    from jaxedit.edits.request import Request
+
+    templates = None
+    if FLAGS.templates:
+        templates = json.loads(Path(FLAGS.templates).read_text(encoding="utf-8"))
+        if not isinstance(templates, list) or not all(isinstance(template, str) for template in templates):
+            raise ValueError(f"--templates={FLAGS.templates}: expected a JSON list of texts with one {{}} each")
+    return Setup(
+        model=FLAGS.model,
+        mesh=FLAGS.mesh,
+        dtype=FLAGS.dtype,
+        layer=FLAGS.layer,
+        n_steps=FLAGS.steps,
+        templates=None if templates is None else tuple(templates),
+        request=Request("{} is based in", "BP", "Munich"),
+        requests=read_requests(FLAGS.facts).requests[: FLAGS.requests],
+        texts=read_texts(FLAGS.texts),
+    )
+
+
+def show(phase: "Phase") -> None:
+    """A phase in one line."""
+    share = "" if phase.share is None else f"{100 * phase.share:4.0f} % of the matmul rate"
+    print(f"{phase.name:22s}{phase.time_s:9.4f} s  {share:28s}{phase.peak_bytes / 1e9:6.2f} GB  {phase.about}", flush=True)
+
+
+def draw(found: dict[str, list[tuple[int, float]]], path: Path) -> None:
+    """The two curves as one figure."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(7.0, 3.0), layout="constrained")
+    for axis, (name, title) in zip(axes, (("edits", "edits made before"), ("tokens", "tokens")), strict=True):
+        count, time_s = zip(*found[name], strict=True)
+        axis.plot(count, time_s, "o-", color="0.2", markersize=4)
+        axis.set_xlabel(title)
+        axis.set_ylim(bottom=0)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_xscale("log")
+    axes[0].set_ylabel("seconds an edit")
+    axes[1].set_ylabel("seconds a perplexity")
+    axes[1].set_xlim(left=0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=200)
+    pyplot.close(figure)
