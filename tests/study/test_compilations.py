@@ -36,11 +36,12 @@ def test_no_compilation_from_the_second_edit_on(shared, tmp_path, method, mode):
 
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
+        jax.jit(lambda x: x + 1)(1)
+        assert n_compiled == 1  # so that it is seen where there is one
         loop.study(config, tmp_path / "run", lambda record, total: counts.append(n_compiled))
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
     _, first, second, *more = counts
-    assert first > counts[0]
     assert more == [second] * len(more)
     if method != "alphaedit":  # whose second edit is the first with a history
         assert second == first
