@@ -18,7 +18,7 @@ import numpy as np
 from jaxedit.editors import Editor, make_editor
 from jaxedit.edits.edit import Edit, LowRank, apply, make_edit
 from jaxedit.edits.request import Request
-from jaxedit.metrics.perplexity import perplexity, prepare
+from jaxedit.metrics.perplexity import perplexity, perplexity_each, prepare
 from jaxedit.models.decoder import DecoderConfig
 from jaxedit.models.load import load
 from jaxedit.models.model import Model, with_slots
@@ -154,7 +154,7 @@ def _bench_many(setup: Setup, model: Model, editor: Editor, state: RankOneState,
 
     def sweep():
         assert each is not None
-        return [perplexity(apply(model, edit), texts).mean for edit, _ in each(model, lot, state)]
+        return perplexity_each(model, texts, [edit for edit, _ in each(model, lot, state)])
 
     time_s = _best(sweep, repeats=1) / len(lot)
     n_steps = [info["n_steps"] for _, info in each(model, lot, state)] if each else []

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.models.decoder import PRECISION, Overlay
+from jaxedit.mesh import place
+from jaxedit.models.arithmetic import PRECISION, Overlay, RowEdits
 from jaxedit.models.model import Companion, Model, with_slots
 
 Array = np.ndarray | jax.Array
@@ -105,12 +106,7 @@ def apply(model: Model, edit: Edit) -> Model:
     model = slots_for(model, edit)
     overlay = model.overlay
     for delta in edit.deltas:
-        expected = overlay.delta[delta.weight].shape[1:]
-        got = delta.delta_FD.shape if isinstance(delta, Dense) else (delta.u_FR.shape[0], delta.v_RD.shape[1])
-        if got != expected:
-            raise ValueError(
-                f"the edit changes {delta.weight} by a {got} matrix, this model's is {expected}: another model's edit?"
-            )
+        _check_shape(model, delta)
         slot = int(overlay.slot[delta.weight][delta.layer])
         if isinstance(delta, Dense):
             changed = _add_dense(overlay.delta[delta.weight], slot, delta.delta_FD)
@@ -118,6 +114,56 @@ def apply(model: Model, edit: Edit) -> Model:
             changed = _add_low_rank(overlay.delta[delta.weight], slot, delta.u_FR, delta.v_RD)
         overlay = Overlay({**overlay.delta, delta.weight: changed}, overlay.slot)
     return _with_edits(model, overlay, (*model.companion.history, edit))
+
+
+def in_rows(model: Model, edits: Sequence[Edit], edit_B: np.ndarray) -> Model:
+    """The model with a low-rank edit of its own in each row of a batch; nothing is written out, and no history kept.
+
+    Args:
+      model: with the edits that all rows have.
+      edits: of the same weights and layers, none of them dense.
+      edit_B: which edit a row has, for exactly the batches that this model is then used for.
+
+    Raises:
+      ValueError: where the edits are not alike, or not of this model.
+    """
+    places = {tuple((delta.weight, delta.layer) for delta in edit.deltas) for edit in edits}
+    if len(places) != 1 or not is_low_rank(edits):
+        raise ValueError("edits that lie side by side in the rows of a batch must be low-rank changes of the same weights")
+    weights = dict.fromkeys(delta.weight for delta in edits[0].deltas)
+    rows = {weight: _rows(model, weight, edits, edit_B) for weight in weights}
+    return dataclasses.replace(model, overlay=model.overlay._replace(rows=rows))
+
+
+def _rows(model: Model, weight: str, edits: Sequence[Edit], edit_B: np.ndarray) -> RowEdits:
+    """The factors of one weight's changes, all filled up with zeros to the highest rank."""
+    deltas_NE = [[d for d in edit.deltas if isinstance(d, LowRank) and d.weight == weight] for edit in edits]
+    rank = max(len(delta.v_RD) for deltas in deltas_NE for delta in deltas)
+    _, F, D = model.base[weight].shape
+    u_ENFR = np.zeros((len(deltas_NE[0]), len(edits), F, rank), np.float32)
+    v_ENRD = np.zeros((len(deltas_NE[0]), len(edits), rank, D), np.float32)
+    slot_L = np.full(model.config.L, -1, np.int32)
+    for n, deltas in enumerate(deltas_NE):
+        for e, delta in enumerate(deltas):
+            _check_shape(model, delta)
+            slot_L[delta.layer] = e
+            u_ENFR[e, n, :, : len(delta.v_RD)], v_ENRD[e, n, : len(delta.v_RD)] = delta.u_FR, delta.v_RD
+    u_EBFR, v_EBRD = (place(model.mesh, "_B__", array[:, edit_B]) for array in (u_ENFR, v_ENRD))
+    return RowEdits(u_EBFR, v_EBRD, jnp.asarray(slot_L))
+
+
+def is_low_rank(edits: Sequence[Edit]) -> bool:
+    """Whether none of the edits is dense."""
+    return all(isinstance(delta, LowRank) for edit in edits for delta in edit.deltas)
+
+
+def _check_shape(model: Model, delta: LowRank | Dense) -> None:
+    expected = model.base[delta.weight].shape[1:]
+    got = delta.delta_FD.shape if isinstance(delta, Dense) else (delta.u_FR.shape[0], delta.v_RD.shape[1])
+    if got != expected:
+        raise ValueError(
+            f"the edit changes {delta.weight} by a {got} matrix, this model's is {expected}: another model's edit?"
+        )
 
 
 def undo(model: Model, edit: Edit) -> Model:

@@ -7,11 +7,13 @@ neighbour stayed where its own answer is likelier than the new one. exp(-q) is a
 given here are those of the whole answer, exp(-|o| q).
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxedit.edits.edit import Edit, in_rows
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
 from jaxedit.models.score import pack, score
@@ -33,13 +35,15 @@ class Answers(NamedTuple):
     exact: np.ndarray
 
 
-def answers(model: Model, pairs: list[Pair]) -> Answers:
+def answers(model: Model, pairs: list[Pair], edits: list[Edit] | None = None, edit_of: list[int] | None = None) -> Answers:
     """Rates answers after their prompts, all in one packed call.
 
     Args:
       model: with or without edits.
       pairs: (prompt, answer). The answer follows the prompt after exactly one space, whether or not it was given with one,
         and both are tokenised together, with a begin-of-text token where the model's own settings ask for one.
+      edits: low-rank edits that the model has only for single pairs.
+      edit_of: which of them, for each pair.
 
     Raises:
       ValueError: without pairs, on an empty answer, a prompt of no tokens, or a text longer than a model's learned positions.
@@ -57,7 +61,8 @@ def answers(model: Model, pairs: list[Pair]) -> Answers:
         model.config.check_length(len(tokens), f"the prompt {prompt[:40]!r}... with its answer {answer[:40]!r}")
         token_lists.append(tokens)
         firsts.append(first)
-    scores = score(model, pack(token_lists, model.mesh.shape["data"]))
+    packed = pack(token_lists, model.mesh.shape["data"], edit_of)
+    scores = score(model, packed, None if edits is None else functools.partial(in_rows, model, edits))
     # Scores begin with the second token: that of token t stands at t - 1.
     nll_nats = np.array([nll[first - 1 :].mean() for nll, first in zip(scores.nll_nats, firsts, strict=True)])
     exact = np.array([hit[first - 1 :].all() for hit, first in zip(scores.is_argmax, firsts, strict=True)])
@@ -66,8 +71,13 @@ def answers(model: Model, pairs: list[Pair]) -> Answers:
     return Answers(np.where(finite, nll_nats, np.inf), n_tokens, exact & finite)
 
 
-def facts(model: Model, requests: list[Request]) -> list[dict[str, Any]]:
+def facts(model: Model, requests: list[Request], edits: list[Edit] | None = None) -> list[dict[str, Any]]:
     """Whether requests hold in a model, each with its paraphrases and neighbours; one packed call for all of them.
+
+    Args:
+      model: with or without edits.
+      requests: at least one.
+      edits: for each request a low-rank edit that the model has only when it is asked about this request.
 
     Returns:
       For each request, with q the mean loss a token (None where the request lacks what it takes):
@@ -81,10 +91,13 @@ def facts(model: Model, requests: list[Request]) -> list[dict[str, Any]]:
     Raises:
       ValueError: as `answers`.
     """
-    pairs = list(dict.fromkeys(pair for request in requests for pair in _pairs(request)))
-    rated = answers(model, pairs)
-    row = {pair: i for i, pair in enumerate(pairs)}
-    return [_fact(request, rated, row) for request in requests]
+    owner = list(range(len(requests))) if edits else [0] * len(requests)
+    owned = list(dict.fromkeys((n, pair) for n, request in zip(owner, requests, strict=True) for pair in _pairs(request)))
+    rated = answers(model, [pair for _, pair in owned], edits, [n for n, _ in owned])
+    rows: dict[int, dict[Pair, int]] = {}
+    for i, (n, pair) in enumerate(owned):
+        rows.setdefault(n, {})[pair] = i
+    return [_fact(request, rated, rows[n]) for n, request in zip(owner, requests, strict=True)]
 
 
 def mean_fact(found: list[dict[str, Any]]) -> dict[str, Any]:

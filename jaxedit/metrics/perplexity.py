@@ -6,12 +6,14 @@ so one broken text dominates. Texts are taken verbatim: a leading space matters.
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
 
+from jaxedit.edits.edit import Edit, in_rows
 from jaxedit.models.model import Model
-from jaxedit.models.score import Begun, Packed, begin, pack, score
+from jaxedit.models.score import BATCH_TOKENS, Begun, Packed, begin, pack, repeat, score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +96,33 @@ def perplexity(model: Model, texts: list[str] | Begun, bos: bool = False) -> Per
     Raises:
       ValueError: as `prepare`, or where what was prepared does not belong to this model.
     """
-    losses = score(model, texts if isinstance(texts, Begun) else _packed(model, texts, bos)).nll_nats
+    return _summed(score(model, texts if isinstance(texts, Begun) else _packed(model, texts, bos)).nll_nats)
+
+
+def perplexity_each(model: Model, texts: Begun, edits: list[Edit]) -> list[Perplexity]:
+    """The perplexities of a model with each of several low-rank edits by itself, as many at a time as a batch has room for.
+
+    Args:
+      model: with the edits that all of them come after.
+      texts: from `prepare`.
+      edits: of the same weights and layers.
+
+    Raises:
+      ValueError: as `jaxedit.edits.edit.in_rows`, or where what was prepared does not belong to this model.
+    """
+    _, B, T = texts.packed.token_GBT.shape
+    at_once = min(len(edits), max(1, BATCH_TOKENS * model.mesh.shape["data"] // (B * T)))
+    many, n_texts = repeat(texts, at_once), texts.packed.n_texts
+    found = []
+    for first in range(0, len(edits), at_once):
+        lot = edits[first : first + at_once]
+        lot += lot[-1:] * (at_once - len(lot))  # the same shape for the last of them
+        losses = score(model, many, functools.partial(in_rows, model, lot)).nll_nats
+        found += [_summed(losses[k * n_texts : (k + 1) * n_texts]) for k in range(at_once)]
+    return found[: len(edits)]
+
+
+def _summed(losses: list[np.ndarray]) -> Perplexity:
     return Perplexity(np.array([loss.sum() for loss in losses]), np.array([len(loss) for loss in losses]))
 
 

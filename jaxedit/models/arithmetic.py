@@ -10,11 +10,23 @@ from jax import lax
 PRECISION = lax.Precision.HIGHEST
 
 
+class RowEdits(NamedTuple):
+    """Low-rank changes of a weight that differ from row to row of a batch; `slot_L` as in `Overlay`."""
+
+    u_EBFR: jax.Array
+    v_EBRD: jax.Array
+    slot_L: jax.Array
+
+
 class Overlay(NamedTuple):
-    """The sum of the kept edits: for each edited weight a float32 `delta_EFD` and `slot_L` (-1: layer not edited)."""
+    """The sum of the kept edits: for each edited weight a float32 `delta_EFD` and `slot_L` (-1: layer not edited).
+
+    `rows` holds, by weight, edits that only single rows of the batch at hand have besides.
+    """
 
     delta: dict[str, jax.Array]
     slot: dict[str, jax.Array]
+    rows: dict[str, RowEdits] = {}  # noqa: RUF012 (never written)
 
 
 def project(equation: str, x, w, b) -> jax.Array:
@@ -48,12 +60,23 @@ def layer_norm(x, scale, bias, eps: float) -> jax.Array:
 
 def add_overlay(overlay: Overlay, name: str, layer, x_BTF, out_BTD) -> jax.Array:
     """Adds x @ delta of an edited layer in float32; unedited layers and models pay nothing."""
-    if name not in overlay.delta:
-        return out_BTD
-    slot = overlay.slot[name][layer]
+    x_BTF = x_BTF.astype(jnp.float32)
+    if name in overlay.delta:
+        slot = overlay.slot[name][layer]
 
-    def edited():
-        delta_FD = lax.dynamic_index_in_dim(overlay.delta[name], slot, 0, keepdims=False)
-        return out_BTD + jnp.einsum("BTF,FD->BTD", x_BTF.astype(jnp.float32), delta_FD, precision=PRECISION)
+        def edited(out):
+            delta_FD = lax.dynamic_index_in_dim(overlay.delta[name], slot, 0, keepdims=False)
+            return out + jnp.einsum("BTF,FD->BTD", x_BTF, delta_FD, precision=PRECISION)
 
-    return lax.cond(slot >= 0, edited, lambda: out_BTD)
+        out_BTD = lax.cond(slot >= 0, edited, lambda out: out, out_BTD)
+    if name in overlay.rows:
+        rows = overlay.rows[name]
+        at = rows.slot_L[layer]
+
+        def edited_by_row(out):
+            u_BFR, v_BRD = (lax.dynamic_index_in_dim(array, at, 0, keepdims=False) for array in rows[:2])
+            x_BTR = jnp.einsum("BTF,BFR->BTR", x_BTF, u_BFR, precision=PRECISION)
+            return out + jnp.einsum("BTR,BRD->BTD", x_BTR, v_BRD, precision=PRECISION)
+
+        out_BTD = lax.cond(at >= 0, edited_by_row, lambda out: out, out_BTD)
+    return out_BTD

@@ -118,9 +118,7 @@ class Attention(nnx.Module):
     def __call__(self, x_BTD, attending: Attending, cache_l) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Returns the output [B, T, D] and this call's own keys and values [B, K, T, H]."""
         config, dtype = self.config, self.w_q.dtype
-        q_BTNH, k_BTKH, v_BTKH = (
-            project("BTD,DNH->BTNH", x_BTD, getattr(self, f"w_{part}"), getattr(self, f"b_{part}", None)) for part in "qkv"
-        )
+        q_BTNH, k_BTKH, v_BTKH = (self._heads(x_BTD, part) for part in "qkv")
         if config.qk_norm:
             q_BTNH = root_mean_square(q_BTNH, self.q_norm_scale, config.norm_offset, config.eps)
             k_BTKH = root_mean_square(k_BTKH, self.k_norm_scale, config.norm_offset, config.eps)
@@ -142,7 +140,16 @@ class Attention(nnx.Module):
             for part, (_, v_BKSH) in zip(parts, sources, strict=True)
         ]
         mixed_BTNH = functools.reduce(jnp.add, mixed).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(dtype)
-        return project("BTNH,NHD->BTD", mixed_BTNH, self.w_o, getattr(self, "b_o", None)), own
+        w_XD = jnp.asarray(self.w_o).reshape(N * H, config.D)
+        return project("BTX,XD->BTD", mixed_BTNH.reshape(B, T, N * H), w_XD, getattr(self, "b_o", None)), own
+
+    def _heads(self, x_BTD, part: str) -> jax.Array:
+        """Queries, keys or values [B, T, heads, H], by a product of matrices: of anything else XLA copies the weight first."""
+        w_DNH = jnp.asarray(getattr(self, f"w_{part}"))
+        heads_BTX = project("BTD,DX->BTX", x_BTD, w_DNH.reshape(self.config.D, -1), None)
+        heads_BTNH = heads_BTX.reshape(*x_BTD.shape[:2], *w_DNH.shape[1:])
+        bias = getattr(self, f"b_{part}", None)
+        return heads_BTNH if bias is None else heads_BTNH + jnp.asarray(bias).astype(jnp.float32)
 
 
 class MLP(nnx.Module):

@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxedit import axes
 from jaxedit.mesh import constrain, place
-from jaxedit.models.decoder import Attending, Block, Ends, definition, module_paths
+from jaxedit.models.decoder import Attending, Block, Ends, definition, module_paths, normalise
 from jaxedit.models.model import Model
 
 
@@ -49,6 +49,30 @@ def run_layer(model: Model, h_BTD, attending: Attending, layer) -> tuple[jax.Arr
     """One layer: the residual stream after it and its MLP key [B, T, F]."""
     h_BTD, key_BTF, _ = block_at(model, layer)(h_BTD, attending, cache_at(attending, layer), model.overlay, layer)
     return constrain(model.mesh, "BTD", h_BTD), key_BTF
+
+
+def run_layer_at(model: Model, h_BTD, attending: Attending, layer, at) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One layer whose MLP runs at some positions only: there the residual stream after it, the MLP's key and its output.
+
+    Args:
+      model: with its edits.
+      h_BTD: the residual stream before the layer.
+      attending: as everywhere.
+      layer: which.
+      at: (row_Q, column_Q), the positions.
+
+    Returns:
+      [Q, D], [Q, F] and [Q, D].
+    """
+    block, config = block_at(model, layer), model.config
+    normed_BTD = normalise(config, block.attn, h_BTD)
+    attn_BTD, _ = block.attn(normed_BTD, attending, cache_at(attending, layer))
+    mid_QD = (h_BTD + attn_BTD)[at]
+    read_QD = h_BTD[at] if config.parallel else mid_QD
+    normed_QD = normed_BTD[at] if config.shared_norm else normalise(config, block.mlp, read_QD)
+    key_Q1F = block.mlp.key(normed_QD[:, None])
+    value_QD = block.mlp.value(key_Q1F, model.overlay, layer)[:, 0]
+    return mid_QD + value_QD, key_Q1F[:, 0], value_QD
 
 
 def run_layers(model: Model, h_BTD, attending: Attending, lo, hi) -> jax.Array:

@@ -6,6 +6,7 @@ for padding; the head goes over the vocabulary in chunks, so no [T, V] array is 
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -30,6 +31,7 @@ class Packed(NamedTuple):
     token_GBT: np.ndarray  # G batches of the same shape
     position_GBT: np.ndarray
     segment_GBT: np.ndarray
+    group_GB: np.ndarray  # what the texts of a row have in common
     n_texts: int
 
 
@@ -49,15 +51,22 @@ class TokenScores(NamedTuple):
     is_argmax: list[np.ndarray]
 
 
-def pack(token_lists: list[list[int]], n_data: int = 1) -> Packed:
+def pack(token_lists: list[list[int]], n_data: int = 1, groups: list[int] | None = None) -> Packed:
     """Packs token lists, longest first, each into the first row with room for it.
 
     Args:
       token_lists: at least one text, each with at least one token.
       n_data: devices the rows are split over; the number of rows in a batch is a multiple of it.
+      groups: for each list a number; a row holds lists of one number only.
     """
     width = ROW_TOKENS * math.ceil(max(map(len, token_lists)) / ROW_TOKENS)
-    rows = fill_rows(list(map(len, token_lists)), width)
+    groups = groups or [0] * len(token_lists)
+    rows, group_of_row = [], []
+    for group in dict.fromkeys(groups):
+        members = [i for i, of_text in enumerate(groups) if of_text == group]
+        filled = fill_rows([len(token_lists[i]) for i in members], width)
+        rows += [[members[i] for i in row] for row in filled]
+        group_of_row += [group] * len(filled)
     n_batches = math.ceil(len(rows) * width / (BATCH_TOKENS * n_data))
     per_device = math.ceil(len(rows) / (n_batches * n_data))
     if per_device <= FEW_ROWS:  # a handful of prompts: few shapes, so that not every request compiles its own
@@ -73,7 +82,14 @@ def pack(token_lists: list[list[int]], n_data: int = 1) -> Packed:
             segment[r, span] = text + 1
             at = span.stop
     shape = (n_batches, B, width)
-    return Packed(token.reshape(shape), position.reshape(shape), segment.reshape(shape), len(token_lists))
+    group_R = np.array(group_of_row + [group_of_row[-1]] * (n_batches * B - len(rows)), np.int32)
+    return Packed(
+        token_GBT=token.reshape(shape),
+        position_GBT=position.reshape(shape),
+        segment_GBT=segment.reshape(shape),
+        group_GB=group_R.reshape(n_batches, B),
+        n_texts=len(token_lists),
+    )
 
 
 def fill_rows(sizes: list[int], width: int) -> list[list[int]]:
@@ -107,20 +123,37 @@ def begin(model: Model, packed: Packed, layer: int) -> Begun:
     return Begun(packed, layer, h_G, model.base["embed/tokens"])
 
 
-def score(model: Model, texts: Packed | Begun) -> TokenScores:
+def repeat(begun: Begun, times: int) -> Begun:
+    """The same texts several times in each batch: the k-th ones in group k, numbered from k times their number on."""
+    packed = begun.packed
+    again = np.arange(times).repeat(packed.token_GBT.shape[1])[:, None]
+    token_GBT, position_GBT, segment_GBT = (np.tile(array, (1, times, 1)) for array in packed[:3])
+    segment_GBT = np.where(segment_GBT > 0, segment_GBT + again * packed.n_texts, 0).astype(np.int32)
+    group_GB = np.tile(again[:, 0].astype(np.int32), (len(token_GBT), 1))
+    many = Packed(token_GBT, position_GBT, segment_GBT, group_GB, times * packed.n_texts)
+    return begun._replace(packed=many, h_G=[h if h is None else jnp.tile(h, (times, 1, 1)) for h in begun.h_G])
+
+
+def score(model: Model, texts: Packed | Begun, model_of: Callable[[np.ndarray], Model] | None = None) -> TokenScores:
     """The loss of every token given those before it in its text.
+
+    Args:
+      model: for all texts.
+      texts: packed, or begun with this model.
+      model_of: the groups of a batch's rows -> the model for this batch, where it is another for each.
 
     Raises:
       ValueError: where what was begun is another model's, or the model has edits below its layer.
     """
     begun = texts if isinstance(texts, Begun) else Begun(texts, 0, [None] * len(texts.token_GBT), None)
     packed = begun.packed
-    if begun.embedding is not None:
-        _check_begun(model, begun)
     nll_nats: list[np.ndarray] = [np.zeros(0)] * packed.n_texts
     is_argmax: list[np.ndarray] = [np.zeros(0, bool)] * packed.n_texts
     for g, segment_BT in enumerate(packed.segment_GBT):
-        scored = _score_batch(model, *_arrays(model, packed, g), begun.h_G[g], begun.layer)
+        its_model = model if model_of is None else model_of(packed.group_GB[g])
+        if begun.embedding is not None:
+            _check_begun(its_model, begun)
+        scored = _score_batch(its_model, *_arrays(model, packed, g), begun.h_G[g], begun.layer)
         nll_BT, argmax_BT = jax.device_get(scored)
         for text in np.unique(segment_BT[segment_BT > 0]) - 1:
             row, columns = np.nonzero(segment_BT == text + 1)
@@ -132,7 +165,8 @@ def score(model: Model, texts: Packed | Begun) -> TokenScores:
 def _check_begun(model: Model, begun: Begun) -> None:
     if model.base["embed/tokens"] is not begun.embedding:
         raise ValueError("these texts were begun with another model; prepare them again")
-    edited = [int(l) for slot_L in model.overlay.slot.values() for l in np.flatnonzero(np.asarray(slot_L) >= 0)]
+    slots = [*model.overlay.slot.values(), *(rows.slot_L for rows in model.overlay.rows.values())]
+    edited = [int(l) for slot_L in slots for l in np.flatnonzero(np.asarray(slot_L) >= 0)]
     if min(edited, default=begun.layer) < begun.layer:
         raise ValueError(f"these texts were begun below layer {begun.layer}, the model has edits at layer {min(edited)}")
 

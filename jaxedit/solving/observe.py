@@ -15,13 +15,14 @@ import numpy as np
 
 from jaxedit.edits.request import Request
 from jaxedit.mesh import place
-from jaxedit.models.decoder import Attending, normalise
-from jaxedit.models.layers import block_at, cache_at, causal, run_collecting, run_layers, start
+from jaxedit.models.decoder import Attending
+from jaxedit.models.layers import causal, run_collecting, run_layer_at, run_layers, start
 from jaxedit.models.model import Model
 from jaxedit.models.score import fill_rows
 from jaxedit.solving.rows import PREFIX_STEP, fill, pad_tokens, round_up
 
 POOLINGS = ("group_means", "mean")
+PARTS = ("residual", "key", "mlp")  # what `run_layer_at` returns
 ROWS_AT_ONCE = 32  # a device; with rows of ROW_TOKENS or a little more this bounds memory and keeps products large
 ROW_TOKENS = 64  # many requests are packed into rows of at least so many tokens
 MANY = 16  # requests
@@ -174,17 +175,5 @@ def _observe(model: Model, cache, n_shared_C, token_BT, offset_BT, segment_BT, t
     cached = jax.tree.map(lambda array_LCKPH: array_LCKPH[:, template_B], cache)
     attending = Attending(position_BT, jnp.concatenate([shared_BTP, own.mask_BTS], axis=-1), cached)
     h_BTD = run_layers(model, start(model, token_BT, position_BT), attending, 0, layer)
-    block = block_at(model, layer)
-    normed_BTD = normalise(model.config, block.attn, h_BTD)
-    attn_BTD, _ = block.attn(normed_BTD, attending, cache_at(attending, layer))
-    at_Q = (place_Q2[:, 0], place_Q2[:, 1])
-    mid_QD = (h_BTD + attn_BTD)[at_Q]
-    if not model.config.parallel:
-        normed_QD = normalise(model.config, block.mlp, mid_QD)
-    else:
-        normed_QD = normed_BTD[at_Q] if model.config.shared_norm else normalise(model.config, block.mlp, h_BTD[at_Q])
-    key_Q1F = block.mlp.key(normed_QD[:, None])
-    if part == "key":
-        return key_Q1F[:, 0]
-    value_QD = block.mlp.value(key_Q1F, model.overlay, layer)[:, 0]
-    return value_QD if part == "mlp" else mid_QD + value_QD
+    found = run_layer_at(model, h_BTD, attending, layer, (place_Q2[:, 0], place_Q2[:, 1]))
+    return found[PARTS.index(part)]

@@ -33,7 +33,7 @@ from jaxedit.edits.edit import unedited
 from jaxedit.edits.request import Request
 from jaxedit.mesh import constrain, place
 from jaxedit.models.decoder import Attending, normalise
-from jaxedit.models.layers import block_at, causal, ends, run_collecting, run_layers, start
+from jaxedit.models.layers import block_at, causal, ends, run_collecting, run_layer_at, run_layers, start
 from jaxedit.models.model import Model
 from jaxedit.solving.rows import Rows, Shape, Tokenised, check_space, common_shape, in_parts, lay_out, tokenise
 
@@ -272,8 +272,10 @@ def _says(model: Model, rows: Rows, layer: int, prefixed: "Prefixed", delta_PND)
     h = prefixed.h_BUD.at[:, 0].add(added_PBD[0])
     if len(delta_PND) > 1:
         h = h.at[:, 0].add(_passed_on(model, layer, prefixed.subject.after_attn_BD, added_PBD[1]))
-    h = run_layers(model, constrain(model.mesh, "BTD", h), prefixed.attending, layer + 1, model.config.L)
-    read_QD = jnp.concatenate([h[rows.read_row_Q, rows.read_offset_Q], h[rows.kl_row_N, 0]])
+    last = model.config.L - 1
+    h = run_layers(model, constrain(model.mesh, "BTD", h), prefixed.attending, layer + 1, last)
+    read = jnp.concatenate([rows.read_row_Q, rows.kl_row_N]), jnp.pad(rows.read_offset_Q, (0, len(rows.kl_row_N)))
+    read_QD = run_layer_at(model, h, prefixed.attending, last, read)[0]
     logp_QV = jax.nn.log_softmax(ends(model).logits(read_QD[None])[0])
     n_read, n_requests = rows.read_row_Q.shape[0], delta_PND.shape[1]
     request_Q = rows.request_B[rows.read_row_Q]

@@ -7,7 +7,6 @@ study that was never interrupted.
 """
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +18,11 @@ from jaxedit.edits.edit import Dense, Edit, apply, make_edit, rebuild
 from jaxedit.edits.journal import Journal, Step, open_journal, pack_edit, plain, read_edit, read_steps
 from jaxedit.metrics.facts import facts, mean_fact
 from jaxedit.metrics.perplexity import Perplexity, perplexity
-from jaxedit.models.generate import generate
 from jaxedit.models.model import Model
+from jaxedit.study.measure import Measured, Stopwatch, edit_lot, edit_one, perplexity_record
 from jaxedit.study.setting import Setting, set_up
 
-SAYS_TOKENS = 8  # how much of a continuation is kept, for people to read
+Record = dict[str, Any]
 
 
 class Progress(NamedTuple):
@@ -32,16 +31,6 @@ class Progress(NamedTuple):
     model: Model
     state: Any
     base: Perplexity
-
-
-class Made(NamedTuple):
-    """An edit of a request by itself that was made together with others, before its step came."""
-
-    edit: Edit
-    info: dict[str, float]
-    before: dict[str, Any]
-    time_s: float
-    lot: int  # the first step of those made together
 
 
 def study(
@@ -75,11 +64,11 @@ def study(
         on_step(record, total)
     if journal.steps and _ends(setting, journal.steps[-1].record):
         return workdir
-    made: dict[int, Made] = {}
+    measured: dict[int, Measured] = {}
     for number in range(max(len(journal.steps), 1), total + 1):
         if setting.edits_at_once > 1 and (number - 1) % setting.edits_at_once == 0:
-            made = _edit_together(setting, progress, number)
-        progress, record, edit = _step(setting, progress, number, made.get(number))
+            measured = edit_lot(setting, progress.model, progress.state, number)
+        progress, record, edit = _step(setting, progress, number, measured.get(number))
         written, is_snapshot = _written(setting, progress, edit, number)
         record |= {"snapshot": True} if is_snapshot else {}
         journal.append(record, *(pack_edit(written) if written else ({}, {})))
@@ -151,23 +140,6 @@ def _n_to_keep(setting: Setting, journal: Journal) -> int:
     return n_done if n_done == len(setting.batches) else n_done - n_done % setting.edits_at_once
 
 
-def _edit_together(setting: Setting, progress: Progress, first: int) -> dict[int, Made]:
-    """The edits of the steps from `first` on that are made at once; none where one of their requests cannot be edited."""
-    numbers = range(first, min(first + setting.edits_at_once, len(setting.batches) + 1))
-    requests = [request for number in numbers for request in setting.batches[number - 1]]
-    began = time.perf_counter()
-    try:
-        assert setting.editor.each is not None
-        edits = setting.editor.each(progress.model, requests, progress.state)
-        before = facts(setting.unedited, requests)
-    except ValueError:  # whose fault it is shows when they are edited one by one
-        return {}
-    time_s = (time.perf_counter() - began) / len(edits)
-    return {
-        number: Made(edit, info, fact, time_s, first) for number, (edit, info), fact in zip(numbers, edits, before, strict=True)
-    }
-
-
 def read_baseline(step: Step) -> Perplexity:
     """The unedited model's perplexity, from a journal's first step."""
     from safetensors import SafetensorError
@@ -189,11 +161,18 @@ def _baseline_record(base: Perplexity) -> tuple[dict[str, Any], dict[str, Any]]:
     return record, {"nll_nats": base.nll_nats, "n_tokens": base.n_tokens}
 
 
-def _step(setting: Setting, progress: Progress, number: int, made: Made | None) -> tuple[Progress, dict[str, Any], Edit | None]:
-    """One edit, measured and judged; the progress changes only where it is kept."""
+def _step(setting: Setting, progress: Progress, number: int, measured: Measured | None) -> tuple[Progress, Record, Edit | None]:
+    """One edit, measured and judged; the progress changes only where it is kept.
+
+    Args:
+      setting: the study's.
+      progress: where it stands.
+      number: of the step.
+      measured: the edit with what was measured, where that was done together with others.
+    """
     batch = setting.batches[number - 1]
     request = batch[0]
-    record: dict[str, Any] = {
+    record: Record = {
         "step": number,
         "case_id": request.case_id,
         "prompt": request.prompt,
@@ -204,69 +183,26 @@ def _step(setting: Setting, progress: Progress, number: int, made: Made | None) 
         "kept": False,
         "guard": "",
     }
-    watch = Stopwatch()
-    question = request.question
-    try:
-        if made is None:
-            edit, state, info = setting.editor.edit(progress.model, batch, progress.state)
-            watch.lap("edit")
-        else:
-            edit, state, info = made.edit, progress.state, made.info
-            watch.laps["edit"] = round(made.time_s, 4)
-            record["lot"] = made.lot
-        edited = apply(progress.model, edit)
-        watch.lap("apply")
-        before = mean_fact(facts(setting.unedited, batch)) if made is None else made.before
-        fact = mean_fact(facts(edited, batch))
-        watch.lap("facts")
-        says = generate(edited, [question], max_new_tokens=SAYS_TOKENS)[0].removeprefix(question)
-        watch.lap("generate")
-    except ValueError as error:  # this request cannot be edited or measured; the study goes on without it
-        return progress, record | {"error": str(error), "time_s": watch.read()}, None
-    due = number % setting.perplexity_every == 0 or number == len(setting.batches)
-    after = perplexity(edited, setting.texts) if due else None
-    watch.lap("perplexity")
+    edited, state = progress.model, progress.state
+    if measured is None:
+        watch = Stopwatch()
+        try:
+            measured, edited, state = edit_one(setting, progress.model, state, number, watch)
+        except ValueError as error:  # this request cannot be edited or measured; the study goes on without it
+            return progress, record | {"error": str(error), "time_s": watch.read()}, None
+    after, edit = measured.after, measured.edit
     guard = setting.guard.trips(after, progress.base, edit.norm)
     kept = not setting.single and (not guard or setting.guard.action == "record")
     record |= {
         "kept": kept,
         "guard": guard,
-        **({} if after is None else {"perplexity": _perplexity_record(after, progress.base)}),
-        "fact": fact,
-        "before": before,
-        "says": says,
-        "editor": info,
+        **({} if measured.lot is None else {"lot": measured.lot}),
+        **({} if after is None else {"perplexity": perplexity_record(after, progress.base)}),
+        "fact": measured.fact,
+        "before": measured.before,
+        "says": measured.says,
+        "editor": measured.info,
         "edit_norm": edit.norm,
-        "time_s": watch.read(),
+        "time_s": measured.time_s,
     }
     return (Progress(edited, state, progress.base) if kept else progress), record, edit
-
-
-def _perplexity_record(after: Perplexity, base: Perplexity) -> dict[str, float]:
-    difference, stderr = after.versus(base)
-    return {
-        "mean": after.mean,
-        "pooled": after.pooled,
-        "ratio": after.mean / base.mean,
-        "delta_nll_nats": difference,
-        "delta_nll_stderr_nats": stderr,
-        "n_broken": after.n_broken,
-    }
-
-
-class Stopwatch:
-    """Seconds of each phase of a step."""
-
-    def __init__(self):
-        self.laps: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        """Ends a phase."""
-        now = time.perf_counter()
-        self.laps[phase] = round(now - self.last, 4)
-        self.last = now
-
-    def read(self) -> dict[str, float]:
-        """Seconds a phase so far."""
-        return dict(self.laps)

@@ -252,8 +252,11 @@ def test_smollm2_equals_hf_with_dequantised_weights(smollm2):
         " Book a black Escalade limo in Dallas for Funerals, Wakes and Memorial Services",
         "def add(a, b):\n    return a + b  # 12345",
     ]
-    rows = padded([smollm2.tokenizer.encode(text) for text in texts])
-    expected, ours = hf_logits(theirs, rows), np.asarray(jaxedit.logits(smollm2, rows))
+    token_lists = [smollm2.tokenizer.encode(text) for text in texts]
+    rows = padded(token_lists)
+    # What follows a text's end is no text: there this model is so sensitive that float32 and float64 differ by 1e-3.
+    is_text = np.arange(rows.shape[1]) < np.array([[len(tokens)] for tokens in token_lists])
+    expected, ours = hf_logits(theirs, rows)[is_text], np.asarray(jaxedit.logits(smollm2, rows))[is_text]
     assert_same_logits(ours, expected, atol=1e-3)
     assert (ours.argmax(-1) == expected.argmax(-1)).all()
 

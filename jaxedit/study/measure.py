@@ -1,0 +1,119 @@
+"""One step of a study: the edit and what is measured of it; or, where edits do not wait for each other, a lot of them."""
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxedit.edits.edit import Edit, apply, in_rows, is_low_rank
+from jaxedit.metrics.facts import facts, mean_fact
+from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
+from jaxedit.models.generate import generate
+from jaxedit.models.model import Model
+from jaxedit.study.setting import Setting
+
+SAYS_TOKENS = 8  # how much of a continuation is kept, for people to read
+
+
+class Measured(NamedTuple):
+    """An edit, whether its facts hold before and after, what the model says, and the perplexity where it was due."""
+
+    edit: Edit
+    info: dict[str, float]
+    before: dict[str, Any]
+    fact: dict[str, Any]
+    says: str
+    after: Perplexity | None
+    time_s: dict[str, float]
+    lot: int | None = None  # the first step of those that were made and measured together
+
+
+class Stopwatch:
+    """Seconds of each phase of a step."""
+
+    def __init__(self):
+        self.laps: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Ends a phase."""
+        now = time.perf_counter()
+        self.laps[phase] = now - self.last
+        self.last = now
+
+    def read(self, n_edits: int = 1) -> dict[str, float]:
+        """Seconds a phase and edit so far."""
+        return {phase: round(time_s / n_edits, 4) for phase, time_s in self.laps.items()}
+
+
+def edit_one(setting: Setting, model: Model, state: Any, number: int, watch: Stopwatch) -> tuple[Measured, Model, Any]:
+    """Makes the edit of a step on a model and measures it; also returns the edited model and the editor's new state.
+
+    Raises:
+      ValueError: where a request cannot be edited or measured.
+    """
+    batch = setting.batches[number - 1]
+    edit, state, info = setting.editor.edit(model, batch, state)
+    watch.lap("edit")
+    edited = apply(model, edit)
+    watch.lap("apply")
+    before, fact = mean_fact(facts(setting.unedited, batch)), mean_fact(facts(edited, batch))
+    watch.lap("facts")
+    question = batch[0].question
+    says = generate(edited, [question], max_new_tokens=SAYS_TOKENS)[0].removeprefix(question)
+    watch.lap("generate")
+    after = perplexity(edited, setting.texts) if _due(setting, number) else None
+    watch.lap("perplexity")
+    return Measured(edit, info, before, fact, says, after, watch.read()), edited, state
+
+
+def edit_lot(setting: Setting, model: Model, state: Any, first: int) -> dict[int, Measured]:
+    """The steps from `first` on that go together, each edit by itself on the same model; nothing is written out for any.
+
+    Nothing is returned where that cannot be done: a request cannot be edited, or the edits are not low-rank. They are then
+    made one by one, and it shows whose fault it is.
+    """
+    numbers = list(range(first, min(first + setting.edits_at_once, len(setting.batches) + 1)))
+    requests = [request for number in numbers for request in setting.batches[number - 1]]
+    watch = Stopwatch()
+    try:
+        assert setting.editor.each is not None
+        edits, infos = zip(*setting.editor.each(model, requests, state), strict=True)
+        watch.lap("edit")
+        if not is_low_rank(edits):
+            return {}
+        before, found = facts(setting.unedited, requests), facts(model, requests, list(edits))
+        watch.lap("facts")
+        questions = [request.question for request in requests]
+        lanes_B = np.minimum(np.arange(len(edits) + -len(edits) % model.mesh.shape["data"]), len(edits) - 1)
+        texts = generate(in_rows(model, edits, lanes_B), questions, max_new_tokens=SAYS_TOKENS)
+        watch.lap("generate")
+    except ValueError:
+        return {}
+    due = [i for i, number in enumerate(numbers) if _due(setting, number)]
+    scored = dict(zip(due, perplexity_each(model, setting.texts, [edits[i] for i in due]), strict=True)) if due else {}
+    watch.lap("perplexity")
+    time_s = watch.read(len(edits))
+    return {
+        number: Measured(
+            edits[i], infos[i], before[i], found[i], texts[i].removeprefix(questions[i]), scored.get(i), time_s, first
+        )
+        for i, number in enumerate(numbers)
+    }
+
+
+def _due(setting: Setting, number: int) -> bool:
+    return number % setting.perplexity_every == 0 or number == len(setting.batches)
+
+
+def perplexity_record(after: Perplexity, base: Perplexity) -> dict[str, float]:
+    """What the journal says of a perplexity, beside the unedited model's."""
+    difference, stderr = after.versus(base)
+    return {
+        "mean": after.mean,
+        "pooled": after.pooled,
+        "ratio": after.mean / base.mean,
+        "delta_nll_nats": difference,
+        "delta_nll_stderr_nats": stderr,
+        "n_broken": after.n_broken,
+    }
