@@ -14,7 +14,8 @@ import numpy as np
 from jaxedit.edits.journal import write_whole
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
-from jaxedit.solving.target import Targets, ValueHyper, optimise
+from jaxedit.solving.hyper import ValueHyper
+from jaxedit.solving.target import Targets, optimise
 
 
 def find(

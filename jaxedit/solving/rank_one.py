@@ -16,10 +16,11 @@ import numpy as np
 from jaxedit.edits.edit import Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
+from jaxedit.solving.hyper import ValueHyper
 from jaxedit.solving.kept import find
 from jaxedit.solving.moments import Stats
 from jaxedit.solving.solve import Metric, Solution, solve, whitener
-from jaxedit.solving.target import Targets, ValueHyper
+from jaxedit.solving.target import Targets
 from jaxedit.solving.templates import check_template, sample_templates
 
 WEIGHT = "mlp/w_down"

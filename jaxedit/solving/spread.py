@@ -21,11 +21,12 @@ import numpy as np
 from jaxedit.edits.edit import Dense, Edit, LowRank, apply, make_edit, matrix
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, with_slots
+from jaxedit.solving.hyper import ValueHyper
 from jaxedit.solving.kept import find
 from jaxedit.solving.moments import Stats
 from jaxedit.solving.observe import POOLINGS, Questions, ask, keys, values
 from jaxedit.solving.solve import Metric, remember, update
-from jaxedit.solving.target import Targets, ValueHyper
+from jaxedit.solving.target import Targets
 from jaxedit.solving.templates import check_template, sample_groups
 
 WEIGHT = "mlp/w_down"

@@ -9,10 +9,12 @@ import numpy as np
 
 import jaxedit
 from jaxedit.edits.edit import matrix
+from jaxedit.metrics.perplexity import perplexity_each, prepare
+from jaxedit.solving.observe import ask, keys
 
 
 def results(directory: Path, mesh: str) -> dict[str, np.ndarray]:
-    """Perplexity, second moments, logits, a ROME and a C-ROME edit, the edited model's perplexity and a continuation."""
+    """Perplexity, second moments, logits, keys, edits alone and in a lot, the edited models' perplexity and a continuation."""
     cases = json.loads((directory / "cases.json").read_text())
     hyper = {**cases["rome"], "v_num_grad_steps": 4}
     hyper.pop("mom2_ridge")
@@ -29,6 +31,11 @@ def results(directory: Path, mesh: str) -> dict[str, np.ndarray]:
         found[f"{name}/delta"] = matrix(edit.deltas[0])
         found[f"{name}/ppl"] = jaxedit.perplexity(edited, texts).per_text
         found[f"{name}/steps"] = np.array([info["n_steps"]])
+    requests = [jaxedit.Request(**case) for case in cases["requests"][:3]]
+    found["keys"] = keys(model, ask(model, requests, (tuple(cases["context_templates"]),), "mean"), hyper["layer"])[0]
+    lot = [edit for edit, _ in editor.each(model, requests, editor.init(model, None))]
+    scored = perplexity_each(model, prepare(model, texts, lowest=hyper["layer"]), lot)
+    found["c-rome/lot"] = np.concatenate([score.per_text for score in scored])
     found["logits"] = np.asarray(jaxedit.logits(edited, [model.tokenizer.encode(texts[0])] * 8))
     prompts = [text[:20] for text in texts[:3]]
     found["tokens"] = np.array([len(text) for text in jaxedit.generate(edited, prompts, max_new_tokens=6)])

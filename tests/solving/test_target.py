@@ -8,8 +8,9 @@ import transformers
 import jaxedit
 from jaxedit.edits.edit import matrix
 from jaxedit.solving import target
+from jaxedit.solving.hyper import TargetHyper
 from jaxedit.solving.rows import fill
-from jaxedit.solving.target import TargetHyper, optimise
+from jaxedit.solving.target import optimise
 
 TEMPLATES = ("{}", "I am a little. {}")
 REQUESTS = [
