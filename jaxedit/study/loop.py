@@ -135,9 +135,11 @@ def _written(setting: Setting, progress: Progress, edit: Edit | None, number: in
 def _n_to_keep(setting: Setting, journal: Journal) -> int:
     """How many of a journal's edits a study goes on from: up to the last snapshot, or without the lot that was not finished."""
     n_done = len(journal.steps) - 1
+    if n_done == len(setting.batches) or _ends(setting, journal.steps[-1].record):
+        return n_done
     if setting.snapshot_every > 1:
         return max((step.record["step"] for step in journal.steps if step.record.get("snapshot")), default=0)
-    return n_done if n_done == len(setting.batches) else n_done - n_done % setting.edits_at_once
+    return n_done - n_done % setting.edits_at_once
 
 
 def read_baseline(step: Step) -> Perplexity:

@@ -86,3 +86,12 @@ def test_one_request_that_cannot_be_edited_does_not_spoil_its_lot(run):
     records = [step.record for step in read_journal(run("run", asked)).steps[1:]]
     assert ["error" in record for record in records] == [False, True, False, False]
     assert ["lot" in record for record in records] == [False, False, True, True]
+
+
+def test_a_study_that_stopped_is_not_begun_again(run):
+    stop = dict(guard=dict(max_ppl_ratio=1 + 1e-9, action="stop"), edits_at_once=4)
+    folder = run("run", **stop)
+    before = (folder / "journal.jsonl").read_bytes()
+    assert len(read_journal(folder).steps) == 2
+    run("run", **stop)
+    assert (folder / "journal.jsonl").read_bytes() == before
