@@ -113,8 +113,8 @@ def _trade_off(outcomes: list[Outcome], axes) -> None:
         ratio, efficacy, values = zip(*places, strict=True)
         color = pyplot.get_cmap("viridis")(0.9 * i / max(1, len(groups) - 1))
         axes.plot(ratio, efficacy, "-", marker="osD^vPX*"[i % 8], markersize=5, color=color, label=group)
-        for place in zip(ratio, efficacy, values, strict=True):
-            axes.annotate(place[2], place[:2], xytext=(4, -8), textcoords="offset points", fontsize=6, color=color)
+        for j, place in enumerate(zip(ratio, efficacy, values, strict=True)):  # turn about: neighbours lie close
+            axes.annotate(place[2], place[:2], xytext=(4, (5, -9)[j % 2]), textcoords="offset points", fontsize=6, color=color)
     axes.set_xlabel("perplexity of the edited model / of the unedited one")
     axes.set_ylabel("efficacy (%)")
 

@@ -14,7 +14,7 @@ from jaxedit.edits.edit import matrix
 from jaxedit.edits.journal import open_journal, pack_edit, read_edit
 from jaxedit.metrics.facts import answers
 
-FAMILIES = ("gpt2", "llama")  # what all five families compute is held to the golden vectors elsewhere
+FAMILIES = ("llama",)  # what all five families compute is held to the golden vectors elsewhere
 TEMPLATES = ("{}", "I am a little. {}")
 REQUESTS = [
     jaxedit.Request("{} is located in the city of", "The Eiffel Tower", "Rome"),

@@ -9,7 +9,7 @@ from jaxedit.metrics.facts import facts
 from jaxedit.metrics.perplexity import perplexity, perplexity_each, prepare
 from jaxedit.models import score
 
-FAMILIES = ("gpt2", "gptj", "llama")
+FAMILIES = ("gptj", "llama")
 TEXTS = ["The Eiffel Tower is located in the city of Paris.", " Once upon a time there was a little girl.", " A boy."]
 REQUESTS = [
     jaxedit.Request("{} lives in", "Bob", "Paris", target_true="London", paraphrases=("The home of Bob is",)),

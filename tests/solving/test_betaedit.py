@@ -29,7 +29,7 @@ def gram(edits, layer: int) -> np.ndarray:
     return keys.T @ keys
 
 
-@pytest.fixture(scope="module", params=["llama", "gptj"])
+@pytest.fixture(scope="module", params=["llama"])
 def setting(request, shared, golden):
     """A golden model, its second moments, and an editor that renews the null space after two facts."""
     moments = golden_moments(shared, request.param)

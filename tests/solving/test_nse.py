@@ -24,7 +24,7 @@ HYPER = dict(
 )
 
 
-@pytest.fixture(scope="module", params=["llama", "gptj"])
+@pytest.fixture(scope="module", params=["llama"])
 def setting(request, shared, golden):
     """A golden model and its second moments."""
     return golden(request.param), golden_moments(shared, request.param)
