@@ -152,14 +152,16 @@ def _bench_many(setup: Setup, model: Model, editor: Editor, state: RankOneState,
     lot, each = setup.requests[:LOT], editor.each
     texts = prepare(model, setup.texts, lowest=layer)
 
+    infos = []
+
     def sweep():
         assert each is not None
-        return perplexity_each(model, texts, [edit for edit, _ in each(model, lot, state)])
+        edits, infos[:] = zip(*each(model, lot, state), strict=True)
+        return perplexity_each(model, texts, list(edits))
 
     time_s = _best(sweep, repeats=1) / len(lot)
-    n_steps = [info["n_steps"] for _, info in each(model, lot, state)] if each else []
-    pairs = zip(lot, n_steps, strict=True)
-    flops = np.mean([target_flops(model, request, templates, layer, int(n)) for request, n in pairs])
+    pairs = zip(lot, infos, strict=True)
+    flops = np.mean([target_flops(model, request, templates, layer, int(info["n_steps"])) for request, info in pairs])
     lengths = perplexity(model, texts).n_tokens + 1
     flops += scoring_flops(config, lengths, config.L - layer)
     add("sweep", time_s, float(flops), f"an edit with its perplexity, {len(lot)} made together")

@@ -56,7 +56,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            path.with_suffix(".part").unlink(missing_ok=True)
+            _part_of(path).unlink(missing_ok=True)
             if lines.exists() and lines.stat().st_size > whole:
                 os.truncate(lines, whole)
             raise OSError(
@@ -217,7 +217,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _is_barely_begun(folder: Path) -> bool:
     """Whether a folder is empty, or a study was interrupted in it (a full disk, say) before it had its run.json."""
-    return all(path.name == "run.part" or (path.name == "steps" and not any(path.iterdir())) for path in folder.iterdir())
+    return all(path.name == "run.json.part" or (path.name == "steps" and not any(path.iterdir())) for path in folder.iterdir())
 
 
 def _pretty(run: Mapping[str, Any]) -> bytes:
@@ -227,12 +227,17 @@ def _pretty(run: Mapping[str, Any]) -> bytes:
 def write_whole(path: Path, content: bytes) -> None:
     """Writes a file so that it is on the disk whole, or as it was before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = _part_of(path)
     with part.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def _part_of(path: Path) -> Path:
+    """Where a file is written before it is whole; never the file itself, whatever its suffix."""
+    return path.with_name(f"{path.name}.part")
 
 
 def _short(value: Any) -> str:

@@ -118,7 +118,7 @@ def begin(model: Model, packed: Packed, layer: int) -> Begun:
     G, B, T = packed.token_GBT.shape
     batch_bytes = 4 * B * T * model.config.D // model.mesh.shape["data"]
     h_G: list[jax.Array | None] = [None] * G
-    for g in range(min(G, BEGUN_BYTES // batch_bytes)):
+    for g in range(min(G, BEGUN_BYTES // batch_bytes) if layer else 0):  # before the first layer there is nothing to keep
         h_G[g] = _begin_batch(dataclasses.replace(model, overlay=Overlay({}, {})), *_arrays(model, packed, g), layer)
     return Begun(packed, layer, h_G, model.base["embed/tokens"])
 

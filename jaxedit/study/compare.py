@@ -107,7 +107,8 @@ def _trade_off(outcomes: list[Outcome], axes) -> None:
     for outcome in outcomes:
         (record,) = outcome.made
         group, _, value = outcome.name.partition("@")
-        place = float(record["perplexity"]["ratio"]), 100 * float(record["fact"]["efficacy"]), value
+        efficacy = record["fact"]["efficacy"]  # None where the facts have no true answers
+        place = float(record["perplexity"]["ratio"]), np.nan if efficacy is None else 100 * float(efficacy), value
         groups.setdefault(group, []).append(place)
     for i, (group, places) in enumerate(groups.items()):
         ratio, efficacy, values = zip(*places, strict=True)

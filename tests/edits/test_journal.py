@@ -11,7 +11,7 @@ import pytest
 
 from jaxedit import Dense, LowRank
 from jaxedit.edits.edit import Edit
-from jaxedit.edits.journal import flatten, open_journal, pack_edit, plain, read_edit, read_journal
+from jaxedit.edits.journal import flatten, open_journal, pack_edit, plain, read_edit, read_journal, write_whole
 
 RUN = {"config": {"model": "tiny", "n_facts": 2, "editor": {"v_lr": 0.5, "layers": (1, 2)}}, "facts_sha256": "abc"}
 LAYOUT = {"mlp/w_down": ("model.layers.{l}.mlp.down_proj.weight", "D F -> F D")}
@@ -268,3 +268,16 @@ def test_numbers_that_are_not_finite_survive_in_strict_json(tmp_path):
 
 def test_flatten():
     assert flatten({"a": 1, "b": {"c": [2], "d": {"e": None}}, "f": {}}) == {"a": 1, "b.c": [2], "b.d.e": None}
+
+
+@pytest.mark.parametrize("name", ["stats.safetensors", "stats.part"])
+def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, monkeypatch, name):
+    write_whole(tmp_path / name, b"old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(tmp_path / name, b"new")
+    assert (tmp_path / name).read_bytes() == b"old"
