@@ -54,7 +54,7 @@ def write(path, directory, kind=Q.F32, raw=None, drop=(), extra=None, change=Non
     return model
 
 
-def check(path, model, length: int = 23) -> None:
+def assert_reads_as(path, model, length: int = 23) -> None:
     rows = token_rows(model.config.vocab_size, length=length)
     assert_same_logits(jaxedit.logits(jaxedit.load(str(path)), rows), hf_logits(model, rows))
 
@@ -64,7 +64,7 @@ def check(path, model, length: int = 23) -> None:
 def test_every_quantisation(tiny_checkpoint, tmp_path, family, kind):
     directory, path = tiny_checkpoint(family, **(LLAMA if family == "llama" else {})), tmp_path / "tiny.gguf"
     model = write(path, directory, kind)
-    check(path, model)
+    assert_reads_as(path, model)
     stored = {t.tensor_type for t in gguf.GGUFReader(path).tensors}
     assert stored == {Q.F32, kind}
     if kind == Q.F32:
@@ -81,7 +81,7 @@ def test_k_quants(tiny_checkpoint, tmp_path, kind):
     down = model.model.layers[0].mlp.down_proj.weight.detach().numpy()
     assert down.shape == (32, 256)
     assert 0.05 < down.std() < 5
-    check(path, model)
+    assert_reads_as(path, model)
 
 
 def random_blocks(rng, n_blocks: int, kind: Q) -> np.ndarray:
@@ -101,12 +101,12 @@ def test_llama_variants(tiny_checkpoint, tmp_path):
     path = tmp_path / "tiny.gguf"
     model = write(path, directory)
     assert "output.weight" not in {t.name for t in gguf.GGUFReader(path).tensors}
-    check(path, model, length=48)
+    assert_reads_as(path, model, length=48)
 
 
 def test_llama_biases(tiny_checkpoint, tmp_path):
     path = tmp_path / "tiny.gguf"
-    check(path, write(path, tiny_checkpoint("llama", attention_bias=True)))
+    assert_reads_as(path, write(path, tiny_checkpoint("llama", attention_bias=True)))
 
 
 def test_llama3_scaling_from_rope_freqs(tiny_checkpoint, tmp_path):
@@ -119,7 +119,7 @@ def test_llama3_scaling_from_rope_freqs(tiny_checkpoint, tmp_path):
     assert factors.min() == pytest.approx(1, abs=1e-5)
     assert factors.max() > 4
     model = write(path, directory, extra={"rope_freqs.weight": factors})
-    check(path, model, length=48)
+    assert_reads_as(path, model, length=48)
 
 
 def test_linear_scaling_from_metadata(tiny_checkpoint, tmp_path):
@@ -130,13 +130,13 @@ def test_linear_scaling_from_metadata(tiny_checkpoint, tmp_path):
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(3.0)
 
-    check(path, write(path, directory, change=change), length=48)
+    assert_reads_as(path, write(path, directory, change=change), length=48)
 
 
 def test_gpt2_with_a_copy_of_its_embedding_and_another_width(tiny_checkpoint, tmp_path):
     directory, path = tiny_checkpoint("gpt2", n_inner=40), tmp_path / "tiny.gguf"
     embedding = hf_model(directory).transformer.wte.weight.detach().numpy()
-    check(path, write(path, directory, extra={"output.weight": embedding}))
+    assert_reads_as(path, write(path, directory, extra={"output.weight": embedding}))
 
 
 def test_edits_are_named_as_in_hf(tiny_checkpoint, tmp_path):
