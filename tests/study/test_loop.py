@@ -386,7 +386,7 @@ def test_a_last_line_cut_short_does_not_show(whole, configure, tmp_path):
     path = tmp_path / "run" / "journal.jsonl"
     *lines, last = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines) + last[: len(last) // 2])
-    (tmp_path / "run" / "steps" / "000004.part").write_bytes(b"half a file")
+    (tmp_path / "run" / "steps" / "000004.safetensors.part").write_bytes(b"half a file")
     loop.study(configure(ratio=TIGHT), tmp_path / "run")
     assert path.read_bytes().startswith(b"".join(lines))
     assert_same_study(tmp_path / "run", whole(ratio=TIGHT))
