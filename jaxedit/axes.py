@@ -2,6 +2,7 @@
 
     B batch   T query position   S key position   P learned positions   D residual width   F MLP hidden width
     N query heads   K key-value heads   H head width   V vocabulary   L layers   E edited layers   R rank of an edit
+    M whitened or second MLP hidden width (whiteners `MF`, second moments `EMF`)
 
 An array's name ends in its axes (`h_BTD`, `u_FR`), a parameter's shape is a word (`"mlp/w_down": "LFD"`), and the two
 rule tables below say which mesh axis each letter is split over. There are two tables because a single one would split
@@ -43,7 +44,7 @@ PARAMETERS: dict[str, str] = {
 }
 
 ACTIVATION_RULES: Mapping[str, str] = {"B": "data", "N": "model", "K": "model", "F": "model", "V": "model"}
-PARAMETER_RULES: Mapping[str, str] = {"D": "data", "N": "model", "K": "model", "F": "model", "V": "model"}
+PARAMETER_RULES: Mapping[str, str] = {"D": "data", "M": "data", "N": "model", "K": "model", "F": "model", "V": "model"}
 
 
 def partition(letters: str, shape: tuple[int, ...], mesh_shape: Mapping[str, int], rules: Mapping[str, str]):

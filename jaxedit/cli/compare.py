@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, print_json
+from jaxedit.cli import FLAGS, json_flag, print_json, process_flags
 from jaxedit.cli.study import StepBar
 
 
@@ -23,6 +23,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("stats", None, "second moments from `jaxedit stats`")
     flags.DEFINE_string("workdir", None, "where the studies go; runs/NAME OF THE CONFIGURATION")
+    process_flags()
     json_flag()
 
 
@@ -31,12 +32,13 @@ def main() -> None:
     from jaxedit.study.compare import header, measured_at, read_outcomes, row, write
     from jaxedit.study.config import read_config, read_variants
     from jaxedit.study.loop import study
+    from jaxedit.study.mirror import own_folder
 
     if not FLAGS.config:
         raise ValueError("--config is missing, e.g. --config=configs/sequential.py")
     path = Path(FLAGS.config)
     variants = read_variants(path, FLAGS.variants)
-    folder = Path(FLAGS.workdir or f"runs/{path.stem}")
+    folder = own_folder(Path(FLAGS.workdir or f"runs/{path.stem}"))
     for name in variants:
         config = read_config(path, name)
         config.stats = FLAGS.stats or config.stats

@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, layer_numbers, load_model, model_flags, print_json
+from jaxedit.cli import FLAGS, is_first, json_flag, layer_numbers, load_model, model_flags, print_json
 
 
 def define_flags() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
         (fact,) = facts(version, [request])
         says = jaxedit.generate(version, [request.question], max_new_tokens=12)[0]
         result[when] = {"perplexity": score.mean, "pooled": score.pooled, **fact, "says": says}
-    if FLAGS.save:
+    if FLAGS.save and is_first():
         save(Path(FLAGS.save), edit)
     if FLAGS.json:
         print_json(result)

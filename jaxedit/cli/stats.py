@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, layer_numbers, load_model, model_flags, print_json
+from jaxedit.cli import FLAGS, is_first, json_flag, layer_numbers, load_model, model_flags, print_json
 
 TOKENS_PER_WIDTH = 10
 CHECK_TIMES = 4
@@ -58,8 +58,9 @@ def main() -> None:
     wanted = TOKENS_PER_WIDTH * model.config.F if FLAGS.tokens is None else FLAGS.tokens
     out = Path(FLAGS.out)
     stats = gather(model, texts, layers, wanted, FLAGS.seed, out.with_suffix(".part"))
-    stats.save(out)
-    if FLAGS.npz:
+    if is_first():
+        stats.save(out)
+    if FLAGS.npz and is_first():
         name = model.companion.tensor_names["mlp/w_down"][0].removesuffix(".weight").format(l="{}")
         write_npz(Path(FLAGS.npz), dict(stats.moments), stats.n_tokens, name, stats.made_from["n_texts"])
     result = {
@@ -104,7 +105,7 @@ def gather(model, texts: list[str], layers: list[int], n_tokens: int, seed: int,
     import jaxedit
 
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f} tokens"), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True, quiet=not is_first())) as bar:
         task = bar.add_task("second moments", total=None)
         stats = jaxedit.collect_stats(
             model,

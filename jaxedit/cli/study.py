@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from jaxedit.cli import FLAGS, json_flag
+from jaxedit.cli import FLAGS, is_first, json_flag, process_flags
 from jaxedit.study.config import built_in_config
 
 
@@ -21,6 +21,7 @@ def define_flags() -> None:
     """The flags of this command."""
     config_flags.DEFINE_config_file("config", str(built_in_config()), "a configuration file, PATH or PATH:ARGUMENT")
     flags.DEFINE_string("workdir", None, "where journal and report go; runs/NAME OF THE CONFIGURATION")
+    process_flags()
     json_flag()
 
 
@@ -28,10 +29,11 @@ def main() -> None:
     """Runs the study, then its report."""
     from jaxedit.cli.report import show
     from jaxedit.study.loop import study
+    from jaxedit.study.mirror import own_folder
 
     path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     folder = Path(FLAGS.workdir or f"runs/{Path(path).stem}{'-' + argument if argument else ''}")
-    config = FLAGS.config
+    config, folder = FLAGS.config, own_folder(folder)
     with StepBar(single=config.mode == "single") as bar:
         study(config, folder, bar.step)
     show(folder, FLAGS.json)
@@ -45,7 +47,7 @@ class StepBar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.single = single
-        self.console = Console(stderr=True, markup=False, emoji=False)  # facts may hold brackets
+        self.console = Console(stderr=True, markup=False, emoji=False, quiet=not is_first())  # facts may hold brackets
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self.bar = Progress(*columns, console=self.console)
         self.task = self.bar.add_task("loading the model", total=None)

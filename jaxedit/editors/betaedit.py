@@ -14,8 +14,8 @@ import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxedit.editors import Editor
 from jaxedit.edits.edit import Edit, matrix
@@ -24,7 +24,7 @@ from jaxedit.models.model import Model
 from jaxedit.solving import spread
 from jaxedit.solving.moments import Stats
 from jaxedit.solving.past import Past, gram, grow, null_space
-from jaxedit.solving.solve import Metric, whitener
+from jaxedit.solving.solve import metric_on, whitener
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +47,11 @@ class Hyper(spread.SpreadHyper):
 
 
 class State(NamedTuple):
-    """The family's state, C and S of each layer, the facts so far and those when U was last made."""
+    """The family's state, C and S of each layer, the devices, the facts so far and those when U was last made."""
 
     spread: spread.SpreadState
     pasts: Mapping[int, Past]
+    mesh: Mesh
     n_facts: int = 0
     n_at_renewal: int = 0
 
@@ -89,7 +90,8 @@ def init(hyper: Hyper, recipe: spread.Recipe, model: Model, stats: Stats | None)
             "tau >= 1, lambda1 >= 0, and the others positive"
         )
     made = spread.init(hyper, recipe, model, stats)
-    return State(made, {layer: Past(moment_FF) for layer, moment_FF in spread.moments(hyper, model, stats).items()})
+    pasts = {layer: Past(moment_FF) for layer, moment_FF in spread.moments(hyper, model, stats).items()}
+    return State(made, pasts, model.mesh)
 
 
 def edit(
@@ -128,9 +130,10 @@ def _renewed(hyper: Hyper, state: State, remembered: spread.SpreadState, made: E
     pasts = {layer: grow(past, keys[layer]) for layer, past in state.pasts.items()}
     n_facts = state.n_facts + len(keys[hyper.layers[0]])
     if n_facts - state.n_at_renewal < hyper.tau:
-        return State(remembered, pasts, n_facts, state.n_at_renewal)
+        return State(remembered, pasts, state.mesh, n_facts, state.n_at_renewal)
     metrics = {}
     for layer, past in pasts.items():
         s_FF, c_FF = gram(past), hyper.lambda1 * np.asarray(past.moment_FF, np.float64)
-        metrics[layer] = Metric(jnp.asarray(whiten(hyper, layer, (s_FF / n_facts + c_FF) / (hyper.lambda1 + 1), s_FF + c_FF)))
-    return State(remembered._replace(metrics=metrics), pasts, n_facts, n_facts)
+        renewed_MF = whiten(hyper, layer, (s_FF / n_facts + c_FF) / (hyper.lambda1 + 1), s_FF + c_FF)
+        metrics[layer] = metric_on(state.mesh, renewed_MF)
+    return State(remembered._replace(metrics=metrics), pasts, state.mesh, n_facts, n_facts)

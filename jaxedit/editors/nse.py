@@ -13,8 +13,8 @@ import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxedit.editors import Editor
 from jaxedit.edits.edit import Dense, Edit, LowRank, make_edit, matrix, unedited
@@ -25,7 +25,7 @@ from jaxedit.solving.kept import find
 from jaxedit.solving.moments import Stats
 from jaxedit.solving.observe import ask, values
 from jaxedit.solving.past import Past, gram, grow
-from jaxedit.solving.solve import Metric, whitener
+from jaxedit.solving.solve import Metric, metric_on, whitener
 
 RECIPE = spread.Recipe(whiten=lambda moment_FF, layer: whitener(moment_FF), g=lambda n: 1.0, history="after")
 
@@ -104,7 +104,8 @@ def edit(hyper: Hyper, model: Model, requests: list[Request], state: State) -> t
         if not len(due):
             break
         asked = ask(working, [requests[n] for n in due], groups, hyper.key_pooling)
-        passes.append(spread.write(hyper, RECIPE, working, asked, z_ND[due], functools.partial(metric, hyper, state)))
+        metric_of = functools.partial(metric, hyper, model.mesh, state)
+        passes.append(spread.write(hyper, RECIPE, working, asked, z_ND[due], metric_of))
         working = passes[-1].model
         held_ND = values(working, questions, z_layer)
     if not passes:
@@ -124,13 +125,13 @@ def absorb(state: State, made: Edit) -> State:
     return state._replace(pasts=pasts)
 
 
-def metric(hyper: Hyper, state: State, layer: int, key_NF: np.ndarray) -> Metric:
+def metric(hyper: Hyper, mesh: Mesh, state: State, layer: int, key_NF: np.ndarray) -> Metric:
     """M of a layer on the neurons of these keys: the whitener L^-1 in their columns, 0 in the others."""
     past, at = state.pasts[layer], neurons(key_NF, hyper.neuron_threshold)
     m_SS = hyper.mom2_update_weight * np.asarray(past.moment_FF, np.float64)[np.ix_(at, at)] + gram(past, at)
     whitener_SF = np.zeros((len(at), key_NF.shape[1]), np.float32)
     whitener_SF[:, at] = whitener(m_SS)
-    return Metric(jnp.asarray(whitener_SF))
+    return metric_on(mesh, whitener_SF)
 
 
 def neurons(key_NF: np.ndarray, share: float) -> np.ndarray:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.mesh import place
+from jaxedit.mesh import fetch, place
 from jaxedit.models.arithmetic import PRECISION, Overlay, RowEdits
 from jaxedit.models.model import Companion, Model, with_slots
 
@@ -86,8 +86,8 @@ def make_edit(model: Model, deltas: Sequence[LowRank | Dense], memory: Mapping[s
 
 def _on_host(delta: LowRank | Dense) -> LowRank | Dense:
     if isinstance(delta, Dense):
-        return delta._replace(delta_FD=np.asarray(delta.delta_FD, np.float32))
-    return delta._replace(u_FR=np.asarray(delta.u_FR, np.float32), v_RD=np.asarray(delta.v_RD, np.float32))
+        return delta._replace(delta_FD=np.asarray(fetch(delta.delta_FD), np.float32))
+    return delta._replace(u_FR=np.asarray(fetch(delta.u_FR), np.float32), v_RD=np.asarray(fetch(delta.v_RD), np.float32))
 
 
 def slots_for(model: Model, edit: Edit) -> Model:
@@ -149,7 +149,7 @@ def _rows(model: Model, weight: str, edits: Sequence[Edit], edit_B: np.ndarray) 
             slot_L[delta.layer] = e
             u_ENFR[e, n, :, : len(delta.v_RD)], v_ENRD[e, n, : len(delta.v_RD)] = delta.u_FR, delta.v_RD
     u_EBFR, v_EBRD = (place(model.mesh, "_B__", array[:, edit_B]) for array in (u_ENFR, v_ENRD))
-    return RowEdits(u_EBFR, v_EBRD, jnp.asarray(slot_L))
+    return RowEdits(u_EBFR, v_EBRD, place(model.mesh, "_", slot_L))
 
 
 def is_low_rank(edits: Sequence[Edit]) -> bool:

@@ -1,34 +1,40 @@
 """Weights from files to stacked arrays on devices, through a family's table."""
 
+import functools
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxedit import axes
 from jaxedit.mesh import parameter_sharding
 from jaxedit.models import family as families
 from jaxedit.models.decoder import DecoderConfig
 from jaxedit.models.family import Fields, Weights
+from jaxedit.models.layout import read_part, tensor_shape
 from jaxedit.models.tokenizer import Tokenizer, from_directory
 
 
 class Source(NamedTuple):
-    """An opened checkpoint: what it is, the names in it and how to read one tensor."""
+    """An opened checkpoint: what it is, the names in it and how to read a rectangle of one tensor.
+
+    `config` is the decoder as the file has it, before `for_mesh`.
+    """
 
     place: str
     family: ModuleType
     config: DecoderConfig
     weights: Weights
     names: frozenset[str]
-    read: Callable[[str], np.ndarray]
+    shape: Callable[[str], tuple[int, ...]]
+    read: Callable[[str, tuple[slice, ...]], np.ndarray]
     tokenizer: Tokenizer
 
 
@@ -44,11 +50,20 @@ def open_directory(directory: Path) -> Source:
     config = family.config(Fields(values))
     files = _tensor_files(directory, getattr(family, "PREFIX", ""))
 
-    def read(name: str) -> np.ndarray:
+    def tensor(name: str) -> Any:
         shard, stored_name = files[name]
-        return shard.file.get_tensor(stored_name)
+        return shard.file.get_slice(stored_name)
 
-    return Source(str(directory), family, config, family.WEIGHTS, frozenset(files), read, from_directory(directory))
+    return Source(
+        str(directory),
+        family,
+        config,
+        family.WEIGHTS,
+        frozenset(files),
+        lambda name: tuple(tensor(name).get_shape()),
+        lambda name, spans: tensor(name)[spans],
+        from_directory(directory),
+    )
 
 
 def _read_json(path: Path) -> dict:
@@ -109,27 +124,56 @@ def _tensor_files(directory: Path, prefix: str) -> dict[str, tuple[_Shard, str]]
     return files
 
 
-def assemble(source: Source, dtype: jnp.dtype, mesh: Mesh) -> dict[str, jax.Array]:
-    """Reads every parameter, one stacked array at a time, and places it on the mesh.
+def assemble(source: Source, config: DecoderConfig, dtype: jnp.dtype, mesh: Mesh) -> dict[str, jax.Array]:
+    """Reads every parameter slice by slice, each straight to the devices that hold it.
+
+    On the host there is never more than one device's slice of one parameter.
+
+    Args:
+      source: the checkpoint.
+      config: its decoder `for_mesh`.
+      dtype: of the stored weights.
+      mesh: where they go.
 
     Raises:
       ValueError: on a tensor that is unmapped, missing, or of another shape than the configuration says.
     """
-    config, shapes = source.config, source.config.shapes()
+    shapes = config.shapes()
     _check_names(source, shapes)
     base: dict[str, jax.Array] = {}
     for pattern, entry in source.weights.items():
         if entry is None or not _has(source, pattern) or not set(entry[0].split()) <= set(shapes):
             continue
-        parts = entry[0].split()
-        stacks = [np.empty(shapes[name], dtype) for name in parts]
-        for layer, name in _expand(pattern, config.L):
-            loaded = _rearranged(source, name, entry, [s[1:] if "{l}" in pattern else s for s in map(np.shape, stacks)])
-            for stack, part in zip(stacks, loaded, strict=True):
-                stack[layer if "{l}" in pattern else ...] = part
-        for name, stack in zip(parts, stacks, strict=True):
-            base[name] = jax.device_put(stack, parameter_sharding(mesh, name, stack.shape))
+        names = [name for _, name in _expand(pattern, config.L)]
+        for name in names:
+            _check_shape(source, name, entry)
+        for part, parameter in enumerate(entry[0].split()):
+            base[parameter] = _on_devices(source, config, names, entry, part, dtype, mesh)
     return base
+
+
+def _on_devices(
+    source: Source, config: DecoderConfig, names: list[str], entry: tuple[str, str], part: int, dtype: jnp.dtype, mesh: Mesh
+) -> jax.Array:
+    """One parameter, from one tensor or from one a layer."""
+    parameter = entry[0].split()[part]
+    shape, letters = config.shapes()[parameter], axes.PARAMETERS[parameter]
+    sharding = parameter_sharding(mesh, parameter, shape)
+    holders: dict[tuple[tuple[int, int], ...], list[Any]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        assert index is not None
+        whole = tuple(span.indices(size)[:2] for span, size in zip(index, shape, strict=True))
+        holders.setdefault(whole, []).append(device)
+    arrays = []
+    for index, devices in holders.items():
+        held = np.empty([end - first for first, end in index], dtype)
+        cut = dict(zip(letters, index, strict=True))
+        for layer, name in enumerate(names):
+            read = functools.partial(source.read, name)
+            held[layer if letters[0] == "L" else ...] = read_part(read, config, entry, part, cut)
+        arrays += [jax.device_put(held, device) for device in devices]
+        jax.block_until_ready(arrays[-len(devices) :])  # before the next slice takes memory
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
 
 
 def _check_names(source: Source, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -151,27 +195,14 @@ def _check_names(source: Source, shapes: dict[str, tuple[int, ...]]) -> None:
         raise ValueError(f"{source.place} lacks {len(missing)} tensors, the first: {missing[:5]}. Is the download complete?")
 
 
-def _rearranged(source: Source, name: str, entry: tuple[str, str], expected: list[tuple[int, ...]]) -> Iterator[np.ndarray]:
-    parts, pattern = entry
-    tensor = source.read(name)
-    try:
-        loaded = einops.rearrange(tensor, pattern, **lengths(source.config, entry))
-    except einops.EinopsError:
-        loaded = None
-    several = " " in parts
-    if loaded is None or [np.shape(part) for part in (loaded if several else [loaded])] != expected:
+def _check_shape(source: Source, name: str, entry: tuple[str, str]) -> None:
+    theirs = entry[1].split(" -> ")[0]
+    expected, found = tensor_shape(source.config, entry), source.shape(name)
+    if found != expected:
+        known = {letter: size for letter, size in source.config.sizes().items() if letter in entry[1]}
         raise ValueError(
-            f"tensor {name!r} of {source.place} has shape {tensor.shape}; its layout {pattern.split(' -> ')[0]!r} with "
-            f"{ {k: v for k, v in source.config.sizes().items() if k in pattern} } does not give {expected}"
+            f"tensor {name!r} of {source.place} has shape {found}; its layout {theirs!r} with {known} needs {expected}"
         )
-    return iter(loaded if several else [loaded])
-
-
-def lengths(config: DecoderConfig, entry: tuple[str, str]) -> dict[str, int]:
-    """The axis sizes that einops needs for a table entry: letters, `c` parts, and `two` halves of a head of `h`."""
-    parts, pattern = entry
-    sizes = config.sizes() | {"c": len(parts.split()), "two": 2, "h": config.H // 2}
-    return {axis: size for axis, size in sizes.items() if axis in pattern.replace("(", " ").replace(")", " ").split()}
 
 
 def _expand(pattern: str, n_layers: int) -> list[tuple[int, str]]:

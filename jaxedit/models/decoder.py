@@ -8,6 +8,7 @@ block's graph definition and runs it.
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ class DecoderConfig:
     mlp_bias: bool = False
     head_bias: bool = False
     tied: bool = False  # the head is the transposed embedding
+    kv_copies: int = 1  # K counts each key-value head of the checkpoint so many times, one after the other; see `for_mesh`
 
     def check_length(self, n_tokens: int, what: str) -> None:
         """Raises a ValueError where a text is longer than a table of learned positions or a sliding window.
@@ -79,6 +81,18 @@ class DecoderConfig:
         names = {*module_paths(self, Block), *module_paths(self, Ends)}
         sizes = self.sizes()
         return {name: tuple(sizes[a] for a in word) for name, word in axes.PARAMETERS.items() if name in names}
+
+
+def for_mesh(config: DecoderConfig, n_model: int) -> DecoderConfig:
+    """The decoder with each key-value head as often as a mesh axis `model` of this size needs to split them.
+
+    Query heads that share a key-value head may lie on several devices, and each of these needs a copy. Where not even the
+    query heads can be split, both are left as they are.
+    """
+    copies = math.lcm(config.K, n_model) // config.K
+    if config.N % n_model or copies == 1:
+        return config
+    return dataclasses.replace(config, K=config.K * copies, kv_copies=config.kv_copies * copies)
 
 
 class Attending(NamedTuple):

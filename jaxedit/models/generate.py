@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.mesh import place
+from jaxedit.mesh import everywhere, place
 from jaxedit.models.decoder import Attending
 from jaxedit.models.layers import causal, ends, run_collecting, start
 from jaxedit.models.model import Model
@@ -96,4 +96,4 @@ def _generate(model: Model, token_BT, length_B, rng, max_new_tokens: int, top_k:
 
     token_B = choose(last_BD, 0)
     new_BT = jnp.zeros((B, max_new_tokens), jnp.int32).at[:, 0].set(token_B)
-    return jax.lax.fori_loop(1, max_new_tokens, body, (token_B, cache, new_BT))[2]
+    return everywhere(model.mesh, jax.lax.fori_loop(1, max_new_tokens, body, (token_B, cache, new_BT))[2])

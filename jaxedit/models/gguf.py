@@ -32,10 +32,13 @@ def open_gguf(path: Path) -> Source:
     if metadata.get(f"{arch}.expert_count"):
         raise ValueError(f"{path} is a mixture of experts: its layers have no single MLP whose second weight could be edited")
 
-    def read(name: str) -> np.ndarray:
+    def read(name: str, spans: tuple[slice, ...] = ()) -> np.ndarray:
         tensor = tensors[name]
         try:
-            return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            # Rows are quantised by themselves, so other rows need not be read.
+            rows = tensor.data[spans[0]] if len(spans) > 1 else tensor.data
+            whole = gguf.quants.dequantize(rows, tensor.tensor_type)
+            return whole[(slice(None), *spans[1:]) if len(spans) > 1 else spans]
         except NotImplementedError as error:
             raise ValueError(f"{path}: tensor {name!r} is quantised as {tensor.tensor_type.name}: {error}") from error
 
@@ -50,7 +53,9 @@ def open_gguf(path: Path) -> Source:
     if "rope_freqs.weight" in tensors:
         values["rope_factors"] = read("rope_freqs.weight").tolist()
     config = family.config(Fields(values))
-    return Source(str(path), family, config, family.GGUF, frozenset(tensors), read, tokenizer)
+    # GGUF names the axes from the innermost one on.
+    shape = lambda name: tuple(map(int, tensors[name].shape[::-1]))  # noqa: E731
+    return Source(str(path), family, config, family.GGUF, frozenset(tensors), shape, read, tokenizer)
 
 
 def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:

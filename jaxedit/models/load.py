@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from jaxedit.mesh import make_mesh
 from jaxedit.models import checkpoint
-from jaxedit.models.decoder import Overlay
+from jaxedit.models.decoder import Overlay, for_mesh
 from jaxedit.models.gguf import open_gguf
 from jaxedit.models.model import Companion, Model
 
@@ -45,8 +45,9 @@ def load(name_or_path: str, *, mesh: Mesh | str | None = None, dtype: str | None
     names = {
         entry[0]: (name, entry[1]) for name, entry in source.family.WEIGHTS.items() if entry is not None and " " not in entry[0]
     }
-    base = checkpoint.assemble(source, stored, on_mesh)
-    return Model(base, Overlay({}, {}), source.config, on_mesh, Companion(tokenizer, name_or_path, names))
+    config = for_mesh(source.config, on_mesh.shape["model"])
+    base = checkpoint.assemble(source, config, stored, on_mesh)
+    return Model(base, Overlay({}, {}), config, on_mesh, Companion(tokenizer, name_or_path, names))
 
 
 def locate(name_or_path: str) -> Path:

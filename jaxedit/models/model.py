@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxedit import axes
-from jaxedit.mesh import parameter_sharding
+from jaxedit.mesh import everywhere, parameter_sharding, place, put
 from jaxedit.models.decoder import DecoderConfig, Overlay
 from jaxedit.models.tokenizer import Tokenizer
 
@@ -64,10 +65,25 @@ class Model:
         """Sixteen hex digits that change when any base weight does (a strided sample of each parameter)."""
         digest = hashlib.blake2b(digest_size=8)
         for name in sorted(self.base):
-            array = self.base[name].reshape(-1)
-            sample = array[:: max(1, array.size // 4096)]
-            digest.update(f"{name}{self.base[name].shape}".encode() + np.asarray(sample, np.float32).tobytes())
+            copies = self.config.kv_copies if "K" in axes.PARAMETERS[name] else 1
+            shape, sample = _sample(self.base[name], axes.PARAMETERS[name].find("K"), copies, self.mesh)
+            digest.update(f"{name}{shape}".encode() + sample.tobytes())
         return digest.hexdigest()
+
+
+def _sample(array: jax.Array, axis: int, copies: int, mesh: Mesh) -> tuple[tuple[int, ...], np.ndarray]:
+    """The shape of an array without the copies along an axis, and some 4096 entries of it; only these are gathered."""
+    shape = tuple(size // copies if i == axis else size for i, size in enumerate(array.shape))
+    size = math.prod(shape)
+    at = list(np.unravel_index(np.arange(0, size, max(1, size // 4096)), shape))
+    if copies > 1:
+        at[axis] = at[axis] * copies
+    return shape, np.asarray(_entries(array, tuple(at), mesh), np.float32)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _entries(array: jax.Array, at: tuple[jax.Array, ...], mesh: Mesh) -> jax.Array:
+    return everywhere(mesh, array[at])
 
 
 def with_slots(model: Model, weight: str, layers: tuple[int, ...]) -> Model:
@@ -90,8 +106,8 @@ def with_slots(model: Model, weight: str, layers: tuple[int, ...]) -> Model:
     slot_L = np.full(model.config.L, -1, np.int32)
     slot_L[list(every)] = np.arange(E)
     sharding = parameter_sharding(model.mesh, "E" + axes.PARAMETERS[weight][1:], (E, n_in, n_out))
-    delta_EFD = jax.device_put(np.zeros((E, n_in, n_out), np.float32), sharding)
+    delta_EFD = put(sharding, np.zeros((E, n_in, n_out), np.float32))
     for layer in had:
         delta_EFD = delta_EFD.at[slot_L[layer]].set(old.delta[weight][int(old.slot[weight][layer])])
-    overlay = Overlay({**old.delta, weight: delta_EFD}, {**old.slot, weight: jnp.asarray(slot_L)})
+    overlay = Overlay({**old.delta, weight: delta_EFD}, {**old.slot, weight: place(model.mesh, "_", slot_L)})
     return dataclasses.replace(model, overlay=overlay)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.mesh import place
+from jaxedit.mesh import everywhere, place
 from jaxedit.models.arithmetic import Overlay
 from jaxedit.models.layers import causal, ends, run_layers, start
 from jaxedit.models.model import Model
@@ -186,7 +186,7 @@ def _score_batch(model: Model, token_BT, position_BT, segment_BT, h_BTD, layer):
     if h_BTD is None:
         h_BTD, layer = start(model, token_BT, position_BT), 0
     h_BTD = run_layers(model, h_BTD, causal(position_BT, segment_BT), jnp.int32(layer), model.config.L)
-    return next_token_losses(model, h_BTD, jnp.roll(token_BT, -1, axis=1))
+    return everywhere(model.mesh, next_token_losses(model, h_BTD, jnp.roll(token_BT, -1, axis=1)))
 
 
 def next_token_losses(model: Model, h_BTD, target_BT) -> tuple[jax.Array, jax.Array]:

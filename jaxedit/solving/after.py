@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxedit.edits.edit import Dense, Edit, LowRank, matrix
+from jaxedit.mesh import fetch
 from jaxedit.models.model import Model
 
 
@@ -111,10 +112,10 @@ def _scaled(delta: LowRank | Dense, factor: float) -> LowRank | Dense:
 
 
 def _base(model: Model, weight: str, layer: int) -> np.ndarray:
-    return np.asarray(model.base[weight][layer], np.float32)
+    return np.asarray(fetch(model.base[weight][layer]), np.float32)
 
 
 def _overlay(model: Model, weight: str, layer: int) -> np.ndarray:
     """What the kept edits changed so far [F, D]."""
     slot = int(model.overlay.slot[weight][layer]) if weight in model.overlay.slot else -1
-    return np.asarray(model.overlay.delta[weight][slot]) if slot >= 0 else np.zeros(model.base[weight].shape[1:], np.float32)
+    return fetch(model.overlay.delta[weight][slot]) if slot >= 0 else np.zeros(model.base[weight].shape[1:], np.float32)

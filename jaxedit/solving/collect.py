@@ -2,23 +2,25 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxedit.edits.journal import write_whole
-from jaxedit.mesh import place
+from jaxedit.mesh import agreed, fetch, parameter_sharding, place, put
 from jaxedit.models.decoder import PRECISION
 from jaxedit.models.layers import causal, run_layer, start
 from jaxedit.models.model import Model
 from jaxedit.models.score import BATCH_TOKENS, ROW_TOKENS, pack
 from jaxedit.solving.moments import Stats
 
-GROUP_TOKENS = 16384  # texts are packed, and an unfinished pass is saved, in groups of about so many tokens
+GROUP_TOKENS = 16384  # texts are packed in groups of about so many tokens
+SAVE_EVERY_S = 60
 
 
 def collect_stats(
@@ -35,7 +37,8 @@ def collect_stats(
 ) -> Stats:
     """Second moments of the keys of a model over texts.
 
-    Float32 sums within a batch of about BATCH_TOKENS positions a device, float64 between batches; padding does not count.
+    Float32 sums within a batch of about BATCH_TOKENS positions a device; between batches the sums carry what rounding left
+    out, as good as float64. They stay on the devices, split as the weights are; padding does not count.
 
     Args:
       model: its edits count, but its base weights' fingerprint is what the stats remember.
@@ -46,7 +49,8 @@ def collect_stats(
         its sliding window.
       seed: of the order.
       corpus: a name for the texts, remembered.
-      resume: a file for the sums so far; an interrupted pass goes on with the same call.
+      resume: a file for the sums so far, written once a minute and where the pass is interrupted; the same call goes on
+        from it.
       on_tokens: called with tokens done and tokens there will be.
 
     Raises:
@@ -64,19 +68,26 @@ def collect_stats(
     total = sum(map(len, token_lists))
     asked = dict(corpus=corpus, max_tokens=max_tokens, max_length=max_length, seed=seed)
     made_from = asked | _provenance(model, texts)
-    n_done, sums = _resumed(resume, made_from, layers)
+    n_done, sums = _resumed(model, resume, made_from, layers)
     groups = _groups(token_lists)
     n_tokens = sum(sum(map(len, group)) for group in groups[:n_done])
-    for i, group in enumerate(groups[n_done:], n_done + 1):
+    saved_at = time.monotonic()
+    try:
+        for group in groups[n_done:]:
+            on_tokens(n_tokens, total)
+            sums = _sum_group(model, _batches(group, model.mesh.shape["data"]), layers, sums)
+            n_done, n_tokens = n_done + 1, n_tokens + sum(map(len, group))
+            if resume is not None and n_done < len(groups) and agreed(time.monotonic() - saved_at > SAVE_EVERY_S):
+                _save(resume, made_from, layers, n_done, sums)
+                saved_at = time.monotonic()
         on_tokens(n_tokens, total)
-        sums = sums + _sum_group(model, _batches(group, model.mesh.shape["data"]), layers)
-        n_tokens += sum(map(len, group))
-        if resume is not None:
-            _save(resume, made_from, layers, i, sums)
-    on_tokens(n_tokens, total)
-    if resume is not None:
+    except BaseException:
+        if resume is not None and n_done and jax.process_count() == 1:  # others may not be there to help gather
+            _save(resume, made_from, layers, n_done, sums)
+        raise
+    if resume is not None and jax.process_index() == 0:
         resume.unlink(missing_ok=True)
-    moments = {layer: (sums[i] / n_tokens).astype(np.float32) for i, layer in enumerate(layers)}
+    moments = {layer: (_total(sums, i) / n_tokens).astype(np.float32) for i, layer in enumerate(layers)}
     return Stats.from_moments(moments, n_tokens, made_from | {"n_texts": len(token_lists), "n_texts_read": n_read})
 
 
@@ -143,43 +154,68 @@ def _batches(token_lists: list[list[int]], n_data: int) -> np.ndarray:
     return np.moveaxis(rows_CRT.reshape(3, G, B, T), 0, 1)
 
 
-def _sum_group(model: Model, batches_GCBT: np.ndarray, layers: list[int]) -> np.ndarray:
-    total = np.zeros((len(layers), model.config.F, model.config.F))
+class Sums(NamedTuple):
+    """Sums of k k^T and what rounding left out of them, both float32 [E, M, F] on the devices."""
+
+    high_EMF: jax.Array
+    low_EMF: jax.Array
+
+
+def _sum_group(model: Model, batches_GCBT: np.ndarray, layers: list[int], sums: Sums) -> Sums:
     for batch in batches_GCBT:
         placed = (place(model.mesh, "BT", array) for array in batch)
-        total += np.asarray(_sum_batch(model, *placed, jnp.array(layers)), np.float64)
-    return total
+        sums = _add_batch(model, *placed, np.array(layers), sums)
+    return sums
+
+
+def _total(sums: Sums, slot: int) -> np.ndarray:
+    """One layer's sum in float64, on the host."""
+    return fetch(sums.high_EMF[slot]).astype(np.float64) + fetch(sums.low_EMF[slot])
 
 
 @jax.jit
-def _sum_batch(model: Model, token_BT, position_BT, segment_BT, layer_E):
-    """Sum of k k^T over the tokens of a batch, for each layer asked for [E, F, F]."""
+def _add_batch(model: Model, token_BT, position_BT, segment_BT, layer_E, sums: Sums) -> Sums:
+    """The sums with k k^T of a batch's tokens, for each layer asked for; Neumaier's compensated addition."""
+    batch_EMF = _sum_batch(model, token_BT, position_BT, segment_BT, layer_E)
+    high_EMF = sums.high_EMF + batch_EMF
+    sum_is_larger = jnp.abs(sums.high_EMF) >= jnp.abs(batch_EMF)
+    lost_EMF = jnp.where(sum_is_larger, (sums.high_EMF - high_EMF) + batch_EMF, (batch_EMF - high_EMF) + sums.high_EMF)
+    return Sums(high_EMF, sums.low_EMF + lost_EMF)
+
+
+def _sum_batch(model: Model, token_BT, position_BT, segment_BT, layer_E) -> jax.Array:
+    """Sum of k k^T over the tokens of a batch, for each layer asked for [E, M, F]."""
     attending = causal(position_BT, segment_BT)
     counts_BT = (segment_BT > 0).astype(jnp.float32)
 
     def body(layer, carry):
-        h_BTD, sum_EFF = carry
+        h_BTD, sum_EMF = carry
         h_BTD, key_BTF = run_layer(model, h_BTD, attending, layer)
         key_QF = (key_BTF * counts_BT[..., None]).reshape(-1, key_BTF.shape[-1])
         slot = jnp.argmax(layer_E == layer)
-        add = lambda: sum_EFF.at[slot].add(jnp.einsum("QF,QG->FG", key_QF, key_QF, precision=PRECISION))  # noqa: E731
-        return h_BTD, jax.lax.cond(jnp.any(layer_E == layer), add, lambda: sum_EFF)
+        add = lambda: sum_EMF.at[slot].add(jnp.einsum("QM,QF->MF", key_QF, key_QF, precision=PRECISION))  # noqa: E731
+        sum_EMF = jax.lax.cond(jnp.any(layer_E == layer), add, lambda: sum_EMF)
+        return h_BTD, jax.lax.with_sharding_constraint(sum_EMF, sharding)
 
-    empty_EFF = jnp.zeros((layer_E.shape[0], model.config.F, model.config.F))
-    return jax.lax.fori_loop(0, layer_E[-1] + 1, body, (start(model, token_BT, position_BT), empty_EFF))[1]
+    shape = (layer_E.shape[0], model.config.F, model.config.F)
+    sharding = parameter_sharding(model.mesh, "EMF", shape)
+    return jax.lax.fori_loop(0, layer_E[-1] + 1, body, (start(model, token_BT, position_BT), jnp.zeros(shape)))[1]
 
 
-def _resumed(path: Path | None, made_from: dict[str, Any], layers: list[int]) -> tuple[int, Any]:
+def _resumed(model: Model, path: Path | None, made_from: dict[str, Any], layers: list[int]) -> tuple[int, Sums]:
     """How many groups are done, and the sums so far."""
     from safetensors import SafetensorError, safe_open
 
-    if path is None or not path.is_file():
-        return 0, 0.0
+    shape = (len(layers), model.config.F, model.config.F)
+    sharding = parameter_sharding(model.mesh, "EMF", shape)
+    if path is None or not agreed(path.is_file()):
+        zero_EMF = np.zeros(shape, np.float32)
+        return 0, Sums(put(sharding, zero_EMF), put(sharding, zero_EMF))
     try:
         with safe_open(path, framework="numpy") as file:
             about = json.loads((file.metadata() or {})["part"])
-            sums = file.get_tensor("sums")
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            sums = Sums(put(sharding, file.get_tensor("high")), put(sharding, file.get_tensor("low")))
+    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not an unfinished pass of jaxedit stats ({error}); remove it to begin anew") from error
     now = {**made_from, "layers": layers}
     differing = sorted(key for key in now if about["made_from"].get(key) != now[key])
@@ -189,8 +225,10 @@ def _resumed(path: Path | None, made_from: dict[str, Any], layers: list[int]) ->
     return about["n_groups"], sums
 
 
-def _save(path: Path, made_from: dict[str, Any], layers: list[int], n_groups: int, sums: np.ndarray) -> None:
+def _save(path: Path, made_from: dict[str, Any], layers: list[int], n_groups: int, sums: Sums) -> None:
     from safetensors.numpy import save
 
     described = json.dumps({"made_from": {**made_from, "layers": layers}, "n_groups": n_groups})
-    write_whole(path, save({"sums": sums}, {"part": described}))
+    content = save({"high": fetch(sums.high_EMF), "low": fetch(sums.low_EMF)}, {"part": described})
+    if jax.process_index() == 0:
+        write_whole(path, content)

@@ -11,7 +11,7 @@ import optax
 
 from jaxedit.edits.edit import Array, Dense, Edit, make_edit
 from jaxedit.edits.request import Request
-from jaxedit.mesh import place
+from jaxedit.mesh import fetch, place
 from jaxedit.models.decoder import Overlay
 from jaxedit.models.layers import causal, ends, run_layers, start
 from jaxedit.models.model import Model, with_slots
@@ -51,7 +51,7 @@ def edit(settings: Settings, model: Model, requests: list[Request], state: None)
     model = with_slots(model, WEIGHT, settings.layers)
     slots = [int(model.overlay.slot[WEIGHT][layer]) for layer in settings.layers]
     batches = lay_out(settings, model, requests)
-    n_steps, loss, first_loss, change_EFD = jax.device_get(_run(model, batches, settings, tuple(slots)))
+    n_steps, loss, first_loss, change_EFD = map(fetch, _run(model, batches, settings, tuple(slots)))
     deltas = [Dense(WEIGHT, layer, change_FD) for layer, change_FD in zip(settings.layers, change_EFD, strict=True)]
     info = {
         "loss": float(loss),

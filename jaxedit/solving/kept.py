@@ -9,6 +9,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jaxedit.edits.journal import write_whole
@@ -30,9 +31,11 @@ def find(
     """As `jaxedit.solving.target.optimise`, through the folder `hyper.target_cache` where there is one and no edit.
 
     Raises:
-      ValueError: where a file there is not a whole one.
+      ValueError: where a file there is not a whole one, or with several processes.
       OSError: where the folder cannot be written.
     """
+    if hyper.target_cache is not None and jax.process_count() > 1:
+        raise ValueError("target_cache: what is in a folder may not be there for every process; run this with one process")
     if hyper.target_cache is None or model.companion.history:
         return optimise(model, requests, templates, layer, hyper.target(), residual, attention)
     asked = {

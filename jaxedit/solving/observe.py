@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxedit.edits.request import Request
-from jaxedit.mesh import place
+from jaxedit.mesh import everywhere, place
 from jaxedit.models.decoder import Attending
 from jaxedit.models.layers import causal, run_collecting, run_layer_at, run_layers, start
 from jaxedit.models.model import Model
@@ -176,4 +176,4 @@ def _observe(model: Model, cache, n_shared_C, token_BT, offset_BT, segment_BT, t
     attending = Attending(position_BT, jnp.concatenate([shared_BTP, own.mask_BTS], axis=-1), cached)
     h_BTD = run_layers(model, start(model, token_BT, position_BT), attending, 0, layer)
     found = run_layer_at(model, h_BTD, attending, layer, (place_Q2[:, 0], place_Q2[:, 1]))
-    return found[PARTS.index(part)]
+    return everywhere(model.mesh, found[PARTS.index(part)])

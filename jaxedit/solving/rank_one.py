@@ -10,7 +10,6 @@ prompt; 2406.11263, section 3); with "bare" both are the bare prompt's. C is the
 import dataclasses
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxedit.edits.edit import Edit, LowRank, make_edit
@@ -19,7 +18,7 @@ from jaxedit.models.model import Model
 from jaxedit.solving.hyper import ValueHyper
 from jaxedit.solving.kept import find
 from jaxedit.solving.moments import Stats
-from jaxedit.solving.solve import Metric, Solution, solve, whitener
+from jaxedit.solving.solve import Metric, Solution, metric_on, solve, whitener
 from jaxedit.solving.target import Targets
 from jaxedit.solving.templates import check_template, sample_templates
 
@@ -58,7 +57,7 @@ def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState
         raise ValueError("mom2_adjustment=True needs second moments: give stats=, or set mom2_adjustment=False for C = I")
     metric = Metric()
     if stats is not None and hyper.mom2_adjustment is not False:
-        metric = Metric(jnp.asarray(whitener(stats.of(model, hyper.layer))))
+        metric = metric_on(model.mesh, whitener(stats.of(model, hyper.layer)))
     templates = hyper.context_templates or sample_templates(model, hyper.seed)
     for template in templates:
         check_template(template)

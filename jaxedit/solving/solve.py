@@ -19,8 +19,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxedit.edits.edit import Array, Dense, LowRank
+from jaxedit.mesh import fetch, parameter_sharding, put
 from jaxedit.models.decoder import PRECISION
 
 matmul = functools.partial(jnp.matmul, precision=PRECISION)
@@ -69,6 +71,11 @@ def whitener(moment_FF: np.ndarray, scale: float = 1.0, ridge: float = 0.0) -> n
     return scipy.linalg.solve_triangular(lower, np.eye(len(lower)), lower=True).astype(np.float32)
 
 
+def metric_on(mesh: Mesh, whitener_MF: np.ndarray) -> Metric:
+    """M without history, its whitener split over the devices as the weight is that it belongs to."""
+    return Metric(put(parameter_sharding(mesh, "MF", whitener_MF.shape), whitener_MF))
+
+
 def remember(metric: Metric, key_FR: Array) -> Metric:
     """M + K K^T. Past keys are kept as factors; when they grow many they are folded into the whitener.
 
@@ -78,15 +85,15 @@ def remember(metric: Metric, key_FR: Array) -> Metric:
     width, n_new = white_MR.shape
     n_past = metric.n_past + n_new
     if n_past * REBASE > width:
-        parts = [np.asarray(part, np.float64) for part in (metric.past_MR, white_MR) if part is not None]
+        parts = [fetch(part).astype(np.float64) for part in (metric.past_MR, white_MR) if part is not None]
         every_MR = np.concatenate(parts, axis=1)
-        step_MM = jnp.asarray(whitener(every_MR @ every_MR.T, ridge=1.0))  # M is I + P P^T in these coordinates
-        return Metric(step_MM if metric.whitener_MF is None else _product(step_MM, metric.whitener_MF))
-    past_MR = jnp.zeros((width, 0)) if metric.past_MR is None else metric.past_MR
-    room = max(ROOM, 1 << (n_past - 1).bit_length()) - past_MR.shape[1]
-    past_MR = jnp.pad(past_MR, ((0, 0), (0, max(0, room))))
-    past_MR = jax.lax.dynamic_update_slice_in_dim(past_MR, white_MR, metric.n_past, axis=1)
-    return Metric(metric.whitener_MF, past_MR, n_past)
+        step_MM = whitener(every_MR @ every_MR.T, ridge=1.0)  # M is I + P P^T in these coordinates
+        if metric.whitener_MF is None:
+            return Metric(jnp.asarray(step_MM))
+        return Metric(put(metric.whitener_MF.sharding, step_MM @ fetch(metric.whitener_MF)))
+    past_MR = np.zeros((width, 0), np.float32) if metric.past_MR is None else metric.past_MR
+    room = max(ROOM, 1 << (n_past - 1).bit_length())
+    return Metric(metric.whitener_MF, _appended(past_MR, white_MR, metric.n_past, room), n_past)
 
 
 def solve(metric: Metric, left_FR: Array, right_FR: Array, value_RD: Array, g: float, dtype: str = "float64") -> Solution:
@@ -110,11 +117,11 @@ def solve(metric: Metric, left_FR: Array, right_FR: Array, value_RD: Array, g: f
         weight_RD = np.linalg.solve(system_RR + g * np.eye(len(value), dtype=dtype), value)
     except np.linalg.LinAlgError as error:
         raise ValueError(f"the {len(value)} keys depend on each other, so no update writes all values: {error}") from error
-    u_FR, norm_R = _unwhiten(metric, left_MR, None if overlap_QR is None else jnp.asarray(overlap_QR, jnp.float32))
-    norm_R = np.asarray(norm_R, dtype)
+    u_FR, norm_R = _unwhiten(metric, left_MR, None if overlap_QR is None else overlap_QR.astype(np.float32))
+    norm_R = fetch(norm_R).astype(dtype)
     v_RD = (norm_R[:, None] * weight_RD).astype(np.float32)
     wanted = value - g * weight_RD
-    missed = np.asarray(_product(right_FR.T, u_FR, v_RD), np.float64) - wanted
+    missed = fetch(_product(right_FR.T, u_FR, v_RD)).astype(np.float64) - wanted
     residual = float(np.linalg.norm(missed) / max(np.linalg.norm(wanted), np.finfo(np.float32).tiny))
     return Solution(u_FR, v_RD, system_RR / norm_R, residual)
 
@@ -129,16 +136,16 @@ def solve_dense(metric: Metric, key_FR: Array, value_RD: Array, g: float) -> tup
     """
     if g <= 0:
         raise ValueError(f"{key_FR.shape[1]} keys of width {key_FR.shape[0]} cannot all be met exactly; edit fewer at once")
-    white = np.asarray(_whiten(metric.whitener_MF, key_FR), np.float64)
+    white = fetch(_whiten(metric.whitener_MF, key_FR)).astype(np.float64)
     system_MM = white @ white.T + g * np.eye(len(white))
     if metric.past_MR is not None:
-        past = np.asarray(metric.past_MR, np.float64)
+        past = fetch(metric.past_MR).astype(np.float64)
         system_MM += g * past @ past.T
     wanted_MD = white @ np.asarray(value_RD, np.float64)
     found_MD = np.linalg.solve(system_MM, wanted_MD)
     residual = float(np.linalg.norm(system_MM @ found_MD - wanted_MD) / np.linalg.norm(wanted_MD))
     found_MD = found_MD.astype(np.float32)
-    return found_MD if metric.whitener_MF is None else np.asarray(_unwhitened(metric.whitener_MF, found_MD)), residual
+    return found_MD if metric.whitener_MF is None else fetch(_unwhitened(metric.whitener_MF, found_MD)), residual
 
 
 def update(
@@ -150,20 +157,26 @@ def update(
         delta_FD, residual = solve_dense(metric, key_FR, value_RD, g)
         return Dense(weight, layer, delta_FD), residual
     found = solve(metric, key_FR, key_FR, value_RD, g, dtype)
-    return LowRank(weight, layer, np.asarray(found.u_FR), found.v_RD), found.residual
+    return LowRank(weight, layer, fetch(found.u_FR), found.v_RD), found.residual
 
 
 def _project(metric: Metric, left_MR, right_MR, dtype: str) -> tuple[np.ndarray | None, np.ndarray]:
     """(I + P^T P)^-1 P^T K_left and K_right^T M^-1 K_left, in whitened coordinates (Woodbury's identity)."""
-    system_RR = np.asarray(_product(right_MR.T, left_MR), dtype)
+    system_RR = fetch(_product(right_MR.T, left_MR)).astype(dtype)
     if metric.past_MR is None:
         return None, system_RR
     past_QM = metric.past_MR.T
     gram_QQ, with_left_QR, with_right_QR = (
-        np.asarray(_product(past_QM, other), dtype) for other in (metric.past_MR, left_MR, right_MR)
+        fetch(_product(past_QM, other)).astype(dtype) for other in (metric.past_MR, left_MR, right_MR)
     )
     overlap_QR = np.linalg.solve(gram_QQ + np.eye(len(gram_QQ), dtype=dtype), with_left_QR)
     return overlap_QR, system_RR - with_right_QR.T @ overlap_QR
+
+
+@functools.partial(jax.jit, static_argnames="room")
+def _appended(past_MR, white_MR, n_past, room: int):
+    past_MR = jnp.pad(past_MR, ((0, 0), (0, room - past_MR.shape[1])))
+    return jax.lax.dynamic_update_slice_in_dim(past_MR, white_MR, n_past, axis=1)
 
 
 @jax.jit

@@ -15,7 +15,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxedit.edits.edit import Dense, Edit, LowRank, apply, make_edit, matrix
@@ -25,7 +24,7 @@ from jaxedit.solving.hyper import ValueHyper
 from jaxedit.solving.kept import find
 from jaxedit.solving.moments import Stats
 from jaxedit.solving.observe import POOLINGS, Questions, ask, keys, values
-from jaxedit.solving.solve import Metric, remember, update
+from jaxedit.solving.solve import Metric, metric_on, remember, update
 from jaxedit.solving.target import Targets
 from jaxedit.solving.templates import check_template, sample_groups
 
@@ -87,7 +86,7 @@ def init(hyper: SpreadHyper, recipe: Recipe, model: Model, stats: Stats | None) 
     """
     check(hyper, model)
     whiteners = {layer: recipe.whiten(moment_FF, layer) for layer, moment_FF in moments(hyper, model, stats).items()}
-    metrics = {layer: Metric(jnp.asarray(whitener_MF)) for layer, whitener_MF in whiteners.items()}
+    metrics = {layer: metric_on(model.mesh, whitener_MF) for layer, whitener_MF in whiteners.items()}
     return SpreadState(templates(hyper, model), metrics)
 
 
@@ -205,7 +204,7 @@ def absorb(state: SpreadState, made: Edit) -> SpreadState:
     metrics = dict(state.metrics)
     for name, key_NF in made.memory.items():
         layer = int(name.removeprefix("keys/"))
-        metrics[layer] = remember(metrics[layer], jnp.asarray(key_NF.T))
+        metrics[layer] = remember(metrics[layer], key_NF.T)
     return state._replace(metrics=metrics)
 
 

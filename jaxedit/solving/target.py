@@ -31,7 +31,7 @@ import optax
 
 from jaxedit.edits.edit import unedited
 from jaxedit.edits.request import Request
-from jaxedit.mesh import constrain, place
+from jaxedit.mesh import constrain, everywhere, place
 from jaxedit.models.decoder import Attending, normalise
 from jaxedit.models.layers import block_at, causal, ends, run_collecting, run_layer_at, run_layers, start
 from jaxedit.models.model import Model
@@ -186,7 +186,7 @@ def _optimise(model: Model, rows: Rows, layer: int, hyper, shape: Shape, n_reque
     carry = (jnp.int32(0), zero_PND, adam.init(zero_PND), no_initial_NV, factor_N, active_N, zero_N, zero_N)
     step, delta_PND, _, initial_NV, factor_N, active_N, n_steps_N, _ = jax.lax.while_loop(going_on, update, carry)
     _, (_, _, _, (nll_N, kl_N, decay_N)) = losses(delta_PND, initial_NV, step == 0, factor_N)
-    return {
+    found = {
         "delta_ND": delta_PND[0],
         "init_ND": init_ND,
         "key_BF": subject.key_BF,
@@ -196,6 +196,7 @@ def _optimise(model: Model, rows: Rows, layer: int, hyper, shape: Shape, n_reque
         "decay_N": decay_N,
         "n_steps_N": n_steps_N + active_N,
     }
+    return everywhere(model.mesh, found)
 
 
 def _says(model: Model, rows: Rows, layer: int, prefixed: "Prefixed", delta_PND):

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from jaxedit.edits.edit import Dense, Edit, apply, make_edit, rebuild
 from jaxedit.edits.journal import Journal, Step, open_journal, pack_edit, plain, read_edit, read_steps
+from jaxedit.mesh import fetch
 from jaxedit.metrics.facts import facts, mean_fact
 from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.models.model import Model
@@ -40,7 +40,8 @@ def study(
 
     Args:
       config: as `jaxedit.study.config.default_config`.
-      workdir: new, or a study's with the same configuration (only n_facts may grow), which is then continued.
+      workdir: new, or a study's with the same configuration (n_facts may have grown, the mesh be another), which is
+        then continued.
       on_step: called with each step's record, also those found in the journal, and the number of steps there will be.
 
     Raises:
@@ -48,7 +49,7 @@ def study(
       OSError: where a step cannot be written; all steps before are whole.
     """
     setting, state, run = set_up(config, workdir)
-    journal = open_journal(workdir, run, may_differ=("config.n_facts",))
+    journal = open_journal(workdir, run, may_differ=("config.n_facts", "config.mesh"))
     total = len(setting.batches)
     if len(journal.steps) > total + 1:
         raise ValueError(
@@ -128,7 +129,7 @@ def _written(setting: Setting, progress: Progress, edit: Edit | None, number: in
     for weight, layers in setting.editor.slots.items():
         for layer in layers:
             slot = int(overlay.slot[weight][layer])
-            deltas.append(Dense(weight, layer, np.asarray(overlay.delta[weight][slot])))
+            deltas.append(Dense(weight, layer, fetch(overlay.delta[weight][slot])))
     return make_edit(setting.unedited, deltas, memory), True
 
 

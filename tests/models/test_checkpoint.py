@@ -14,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 import jaxedit
 from jaxedit.models import family as families
 from jaxedit.models import load as loading
-from jaxedit.models.checkpoint import lengths
 from jaxedit.models.family import Fields
+from jaxedit.models.layout import lengths
 from jaxedit.models.rope import Rope
 
 INDEX = "model.safetensors.index.json"

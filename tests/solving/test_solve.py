@@ -1,5 +1,6 @@
 """The least-change update against a float64 evaluation of its formulas, with hard matrices, history and large batches."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -78,7 +79,7 @@ def test_float32_solve_is_near():
 def test_history_counts_like_its_sum(n_edits, whitened):
     """Three keys an edit: kept as factors up to an eighth of the width, folded into the whitener beyond."""
     moment_FF = conditioned(96, 1e5) if whitened else np.eye(96)
-    metric = Metric(whitener(moment_FF)) if whitened else Metric()
+    metric = Metric(jnp.asarray(whitener(moment_FF))) if whitened else Metric()
     total_FF = moment_FF.copy()
     for i in range(n_edits):
         (past,) = draw((96, 3), seed=10 + i)
