@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# A Slurm job on one or many nodes. The checkout and --workdir lie on a file system that all nodes share; in the checkout,
+# once: bash launch/setup.sh cuda
+#   bash launch/slurm.sh study --workdir=/shared/edits                                    # one node, one GPU
+#   bash launch/slurm.sh --gpus-per-node=8 -- study --workdir=/shared/edits               # one process with eight GPUs
+#   bash launch/slurm.sh --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 --partition=spot -- study --workdir=/shared/edits
+# What is before -- goes to sbatch. `sbatch launch/slurm.sh study ...` in the checkout does the same. A preempted job goes back
+# to the queue, and the study goes on from its --workdir; at a time limit submit the same line again.
+# With --dry-run as the first argument the commands are printed, none is run.
+#SBATCH --job-name=jaxedit
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%j.out
+set -euo pipefail
+dry=""
+if [[ "${1:-}" == --dry-run ]]; then dry=1 && shift; fi
+
+fail() { echo "slurm.sh: $1" >&2 && exit 2; }
+call() { if [[ -n "$dry" ]]; then printf '%q' "$1" && printf ' %q' "${@:2}" && echo; else "$@"; fi; }
+
+options=()
+if [[ "${1:-}" == -* ]]; then
+    while [[ $# -gt 0 && "$1" != -- ]]; do
+        options+=("$1") && shift
+    done
+    [[ $# -gt 0 ]] || fail "no -- after ${options[*]}: expected [SBATCH OPTIONS --] COMMAND ..., e.g. --nodes=2 -- study ..."
+    shift
+fi
+[[ $# -gt 0 ]] || fail "nothing to run was given, e.g. bash launch/slurm.sh study --workdir=/shared/edits"
+
+if [[ -z "${SLURM_JOB_ID:-}" ]]; then
+    root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+    call sbatch --chdir="$root" ${options[@]+"${options[@]}"} "$root/launch/slurm.sh" "$@"
+    [[ -n "$dry" ]] || exit 0
+    echo "# and in the job:"
+elif [[ ! -x .venv/bin/jaxedit ]]; then # Slurm runs a copy of this file, so the checkout is where the job was submitted
+    fail "no .venv/bin/jaxedit in $PWD: submit from the checkout, after bash launch/setup.sh cuda"
+fi
+# JAX gives each of several processes the GPU of its number on the node.
+gpus="${SLURM_GPUS_PER_NODE:-}" tasks="${SLURM_NTASKS_PER_NODE:-}"
+if [[ "${SLURM_NTASKS:-1}" -gt 1 && -n "$gpus" && "${gpus##*:}" != "$tasks" ]]; then
+    fail "--ntasks-per-node=$tasks with --gpus-per-node=$gpus: give both the same number"
+fi
+# srun does not take it over from sbatch.
+if [[ -n "${SLURM_CPUS_PER_TASK:-}" ]]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
+# Without GPUs it ends with an error, and not on the CPU.
+call srun --kill-on-bad-exit=1 env JAX_PLATFORMS="${JAX_PLATFORMS:-cuda,cpu}" .venv/bin/jaxedit "$@"
