@@ -155,6 +155,21 @@ def print_json(value: Any) -> None:
     print(json.dumps(plain(value), ensure_ascii=False))
 
 
+def show_table(header: list[str], rows: list[list[str]]) -> None:
+    """A table for people: names on the left, numbers on the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    # Facts may hold brackets. A file or a pipe has no width of its own.
+    console = Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in header:
+        table.add_column(title, justify="left" if title in ("method", "edit") else "right")
+    for cells in rows:
+        table.add_row(*cells)
+    console.print(table)
+
+
 def _from_configuration(error: BaseException) -> bool:
     """ml_collections raises KeyError, AttributeError and TypeError on a wrong --config.key."""
     trace = error.__traceback__

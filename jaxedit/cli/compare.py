@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, print_json, process_flags
+from jaxedit.cli import FLAGS, json_flag, print_json, process_flags, show_table
 from jaxedit.cli.study import StepBar
 
 
@@ -29,7 +29,7 @@ def define_flags() -> None:
 
 def main() -> None:
     """Runs the studies and shows the comparison."""
-    from jaxedit.study.compare import header, measured_at, read_outcomes, row, write
+    from jaxedit.study.compare import header, read_outcomes, row, write
     from jaxedit.study.config import read_config, read_variants
     from jaxedit.study.loop import study
     from jaxedit.study.mirror import own_folder
@@ -48,11 +48,11 @@ def main() -> None:
             study(config, folder / name, bar.step)
     outcomes = read_outcomes(folder, variants)
     written = write(folder, f"{path.stem}: {', '.join(variants)}", outcomes)
-    cells = [header(outcomes), *(row(outcome, measured_at(outcomes)) for outcome in outcomes)]
+    cells = [header(outcomes), *(row(outcome, outcomes) for outcome in outcomes)]
     if FLAGS.json:
         print_json({"workdir": str(folder), "header": cells[0], "rows": cells[1:]})
         return
-    show(cells)
+    show_table(cells[0], cells[1:])
     print(f"\nReport: {written}   Figure: {folder / 'comparison.png'}")
 
 
@@ -62,19 +62,3 @@ def assign(config, text: str) -> None:
     if not sign or key not in config or key in ("editor", "guard"):
         raise ValueError(f"--set={text}: expected KEY=VALUE with one of {', '.join(k for k in config if k != 'editor')}")
     config[key] = int(value) if isinstance(config[key], int) else value
-
-
-def show(cells: list[list[str]]) -> None:
-    """The table for people."""
-    import sys
-
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in cells[0]:
-        table.add_column(title, justify="left" if title == "method" else "right")
-    for line in cells[1:]:
-        table.add_row(*line)
-    console.print(table)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from jaxedit.edits.edit import Edit
 from jaxedit.edits.request import Request
-from jaxedit.models.model import Model
+from jaxedit.models.model import Model, anchored
 from jaxedit.solving import spread
 from jaxedit.solving.after import After, AfterState, begin, change
 from jaxedit.solving.moments import Stats
@@ -86,7 +86,8 @@ def make_editor(name: str, **hyper: Any) -> Editor:
     after = After(**{field.name: hyper.pop(field.name, None) for field in dataclasses.fields(After)})
     after.check()
     editor = module.make(module.Hyper(**hyper))
-    return editor if after.is_idle else _with_after(editor, after)
+    editor = editor if after.is_idle else _with_after(editor, after)
+    return _with_anchor(editor) if getattr(editor.hyper, "anchor", None) else editor
 
 
 def _with_after(editor: Editor, after: After) -> Editor:
@@ -107,6 +108,24 @@ def _with_after(editor: Editor, after: After) -> Editor:
         return state._replace(inner=editor.absorb(state.inner, made))
 
     return editor._replace(init=init, edit=edit, absorb=absorb, each=editor.each and each, dense=editor.dense or after.is_dense)
+
+
+def _with_anchor(editor: Editor) -> Editor:
+    """The editor that begins every prompt with a begin-of-text token; its edits remember that."""
+
+    def init(model: Model, stats: Stats | None) -> Any:
+        return editor.init(anchored(model), stats)
+
+    def edit(model: Model, requests: list[Request], state: Any) -> tuple[Edit, Any, dict[str, float]]:
+        made, state, info = editor.edit(anchored(model), requests, state)
+        return dataclasses.replace(made, anchor=editor.hyper.anchor), state, info
+
+    def each(model: Model, requests: list[Request], state: Any) -> list[tuple[Edit, dict[str, float]]]:
+        assert editor.each is not None
+        made = editor.each(anchored(model), requests, state)
+        return [(dataclasses.replace(edit, anchor=editor.hyper.anchor), info) for edit, info in made]
+
+    return editor._replace(init=init, edit=edit, each=editor.each and each)
 
 
 def _check_type(name: str, key: str, value: Any) -> None:

@@ -93,7 +93,7 @@ def edit(hyper: Hyper, model: Model, requests: list[Request], state: State) -> t
     """
     groups, z_layer = state.context_templates, hyper.layers[-1]
     working = with_slots(model, spread.WEIGHT, tuple(hyper.layers))
-    questions = ask(working, requests, groups, hyper.key_pooling)
+    questions = ask(working, requests, groups, hyper.key_pooling, hyper.fact_token)
     found = find(hyper, unedited(working), requests, sum(groups, ()), z_layer, residual=True)
     z_ND = found.init_ND + found.delta_ND
     held_ND = values(working, questions, z_layer)
@@ -103,7 +103,7 @@ def edit(hyper: Hyper, model: Model, requests: list[Request], state: State) -> t
         due = np.flatnonzero((distance_N > hyper.alpha) & (distance_N < hyper.upper_bound))
         if not len(due):
             break
-        asked = ask(working, [requests[n] for n in due], groups, hyper.key_pooling)
+        asked = ask(working, [requests[n] for n in due], groups, hyper.key_pooling, hyper.fact_token)
         metric_of = functools.partial(metric, hyper, model.mesh, state)
         passes.append(spread.write(hyper, RECIPE, working, asked, z_ND[due], metric_of))
         working = passes[-1].model

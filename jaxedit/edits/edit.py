@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxedit.mesh import fetch, place
 from jaxedit.models.arithmetic import PRECISION, Overlay, RowEdits
-from jaxedit.models.model import Companion, Model, with_slots
+from jaxedit.models.model import Companion, Model, anchored, with_slots
 
 Array = np.ndarray | jax.Array
 
@@ -46,11 +46,13 @@ class Edit:
       deltas: what changes, at most one entry for each weight and layer.
       memory: arrays that the editor's state learns from this edit (keys of past facts, say); journalled with it.
       hf_layout: weight -> (HF tensor name with {l}, HF layout "out in -> in out"), for `dense`.
+      anchor: "bos" where the edit was made with a begin-of-text token in front of every prompt, and is to be used so.
     """
 
     deltas: tuple[LowRank | Dense, ...]
     memory: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     hf_layout: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    anchor: str | None = None
 
     def dense(self) -> dict[str, np.ndarray]:
         """{HF weight name: float32 change in that weight's own HF orientation}."""
@@ -114,6 +116,11 @@ def apply(model: Model, edit: Edit) -> Model:
             changed = _add_low_rank(overlay.delta[delta.weight], slot, delta.u_FR, delta.v_RD)
         overlay = Overlay({**overlay.delta, delta.weight: changed}, overlay.slot)
     return _with_edits(model, overlay, (*model.companion.history, edit))
+
+
+def asked_as(model: Model, edits: Sequence[Edit]) -> Model:
+    """The model as it is to be asked with edits that it has in rows only: their anchor is its tokenizer's."""
+    return anchored(model) if any(edit.anchor for edit in edits) else model
 
 
 def in_rows(model: Model, edits: Sequence[Edit], edit_B: np.ndarray) -> Model:

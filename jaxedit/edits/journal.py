@@ -160,7 +160,8 @@ def pack_edit(edit: Edit) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         described.append({"kind": type(delta).__name__, "weight": delta.weight, "layer": delta.layer})
         arrays |= {f"{i}/{field}": getattr(delta, field) for field in delta._fields[2:]}
     # One entry: safetensors writes several in an order of chance, and a step's file should be the same bits each time.
-    return arrays, {"edit": json.dumps({"deltas": described, "hf_layout": dict(edit.hf_layout)})}
+    anchor = {"anchor": edit.anchor} if edit.anchor else {}
+    return arrays, {"edit": json.dumps({"deltas": described, "hf_layout": dict(edit.hf_layout), **anchor})}
 
 
 def file_of(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
@@ -191,7 +192,7 @@ def read_edit(path: Path) -> Edit:
         deltas.append(kind(entry["weight"], entry["layer"], *(arrays[f"{i}/{field}"] for field in kind._fields[2:])))
     memory = {name.removeprefix("memory/"): array for name, array in arrays.items() if name.startswith("memory/")}
     layout = {weight: tuple(pair) for weight, pair in described["hf_layout"].items()}
-    return Edit(tuple(deltas), memory, layout)
+    return Edit(tuple(deltas), memory, layout, described.get("anchor"))
 
 
 def plain(value: Any) -> Any:

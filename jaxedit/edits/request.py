@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Probe(NamedTuple):
-    """A prompt whose answer the edit should not change."""
+    """A prompt and its answer."""
 
     prompt: str
     answer: str
@@ -25,6 +25,7 @@ class Request:
       generation_prompts: prompts to continue freely.
       case_id: the record's number in its data set.
       relation: the relation's name there.
+      portability: questions that follow from the new fact, with their answers.
 
     Raises:
       ValueError: on a prompt without exactly one `{}`, or an empty subject or target.
@@ -39,6 +40,7 @@ class Request:
     generation_prompts: tuple[str, ...] = ()
     case_id: int | str | None = None
     relation: str | None = None
+    portability: tuple[Probe, ...] = ()
 
     def __post_init__(self):
         n_places = self.prompt.count("{}")

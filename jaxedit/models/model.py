@@ -50,10 +50,11 @@ class Model:
     mesh: Mesh
     companion: Companion
 
-    @property
+    @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that came with the weights."""
-        return self.companion.tokenizer
+        """The tokenizer that came with the weights; it begins every text anew where an edit was made so (`Edit.anchor`)."""
+        has_anchor = any(edit.anchor for edit in self.companion.history)
+        return (anchored(self) if has_anchor else self).companion.tokenizer
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -84,6 +85,19 @@ def _sample(array: jax.Array, axis: int, copies: int, mesh: Mesh) -> tuple[tuple
 @functools.partial(jax.jit, static_argnames="mesh")
 def _entries(array: jax.Array, at: tuple[jax.Array, ...], mesh: Mesh) -> jax.Array:
     return everywhere(mesh, array[at])
+
+
+def anchored(model: Model) -> Model:
+    """The same model, whose tokenizer puts a begin-of-text token in front of what is edited, asked and generated.
+
+    Raises:
+      ValueError: where the tokenizer has no such token.
+    """
+    tokenizer = model.companion.tokenizer
+    if tokenizer.bos_id is None:
+        raise ValueError(f"anchor='bos': the tokenizer of {model.companion.source} has no begin-of-text token")
+    companion = dataclasses.replace(model.companion, tokenizer=dataclasses.replace(tokenizer, add_bos=True))
+    return dataclasses.replace(model, companion=companion)
 
 
 def with_slots(model: Model, weight: str, layers: tuple[int, ...]) -> Model:

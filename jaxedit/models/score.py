@@ -119,7 +119,7 @@ def begin(model: Model, packed: Packed, layer: int) -> Begun:
     batch_bytes = 4 * B * T * model.config.D // model.mesh.shape["data"]
     h_G: list[jax.Array | None] = [None] * G
     for g in range(min(G, BEGUN_BYTES // batch_bytes) if layer else 0):  # before the first layer there is nothing to keep
-        h_G[g] = _begin_batch(dataclasses.replace(model, overlay=Overlay({}, {})), *_arrays(model, packed, g), layer)
+        h_G[g] = _begin_batch(dataclasses.replace(model, overlay=Overlay({}, {})), *arrays_of(model, packed, g), layer)
     return Begun(packed, layer, h_G, model.base["embed/tokens"])
 
 
@@ -153,7 +153,7 @@ def score(model: Model, texts: Packed | Begun, model_of: Callable[[np.ndarray], 
         its_model = model if model_of is None else model_of(packed.group_GB[g])
         if begun.embedding is not None:
             _check_begun(its_model, begun)
-        scored = _score_batch(its_model, *_arrays(model, packed, g), begun.h_G[g], begun.layer)
+        scored = _score_batch(its_model, *arrays_of(model, packed, g), begun.h_G[g], begun.layer)
         nll_BT, argmax_BT = jax.device_get(scored)
         for text in np.unique(segment_BT[segment_BT > 0]) - 1:
             row, columns = np.nonzero(segment_BT == text + 1)
@@ -171,7 +171,8 @@ def _check_begun(model: Model, begun: Begun) -> None:
         raise ValueError(f"these texts were begun below layer {begun.layer}, the model has edits at layer {min(edited)}")
 
 
-def _arrays(model: Model, packed: Packed, g: int) -> list[jax.Array]:
+def arrays_of(model: Model, packed: Packed, g: int) -> list[jax.Array]:
+    """Tokens, positions and segments of one batch on the devices."""
     return [place(model.mesh, "BT", a[g]) for a in (packed.token_GBT, packed.position_GBT, packed.segment_GBT)]
 
 

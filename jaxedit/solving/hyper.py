@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxedit.models.model import Model
-from jaxedit.solving.rows import check_space
+from jaxedit.solving.rows import check_fact_token, check_space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +20,7 @@ class TargetHyper:
     norm_anchor: bool = False  # give v* the norm of the value that the unedited model holds there (NAS, 2602.02543)
     ease_at_argmax: bool = False  # weigh the target's term less once it is the likeliest (PMET)
     leading_space: str = "joined"  # between prompt and target: `jaxedit.solving.rows.fill`
+    fact_token: str = "subject_last"  # where the vector is added: `jaxedit.solving.rows.fact_token_of`
 
     def check(self) -> None:
         """Raises a ValueError on a number that cannot be meant."""
@@ -33,6 +34,7 @@ class TargetHyper:
                 f"prob_cutoff={self.prob_cutoff}: expected -k, to stop at the k-th pass with the target the likeliest"
             )
         check_space(self.leading_space)
+        check_fact_token(self.fact_token)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,10 @@ class ValueHyper:
     """What all methods that optimise a value to write have in common, under the published names.
 
     Attributes:
-      fact_token: where keys and values are read; "subject_last".
+      fact_token: where keys and values are read: "subject_last"; the prompt's "last" token; or "auto", that one where the
+        subject's is at position 0, and else the subject's.
+      anchor: "bos" puts a begin-of-text token in front of every prompt, when the edit is made and when the edited model is
+        asked; the edit remembers it.
       v_loss_layer: the layer whose output the loss reads; the last one (None).
       norm_anchor: NAS: the value gets the norm of what the unedited model holds there.
       leading_space: between prompt and target: "joined", "separate" or "none" (`jaxedit.solving.rows.fill`).
@@ -49,6 +54,7 @@ class ValueHyper:
     """
 
     fact_token: str = "subject_last"
+    anchor: str | None = None
     v_num_grad_steps: int = 20
     v_lr: float = 0.5
     v_loss_layer: int | None = None
@@ -69,7 +75,7 @@ class ValueHyper:
         """Raises a ValueError on a value that cannot be meant for this model."""
         self.target().check()
         last = model.config.L - 1
-        if self.fact_token != "subject_last":
-            raise ValueError(f"fact_token={self.fact_token!r}: expected 'subject_last'")
+        if self.anchor not in (None, "bos"):
+            raise ValueError(f"anchor={self.anchor!r}: expected 'bos', or nothing")
         if self.v_loss_layer not in (None, last):
             raise ValueError(f"v_loss_layer={self.v_loss_layer}: the reference reads the logits of the last layer, here {last}")

@@ -39,7 +39,7 @@ def find(
     if hyper.target_cache is None or model.companion.history:
         return optimise(model, requests, templates, layer, hyper.target(), residual, attention)
     asked = {
-        "model": [model.fingerprint, str(model.dtype)],
+        "model": [model.fingerprint, str(model.dtype), model.tokenizer.add_bos],
         "requests": [[request.prompt, request.subject, request.target_new] for request in requests],
         "templates": templates,
         "where": [layer, residual, attention],

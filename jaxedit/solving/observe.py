@@ -19,7 +19,7 @@ from jaxedit.models.decoder import Attending
 from jaxedit.models.layers import causal, run_collecting, run_layer_at, run_layers, start
 from jaxedit.models.model import Model
 from jaxedit.models.score import fill_rows
-from jaxedit.solving.rows import PREFIX_STEP, fill, pad_tokens, round_up
+from jaxedit.solving.rows import PREFIX_STEP, fact_token_of, fill, pad_tokens, round_up
 
 POOLINGS = ("group_means", "mean")
 PARTS = ("residual", "key", "mlp")  # what `run_layer_at` returns
@@ -46,7 +46,13 @@ class Questions(NamedTuple):
     n_requests: int
 
 
-def ask(model: Model, requests: list[Request], groups: tuple[tuple[str, ...], ...], pooling: str) -> Questions:
+def ask(
+    model: Model,
+    requests: list[Request],
+    groups: tuple[tuple[str, ...], ...],
+    pooling: str,
+    fact_token: str = "subject_last",
+) -> Questions:
     """Tokenises and packs requests in groups of templates.
 
     Args:
@@ -55,6 +61,7 @@ def ask(model: Model, requests: list[Request], groups: tuple[tuple[str, ...], ..
       groups: context templates; with pooling "group_means" a key is the mean over groups of the means within them (MEMIT
         counts the bare prompt as much as all sampled templates together), with "mean" that over all templates.
       pooling: one of POOLINGS.
+      fact_token: whose keys and values: `jaxedit.solving.rows.fact_token_of`.
 
     Raises:
       ValueError: where a request in a template is longer than the model's positions.
@@ -65,8 +72,12 @@ def ask(model: Model, requests: list[Request], groups: tuple[tuple[str, ...], ..
         for template in group:
             weights[template] += 1 / (len(groups) * len(group)) if pooling == "group_means" else 1 / n_templates
     tokens_CN = []
+    at_N = [fact_token_of(model.tokenizer, request, fact_token) for request in requests]
     for template in weights:
-        filled = [fill(model.tokenizer, template, request.prompt, request.subject) for request in requests]
+        filled = [
+            fill(model.tokenizer, template, request.prompt, request.subject, fact_token=at)
+            for request, at in zip(requests, at_N, strict=True)
+        ]
         tokens_CN.append([row.tokens[: row.subject + 1] for row in filled])
         longest = max(range(len(requests)), key=lambda n: len(tokens_CN[-1][n]))
         model.config.check_length(len(tokens_CN[-1][longest]), f"the request {requests[longest].name[:80]!r} in its templates")

@@ -12,12 +12,14 @@ from jaxedit.models.tokenizer import Tokenizer, first_token_after, last_token_of
 KL_TEMPLATE = "{} is a"  # "essence": what the subject is should not drift
 PREFIX_STEP = 8  # prefixes are padded to multiples of this and suffixes to even lengths, so that few shapes are compiled
 SPACES = ("joined", "separate", "none")
+FACT_TOKENS = ("subject_last", "last", "auto")
 
 Array = np.ndarray | jax.Array
 
 
 class Row(NamedTuple):
-    """One prompt as tokens, where the subject's last token is, and where the target begins."""
+    """One prompt as tokens, where the subject's last token is (or, at another `fact_token`, the prompt's), and where the
+    target begins."""
 
     tokens: list[int]
     subject: int
@@ -61,7 +63,13 @@ class Tokenised(NamedTuple):
 
 
 def fill(
-    tokenizer: Tokenizer, template: str, prompt: str, subject: str, target: str = "", leading_space: str = "joined"
+    tokenizer: Tokenizer,
+    template: str,
+    prompt: str,
+    subject: str,
+    target: str = "",
+    leading_space: str = "joined",
+    fact_token: str = "subject_last",
 ) -> Row:
     """Tokenises template(prompt(subject)), followed by the target where there is one.
 
@@ -76,6 +84,7 @@ def fill(
       leading_space: one of SPACES: "joined", one space, and the whole text is tokenised together; "separate", the space and the
         target are tokenised by themselves and follow the prompt's tokens, as released code has it (sentencepiece may then
         give a piece more); "none", no space, for languages that have none between words.
+      fact_token: whose place `subject` is: "subject_last", or the prompt's "last" token.
     """
     before, after = template.split("{}")
     prompt_before, prompt_after = prompt.split("{}")
@@ -84,10 +93,28 @@ def fill(
     space = "" if leading_space == "none" else " "
     apart = bool(target) and leading_space == "separate"
     tokens, ends = tokenizer.encode_with_ends(question if apart or not target else question + space + target)
-    at_subject = last_token_of(ends, len(head))
+    at_subject = last_token_of(ends, len(head if fact_token == "subject_last" else question))
     if apart:
         return Row([*tokens, *tokenizer.encode(space + target, bos=False)], at_subject, len(tokens))
     return Row(tokens, at_subject, first_token_after(ends, len(question)) if target else len(tokens))
+
+
+def fact_token_of(tokenizer: Tokenizer, request: Request, fact_token: str) -> str:
+    """Where a request's keys and values are read: of "auto", the prompt's "last" token if the subject's is at position 0.
+
+    There every sequence parks its attention, keys are unlike those elsewhere, and what is added changes nothing
+    (arXiv 2406.11263, section 3).
+    """
+    if fact_token != "auto":
+        return fact_token
+    at_first = fill(tokenizer, "{}", request.prompt, request.subject).subject == 0
+    return "last" if at_first else "subject_last"
+
+
+def check_fact_token(fact_token: str) -> None:
+    """Raises a ValueError on an unknown place of keys and values."""
+    if fact_token not in FACT_TOKENS:
+        raise ValueError(f"fact_token={fact_token!r}: expected one of {', '.join(map(repr, FACT_TOKENS))}")
 
 
 def check_space(leading_space: str) -> None:
@@ -96,17 +123,23 @@ def check_space(leading_space: str) -> None:
         raise ValueError(f"leading_space={leading_space!r}: expected one of {', '.join(map(repr, SPACES))}")
 
 
-def tokenise(model: Model, request: Request, templates: tuple[str, ...], leading_space: str = "joined") -> Tokenised:
-    """A request in its templates, as tokens; the bare prompt and the KL prompt end with the subject.
+def tokenise(
+    model: Model,
+    request: Request,
+    templates: tuple[str, ...],
+    leading_space: str = "joined",
+    fact_token: str = "subject_last",
+) -> Tokenised:
+    """A request in its templates, as tokens; the bare prompt and the KL prompt end with the token that is written at.
 
     Raises:
       ValueError: where a row is longer than the model's positions (a subject longer than the context, say).
     """
     tokenizer = model.tokenizer
-    target = request.target_new.strip()
-    filled = [fill(tokenizer, each, request.prompt, request.subject, target, leading_space) for each in templates]
-    bare = fill(tokenizer, "{}", request.prompt, request.subject)
-    kl = fill(tokenizer, "{}", KL_TEMPLATE, request.subject)
+    subject, target = request.subject, request.target_new.strip()
+    at = fact_token_of(tokenizer, request, fact_token)
+    filled = [fill(tokenizer, each, request.prompt, subject, target, leading_space, at) for each in templates]
+    bare, kl = (fill(tokenizer, "{}", prompt, subject, fact_token=at) for prompt in (request.prompt, KL_TEMPLATE))
     for row in [*filled, bare, kl]:
         model.config.check_length(len(row.tokens), f"the request {request.name[:80]!r} in its templates")
     return Tokenised(filled, *(row._replace(tokens=row.tokens[: row.subject + 1]) for row in (bare, kl)))

@@ -141,7 +141,7 @@ def edit(
     z_layer = hyper.layers[-1]
     found = find(hyper, working, requests, sum(groups, ()), z_layer, *PARTS[recipe.part])
     z_ND = found.init_ND + found.delta_ND
-    questions = ask(working, requests, groups, hyper.key_pooling)
+    questions = ask(working, requests, groups, hyper.key_pooling, hyper.fact_token)
     written = write(hyper, recipe, working, questions, z_ND, lambda layer, key_NF: state.metrics[layer])
     made = make_edit(model, written.deltas, remembered(hyper, recipe, written, questions))
     held_ND = values(written.model, questions, z_layer, recipe.part)

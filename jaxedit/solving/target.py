@@ -89,7 +89,7 @@ def optimise(
       residual: init is the residual stream after the layer (MEMIT), not the MLP's output (ROME).
       attention: a second vector is found along with it, for the attention's output (PMET), and not returned.
     """
-    tokenised = [tokenise(model, request, templates, hyper.leading_space) for request in requests]
+    tokenised = [tokenise(model, request, templates, hyper.leading_space, hyper.fact_token) for request in requests]
     # Requests of like length together: a rectangle is as long as its longest suffix.
     order = sorted(range(len(requests)), key=lambda i: common_shape([tokenised[i]])[::-1])
     parts, n_requests = in_parts(

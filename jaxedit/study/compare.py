@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxedit.edits.journal import Journal, read_journal
-from jaxedit.study.report import COLLAPSE_PPL, edit_steps, number
+from jaxedit.study.foresight import COLLAPSE_PPL
+from jaxedit.study.report import edit_steps, number
 
 FIGURE = "comparison"
 
@@ -31,17 +32,18 @@ class Outcome(NamedTuple):
 
 
 def read_outcomes(folder: Path, variants: tuple[str, ...]) -> list[Outcome]:
-    """The finished studies in a folder, in the order of the variants."""
+    """The finished studies in a folder, in the order of the variants; single edits are not retained."""
     outcomes = []
     for name in variants:
-        held = json.loads((folder / name / "retained.json").read_text(encoding="utf-8"))["facts"]
+        path = folder / name / "retained.json"
+        held = json.loads(path.read_text(encoding="utf-8"))["facts"] if path.is_file() else []
         outcomes.append(Outcome(name, read_journal(folder / name), held))
     return outcomes
 
 
 def write(folder: Path, title: str, outcomes: list[Outcome]) -> Path:
     """Writes comparison.md and the figure; returns the former."""
-    cells = [header(outcomes), *(row(outcome, measured_at(outcomes)) for outcome in outcomes)]
+    cells = [header(outcomes), *(row(outcome, outcomes) for outcome in outcomes)]
     table = ["| " + " | ".join(line) + " |" for line in cells]
     table.insert(1, "|---|" + "---:|" * (len(cells[0]) - 1))
     figure(outcomes, folder / FIGURE)
@@ -58,26 +60,52 @@ def measured_at(outcomes: list[Outcome], most: int = 6) -> list[int]:
     return [common[i] for i in places]
 
 
+SHARES = (("efficacy", "efficacy"), ("greedy_new", "says it"), ("prefixed_greedy", "says it behind a prefix"))
+
+
 def header(outcomes: list[Outcome]) -> list[str]:
     """The table's titles."""
-    titles = ["method", "facts", "efficacy at once", "at the end", "says it at once", "at the end", "paraphrases", "neighbours"]
-    return [*titles, *(f"ppl after {step}" for step in measured_at(outcomes)), "s an edit"]
+    spans = ("at once", "at the end") if any(outcome.retained for outcome in outcomes) else ("at once",)
+    titles = [f"{title} {span}" for _, title in SHARES for span in spans] + ["paraphrases", "neighbours", "S"]
+    steps = measured_at(outcomes)
+    ppl = [f"ppl after {step}" for step in steps] if len(spans) > 1 else []
+    return ["method", "facts", *titles, "highest ppl", *ppl, "s an edit"]
 
 
-def row(outcome: Outcome, steps: list[int]) -> list[str]:
-    """A study as the cells of the table: shares of facts in percent, perplexities, the median time of an edit."""
-    made = outcome.made
-    at_once, at_end = [record["fact"] for record in made], outcome.retained
-    ppl = {record["step"]: number(record["perplexity"]["mean"]) for record in made if "perplexity" in record}
+def row(outcome: Outcome, outcomes: list[Outcome]) -> list[str]:
+    """A study as the cells of the table: shares of facts in percent, perplexities, the median time of an edit.
+
+    Paraphrases, neighbours and the score S, their harmonic mean with the efficacy, are those at the end of a sequence, or of
+    each single edit.
+    """
+    made, sequential = outcome.made, any(other.retained for other in outcomes)
+    at_once = [record["fact"] for record in made]
+    spans = [at_once, outcome.retained] if sequential else [at_once]
+    shares = [_share(_mean(found, key)) for key, _ in SHARES for found in spans]
+    last = {key: _mean(spans[-1], key) for key in ("efficacy", "paraphrase", "neighbourhood")}
+    shares += [_share(last["paraphrase"]), _share(last["neighbourhood"]), _share(score(*last.values()))]
+    ppl = {record["step"]: float(record["perplexity"]["mean"]) for record in made if "perplexity" in record}
+    cells = [number(max(ppl.values()))] if ppl else ["–"]
+    cells += [number(ppl[step]) for step in measured_at(outcomes)] if sequential else []
     time_s = float(np.median([record["time_s"]["edit"] for record in made])) if made else 0.0
-    shares = [_share(found, key) for key in ("efficacy", "greedy_new") for found in (at_once, at_end)]
-    shares += [_share(at_end, key) for key in ("paraphrase", "neighbourhood")]
-    return [outcome.name, str(sum(r.get("n_requests", 1) for r in made)), *shares, *(ppl[s] for s in steps), f"{time_s:.1f}"]
+    return [outcome.name, str(sum(r.get("n_requests", 1) for r in made)), *shares, *cells, f"{time_s:.1f}"]
 
 
-def _share(found: list[dict[str, Any]], key: str) -> str:
-    values = [float(fact[key]) for fact in found if fact[key] is not None]
-    return f"{100 * np.mean(values):.0f} %" if values else "–"
+def score(*shares: float | None) -> float | None:
+    """S of the ROME and MEMIT papers: the harmonic mean of ES, PS and NS; None where one is missing."""
+    present = [share for share in shares if share is not None]
+    if len(present) < len(shares):
+        return None
+    return len(present) / sum(1 / share for share in present) if all(present) else 0.0
+
+
+def _mean(found: list[dict[str, Any]], key: str) -> float | None:
+    values = [float(fact[key]) for fact in found if fact.get(key) is not None]
+    return float(np.mean(values)) if values else None
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
 
 
 def figure(outcomes: list[Outcome], path: Path) -> None:

@@ -14,7 +14,7 @@ from ml_collections.config_dict import placeholder
 import jaxedit
 from jaxedit.editors import Editor, defaults_of, hyper_types, make_editor, names
 
-GUARD = dict(max_ppl_ratio=2.0, action="rollback")
+GUARD = dict(max_ppl_ratio=2.0, action="rollback", max_relative_perturbation=0.1)
 
 
 def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
@@ -35,6 +35,7 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     config.perplexity_every = 1  # measure it after every so many edits, and after the last
     config.edits_at_once = 16  # in mode single: so many are made together, where the method can; a lot is begun and ended whole
     config.snapshot_every = 1  # for methods that change whole matrices: journal them after every so many edits only
+    config.screen = ""  # predict each edit's damage first: "record" it, "hold" hard cases back, or write them by "c-rome"
     config.mode = "sequential"  # or "single": every edit on the untouched model
     config.guard = ConfigDict(GUARD)
     config.editor = editor_config(method, **hyper)

@@ -6,6 +6,7 @@ A rejected edit leaves neither weights nor state. Resuming replays the journal's
 study that was never interrupted.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from jaxedit.edits.journal import Journal, Step, open_journal, pack_edit, plain,
 from jaxedit.mesh import fetch
 from jaxedit.metrics.facts import facts, mean_fact
 from jaxedit.metrics.perplexity import Perplexity, perplexity
+from jaxedit.metrics.perturbation import push_of_all
 from jaxedit.models.model import Model
 from jaxedit.study.measure import Measured, Stopwatch, edit_lot, edit_one, perplexity_record
 from jaxedit.study.setting import Setting, set_up
@@ -87,7 +89,7 @@ def _retain(setting: Setting, progress: Progress, workdir: Path) -> None:
     path = workdir / "retained.json"
     if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["steps"] == kept:
         return
-    held = [mean_fact(facts(progress.model, setting.batches[number - 1])) for number in kept]
+    held = [mean_fact(facts(progress.model, setting.batches[n - 1], prefix=setting.prefix)) for n in kept]
     path.write_text(json.dumps(plain({"steps": kept, "facts": held}), ensure_ascii=False), encoding="utf-8")
 
 
@@ -130,7 +132,8 @@ def _written(setting: Setting, progress: Progress, edit: Edit | None, number: in
         for layer in layers:
             slot = int(overlay.slot[weight][layer])
             deltas.append(Dense(weight, layer, fetch(overlay.delta[weight][slot])))
-    return make_edit(setting.unedited, deltas, memory), True
+    anchor = next((made.anchor for made in progress.model.companion.history if made.anchor), None)
+    return dataclasses.replace(make_edit(setting.unedited, deltas, memory), anchor=anchor), True
 
 
 def _n_to_keep(setting: Setting, journal: Journal) -> int:
@@ -186,6 +189,14 @@ def _step(setting: Setting, progress: Progress, number: int, measured: Measured 
         "kept": False,
         "guard": "",
     }
+    predicted = setting.screening.predicted.get(number)
+    record |= {} if predicted is None else {"predicted": predicted}
+    if number in setting.screening.hard and setting.screening.instead is None:
+        return (
+            progress,
+            record | {"error": f"held back: predicted perturbation {predicted:.3g}", "held": True, "time_s": {}},
+            None,
+        )
     edited, state = progress.model, progress.state
     if measured is None:
         watch = Stopwatch()
@@ -206,6 +217,9 @@ def _step(setting: Setting, progress: Progress, number: int, measured: Measured 
         "says": measured.says,
         "editor": measured.info,
         "edit_norm": edit.norm,
+        "relative_norm": edit.norm / setting.weight_norm,
+        "relative_perturbation": measured.push,
+        **({} if setting.single else {"relative_perturbation_of_all": push_of_all(setting.probes, edited)}),
         "time_s": measured.time_s,
     }
     return (Progress(edited, state, progress.base) if kept else progress), record, edit

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.edits.edit import Edit, apply, in_rows, is_low_rank
+from jaxedit.edits.edit import Edit, apply, asked_as, in_rows, is_low_rank
 from jaxedit.metrics.facts import facts, mean_fact
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
+from jaxedit.metrics.perturbation import push_of
 from jaxedit.models.generate import generate
 from jaxedit.models.model import Model
 from jaxedit.study.setting import Setting
@@ -25,6 +26,7 @@ class Measured(NamedTuple):
     says: str
     after: Perplexity | None
     time_s: dict[str, float]
+    push: float  # how hard the edit pushes the texts: `jaxedit.metrics.perturbation`
     lot: int | None = None  # the first step of those that were made and measured together
 
 
@@ -52,29 +54,34 @@ def edit_one(setting: Setting, model: Model, state: Any, number: int, watch: Sto
     Raises:
       ValueError: where a request cannot be edited or measured.
     """
-    batch = setting.batches[number - 1]
-    edit, state, info = setting.editor.edit(model, batch, state)
+    batch, hard = setting.batches[number - 1], number in setting.screening.hard
+    editor = setting.screening.instead if hard and setting.screening.instead else setting.editor
+    edit, state, info = editor.edit(model, batch, state)
     watch.lap("edit")
+    push = push_of(setting.probes, edit)
+    watch.lap("perturbation")
     edited = apply(model, edit)
     watch.lap("apply")
-    before, fact = mean_fact(facts(setting.unedited, batch)), mean_fact(facts(edited, batch))
+    before, fact = (mean_fact(facts(each, batch, prefix=setting.prefix)) for each in (setting.unedited, edited))
     watch.lap("facts")
     question = batch[0].question
     says = generate(edited, [question], max_new_tokens=SAYS_TOKENS)[0].removeprefix(question)
     watch.lap("generate")
-    after = perplexity(edited, setting.texts) if _due(setting, number) else None
+    after = perplexity(edited, setting.texts) if _due(setting, number, push) else None
     watch.lap("perplexity")
-    return Measured(edit, info, before, fact, says, after, watch.read()), edited, state
+    return Measured(edit, info, before, fact, says, after, watch.read(), push), edited, state
 
 
 def edit_lot(setting: Setting, model: Model, state: Any, first: int) -> dict[int, Measured]:
     """The steps from `first` on that go together, each edit by itself on the same model; nothing is written out for any.
 
-    Nothing is returned where that cannot be done: a request cannot be edited, or the edits are not low-rank. They are then
-    made one by one, and it shows whose fault it is.
+    Nothing is returned where that cannot be done: a request cannot be edited, the edits are not low-rank, or some are made in
+    another way. They are then made one by one, and it shows whose fault it is.
     """
     numbers = list(range(first, min(first + setting.edits_at_once, len(setting.batches) + 1)))
     requests = [request for number in numbers for request in setting.batches[number - 1]]
+    if not setting.screening.hard.isdisjoint(numbers):
+        return {}
     watch = Stopwatch()
     try:
         assert setting.editor.each is not None
@@ -82,28 +89,42 @@ def edit_lot(setting: Setting, model: Model, state: Any, first: int) -> dict[int
         watch.lap("edit")
         if not is_low_rank(edits):
             return {}
-        before, found = facts(setting.unedited, requests), facts(model, requests, list(edits))
+        pushes = [push_of(setting.probes, edit) for edit in edits]
+        watch.lap("perturbation")
+        asked = asked_as(model, edits)
+        before = facts(setting.unedited, requests, prefix=setting.prefix)
+        found = facts(asked, requests, list(edits), setting.prefix)
         watch.lap("facts")
         questions = [request.question for request in requests]
         lanes_B = np.minimum(np.arange(len(edits) + -len(edits) % model.mesh.shape["data"]), len(edits) - 1)
-        texts = generate(in_rows(model, edits, lanes_B), questions, max_new_tokens=SAYS_TOKENS)
+        texts = generate(in_rows(asked, edits, lanes_B), questions, max_new_tokens=SAYS_TOKENS)
         watch.lap("generate")
     except ValueError:
         return {}
-    due = [i for i, number in enumerate(numbers) if _due(setting, number)]
+    due = [i for i, number in enumerate(numbers) if _due(setting, number, pushes[i])]
     scored = dict(zip(due, perplexity_each(model, setting.texts, [edits[i] for i in due]), strict=True)) if due else {}
     watch.lap("perplexity")
     time_s = watch.read(len(edits))
     return {
         number: Measured(
-            edits[i], infos[i], before[i], found[i], texts[i].removeprefix(questions[i]), scored.get(i), time_s, first
+            edit=edits[i],
+            info=infos[i],
+            before=before[i],
+            fact=found[i],
+            says=texts[i].removeprefix(questions[i]),
+            after=scored.get(i),
+            time_s=time_s,
+            push=pushes[i],
+            lot=first,
         )
         for i, number in enumerate(numbers)
     }
 
 
-def _due(setting: Setting, number: int) -> bool:
-    return number % setting.perplexity_every == 0 or number == len(setting.batches)
+def _due(setting: Setting, number: int, push: float) -> bool:
+    """Whether the perplexity is measured: every so often, and where the edit pushes the texts hard."""
+    regular = number % setting.perplexity_every == 0 or number == len(setting.batches)
+    return regular or setting.guard.wants_a_look(push)
 
 
 def perplexity_record(after: Perplexity, base: Perplexity) -> dict[str, float]:

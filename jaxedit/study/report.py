@@ -7,8 +7,9 @@ import numpy as np
 
 from jaxedit.edits.journal import Journal, read_journal
 from jaxedit.edits.request import Request
+from jaxedit.study.foresight import COLLAPSE_PPL, foresight_lines
+from jaxedit.study.foresight import draw as draw_foresight
 
-COLLAPSE_PPL = 1000  # the papers' criterion
 HIGHEST_PPL = 1e100  # what the figure draws larger ones as, infinite ones included
 
 
@@ -21,6 +22,8 @@ def report(folder: Path) -> Path:
     journal = read_journal(folder)
     steps = edit_steps(journal)
     figure(journal, folder / "perplexity")
+    if is_single(journal):
+        draw_foresight(steps, folder / "foresight")
     (folder / "report.md").write_text(markdown(journal, steps), encoding="utf-8")
     return folder / "report.md"
 
@@ -39,7 +42,7 @@ def edit_steps(journal: Journal) -> list[dict[str, Any]]:
 def outcome(record: dict[str, Any], single: bool = False) -> str:
     """What became of an edit, in a word or two; in a study of single edits there is nothing to keep or roll back."""
     if "error" in record:
-        return "not edited"
+        return "held back" if record.get("held") else "not edited"
     if record["guard"]:
         return "kept, damaging" if record["kept"] else "damaging" if single else "rolled back"
     return "kept" if record["kept"] else "measured"
@@ -134,6 +137,7 @@ def markdown(journal: Journal, steps: list[dict[str, Any]]) -> str:
         ["# Study", "", *summary(journal, steps), "", "![perplexity after each edit](perplexity.png)", "", *table, ""]
         + ["## What the model says right after each edit", "", "| # | edit | continuation |", "|---:|---|---|", *said, ""]
         + failed
+        + (foresight_lines(steps) if is_single(journal) else [])
         + ["## Time", "", f"{times} in {len(steps)} edits.", "", "## Configuration", "", "```json"]
         + [(journal.folder / "run.json").read_text(encoding="utf-8").strip(), "```", ""]
     )

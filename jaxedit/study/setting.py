@@ -1,26 +1,42 @@
 """What does not change during a study: its model, editor, facts, texts and guard, made from a configuration and checked."""
 
+import functools
 import hashlib
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxedit.datasets import read_requests, read_texts
 from jaxedit.editors import Editor
 from jaxedit.edits.request import Request
+from jaxedit.mesh import everywhere
 from jaxedit.metrics.perplexity import prepare
+from jaxedit.metrics.perturbation import Probes, probe
 from jaxedit.models.load import load
 from jaxedit.models.model import Model, with_slots
 from jaxedit.models.score import Begun
 from jaxedit.solving.moments import Stats
 from jaxedit.study.config import editor_from, plain_config
 from jaxedit.study.guard import Guard
+from jaxedit.study.screen import screen
 
 MODES = ("sequential", "single")
+SCREENS = ("", "record", "hold", "c-rome")
+
+
+class Screening(NamedTuple):
+    """What is predicted of each step's edit (nothing where it was not asked), and what is done to the hard ones."""
+
+    predicted: dict[int, float]
+    hard: frozenset[int]  # steps whose prediction is over the guard's limit
+    instead: Editor | None  # what makes their edits; None: they are held back
 
 
 class Setting(NamedTuple):
@@ -35,10 +51,18 @@ class Setting(NamedTuple):
     perplexity_every: int
     snapshot_every: int
     edits_at_once: int  # 1 where each has to wait for the one before
+    probes: Probes  # of the texts, for the relative perturbation
+    weight_norm: float  # of the edited layers' weights together
+    screening: Screening
+    prefix: str | None  # a context template of the editor, behind which facts are asked as well
 
 
-def set_up(config: ConfigDict, workdir: Path) -> tuple[Setting, Any, dict[str, Any]]:
+def set_up(config: ConfigDict, workdir: Path | None) -> tuple[Setting, Any, dict[str, Any]]:
     """The setting of a study, the editor's state before the first edit, and what the journal says the study is.
+
+    Args:
+      config: as `jaxedit.study.config.default_config`.
+      workdir: whose context templates are taken where it has some; None: there is no folder.
 
     Raises:
       ValueError: on a configuration, model, facts or texts that cannot be used.
@@ -60,7 +84,7 @@ def set_up(config: ConfigDict, workdir: Path) -> tuple[Setting, Any, dict[str, A
         )
     batches = [requests[i : i + size] for i in range(0, len(requests), size)]
     stats = Stats.load(Path(keys["stats"])) if keys["stats"] else None
-    templates = saved_templates(workdir)
+    templates = None if workdir is None else saved_templates(workdir)
     editor = editor_from(keys["editor"], **({"context_templates": templates} if templates else {}))
     if keys["snapshot_every"] > 1 and (keys["mode"] == "single" or not editor.dense):
         raise ValueError(
@@ -82,20 +106,74 @@ def set_up(config: ConfigDict, workdir: Path) -> tuple[Setting, Any, dict[str, A
         "n_skipped_facts": asked.n_skipped,
         "context_templates": getattr(state, "context_templates", None),
     }
-    lowest = min(layer for layers in editor.slots.values() for layer in layers)
-    single = keys["mode"] == "single"
+    every = sorted(layer for layers in editor.slots.values() for layer in layers)
+    single, begun = keys["mode"] == "single", prepare(model, texts, lowest=every[0])
+    probes = probe(model, begun, tuple(every))
     setting = Setting(
         unedited=model,
         editor=editor,
         batches=batches,
-        texts=prepare(model, texts, lowest=lowest),
+        texts=begun,
         guard=guard,
         single=single,
         perplexity_every=keys["perplexity_every"],
         snapshot_every=keys["snapshot_every"],
         edits_at_once=keys["edits_at_once"] if single and editor.each and size == 1 else 1,
+        probes=probes,
+        weight_norm=_weight_norm(model, editor.slots),
+        screening=_screened(keys, model, batches, guard, editor, state, probes),
+        prefix=_last_template(getattr(state, "context_templates", None)),
     )
     return setting, state, run
+
+
+def _last_template(templates: Any) -> str | None:
+    """The last of an editor's context templates, which may lie in groups; None where there is none but the bare prompt."""
+    while templates and not isinstance(templates, str):
+        templates = templates[-1]
+    return None if not templates or templates == "{}" else templates
+
+
+def _weight_norm(model: Model, slots: Mapping[str, tuple[int, ...]]) -> float:
+    """The Frobenius norm of all weights that edits change, as they are unedited."""
+    squares = [_square_sum(model, weight, layer) for weight, layers in slots.items() for layer in layers]
+    return math.sqrt(sum(map(float, squares)))
+
+
+@functools.partial(jax.jit, static_argnames="weight")
+def _square_sum(model: Model, weight: str, layer) -> jax.Array:
+    return everywhere(model.mesh, jnp.sum(jnp.square(model.base[weight][layer].astype(jnp.float32))))
+
+
+def _screened(
+    keys: dict[str, Any],
+    model: Model,
+    batches: list[list[Request]],
+    guard: Guard,
+    editor: Editor,
+    state: Any,
+    probes: Probes,
+) -> Screening:
+    """The predictions for a study's requests, where its configuration asks for them.
+
+    Raises:
+      ValueError: on a way of screening that there is not, or a method or guard it does not go with.
+    """
+    action, limit = keys["screen"], guard.max_relative_perturbation
+    if action not in SCREENS:
+        raise ValueError(f"screen={action!r}: expected one of {', '.join(map(repr, SCREENS))}")
+    if not action:
+        return Screening({}, frozenset(), None)
+    if action != "record" and limit is None:
+        raise ValueError(f"screen={action!r} needs guard.max_relative_perturbation, over which a prediction is a hard case")
+    found = screen(model, [request for batch in batches for request in batch], editor, state, probes)
+    predicted = {number: each.predicted for number, each in enumerate(found, 1)}
+    if action == "record" or limit is None:
+        return Screening(predicted, frozenset(), None)
+    hard = frozenset(number for number, value in predicted.items() if value > limit)
+    hyper = {**keys["editor"], "method": "c-rome"}
+    hyper.pop("keys", None)
+    return Screening(predicted, hard, editor_from(hyper) if action == "c-rome" else None)
 
 
 def _say_size(editor: Editor, model: Model, n_steps: int, snapshot_every: int) -> None:

@@ -108,6 +108,26 @@ def studied(run):
     return run(*STUDY, "--config.n_facts=2", "--json")
 
 
+def test_screen(run, folder):
+    """The flagged facts and as many others make files of facts; the ranking says which."""
+    flags = [flag for flag in STUDY if "workdir" not in flag and flag != "study"]
+    written = ["--hard=screened/hard.json", "--normal=screened/normal.json", "--limit=1e-9"]
+    found = result(run("screen", *flags, *written, "--json"))
+    assert sorted(each["request"] for each in found["ranking"]) == sorted(
+        f"{fact['prompt'].replace('{}', fact['subject'])} → {fact['target_new']}" for fact in FACTS
+    )
+    assert found["n_flagged"] == 3
+    hard = json.loads((folder / "screened" / "hard.json").read_text(encoding="utf-8"))
+    assert [fact["subject"] for fact in hard] == [
+        each["request"].split(" lives")[0].split(" is")[0] for each in found["ranking"]
+    ]
+    assert json.loads((folder / "screened" / "normal.json").read_text(encoding="utf-8")) == []
+    done = run("screen", *flags, "--facts=facts.json", "--facts=facts.json", "--limit=1e9")
+    assert "0 of 6 facts are predicted to push the texts by more than 1e+09" in done.stdout
+    assert "[bold]" in done.stdout
+    assert refusal(run("screen", *flags, "--limit=-1")).startswith("--limit=-1.0: expected a positive number")
+
+
 # study and report
 
 
@@ -127,7 +147,7 @@ def test_study(studied, folder, tiny):
     assert (config["model"], config["facts"], config["texts"], config["n_facts"]) == ("tiny", "facts.json", "texts.json", 2)
     assert config["editor"]["context_templates"] == list(TEMPLATES)
     assert (config["editor"]["layer"], config["editor"]["v_num_grad_steps"]) == (3, 4)
-    assert config["guard"] == {"max_ppl_ratio": 1e6, "action": "rollback"}
+    assert config["guard"] == {"max_ppl_ratio": 1e6, "action": "rollback", "max_relative_perturbation": 0.1}
     for name in ("report.md", "perplexity.png", "perplexity.pdf"):
         assert (folder / "run" / name).stat().st_size > 500
     assert "Bob [bold] lives in → Munich: perplexity" in studied.stderr  # the progress, out of the results' way

@@ -20,6 +20,7 @@ class Rate(NamedTuple):
     q: float
     n: int
     exact: bool
+    share: float
 
 
 class Torch(NamedTuple):
@@ -44,7 +45,7 @@ class Torch(NamedTuple):
         log_probs = self.log_probs(joint)
         losses = [-float(log_probs[t - 1, joint[t]]) for t in range(len(before), len(joint))]
         hits = [int(log_probs[t - 1].argmax()) == joint[t] for t in range(len(before), len(joint))]
-        return Rate(sum(losses) / len(losses), len(losses), all(hits))
+        return Rate(sum(losses) / len(losses), len(losses), all(hits), sum(hits) / len(hits))
 
     def greedy(self, prompt: str) -> dict[int, str]:
         """n -> the n tokens that greedy decoding says after the prompt, where they are " word..." and no other tokens are."""
@@ -104,6 +105,8 @@ def test_answers_are_those_of_torch(family, bos, shared, torch_of):
     assert rated.exact.dtype == bool
     assert rated.exact.tolist() == [rate.exact for rate in expected]
     assert 5 < rated.exact.sum() < len(pairs) - 5
+    assert rated.share.tolist() == [rate.share for rate in expected]
+    assert set(rated.share.tolist()) - {0.0, 1.0}
     assert len(set(rated.n_tokens.tolist())) > 3
 
 
@@ -131,6 +134,7 @@ def requests(shared):
                 target_true=targets[(i + 1) % 6] + " and more" * (i % 2),
                 paraphrases=tuple(beginnings[3 * i : 3 * i + 3]),
                 neighbours=tuple(Probe(question, targets[(i + j + 2) % 6]) for j, question in enumerate(questions[:4])),
+                portability=tuple(Probe(beginning, targets[i]) for beginning in beginnings[3 * i + 1 : 3 * i + 3]),
             )
             for i, (prompt, subject) in enumerate(zip(prompts, ("Sydney Hospital", "Ada", "Dante", "Nile"), strict=True))
         ]
@@ -147,17 +151,41 @@ def requests(shared):
 def test_facts_are_the_formulas(family, golden, torch_of, requests):
     hf = torch_of(family)
     asked = requests(family)
-    found = facts(golden(family), asked)
+    found = facts(golden(family), asked, prefix="So it was. {}")
+
+    def margins(pairs):
+        """Means of exp(-q) of the first minus that of the second."""
+        each = [math.exp(-hf.rate(*one).q) - math.exp(-hf.rate(*other).q) for one, other in pairs]
+        return pytest.approx(sum(each) / len(each), abs=1e-6) if each else None
+
+    def shares(pairs, kind):
+        return pytest.approx(np.mean([getattr(hf.rate(*pair), kind) for pair in pairs])) if pairs else None
+
     for fact, request in zip(found, asked, strict=True):
         question, new, true = request.question, request.target_new, request.target_true
+        behind = f"So it was. {question}"
+        assert fact["token_accuracy"] == hf.rate(question, new).share
+        assert fact["prefixed_greedy"] is hf.rate(behind, new).exact
+        beside = [((prompt, answer), (prompt, new)) for prompt, answer in request.neighbours]
+        assert fact["neighbourhood_magnitude"] == margins(beside)
+        assert fact["neighbourhood_accuracy"] == shares([own for own, _ in beside], "exact")
+        assert fact["portability"] == shares(request.portability, "exact")
+        assert fact["portability_token_accuracy"] == shares(request.portability, "share")
+        asked_so = [(prompt, new) for prompt in request.paraphrases]
+        assert fact["paraphrase_accuracy"] == shares(asked_so, "exact")
+        assert fact["paraphrase_token_accuracy"] == shares(asked_so, "share")
         rate = hf.rate(question, new)
         assert fact["probability_new"] == pytest.approx(math.exp(-rate.q * rate.n), rel=1e-3)
         assert fact["greedy_new"] is rate.exact
         stays = [hf.rate(prompt, answer).q < hf.rate(prompt, new).q for prompt, answer in request.neighbours]
         assert fact["neighbourhood"] == (sum(stays) / len(stays) if stays else None)
         if true is None:
-            assert fact["probability_true"] is fact["efficacy"] is fact["paraphrase"] is None
+            assert fact["probability_true"] is fact["efficacy"] is fact["paraphrase"] is fact["prefixed"] is None
+            assert fact["efficacy_magnitude"] is fact["paraphrase_magnitude"] is None
             continue
+        assert fact["prefixed"] is (hf.rate(behind, true).q > hf.rate(behind, new).q)
+        assert fact["efficacy_magnitude"] == margins([((question, new), (question, true))])
+        assert fact["paraphrase_magnitude"] == margins([((prompt, new), (prompt, true)) for prompt in request.paraphrases])
         rate_true = hf.rate(question, true)
         assert fact["probability_true"] == pytest.approx(math.exp(-rate_true.q * rate_true.n), rel=1e-3)
         assert fact["efficacy"] is (rate_true.q > rate.q)
@@ -191,16 +219,9 @@ def test_an_edited_model_is_what_is_asked_and_a_broken_one_knows_nothing(golden,
     rated = answers(broken, [(request.question, "Rome")])
     assert rated.nll_nats.tolist() == [math.inf]
     assert rated.exact.tolist() == [False]
-    assert facts(broken, [request]) == [
-        {
-            "probability_new": 0.0,
-            "probability_true": 0.0,
-            "greedy_new": False,
-            "efficacy": False,
-            "paraphrase": 0.0,
-            "neighbourhood": 0.0,
-        }
-    ]
+    (fact,) = facts(broken, [request], prefix="So. {}")
+    assert not any(fact.values())
+    assert None not in fact.values()
 
 
 def test_what_cannot_be_asked_raises(golden):

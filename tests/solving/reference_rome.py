@@ -37,6 +37,7 @@ def rome(
     hyper: dict,
     cov=None,
     prefixed: bool = False,
+    at=None,
 ) -> Found:
     """One edit.
 
@@ -49,41 +50,45 @@ def rome(
       hyper: layer, v_num_grad_steps, v_lr, v_weight_decay, kl_factor, clamp_norm_factor.
       cov: C [F, F] or None for the identity.
       prefixed: C-ROME: one key and one value, the means over the templates, everywhere.
+      at: (tokenizer, prompt with one {}, subject) -> the position of the key and value; None: the subject's last token.
     """
+    at = at or _subject_last
     in_templates = [template.format(request.prompt) for template in templates]
     down = layer_module_names.down.format(l=hyper["layer"])
-    key_F, value_D = (x.mean(0) for x in _inputs_outputs(hf_model, tokenizer_backend, down, in_templates, request.subject))
+    key_F, value_D = (x.mean(0) for x in _inputs_outputs(hf_model, tokenizer_backend, down, in_templates, request.subject, at))
     u_F = key_F if cov is None else torch.linalg.solve(torch.as_tensor(cov).double(), key_F.double()).float()
     u_F = u_F / u_F.norm()
     wanted_D, (nll, kl, decay, n_steps) = _target(
-        hf_model, tokenizer_backend, layer_module_names.mlp.format(l=hyper["layer"]), request, in_templates, hyper
+        hf_model, tokenizer_backend, layer_module_names.mlp.format(l=hyper["layer"]), request, in_templates, hyper, at
     )
     if not prefixed:
-        keys, values = _inputs_outputs(hf_model, tokenizer_backend, down, [request.prompt], request.subject)
+        keys, values = _inputs_outputs(hf_model, tokenizer_backend, down, [request.prompt], request.subject, at)
         key_F, value_D = keys[0], values[0]
     v_D = (wanted_D - value_D) / torch.dot(key_F, u_F)
     return Found(u_F, v_D, nll, kl, decay, n_steps)
 
 
-def _inputs_outputs(model, tokenizer, module: str, prompts: list[str], subject: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _inputs_outputs(
+    model, tokenizer, module: str, prompts: list[str], subject: str, place
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What goes into a module and comes out of it at the subject's last token of each prompt."""
     seen = []
     hook = model.get_submodule(module).register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
     with torch.no_grad():
         model(**_batch(tokenizer, [prompt.format(subject) for prompt in prompts]))
     hook.remove()
-    at = [_subject_last(tokenizer, prompt, subject) for prompt in prompts]
+    at = [place(tokenizer, prompt, subject) for prompt in prompts]
     ((inputs, outputs),) = seen
     return inputs[range(len(at)), at], outputs[range(len(at)), at]
 
 
-def _target(model, tokenizer, mlp: str, request, in_templates: list[str], hyper: dict):
+def _target(model, tokenizer, mlp: str, request, in_templates: list[str], hyper: dict, place):
     """v* = target_init + delta, and (nll, kl, decay, number of forward passes) of the last pass."""
     target = _ids(tokenizer, " " + request.target_new)
     known = tokenizer.decode(target[:-1])
     kl_prompt = "{} is a"
     prompts = [*(prompt + known for prompt in in_templates), kl_prompt]
-    lookup = [_subject_last(tokenizer, prompt, request.subject) for prompt in [*in_templates, kl_prompt]]
+    lookup = [place(tokenizer, prompt, request.subject) for prompt in [*in_templates, kl_prompt]]
     batch = _batch(tokenizer, [prompt.format(request.subject) for prompt in prompts])
     n = len(in_templates)
     labels = torch.full((n, batch["input_ids"].shape[1]), -100)
@@ -140,6 +145,11 @@ def _subject_last(tokenizer, prompt: str, subject: str) -> int:
         assert before[-1] == " "
         return len(_ids(tokenizer, before[:-1])) + len(_ids(tokenizer, " " + subject)) - 1
     return len(_ids(tokenizer, subject)) - 1
+
+
+def prompt_last(tokenizer, prompt: str, subject: str) -> int:
+    """Where a prompt ends."""
+    return len(_ids(tokenizer, prompt.format(subject))) - 1
 
 
 def _batch(tokenizer, texts: list[str]) -> dict[str, torch.Tensor]:

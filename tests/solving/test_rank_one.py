@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from reference_rome import Modules, rome
+from reference_rome import Modules, prompt_last, rome
 
 import jaxedit
 from jaxedit.edits.edit import matrix
+from jaxedit.edits.journal import open_journal, pack_edit, read_edit
 from jaxedit.solving.observe import ask, keys
 
 MODULES = {
@@ -105,6 +106,54 @@ def test_every_term_is_the_references(golden, golden_expected, torch_model, fami
     assert relative(matrix(edit.deltas[0]), np.outer(wanted.u_F.numpy(), wanted.v_D.numpy())) <= 1e-4
 
 
+@pytest.mark.parametrize("name", ["rome", "c-rome"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_writes_at_the_prompts_last_token(golden, torch_model, family, name):
+    """Key, value, vector and KL position are there; "auto" is that for a subject at position 0, and for no other."""
+    model, request = golden(family), jaxedit.Request("{} is spoken in the country of", "A", "the English people")
+    assert len(model.tokenizer.encode("A")) == 1
+    module_names, backend = MODULES[family], model.tokenizer.backend
+    settings = dict(prefixed=name == "c-rome", at=prompt_last)
+    wanted = rome(torch_model(family), backend, module_names, request, TEMPLATES, SETTINGS["every term"], **settings)
+    for fact_token in ("last", "auto"):
+        editor = jaxedit.make_editor(name, context_templates=TEMPLATES, fact_token=fact_token, **SETTINGS["every term"])
+        edit, _, info = editor.edit(model, [request], editor.init(model, None))
+        assert info["n_steps"] == wanted.n_steps
+        assert info["loss_kl"] == pytest.approx(wanted.kl, rel=1e-3, abs=1e-5)
+        assert relative(matrix(edit.deltas[0]), np.outer(wanted.u_F.numpy(), wanted.v_D.numpy())) <= 1e-4
+    elsewhere = []
+    for fact_token in ("auto", "subject_last"):
+        editor = jaxedit.make_editor(name, context_templates=TEMPLATES, fact_token=fact_token, **SETTINGS["published"])
+        elsewhere.append(matrix(editor.edit(model, [REQUEST], editor.init(model, None))[0].deltas[0]))
+    np.testing.assert_array_equal(*elsewhere)
+
+
+def test_behind_a_begin_of_text_token(golden, torch_model, tmp_path):
+    """The edit is the reference's on prompts that begin with the token; it is asked so until it is undone."""
+    model = golden("llama")
+    bos_id = model.tokenizer.encode("The")[0]
+    tokenizer = dataclasses.replace(model.tokenizer, bos_id=bos_id)
+    model = dataclasses.replace(model, companion=dataclasses.replace(model.companion, tokenizer=tokenizer))
+    hyper = dict(context_templates=TEMPLATES, **SETTINGS["published"])
+    editor = jaxedit.make_editor("rome", anchor="bos", **hyper)
+    edit, _, _ = editor.edit(model, [REQUEST], editor.init(model, None))
+    with_bos = dataclasses.replace(tokenizer, add_bos=True)
+    always = dataclasses.replace(model, companion=dataclasses.replace(model.companion, tokenizer=with_bos))
+    plain = jaxedit.make_editor("rome", **hyper)
+    wanted, _, _ = plain.edit(always, [REQUEST], plain.init(always, None))
+    np.testing.assert_array_equal(matrix(edit.deltas[0]), matrix(wanted.deltas[0]))
+    assert edit.anchor == "bos"
+    edited = jaxedit.apply(model, edit)
+    assert edited.tokenizer.encode("tongue")[0] == bos_id
+    assert not jaxedit.undo(edited, edit).tokenizer.add_bos
+    journal = open_journal(tmp_path / "study", {})
+    journal.append({"step": 1}, *pack_edit(edit))
+    assert read_edit(tmp_path / "study" / "steps" / "000001.safetensors").anchor == "bos"
+    none = dataclasses.replace(tokenizer, bos_id=None)
+    with pytest.raises(ValueError, match="has no begin-of-text token"):
+        editor.init(dataclasses.replace(model, companion=dataclasses.replace(model.companion, tokenizer=none)), None)
+
+
 def test_stops_where_the_references_loss_is_small(golden, torch_model):
     """On a model made confident enough that the loss passes 0.05 before the steps are used up."""
     hyper = dict(layer=3, v_num_grad_steps=25, v_lr=0.5, v_weight_decay=0.01, kl_factor=0.001, clamp_norm_factor=400.0)
@@ -162,7 +211,8 @@ def test_second_moments_are_asked_for_or_ignored(golden, golden_expected):
         (dict(v_loss_layer=3), "v_loss_layer=3: .* here 5"),
         (dict(v_num_grad_steps=0), "v_num_grad_steps=0"),
         (dict(v_lr=-0.5), "v_lr=-0.5"),
-        (dict(fact_token="last"), "fact_token='last'"),
+        (dict(fact_token="first"), "fact_token='first': expected one of 'subject_last', 'last', 'auto'"),
+        (dict(anchor="eos"), "anchor='eos': expected 'bos', or nothing"),
         (dict(context_templates=("no place",)), "must have exactly one"),
         (dict(context_templates="{}"), "context_templates='{}'; expected tuple or nothing"),
     ],

@@ -9,17 +9,19 @@ from jaxedit.edits.journal import read_journal
 from jaxedit.study import compare, loop
 from jaxedit.study.config import read_config, read_variants
 
+MORE = {"target_true": "London", "paraphrases": ["I know that"], "neighbours": [{"prompt": "Tim is", "answer": "London"}]}
 FACTS = [
-    {"prompt": "{} lives in", "subject": "BP", "target_new": "French", "target_true": "London"},
-    {"prompt": "{} lives in", "subject": "Bob", "target_new": "Munich", "target_true": "London"},
-    {"prompt": "{} lives in", "subject": "Ann", "target_new": "Paris", "target_true": "London"},
+    {"prompt": "{} lives in", "subject": "BP", "target_new": "French", **MORE},
+    {"prompt": "{} lives in", "subject": "Bob", "target_new": "Munich", **MORE},
+    {"prompt": "{} lives in", "subject": "Ann", "target_new": "Paris", **MORE},
 ]
 CONFIG = """
 from jaxedit.study.config import default_config
 VARIANTS = ("rome", "c-rome")
 def get_config(variant):
     config = default_config(variant, layer=3, v_num_grad_steps=4, context_templates=("{}", "I am. {}"))
-    config.update(model=MODEL, facts=FACTS, texts=TEXTS, perplexity_every=2, guard=dict(max_ppl_ratio=2.0, action="record"))
+    config.update(model=MODEL, facts=FACTS, texts=TEXTS, perplexity_every=2)
+    config.guard.update(action="record", max_relative_perturbation=1e6)
     return config
 """
 
@@ -45,16 +47,20 @@ def test_the_table_is_what_the_journals_hold(compared):
     steps = compare.measured_at(outcomes)
     assert steps == [2, 3]
     titles = compare.header(outcomes)
-    for outcome, line in zip(outcomes, (compare.row(outcome, steps) for outcome in outcomes), strict=True):
-        cells = dict(
-            zip([*titles[:3], "efficacy at the end", "says at once", "says at the end", *titles[6:]], line, strict=True)
-        )
+    for outcome in outcomes:
+        cells = dict(zip(titles, compare.row(outcome, outcomes), strict=True))
         records = [step.record for step in read_journal(compared / "runs" / outcome.name).steps[1:]]
         assert cells["method"] == outcome.name
         assert cells["facts"] == "3"
         assert cells["efficacy at once"] == f"{100 * np.mean([r['fact']['efficacy'] for r in records]):.0f} %"
         retained = json.loads((compared / "runs" / outcome.name / "retained.json").read_text())["facts"]
         assert cells["efficacy at the end"] == f"{100 * np.mean([fact['efficacy'] for fact in retained]):.0f} %"
+        shares = np.array([np.mean([fact[key] for fact in retained]) for key in ("efficacy", "paraphrase", "neighbourhood")])
+        assert cells["S"] == f"{100 * (3 / np.sum(1 / shares) if all(shares) else 0):.0f} %"
+        said = np.mean([record["fact"]["prefixed_greedy"] for record in records])
+        assert cells["says it behind a prefix at once"] == f"{100 * said:.0f} %"
+        highest = max(record["perplexity"]["mean"] for record in records if "perplexity" in record)
+        assert float(cells["highest ppl"].replace(",", "")) == pytest.approx(highest, rel=5e-3)
         assert float(cells["ppl after 3"].replace(",", "")) == pytest.approx(records[-1]["perplexity"]["mean"], rel=5e-3)
         assert float(cells["s an edit"]) == pytest.approx(np.median([r["time_s"]["edit"] for r in records]), abs=0.051)
 

@@ -27,8 +27,9 @@ def test_defaults():
         "perplexity_every": 1,
         "edits_at_once": 16,
         "snapshot_every": 1,
+        "screen": "",
         "mode": "sequential",
-        "guard": {"max_ppl_ratio": 2.0, "action": "rollback"},
+        "guard": {"max_ppl_ratio": 2.0, "action": "rollback", "max_relative_perturbation": 0.1},
     }
     assert editor.pop("method") == "rome"
     assert editor.pop("layer") == 3
@@ -60,7 +61,8 @@ def test_overriding_keeps_types():
     config.editor.v_num_grad_steps = 3
     config.editor.context_templates = ["{}", "So. {}"]
     config.dtype = "bfloat16"
-    assert config.guard.to_dict() == {"max_ppl_ratio": 2.0, "action": "record"}  # the other key stays
+    kept = {"max_ppl_ratio": 2.0, "max_relative_perturbation": 0.1}  # the other keys stay
+    assert config.guard.to_dict() == {**kept, "action": "record"}
     assert config.to_dict()["editor"]["context_templates"] == ("{}", "So. {}")
     hyper = editor_from(config.to_dict()["editor"]).hyper
     assert (hyper.layer, hyper.v_lr, hyper.v_num_grad_steps) == (7, 0.3, 3)

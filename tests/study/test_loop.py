@@ -18,6 +18,8 @@ from jaxedit.editors import Editor
 from jaxedit.edits.edit import Edit, make_edit, matrix
 from jaxedit.edits.journal import read_edit, read_journal
 from jaxedit.metrics.facts import facts
+from jaxedit.metrics.perplexity import prepare
+from jaxedit.metrics.perturbation import probe, push_of, push_of_all
 from jaxedit.models.model import with_slots
 from jaxedit.study import loop, setting
 from jaxedit.study.config import default_config
@@ -214,7 +216,7 @@ def test_a_record_says_what_was_measured(whole, model):
     unedited = jaxedit.perplexity(model, TEXTS)
     assert first.record["perplexity"] == {"mean": unedited.mean, "pooled": unedited.pooled, "n_broken": 0}
     np.testing.assert_array_equal(load_file(first.arrays)["nll_nats"], unedited.nll_nats)
-    edited = model
+    edited, probes = model, probe(model, prepare(model, TEXTS), (3,))
     for step, edit in zip(steps, edits_of(folder), strict=True):
         edited = jaxedit.apply(edited, edit)
         after, record = jaxedit.perplexity(edited, TEXTS), step.record
@@ -224,7 +226,12 @@ def test_a_record_says_what_was_measured(whole, model):
         assert measured["delta_nll_nats"] == pytest.approx(difference.mean(), rel=1e-9)
         assert measured["delta_nll_stderr_nats"] == pytest.approx(difference.std(ddof=1) / np.sqrt(len(TEXTS)), rel=1e-9)
         assert record["edit_norm"] == pytest.approx(np.linalg.norm(matrix(edit.deltas[0])), rel=1e-6)
-        assert set(record["time_s"]) == {"edit", "apply", "facts", "generate", "perplexity"}
+        assert record["relative_norm"] == pytest.approx(
+            record["edit_norm"] / np.linalg.norm(model.base["mlp/w_down"][3]), rel=1e-5
+        )
+        assert record["relative_perturbation"] == pytest.approx(push_of(probes, edit), rel=1e-5)
+        assert record["relative_perturbation_of_all"] == pytest.approx(push_of_all(probes, edited), rel=1e-5)
+        assert set(record["time_s"]) == {"edit", "perturbation", "apply", "facts", "generate", "perplexity"}
         assert record["editor"]["n_steps"] == 4
     # `before` is the unedited model's, also for an edit that is not the first.
     for fact, step in zip(FACTS, steps, strict=True):
@@ -540,7 +547,12 @@ def test_batches_and_measuring_every_so_often(configure, shared, tmp_path, monke
     editor_of_one = jaxedit.make_editor("rome", layer=3, v_num_grad_steps=4, context_templates=TEMPLATES)
     single_state = editor_of_one.init(jaxedit.load(str(shared / "golden" / "gpt2")), None)
     monkeypatch.setattr(setting, "editor_from", lambda config, **more: editor_of_one._replace(edit=two_at_once))
-    folder = loop.study(configure(batch_size=2, perplexity_every=2), tmp_path / "run")
+    seldom = configure(batch_size=2, perplexity_every=2)
+    eager = read_journal(loop.study(seldom, tmp_path / "eager")).steps[1:]
+    assert eager[0].record["relative_perturbation"] > 0.1  # so hard a push has its perplexity measured at once
+    assert ["perplexity" in step.record for step in eager] == [True, True]
+    seldom.guard.max_relative_perturbation = 1e6
+    folder = loop.study(seldom, tmp_path / "run")
     steps = [step.record for step in read_journal(folder).steps[1:]]
     assert [record["n_requests"] for record in steps] == [2, 2]
     assert ["perplexity" in record for record in steps] == [False, True]

@@ -1,0 +1,153 @@
+"""How well an edit's damage was foreseen: from forward passes before it, from its push once it was known, from its denominator.
+
+Damage is a perplexity over 1.1 times the unedited model's, collapse one over 1000; how large it is says the change of the
+mean loss a token (nats), whose ranking is that of the geometric mean of the perplexities.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+DAMAGE_RATIO = 1.1
+COLLAPSE_PPL = 1000  # the papers' criterion
+# Predictor -> what is read of a record; larger means more damage.
+PREDICTORS = {
+    "predicted before the edit": lambda record: record.get("predicted"),
+    "relative perturbation": lambda record: record.get("relative_perturbation"),
+    "1 / |u·k|": lambda record: 1 / record["editor"]["denominator"] if record["editor"].get("denominator") else None,
+}
+
+
+class Foresight(NamedTuple):
+    """How a predictor ranks edits.
+
+    Attributes:
+      name: the predictor's.
+      value: of each edit.
+      change_nats: of the mean loss, of each edit.
+      spearman: rank correlation of the two over all edits.
+      spearman_damaging: over the damaging ones; NaN with fewer than three.
+      auc: the chance that a damaging edit ranks above a harmless one; NaN where there are none of either.
+      worst_share: the smallest share of the ranking, from its top, that holds all damaging edits.
+      collapsing_in_top: how many of the collapsing edits lie in the worst hundredth of the ranking.
+    """
+
+    name: str
+    value: np.ndarray
+    change_nats: np.ndarray
+    spearman: float
+    spearman_damaging: float
+    auc: float
+    worst_share: float
+    collapsing_in_top: int
+
+
+def foresights(steps: list[dict[str, Any]]) -> list[Foresight]:
+    """Each predictor that all measured edits of a study have; none with fewer than three edits."""
+    measured = [record for record in steps if "perplexity" in record]
+    if len(measured) < 3:
+        return []
+    found = []
+    for name, read in PREDICTORS.items():
+        values = [read(record) for record in measured]
+        if None not in values:
+            found.append(_foresight(name, np.array([float(value) for value in values]), measured))
+    return found
+
+
+def _foresight(name: str, value: np.ndarray, measured: list[dict[str, Any]]) -> Foresight:
+    from scipy import stats
+
+    change_nats = np.array([float(record["perplexity"]["delta_nll_nats"]) for record in measured])
+    damaging = np.array([float(record["perplexity"]["ratio"]) > DAMAGE_RATIO for record in measured])
+    collapsed = np.array([float(record["perplexity"]["mean"]) > COLLAPSE_PPL for record in measured])
+    ranks = stats.rankdata(value)  # ties share their mean rank
+    auc, worst_share = np.nan, 0.0
+    n_bad, n_good = int(damaging.sum()), int((~damaging).sum())
+    if n_bad and n_good:
+        auc = float((ranks[damaging].sum() - n_bad * (n_bad + 1) / 2) / (n_bad * n_good))
+    if n_bad:
+        worst_share = float(np.mean(value >= value[damaging].min()))
+    top = value >= np.sort(value)[-max(1, len(value) // 100)]
+    return Foresight(
+        name=name,
+        value=value,
+        change_nats=change_nats,
+        spearman=_spearman(value, change_nats),
+        spearman_damaging=_spearman(value[damaging], change_nats[damaging]),
+        auc=auc,
+        worst_share=worst_share,
+        collapsing_in_top=int(np.sum(top & collapsed)),
+    )
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    from scipy import stats
+
+    if len(a) < 3 or len(set(a)) == 1 or len(set(b)) == 1:
+        return np.nan
+    return float(np.asarray(stats.spearmanr(a, b)[0]))
+
+
+def foresight_lines(steps: list[dict[str, Any]]) -> list[str]:
+    """The predictors as a Markdown table; nothing where there is none."""
+    found = foresights(steps)
+    if not found:
+        return []
+    measured = [record for record in steps if "perplexity" in record]
+    n_damaging = sum(float(record["perplexity"]["ratio"]) > DAMAGE_RATIO for record in measured)
+    n_collapsed = sum(float(record["perplexity"]["mean"]) > COLLAPSE_PPL for record in measured)
+    header = ["predictor", "Spearman", "of the damaging", "AUC", "holds all damaging", "collapsing in the worst 1 %"]
+    rows = [
+        [
+            each.name,
+            f"{each.spearman:.3f}",
+            f"{each.spearman_damaging:.3f}",
+            f"{each.auc:.3f}",
+            f"worst {100 * each.worst_share:.1f} %" if n_damaging else "–",
+            f"{each.collapsing_in_top} of {n_collapsed}",
+        ]
+        for each in found
+    ]
+    table = ["| " + " | ".join(cells) + " |" for cells in [header, *rows]]
+    table.insert(1, "|---|" + "---:|" * (len(header) - 1))
+    about = (
+        f"{len(measured)} edits were measured, {n_damaging} of them damaging (over {DAMAGE_RATIO:g} times the unedited "
+        f"perplexity), {n_collapsed} collapsing. Rank correlations are with the change of the mean loss."
+    )
+    return ["## How well the damage was foreseen", "", about, "", *table, "", "![foresight](foresight.png)", ""]
+
+
+def draw(steps: list[dict[str, Any]], path: Path) -> None:
+    """The change of the loss against each predictor, as path.png and path.pdf; nothing where there is no predictor."""
+    found = foresights(steps)
+    if not found:
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    measured = [record for record in steps if "perplexity" in record]
+    damaging = np.array([float(record["perplexity"]["ratio"]) > DAMAGE_RATIO for record in measured])
+    figure, axes = pyplot.subplots(
+        1, len(found), figsize=(3.2 * len(found), 3.0), sharey=True, layout="constrained", squeeze=False
+    )
+    for axis, each in zip(axes[0], found, strict=True):
+        finite = np.isfinite(each.value) & np.isfinite(each.change_nats) & (each.value > 0)
+        for chosen, label, marker, color in ((~damaging, "harmless", "o", "#1b6ca8"), (damaging, "damaging", "X", "#b3261e")):
+            axis.plot(
+                each.value[chosen & finite], each.change_nats[chosen & finite], marker, color=color, markersize=5,
+                markeredgecolor="white", markeredgewidth=0.5, label=label,
+            )  # fmt: skip
+        axis.set_xscale("log")
+        axis.set_yscale("symlog", linthresh=0.1)
+        axis.set_xlabel(each.name)
+        axis.set_title(f"Spearman {each.spearman:.2f}, AUC {each.auc:.3f}", fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("change of the mean loss\n(nats a token)")
+    axes[0][0].legend(frameon=False, fontsize=8)
+    for suffix in (".png", ".pdf"):
+        figure.savefig(path.with_suffix(suffix), dpi=200)
+    pyplot.close(figure)
