@@ -162,7 +162,7 @@ def test_same_input_gives_the_same_edit(case):
 def test_bfloat16_weights_keep_float32_edits(shared, stats_of):
     """An edit of a bfloat16 model is float32 and adds to it without being rounded into its weights."""
     model = jaxedit.load(str(shared / "golden" / "llama"), dtype="bfloat16")
-    for name in editors.names():
+    for name in ("rome", "memit", "alphaedit", "ft"):  # one layer, several, with a history, a whole matrix
         editor = make(name)
         edit, _, _ = editor.edit(model, REQUESTS[:1], editor.init(model, stats_of("llama")))
         edited = jaxedit.apply(model, edit)
