@@ -1,0 +1,97 @@
+"""Does a study fit a TPU slice, and how fast could it be there: compiles every phase for it, without a TPU.
+
+jaxedit plan --model=llama-2-7b --topology=v5e:2x4 --mesh=data:1,model:8
+jaxedit plan --model=llama-3-70b --topology=v5p:4x4x4                     the smallest mesh of it that fits
+jaxedit plan --model=DIRECTORY --topology=local --json                    the devices of this machine; no weights are read
+
+Bytes are those of one device. Bounds are the longest of products, memory and collectives at the chip's published rates: no
+program can be faster. Needs the TPU compiler: pip install 'jaxedit[plan]'.
+"""
+
+import sys
+from typing import Any
+
+from absl import flags
+
+from jaxedit.cli import FLAGS, json_flag, layer_numbers, print_json
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_string(
+        "model", "llama-2-7b", "gpt2-xl, gpt-j-6b, llama-2-7b, llama-3-8b, llama-3-70b, qwen2.5-72b, or a directory"
+    )
+    flags.DEFINE_string("topology", "v5e:2x4", "v4, v5e, v5p or v6e with a shape, e.g. v5p:4x4x4; or local")
+    flags.DEFINE_string("mesh", "", "devices, e.g. data:1,model:8; absent: the fewest that suffice")
+    flags.DEFINE_string("dtype", "bfloat16", "of the stored weights")
+    flags.DEFINE_list("layers", [], "the layers to edit; absent: published ones")
+    flags.DEFINE_integer("requests", 100, "edited together")
+    flags.DEFINE_integer("templates", 21, "context templates")
+    flags.DEFINE_integer("steps", 25, "v_num_grad_steps")
+    flags.DEFINE_integer("length", 128, "tokens of a row of texts")
+    flags.DEFINE_bool("suggest", True, "look for the smallest mesh that fits, also where --mesh is given")
+    json_flag()
+
+
+def main() -> None:
+    """Plans and prints."""
+    from jaxedit.plan.plan import Setup, plan
+
+    setup = Setup(
+        model=FLAGS.model,
+        topology=FLAGS.topology,
+        mesh=FLAGS.mesh,
+        dtype=FLAGS.dtype,
+        layers=tuple(layer_numbers("layers")) if FLAGS.layers else None,
+        requests=FLAGS.requests,
+        templates=FLAGS.templates,
+        steps=FLAGS.steps,
+        length=FLAGS.length,
+        suggest=FLAGS.suggest,
+    )
+    found = plan(setup, lambda phase: print(f"compiled: {phase.name}", file=sys.stderr, flush=True))
+    if FLAGS.json:
+        print_json(found)
+    else:
+        show(found)
+
+
+def show(found: dict[str, Any]) -> None:
+    """The result for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    chip, mesh = found["chip"], found["mesh"]
+    title = f"{found['model']}, {found['dtype']}, {chip['name']}, data:{mesh['data']},model:{mesh['model']}"
+    table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+    table.add_column("phase")
+    for name in ("held", "arguments", "temporaries", f"peak of {chip['hbm_bytes'] / 1e9:.0f} GB"):
+        table.add_column(name, justify="right")
+    for name in ("TFLOP", "GB moved", "GB sent", "bound, s"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict")
+    for phase in found["phases"]:
+        sizes = (phase[name] / 1e9 for name in ("held_bytes", "argument_bytes", "temporary_bytes", "peak_bytes"))
+        work = phase["flops"] / 1e12, phase["moved_bytes"] / 1e9, phase["sent_bytes"] / 1e9
+        bound = "" if phase["bound_s"] is None else f"{phase['bound_s']:.4f}"
+        numbers = (*(f"{size:.2f}" for size in sizes), *(f"{n:.3f}" for n in work), bound)
+        table.add_row(phase["name"], *numbers, verdict(phase), end_section=False)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    for phase in found["phases"]:
+        console.print(f"{phase['name']}: {phase['about']}", highlight=False)
+    small = found["smallest"]
+    if small:
+        splits = f"data:{small['mesh']['data']},model:{small['mesh']['model']}"
+        about = f"of all meshes of 1, 2, 4, ... chips; confirmed by compiling {' and '.join(small['compiled'])}"
+        console.print(f"smallest mesh that fits: {splits} ({about})", highlight=False)
+
+
+def verdict(phase: dict[str, Any]) -> str:
+    """Whether it fits, and what bounds it."""
+    parts = ["fits" if phase["fits"] else "does not fit"]
+    if phase["bound_by"]:
+        parts.append(f"bound by {phase['bound_by']}")
+    if phase["unknown_loops"]:
+        parts.append(f"{len(phase['unknown_loops'])} loops counted once: trip counts unknown")
+    return ", ".join(parts)

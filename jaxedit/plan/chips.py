@@ -1,0 +1,134 @@
+"""Where a plan is for: TPU chips with their published rates, described by the TPU compiler, or the devices of this machine.
+
+Rates are a chip's own, from the pages of the Cloud TPU documentation on each version. `ici_bandwidth` is what a chip sends over
+all its links to other chips (the pages give it in Gbit/s; newer ones count both directions).
+"""
+
+import contextlib
+import importlib.util
+import os
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh
+
+
+class Chip(NamedTuple):
+    """Memory and rates of one device; None where they are not published."""
+
+    name: str
+    hbm_bytes: int
+    flops_per_s: float | None  # bfloat16
+    hbm_bandwidth: float | None  # bytes a second
+    ici_bandwidth: float | None  # bytes a second
+
+
+CHIPS = {
+    "v4": Chip("TPU v4", 32 * 10**9, 275e12, 1228e9, 2400e9 / 8),
+    "v5e": Chip("TPU v5e", 16 * 10**9, 197e12, 819e9, 1600e9 / 8),
+    "v5p": Chip("TPU v5p", 95 * 10**9, 459e12, 2765e9, 4800e9 / 8),
+    "v6e": Chip("TPU v6e", 32 * 10**9, 918e12, 1640e9, 3584e9 / 8),
+}
+KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e"}
+
+# Without them the compiler asks a metadata server what machine it runs on, writes logs, and one process at a time may have it.
+ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_LOG_DIR": "disabled",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+def find(topology: str) -> tuple[list[Any], Chip]:
+    """The devices of a topology and their chip.
+
+    Args:
+      topology: "v5e:2x4", "v5p:4x4x4", ... or "local" for the devices that JAX has here.
+
+    Raises:
+      ValueError: where the chip or its arrangement is not known, or the TPU compiler is not installed.
+    """
+    if topology == "local":
+        devices = jax.devices()
+        return devices, _local_chip(devices)
+    version = topology.split(":")[0]
+    if version not in CHIPS:
+        raise ValueError(
+            f"topology {topology!r}: expected CHIP:SHAPE with a chip of {', '.join(CHIPS)}, e.g. v5e:2x4 or v5p:4x4x4, or local"
+        )
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            f"topology {topology!r} needs the TPU compiler, which is not installed: pip install 'jaxedit[plan]', or give "
+            "--topology=local for the devices of this machine"
+        )
+    from jax.experimental import topologies
+
+    # A v4 chip is two cores that JAX runs as one device; the description takes them apart unless told.
+    options = {"chip_config_name": "megacore"} if version == "v4" else {}
+    with _environment():
+        try:
+            return topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices, CHIPS[version]
+        except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"topology {topology!r}: {str(error).splitlines()[0]}; e.g. v5e:2x4, v5e:16x16, v5p:4x4x4, v6e:4x4"
+            ) from error
+
+
+def mesh_of(devices: list[Any], n_data: int, n_model: int) -> Mesh:
+    """A mesh of the first devices of a topology.
+
+    Raises:
+      ValueError: where there are fewer.
+    """
+    wanted = n_data * n_model
+    if wanted > len(devices):
+        raise ValueError(f"mesh data:{n_data},model:{n_model} needs {wanted} devices, the topology has {len(devices)}")
+    sizes, names, types = (n_data, n_model), ("data", "model"), (AxisType.Auto,) * 2
+    try:
+        return jax.make_mesh(sizes, names, axis_types=types, devices=devices[:wanted])
+    except NotImplementedError:  # no axis of the torus, or product of them, has this size: part of one is taken
+        arranged = mesh_utils.create_device_mesh(sizes, devices[:wanted], allow_split_physical_axes=True)
+        return Mesh(arranged, names, axis_types=types)
+
+
+def parse_mesh(spec: str) -> tuple[int, int]:
+    """The sizes of `data` and `model` in text such as "data:4,model:2".
+
+    Raises:
+      ValueError: on anything else.
+    """
+    sizes = {"data": 1, "model": 1}
+    for part in spec.split(","):
+        name, _, size = part.partition(":")
+        if name not in sizes or not size.isdigit() or int(size) < 1:
+            raise ValueError(f"mesh {spec!r}: {part!r} is not one of data:NUMBER, model:NUMBER; e.g. --mesh=data:1,model:8")
+        sizes[name] = int(size)
+    return sizes["data"], sizes["model"]
+
+
+def _local_chip(devices: list[Any]) -> Chip:
+    kind = devices[0].device_kind
+    if kind in KINDS:
+        return CHIPS[KINDS[kind]]
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    if limit is None:  # a CPU: its devices share the machine's memory
+        limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(devices)
+    return Chip(kind, int(limit), None, None, None)
+
+
+@contextlib.contextmanager
+def _environment():
+    """What the compiler reads when it is loaded; afterwards the environment is as it was."""
+    added = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
