@@ -39,7 +39,7 @@ def directory(tmp_path_factory):
     return str(folder)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pod():
     pytest.importorskip("libtpu", reason="the TPU compiler is in the extra `plan`")
     with uncached():

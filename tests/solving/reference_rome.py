@@ -69,7 +69,7 @@ def rome(
 
 
 def _inputs_outputs(
-    model, tokenizer, module: str, prompts: list[str], subject: str, place
+    model, tokenizer, module: str, prompts: list[str], subject: str, place=None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What goes into a module and comes out of it at the subject's last token of each prompt."""
     seen = []
@@ -77,7 +77,7 @@ def _inputs_outputs(
     with torch.no_grad():
         model(**_batch(tokenizer, [prompt.format(subject) for prompt in prompts]))
     hook.remove()
-    at = [place(tokenizer, prompt, subject) for prompt in prompts]
+    at = [(place or _subject_last)(tokenizer, prompt, subject) for prompt in prompts]
     ((inputs, outputs),) = seen
     return inputs[range(len(at)), at], outputs[range(len(at)), at]
 
