@@ -1,0 +1,53 @@
+"""Perplexity against downstream tasks: models at many perplexity levels, made from a study's damaging edits.
+
+jaxedit study --config=configs/single_edits.py --config.facts=counterfact.json --config.texts=ME-PPL_50.json --workdir=runs/scan
+jaxedit surrogate --workdir=runs/scan --tasks=piqa,lambada_standard --limit=800
+
+Each model is a damaging edit scaled down to a level. What is evaluated is kept in the work directory, so that the same command
+goes on where it was interrupted. Needs lm-eval: pip install 'jaxedit[eval]'.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from jaxedit.cli import FLAGS, json_flag, print_json, show_table
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    flags.DEFINE_string("workdir", None, "a study of single edits")
+    flags.DEFINE_list("tasks", [], "names of lm-eval's tasks, with commas between them")
+    flags.DEFINE_list("levels", [], "perplexities; absent: fourteen from 200 to 5000")
+    flags.DEFINE_integer("limit", None, "at most so many items of each task")
+    flags.DEFINE_string("task_path", None, "a directory with task files of your own")
+    json_flag()
+
+
+def main() -> None:
+    """Evaluates, correlates and draws."""
+    from jaxedit.study.surrogate import LEVELS, correlations, draw, surrogate
+
+    if not FLAGS.workdir:
+        raise ValueError("--workdir is missing: a study of single edits, some of them damaging")
+    folder = Path(FLAGS.workdir)
+    rows = surrogate(
+        folder,
+        FLAGS.tasks,
+        levels=tuple(map(float, FLAGS.levels)) or LEVELS,
+        limit=FLAGS.limit,
+        task_path=Path(FLAGS.task_path) if FLAGS.task_path else None,
+        on_model=lambda row: print(f"perplexity {row['perplexity']:,.1f}: evaluated", file=sys.stderr, flush=True),
+    )
+    draw(rows, folder / "surrogate")
+    found = correlations(rows)
+    if FLAGS.json:
+        print_json({"models": rows, "spearman": [each._asdict() for each in found]})
+        return
+    tasks = [each.task for each in found]
+    cells = [[f"{row['perplexity']:,.1f}", *(f"{row['tasks'][task]['acc']:.4f}" for task in tasks)] for row in rows]
+    show_table(["perplexity", *tasks], cells)
+    for each in found:
+        print(f"{each.task}: Spearman's rho {each.rho:.3f}, 95 % interval {each.low:.3f} to {each.high:.3f}")
+    print(f"Figure: {folder / 'surrogate.png'}")

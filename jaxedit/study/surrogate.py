@@ -1,0 +1,204 @@
+"""Is perplexity a surrogate for what a model can do: models at many perplexity levels, each on downstream tasks.
+
+As section 4 of arXiv 2402.09656: the models are edited ones. Each is a damaging edit of a study, scaled down until the texts'
+perplexity is at a level that was fixed beforehand (the update's size is what the damage depends on), so that levels are covered
+evenly and not as chance has it.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxedit.datasets import read_texts
+from jaxedit.edits.edit import Dense, Edit, LowRank, apply
+from jaxedit.edits.journal import plain, read_edit, read_journal, write_whole
+from jaxedit.metrics.downstream import downstream
+from jaxedit.metrics.perplexity import perplexity, prepare
+from jaxedit.models.model import Model
+from jaxedit.models.score import Begun
+from jaxedit.study.edited import edited_model
+
+LEVELS = (200.0, 250.0, 300.0, 350.0, 400.0, 450.0, 500.0, 600.0, 700.0, 800.0, 900.0, 1000.0, 2000.0, 5000.0)
+NEAR = 0.02  # a level is met where the perplexity is this close to it
+TRIALS = 20
+N_RESAMPLED = 2000
+
+
+class Scaled(NamedTuple):
+    """An edit of the study, by step, and the factor that takes the perplexity to a level."""
+
+    step: int
+    factor: float
+    perplexity: float
+
+
+def surrogate(
+    folder: Path,
+    tasks: list[str],
+    *,
+    levels: tuple[float, ...] = LEVELS,
+    limit: int | None = None,
+    task_path: Path | None = None,
+    on_model: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> list[dict[str, Any]]:
+    """Evaluates the unedited model and one model a level; what is done is kept in the folder and not done again.
+
+    Args:
+      folder: of a study of single edits, some of which take the perplexity over the highest level.
+      tasks: as `jaxedit.metrics.downstream.downstream`.
+      levels: perplexities.
+      limit: items of each task.
+      task_path: a directory of task files.
+      on_model: called with each row, those found in the folder as well.
+
+    Returns:
+      For each model its level (None: unedited), step, factor, perplexity, and the tasks' numbers.
+
+    Raises:
+      ValueError: on another study's folder, a level that no edit reaches, or as `downstream`.
+    """
+    journal = read_journal(folder)
+    asked = {"tasks": tasks, "limit": limit, "texts": journal.run["texts_sha256"]}
+    path = folder / "surrogate.json"
+    done = _read(path, asked)
+    model = edited_model(folder, steps=[])
+    texts: Begun | None = None
+    chosen = _choose(journal.steps, levels)
+    rows = []
+    for level in (None, *sorted(levels)):
+        row = next((row for row in done if row["level"] == level), None)
+        if row is None:
+            texts = texts or prepare(model, read_texts(journal.run["config"]["texts"]))
+            edited, scaled = model, Scaled(0, 0.0, perplexity(model, texts).mean)
+            if level is not None:
+                edit = read_edit(_arrays(journal.steps, chosen[level]))
+                scaled = scale_to(model, edit, level, texts, chosen[level])
+                edited = apply(model, scaled_edit(edit, scaled.factor))
+            row = {"level": level, **scaled._asdict(), "tasks": downstream(edited, tasks, limit=limit, task_path=task_path)}
+            done = [*done, row]
+            write_whole(path, (json.dumps(plain({"asked": asked, "models": done}), indent=1) + "\n").encode())
+        rows.append(row)
+        on_model(row)
+    return rows
+
+
+def _read(path: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """The models that were evaluated before, for the same tasks."""
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["asked"] != plain(asked):
+        raise ValueError(f"{path} is of other tasks, items or texts ({found['asked']}); remove it to begin anew")
+    return found["models"]
+
+
+def _choose(steps: list, levels: tuple[float, ...]) -> dict[float, int]:
+    """For each level a step whose edit goes beyond it, as many different ones as there are."""
+    reached = {s.record["step"]: float(s.record["perplexity"]["mean"]) for s in steps[1:] if "perplexity" in s.record}
+    chosen: dict[float, int] = {}
+    for level in sorted(levels, reverse=True):  # few reach the highest
+        beyond = sorted((number for number, ppl in reached.items() if ppl > level), key=lambda number: reached[number])
+        if not beyond:
+            raise ValueError(
+                f"no edit of the study takes the perplexity over {level:g}; its highest is {max(reached.values()):g}"
+            )
+        chosen[level] = next((number for number in beyond if number not in chosen.values()), beyond[0])
+    return chosen
+
+
+def _arrays(steps: list, number: int) -> Path:
+    return next(step.arrays for step in steps[1:] if step.record["step"] == number)
+
+
+def scaled_edit(edit: Edit, factor: float) -> Edit:
+    """The edit with its change multiplied."""
+    deltas: list[LowRank | Dense] = []
+    for delta in edit.deltas:
+        if isinstance(delta, Dense):
+            deltas.append(delta._replace(delta_FD=np.asarray(delta.delta_FD) * np.float32(factor)))
+        else:
+            deltas.append(delta._replace(v_RD=np.asarray(delta.v_RD) * np.float32(factor)))
+    return dataclasses.replace(edit, deltas=tuple(deltas), memory={})
+
+
+def scale_to(model: Model, edit: Edit, level: float, texts: Begun, step: int) -> Scaled:
+    """Finds by bisection the factor at which the edit takes the perplexity to a level.
+
+    Raises:
+      ValueError: where the whole edit stays under it.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(TRIALS):
+        factor = (low + high) / 2
+        found = perplexity(apply(model, scaled_edit(edit, factor)), texts).mean
+        if abs(found / level - 1) < NEAR:
+            return Scaled(step, factor, found)
+        low, high = (factor, high) if found < level else (low, factor)
+    if low > 0.999:
+        raise ValueError(f"edit {step} does not take the perplexity to {level:g}")
+    return Scaled(step, factor, found)
+
+
+class Correlation(NamedTuple):
+    """Spearman's rho between perplexity and a task's accuracy, with a bootstrap interval of 95 % over the models."""
+
+    task: str
+    rho: float
+    low: float
+    high: float
+
+
+def correlations(rows: list[dict[str, Any]], metric: str = "acc") -> list[Correlation]:
+    """Of each task that has the metric; none with fewer than four models."""
+    from scipy import stats
+
+    found = []
+    for task in rows[0]["tasks"] if len(rows) >= 4 else ():
+        if metric not in rows[0]["tasks"][task]:
+            continue
+        ppl, value = (
+            np.array(column) for column in zip(*((r["perplexity"], r["tasks"][task][metric]) for r in rows), strict=True)
+        )
+        rho = float(np.asarray(stats.spearmanr(ppl, value)[0]))
+        rng = np.random.default_rng(0)
+        drawn = []
+        for _ in range(N_RESAMPLED):
+            at = rng.integers(0, len(ppl), len(ppl))
+            if len(set(value[at])) > 1 and len(set(ppl[at])) > 1:
+                drawn.append(float(np.asarray(stats.spearmanr(ppl[at], value[at])[0])))
+        low, high = np.quantile(drawn, [0.025, 0.975]) if drawn else (math.nan, math.nan)
+        found.append(Correlation(task, rho, float(low), float(high)))
+    return found
+
+
+def draw(rows: list[dict[str, Any]], path: Path, metric: str = "acc") -> None:
+    """A scatter of perplexity against each task's accuracy, as path.png and path.pdf."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found = correlations(rows, metric)
+    figure, axes = pyplot.subplots(1, len(found), figsize=(3.4 * len(found), 3.0), layout="constrained", squeeze=False)
+    for axis, each in zip(axes[0], found, strict=True):
+        for row in rows:
+            numbers = row["tasks"][each.task]
+            marker, color = ("*", "#b3261e") if row["level"] is None else ("o", "#1b6ca8")
+            axis.errorbar(
+                row["perplexity"], numbers[metric], numbers.get(f"{metric}_stderr"), fmt=marker, color=color, markersize=8 if
+                marker == "*" else 4.5, elinewidth=0.8, label="unedited" if row["level"] is None else None,
+            )  # fmt: skip
+        axis.set_xscale("log")
+        axis.set_xlabel("perplexity")
+        axis.set_ylabel(f"{each.task}: {metric}")
+        axis.set_title(f"ρ = {each.rho:.2f} ({each.low:.2f} to {each.high:.2f})", fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].legend(frameon=False, fontsize=8)
+    for suffix in (".png", ".pdf"):
+        figure.savefig(path.with_suffix(suffix), dpi=200)
+    pyplot.close(figure)
