@@ -7,6 +7,7 @@
 An interrupted study goes on with the same command. The report lies in the work directory.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def define_flags() -> None:
     """The flags of this command."""
     config_flags.DEFINE_config_file("config", str(built_in_config()), "a configuration file, PATH or PATH:ARGUMENT")
     flags.DEFINE_string("workdir", None, "where journal and report go; runs/NAME OF THE CONFIGURATION")
+    flags.DEFINE_bool("tensorboard", False, "write TensorBoard events to the work directory while the study runs")
     process_flags()
     json_flag()
 
@@ -28,14 +30,23 @@ def define_flags() -> None:
 def main() -> None:
     """Runs the study, then its report."""
     from jaxedit.cli.report import show
+    from jaxedit.study.live import Live
     from jaxedit.study.loop import study
     from jaxedit.study.mirror import own_folder
 
     path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     folder = Path(FLAGS.workdir or f"runs/{Path(path).stem}{'-' + argument if argument else ''}")
     config, folder = FLAGS.config, own_folder(folder)
-    with StepBar(single=config.mode == "single") as bar:
-        study(config, folder, bar.step)
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(StepBar(single=config.mode == "single"))
+        live = stack.enter_context(Live(folder)) if FLAGS.tensorboard and is_first() else None
+
+        def on_step(record: dict[str, Any], total: int) -> None:
+            bar.step(record, total)
+            if live is not None:
+                live.step(record)
+
+        study(config, folder, on_step)
     show(folder, FLAGS.json)
 
 

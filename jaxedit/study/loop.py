@@ -21,7 +21,8 @@ from jaxedit.metrics.facts import facts, mean_fact
 from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.metrics.perturbation import push_of_all
 from jaxedit.models.model import Model
-from jaxedit.study.measure import Measured, Stopwatch, edit_lot, edit_one, perplexity_record
+from jaxedit.study.measure import Measured, Stopwatch, edit_lot, edit_one, more, perplexity_record
+from jaxedit.study.retention import look_again
 from jaxedit.study.setting import Setting, set_up
 
 Record = dict[str, Any]
@@ -68,12 +69,16 @@ def study(
     if journal.steps and _ends(setting, journal.steps[-1].record):
         return workdir
     measured: dict[int, Measured] = {}
+    kept = [step.record["step"] for step in journal.steps[1:] if step.record["kept"]]
     for number in range(max(len(journal.steps), 1), total + 1):
         if setting.edits_at_once > 1 and (number - 1) % setting.edits_at_once == 0:
             measured = edit_lot(setting, progress.model, progress.state, number)
         progress, record, edit = _step(setting, progress, number, measured.get(number))
         written, is_snapshot = _written(setting, progress, edit, number)
         record |= {"snapshot": True} if is_snapshot else {}
+        kept += [number] if record["kept"] else []
+        if setting.retention_every and number % setting.retention_every == 0:
+            record["retention"] = look_again(progress.model, setting.batches, kept)
         journal.append(record, *(pack_edit(written) if written else ({}, {})))
         on_step(record, total)
         if _ends(setting, record):
@@ -218,6 +223,7 @@ def _step(setting: Setting, progress: Progress, number: int, measured: Measured 
         "editor": measured.info,
         "edit_norm": edit.norm,
         "relative_norm": edit.norm / setting.weight_norm,
+        **more(setting, edited, edit, number),
         "relative_perturbation": measured.push,
         **({} if setting.single else {"relative_perturbation_of_all": push_of_all(setting.probes, edited)}),
         "time_s": measured.time_s,

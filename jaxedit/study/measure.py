@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxedit.edits.edit import Edit, apply, asked_as, in_rows, is_low_rank
+from jaxedit.metrics.divergence import divergence
 from jaxedit.metrics.facts import facts, mean_fact
+from jaxedit.metrics.fluency import fluency
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
 from jaxedit.metrics.perturbation import push_of
 from jaxedit.models.generate import generate
@@ -125,6 +127,19 @@ def _due(setting: Setting, number: int, push: float) -> bool:
     """Whether the perplexity is measured: every so often, and where the edit pushes the texts hard."""
     regular = number % setting.perplexity_every == 0 or number == len(setting.batches)
     return regular or setting.guard.wants_a_look(push)
+
+
+def more(setting: Setting, model: Model, edit: Edit, number: int) -> dict[str, float]:
+    """What is measured of a model with an edit now and then; the model itself lacks it where edits are single ones."""
+    batch, found = setting.batches[number - 1], {}
+    due = [name for name, n in (("kl", setting.divergence_every), ("ge", setting.fluency_every)) if n and number % n == 0]
+    edited = apply(model, edit) if due and setting.single else model
+    if "kl" in due:
+        found["divergence_nats"] = divergence(edited, setting.unedited, setting.texts)
+    if "ge" in due:
+        prompts = [prompt for request in batch for prompt in request.generation_prompts or (request.question,)]
+        found["fluency_bits"] = fluency(edited, prompts)
+    return found
 
 
 def perplexity_record(after: Perplexity, base: Perplexity) -> dict[str, float]:

@@ -9,6 +9,7 @@ from jaxedit.edits.journal import Journal, read_journal
 from jaxedit.edits.request import Request
 from jaxedit.study.foresight import COLLAPSE_PPL, foresight_lines
 from jaxedit.study.foresight import draw as draw_foresight
+from jaxedit.study.retention import draw as draw_retention
 
 HIGHEST_PPL = 1e100  # what the figure draws larger ones as, infinite ones included
 
@@ -24,7 +25,9 @@ def report(folder: Path) -> Path:
     figure(journal, folder / "perplexity")
     if is_single(journal):
         draw_foresight(steps, folder / "foresight")
-    (folder / "report.md").write_text(markdown(journal, steps), encoding="utf-8")
+    has_map = draw_retention(journal, folder / "retention")
+    shown = "## Retention\n\n![P(new) of each fact as more are written](retention.png)\n" if has_map else ""
+    (folder / "report.md").write_text(markdown(journal, steps) + shown, encoding="utf-8")
     return folder / "report.md"
 
 

@@ -49,6 +49,9 @@ class Setting(NamedTuple):
     guard: Guard
     single: bool
     perplexity_every: int
+    divergence_every: int  # 0: never; so the next two
+    fluency_every: int
+    retention_every: int
     snapshot_every: int
     edits_at_once: int  # 1 where each has to wait for the one before
     probes: Probes  # of the texts, for the relative perturbation
@@ -75,6 +78,9 @@ def set_up(config: ConfigDict, workdir: Path | None) -> tuple[Setting, Any, dict
     for name in ("batch_size", "perplexity_every", "snapshot_every", "edits_at_once"):
         if keys[name] < 1:
             raise ValueError(f"{name}={keys[name]}: expected a positive number")
+    for name in ("divergence_every", "fluency_every", "retention_every"):
+        if keys[name] < 0:
+            raise ValueError(f"{name}={keys[name]}: expected a number of edits, or 0 for never")
     guard = Guard(**keys["guard"])
     asked, texts = read_requests(keys["facts"]), read_texts(keys["texts"])
     requests, size = asked.requests[: keys["n_facts"] or None], keys["batch_size"]
@@ -117,6 +123,9 @@ def set_up(config: ConfigDict, workdir: Path | None) -> tuple[Setting, Any, dict
         guard=guard,
         single=single,
         perplexity_every=keys["perplexity_every"],
+        divergence_every=keys["divergence_every"],
+        fluency_every=keys["fluency_every"],
+        retention_every=0 if single else keys["retention_every"],
         snapshot_every=keys["snapshot_every"],
         edits_at_once=keys["edits_at_once"] if single and editor.each and size == 1 else 1,
         probes=probes,

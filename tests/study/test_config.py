@@ -25,6 +25,9 @@ def test_defaults():
         "stats": "",
         "batch_size": 1,
         "perplexity_every": 1,
+        "divergence_every": 0,
+        "fluency_every": 0,
+        "retention_every": 0,
         "edits_at_once": 16,
         "snapshot_every": 1,
         "screen": "",
@@ -117,7 +120,9 @@ def test_a_missing_key_is_named():
     del config.guard.action
     with pytest.raises(ValueError, match="the configuration has no mode; begin with"):
         plain_config(config)
-    with pytest.raises(ValueError, match=r"the configuration has no batch_size, dtype, editor, .*, model, n_facts, "):
+    with pytest.raises(
+        ValueError, match=r"the configuration has no batch_size, divergence_every, dtype, editor, .*, model, n_facts, "
+    ):
         plain_config(ConfigDict())
 
 

@@ -1,0 +1,43 @@
+"""Fluency of what a model generates: the entropy of its n-grams, which repetition lowers.
+
+As the ROME repository measures it (arXiv 2202.05262, GE): for each continued prompt the mean of 2/3 H_2 and 4/3 H_3, with
+H_n the entropy in bits of the text's n-grams of words; then the mean over prompts. Reported there times 100.
+"""
+
+from collections import Counter
+
+import numpy as np
+
+from jaxedit.models.generate import generate
+from jaxedit.models.model import Model
+
+WEIGHTS = {2: 2 / 3, 3: 4 / 3}
+NEW_TOKENS = 100
+TOP_K = 5
+
+
+def fluency(model: Model, prompts: list[str], seed: int = 0) -> float:
+    """GE of the model's continuations, in bits.
+
+    Args:
+      model: with or without edits.
+      prompts: at least one.
+      seed: of the sampling.
+
+    Raises:
+      ValueError: without prompts, or on one that is too long to be continued.
+    """
+    texts = generate(model, prompts, max_new_tokens=NEW_TOKENS, top_k=TOP_K, seed=seed)
+    return float(np.mean([np.mean([weight * entropy(text, n) for n, weight in WEIGHTS.items()]) for text in texts]))
+
+
+def entropy(text: str, n: int) -> float:
+    """The entropy in bits of a text's n-grams of words; 0 where it has none."""
+    from nltk.tokenize import NLTKWordTokenizer  # slow to import
+
+    words = NLTKWordTokenizer().tokenize(text)
+    counts = np.array(list(Counter(zip(*(words[i:] for i in range(n)), strict=False)).values()), float)
+    if not len(counts):
+        return 0.0
+    share = counts / counts.sum()
+    return float(-np.sum(share * np.log2(share)))

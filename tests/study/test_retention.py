@@ -1,0 +1,89 @@
+"""What is measured now and then: retention, divergence, fluency; and the heat map."""
+
+import json
+
+import numpy as np
+import pytest
+
+import jaxedit
+from jaxedit.edits.journal import read_edit, read_journal
+from jaxedit.metrics.divergence import divergence
+from jaxedit.metrics.facts import facts
+from jaxedit.metrics.fluency import fluency
+from jaxedit.metrics.perplexity import prepare
+from jaxedit.study.config import default_config
+from jaxedit.study.loop import study
+from jaxedit.study.report import report
+from jaxedit.study.retention import draw, table
+
+FACTS = [{"prompt": "{} lives in", "subject": subject, "target_new": "Paris"} for subject in ("BP", "Bob", "Ann", "Tim")]
+FACTS[1]["generation_prompts"] = ["Bob is", "Bob likes"]
+TEXTS = ["The Eiffel Tower is in Paris.", " Once upon a time there was a little girl"]
+EVERY = dict(retention_every=2, divergence_every=3, fluency_every=2)
+
+
+@pytest.fixture(scope="module")
+def run(shared, tmp_path_factory):
+    """A function: **keys -> the folder of a study."""
+    folder = tmp_path_factory.mktemp("retention")
+    (folder / "facts.json").write_text(json.dumps(FACTS), encoding="utf-8")
+    (folder / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
+
+    def make(name, **keys):
+        config = default_config("rome", layer=3, v_num_grad_steps=4, context_templates=("{}", "I am. {}"))
+        places = dict(facts=str(folder / "facts.json"), texts=str(folder / "texts.json"))
+        config.update(model=str(shared / "golden" / "gpt2"), guard=dict(action="record"), **places, **keys)
+        return study(config, folder / name)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def studied(run):
+    return run("sequential", **EVERY)
+
+
+def test_records_hold_what_was_due(studied, golden):
+    steps = read_journal(studied).steps[1:]
+    assert ["retention" in step.record for step in steps] == [False, True, False, True]
+    assert ["divergence_nats" in step.record for step in steps] == [False, False, True, False]
+    assert ["fluency_bits" in step.record for step in steps] == [False, True, False, True]
+    unedited = model = golden("gpt2")
+    requests = [jaxedit.Request(**{k: v for k, v in fact.items() if isinstance(v, str)}) for fact in FACTS]
+    for number, step in enumerate(steps, 1):
+        model = jaxedit.apply(model, read_edit(step.arrays))
+        if number == 2:
+            assert step.record["fluency_bits"] == pytest.approx(fluency(model, ["Bob is", "Bob likes"]), rel=1e-6)
+        if number == 3:
+            wanted = divergence(model, unedited, prepare(unedited, TEXTS))
+            assert step.record["divergence_nats"] == pytest.approx(wanted, rel=1e-4)
+        if number in (2, 4):
+            wanted = [fact["probability_new"] for fact in facts(model, requests[:number])]
+            found = step.record["retention"]
+            assert list(found) == [str(n) for n in range(1, number + 1)]
+            assert [each["probability_new"] for each in found.values()] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_heat_map(studied, tmp_path):
+    journal = read_journal(studied)
+    numbers, times, value_NT = table(journal)
+    assert (numbers, times) == ([1, 2, 3, 4], [2, 4])
+    assert np.isnan(value_NT).tolist() == [[False, False], [False, False], [True, False], [True, False]]
+    assert draw(journal, tmp_path / "retention")
+    assert (tmp_path / "retention.png").stat().st_size > 5_000
+    assert "![P(new) of each fact as more are written](retention.png)" in report(studied).read_text(encoding="utf-8")
+
+
+def test_single_edits_are_each_measured_by_themselves(run, golden):
+    folder = run("single", mode="single", **EVERY)
+    steps = read_journal(folder).steps[1:]
+    assert not any("retention" in step.record for step in steps)
+    edited = jaxedit.apply(golden("gpt2"), read_edit(steps[2].arrays))
+    wanted = divergence(edited, golden("gpt2"), prepare(golden("gpt2"), TEXTS))
+    assert steps[2].record["divergence_nats"] == pytest.approx(wanted, rel=1e-4)
+    assert not (folder / "retention.png").exists()
+
+
+def test_an_interval_that_cannot_be_meant(run):
+    with pytest.raises(ValueError, match="retention_every=-1: expected a number of edits, or 0 for never"):
+        run("wrong", retention_every=-1)
