@@ -2,7 +2,8 @@
 
 The file name is the form's name ("counterfact-flat" is `counterfact_flat.py`). A file offers `KEYS`, the keys that tell
 the form; `FIELDS`, what a record holds (a key that ends in "?" may be absent or null; keys not named are ignored unless the
-form says otherwise); and `request(record) -> Request | None`, None where the record cannot be used.
+form says otherwise); and `request(record) -> Request | None`, None where the record cannot be used, or
+`requests(records) -> list[Request | None]` where a record is not a request by itself.
 """
 
 import importlib
@@ -11,12 +12,13 @@ import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
+from jaxedit.datasets._sources import HUB_PREFIX, fetched, hub_rows, is_address
 from jaxedit.edits.request import Request
 
 BUILTIN = "builtin"  # the facts and texts that come with the package, in demo/
 RECORD_FILES = "a .json file with a list of records or a .jsonl file with one a line"
-HUB_PREFIX = "datasets:"
 TEXT_FILES = "a .json list of texts, a .jsonl file or a .txt file with one a line"
 
 
@@ -39,46 +41,63 @@ def form_of(name: str) -> ModuleType:
 
 
 def read_requests(source: str) -> Requests:
-    """The requests in a file, whose form is told by the keys of its first record.
+    """The requests of a source, whose form is told by the keys of its first record.
 
     Args:
-      source: "builtin", or the path of a .json file with a list of records or of a .jsonl file.
+      source: "builtin", the path or address of a .json file with a list of records or of a .jsonl file, or
+        `datasets:NAME[,CONFIG[,SPLIT]]`.
 
     Raises:
       ValueError: on a file that is missing, is not JSON, or holds nothing to edit; an unknown form; a record that lacks a
         field or has one of the wrong type. The message names the file and the record.
     """
-    records = _records(source, _content(source, "facts.json", RECORD_FILES), RECORD_FILES)
+    if source.startswith(HUB_PREFIX):
+        records = list(hub_rows(source.removeprefix(HUB_PREFIX), expected=RECORD_FILES))
+    else:
+        records = _records(source, _content(source, "facts.json", RECORD_FILES), RECORD_FILES)
+    if not records:
+        raise ValueError(f"{source} is empty; expected at least one record")
     form = _recognise(source, records[0])
-    module = form_of(form)
-    requests = []
-    for i, record in enumerate(records):
-        try:
-            _check(record, module.FIELDS, "the record")
-            requests.append(module.request(record))
-        except ValueError as error:
-            raise ValueError(f"{source}, record {i} (counted from 0, read as the form {form}): {error}") from error
-    usable = [request for request in requests if request is not None]
+    found = _requests(source, form, records)
+    usable = [request for request in found if request is not None]
     if not usable:
         raise ValueError(
             f"{source} holds nothing to edit: in all {len(records)} records (form {form}) an answer is empty or the subject "
             "does not occur in the prompt"
         )
-    return Requests(usable, len(records) - len(usable), form)
+    return Requests(usable, len(found) - len(usable), form)
+
+
+def _requests(source: str, form: str, records: list[Any]) -> list[Request | None]:
+    """The requests of records that were checked one by one."""
+    module, found = form_of(form), []
+    for i, record in enumerate(records):
+        try:
+            _check(record, module.FIELDS, "the record")
+            if not hasattr(module, "requests"):
+                found.append(module.request(record))
+        except ValueError as error:
+            raise ValueError(f"{source}, record {i} (counted from 0, read as the form {form}): {error}") from error
+    if not hasattr(module, "requests"):
+        return found
+    try:
+        return module.requests(records)
+    except ValueError as error:
+        raise ValueError(f"{source} (read as the form {form}): {error}") from error
 
 
 def read_texts(source: str) -> list[str]:
     """The texts in a file, verbatim: leading spaces are kept.
 
     Args:
-      source: "builtin", or the path of a .json file with a list of strings or of records with a "Text" or "text" (ME-PPL), a
-        .jsonl file of the same, or a .txt file with one text a line (lines of white space alone are dropped).
+      source: "builtin", or the path or address of a .json file with a list of strings or of records with a "Text" or "text"
+        (ME-PPL), a .jsonl file of the same, or a .txt file with one text a line (lines of white space alone are dropped).
 
     Raises:
       ValueError: on a file that is missing, is not JSON (unless .txt), or holds no texts. The message names the file and where.
     """
     content = _content(source, "texts.json", TEXT_FILES)
-    if Path(source).suffix.lower() == ".txt":
+    if _suffix(source) == ".txt":
         texts = [line for line in content.split("\n") if line.strip()]
         if not texts:
             raise ValueError(f"{source} holds no texts; expected one a line")
@@ -97,7 +116,8 @@ def read_corpus(source: str, n_texts: int | None = None) -> list[str]:
       ValueError: as `read_texts`; on a directory without such files; on a data set that cannot be had.
     """
     if source.startswith(HUB_PREFIX):
-        return _hub_texts(source.removeprefix(HUB_PREFIX), n_texts)
+        rows = hub_rows(source.removeprefix(HUB_PREFIX), n_texts, TEXT_FILES)
+        return [row["text"] for row in rows if row["text"].strip()]
     folder = Path(source)
     if not folder.is_dir():
         return read_texts(source)
@@ -105,21 +125,6 @@ def read_corpus(source: str, n_texts: int | None = None) -> list[str]:
     if not paths:
         raise ValueError(f"{source} holds no .txt, .json or .jsonl file")
     return [text for path in paths for text in read_texts(str(path))]
-
-
-def _hub_texts(name: str, n_texts: int | None) -> list[str]:
-    import datasets  # slow to import
-
-    dataset, config, split = (*name.split(","), "", "")[:3]
-    try:
-        rows = datasets.load_dataset(dataset, config or None, split=split or "train", streaming=True)
-        return [row["text"] for row in (rows if n_texts is None else rows.take(n_texts)) if row["text"].strip()]
-    except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise ValueError(
-            f"the data set {name!r} could not be had ({type(error).__name__}: {said}); without a network give {TEXT_FILES}, or "
-            "a directory of them"
-        ) from error
 
 
 def _text(source: str, i: int, record: Any) -> str:
@@ -136,9 +141,9 @@ def _content(source: str, builtin_file: str, expected: str) -> str:
     """What is written in the file, or in the built-in one."""
     if source == BUILTIN:
         return importlib.resources.files(__name__).joinpath("demo", builtin_file).read_text(encoding="utf-8")
-    path = Path(source)
+    path = fetched(source) if is_address(source) else Path(source)
     if not path.is_file():
-        raise ValueError(f"there is no file {source}; expected {BUILTIN!r} or the path of {expected}")
+        raise ValueError(f"there is no file {source}; expected {BUILTIN!r}, or the path or address of {expected}")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -147,7 +152,7 @@ def _content(source: str, builtin_file: str, expected: str) -> str:
 
 def _records(source: str, content: str, expected: str) -> list[Any]:
     """The records of a JSON list or of JSON lines, at least one."""
-    if Path(source).suffix.lower() == ".jsonl":
+    if _suffix(source) == ".jsonl":
         lines = enumerate(content.split("\n"), start=1)
         records = [_parse(source, line, number, expected) for number, line in lines if line.strip()]
     else:
@@ -157,6 +162,11 @@ def _records(source: str, content: str, expected: str) -> list[Any]:
     if not records:
         raise ValueError(f"{source} is empty; expected at least one record")
     return records
+
+
+def _suffix(source: str) -> str:
+    """What a source's name ends in, without an address's query."""
+    return Path(urlsplit(source).path if is_address(source) else source).suffix.lower()
 
 
 def _parse(source: str, content: str, first_line: int, expected: str) -> Any:
@@ -185,7 +195,9 @@ def _check(value: Any, expected: Any, what: str) -> None:
     """Raises a ValueError where a value is not as `FIELDS` says: a type, [one] for a list, or {key: ...} for an object."""
     kind = type(expected) if isinstance(expected, dict | list) else expected
     if not isinstance(value, kind):
-        name = {str: "a string", list: "a list", dict: "an object"}.get(kind, "a number or a string")
+        name = {str: "a string", list: "a list", dict: "an object", str | list: "a string or a list"}.get(
+            kind, "a number or a string"
+        )
         raise ValueError(f"{what} must be {name}, got {_short(value)}")
     if isinstance(expected, list):
         for i, item in enumerate(value):

@@ -2,8 +2,9 @@
 
     {"prompt": "{} is located in the city of", "subject": "The Eiffel Tower", "target_new": "Rome"}
 
-and, where known, target_true, paraphrases, neighbours ([{"prompt": ..., "answer": ...}]), generation_prompts, case_id and
-relation. A key "kind" may stand there as a note and is ignored; any other key raises, because it is likely a typing error.
+and, where known, target_true, paraphrases, neighbours ([{"prompt": ..., "answer": ...}]), portability (the same),
+generation_prompts, case_id and relation. A key "kind" may stand there as a note and is ignored; any other key raises, because
+it is likely a typing error.
 """
 
 from typing import Any
@@ -19,6 +20,7 @@ FIELDS = {
     "target_true?": str,
     "paraphrases?": [str],
     "neighbours?": [PROBE],
+    "portability?": [PROBE],
     "generation_prompts?": [str],
     "case_id?": int | str,
     "relation?": str,
@@ -33,10 +35,11 @@ def request(record: dict[str, Any]) -> Request | None:
       ValueError: on an unknown key, or a prompt without exactly one `{}`.
     """
     _check_keys("the record", record, [key.removesuffix("?") for key in FIELDS])
-    neighbours = record.get("neighbours") or []
-    for i, neighbour in enumerate(neighbours):
-        _check_keys(f"neighbours[{i}]", neighbour, list(PROBE))
-    given = [record["target_new"], *(neighbour["answer"] for neighbour in neighbours)]
+    neighbours, portability = (record.get(name) or [] for name in ("neighbours", "portability"))
+    for name, probes in (("neighbours", neighbours), ("portability", portability)):
+        for i, probe in enumerate(probes):
+            _check_keys(f"{name}[{i}]", probe, list(PROBE))
+    given = [record["target_new"], *(probe["answer"] for probe in (*neighbours, *portability))]
     if record.get("target_true") is not None:
         given.append(record["target_true"])
     if not all(answer.strip() for answer in given):
@@ -51,6 +54,7 @@ def request(record: dict[str, Any]) -> Request | None:
         generation_prompts=tuple(record.get("generation_prompts") or ()),
         case_id=record.get("case_id"),
         relation=record.get("relation"),
+        portability=tuple(Probe(**probe) for probe in portability),
     )
 
 

@@ -17,6 +17,7 @@ OWN = {
     "generation_prompts": ["The Eiffel Tower is"],
     "case_id": "tower",
     "relation": "P131",
+    "portability": [{"prompt": "The Eiffel Tower is in the country of", "answer": "Italy"}],
     "kind": "place",
 }
 COUNTERFACT = {
@@ -55,6 +56,44 @@ ZSRE = {
     "loc_ans": "Richard White",
     "cond": "1998 >> 1997 || When was WEFS established?",
 }
+KNOWEDIT = {
+    "subject": "Leo Arons",
+    "prompt": "The place of death of Leo Arons is",
+    "target_new": "Oslo",
+    "ground_truth": ["Berlin", "Berlin, Germany"],
+    "rephrase": "Leo Arons died in",
+    "portability": {
+        "Reasoning": [{"prompt": "Leo Arons died in the country of", "ground_truth": [["Norway", "Kingdom of Norway"]]}],
+        "Subject_Aliasing": [{"prompt": "The place of death of Martin Leo Arons is", "ground_truth": "Oslo"}],
+        "Logical_Generalization": [{"prompt": "Nobody knows", "ground_truth": []}],
+    },
+    "locality": {"Relation_Specificity": [{"prompt": ["Leo Arons was born in"], "ground_truth": [["Berlin"]]}]},
+}
+KNOWN = {
+    "known_id": 4,
+    "subject": "Vinson Massif",
+    "attribute": "Antarctica",
+    "template": "{} is located in the continent",
+    "prediction": " of Antarctica. It is",
+    "prompt": "Vinson Massif is located in the continent of",
+    "relation_id": "P30",
+}
+MQUAKE = {
+    "case_id": 1,
+    "requested_rewrite": [
+        {
+            "prompt": "{} is a citizen of",
+            "relation_id": "P27",
+            "target_new": {"str": "Croatia", "id": "Q224"},
+            "target_true": {"str": "United States of America", "id": "Q30"},
+            "subject": "Ellie Kemper",
+            "question": "What is the country of citizenship of Ellie Kemper?",
+        }
+    ],
+    "questions": ["Who is the head of state of the country of which Ellie Kemper is a citizen?"],
+    "answer": "Joe Biden",
+    "new_answer": "Kolinda Grabar",
+}
 EXAMPLES = {  # form -> a record, and what it says
     "own": (
         OWN,
@@ -68,6 +107,7 @@ EXAMPLES = {  # form -> a record, and what it says
             generation_prompts=("The Eiffel Tower is",),
             case_id="tower",
             relation="P131",
+            portability=(Probe("The Eiffel Tower is in the country of", "Italy"),),
         ),
     ),
     "counterfact": (
@@ -99,6 +139,36 @@ EXAMPLES = {  # form -> a record, and what it says
             case_id=3,
         ),
     ),
+    "knowedit": (
+        KNOWEDIT,
+        Request(
+            prompt="The place of death of {} is",
+            subject="Leo Arons",
+            target_new="Oslo",
+            target_true="Berlin",
+            paraphrases=("Leo Arons died in",),
+            neighbours=(Probe("Leo Arons was born in", "Berlin"),),
+            portability=(
+                Probe("Leo Arons died in the country of", "Norway"),
+                Probe("The place of death of Martin Leo Arons is", "Oslo"),
+            ),
+        ),
+    ),
+    "mquake": (
+        MQUAKE,
+        Request(
+            prompt="{} is a citizen of",
+            subject="Ellie Kemper",
+            target_new="Croatia",
+            target_true="United States of America",
+            paraphrases=("What is the country of citizenship of Ellie Kemper?",),
+            case_id=1,
+            relation="P27",
+            portability=(
+                Probe("Who is the head of state of the country of which Ellie Kemper is a citizen?", "Kolinda Grabar"),
+            ),
+        ),
+    ),
     "zsre": (
         ZSRE,
         Request(
@@ -115,8 +185,11 @@ ANSWER_PATHS = {  # form -> where its answers are, each of which must not be emp
     "own": [("target_new",), ("target_true",), ("neighbours", 0, "answer")],
     "counterfact": [("requested_rewrite", "target_new", "str"), ("requested_rewrite", "target_true", "str")],
     "counterfact-flat": [("target_new",), ("ground_truth",), ("locality_ground_truth",)],
+    "knowedit": [("target_new",), ("ground_truth", 0)],
+    "mquake": [("requested_rewrite", 0, "target_new", "str"), ("requested_rewrite", 0, "target_true", "str")],
     "zsre": [("alt",), ("answers", 0), ("loc_ans",)],
 }
+TOGETHER = {"known"}  # whose records say only together what to write
 
 
 def changed(record, path, value):
@@ -138,7 +211,7 @@ def write(path, records):
 
 
 def test_every_form_has_an_example():
-    assert names() == sorted(EXAMPLES) == sorted(ANSWER_PATHS)
+    assert names() == sorted([*EXAMPLES, *TOGETHER]) == sorted([*ANSWER_PATHS, *TOGETHER])
     for name in names():
         form = form_of(name)
         assert isinstance(form.KEYS, frozenset)
@@ -146,14 +219,14 @@ def test_every_form_has_an_example():
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".JSONL"])
-@pytest.mark.parametrize("form", names())
+@pytest.mark.parametrize("form", EXAMPLES)
 def test_a_record_becomes_its_request(form, suffix, tmp_path):
     record, expected = EXAMPLES[form]
     source = write(tmp_path / f"records{suffix}", [record, record])
     assert read_requests(source) == ([expected, expected], 0, form)
 
 
-@pytest.mark.parametrize("form", names())
+@pytest.mark.parametrize("form", EXAMPLES)
 def test_only_the_keys_that_tell_the_form_and_required_fields_are_needed(form, tmp_path):
     record, expected = EXAMPLES[form]
     optional = {key.removesuffix("?") for key in form_of(form).FIELDS if key.endswith("?")}
@@ -165,7 +238,7 @@ def test_only_the_keys_that_tell_the_form_and_required_fields_are_needed(form, t
         assert (request.prompt, request.subject, request.target_new) == (expected.prompt, expected.subject, expected.target_new)
 
 
-@pytest.mark.parametrize("form", names())
+@pytest.mark.parametrize("form", EXAMPLES)
 @pytest.mark.parametrize("empty", ["", "  "])
 def test_an_empty_answer_is_skipped_and_counted(form, empty, tmp_path):
     record, expected = EXAMPLES[form]
@@ -174,12 +247,53 @@ def test_an_empty_answer_is_skipped_and_counted(form, empty, tmp_path):
         assert read_requests(source) == ([expected, expected], 1, form), path
 
 
-@pytest.mark.parametrize(("form", "key"), [("counterfact-flat", "subject"), ("zsre", "subject")])
+@pytest.mark.parametrize(("form", "key"), [("counterfact-flat", "subject"), ("zsre", "subject"), ("knowedit", "subject")])
 @pytest.mark.parametrize("subject", ["Nobody", "rOME", "wefs"])
 def test_a_subject_that_does_not_occur_exactly_is_skipped_and_counted(form, key, subject, tmp_path):
     record, expected = EXAMPLES[form]
     source = write(tmp_path / "records.json", [record, {**record, key: subject}])
     assert read_requests(source) == ([expected], 1, form)
+
+
+def test_a_known_fact_takes_the_next_answer_of_its_relation(tmp_path):
+    others = [("Lake Vostok", "Antarctica"), ("Peru", "South America"), ("Nile", ""), ("Kenya", "Africa")]
+    records = [
+        KNOWN,
+        *({**KNOWN, "known_id": i, "subject": s, "attribute": a, "prompt": f"{s} lies in"} for i, (s, a) in enumerate(others)),
+    ]
+    alone = {**KNOWN, "known_id": 9, "relation_id": "P31"}
+    source = write(tmp_path / "known.json", [*records, alone, {**KNOWN, "subject": "Nobody"}])
+    found = read_requests(source)
+    assert (found.form, found.n_skipped) == ("known", 3)
+    assert [(r.subject, r.target_true, r.target_new) for r in found.requests] == [
+        ("Vinson Massif", "Antarctica", "South America"),
+        ("Lake Vostok", "Antarctica", "South America"),
+        ("Peru", "South America", "Africa"),
+        ("Kenya", "Africa", "Antarctica"),
+    ]
+    assert found.requests[0] == Request(
+        "{} is located in the continent of", "Vinson Massif", "South America", "Antarctica", case_id=4, relation="P30"
+    )
+    with pytest.raises(ValueError, match=r"known\.json, record 1 .*attribute must be a string"):
+        read_requests(write(tmp_path / "known.json", [KNOWN, {**KNOWN, "attribute": 3}]))
+
+
+def test_rewrites_of_one_record_are_requests_and_the_last_asks_the_questions(tmp_path):
+    second = {
+        **MQUAKE["requested_rewrite"][0],
+        "prompt": "The name of the current head of state in {} is",
+        "subject": "Croatia",
+    }
+    both = {**MQUAKE, "requested_rewrite": [*MQUAKE["requested_rewrite"], second]}
+    first, last, single = read_requests(write(tmp_path / "mquake.json", [both, MQUAKE])).requests
+    assert (first.portability, [probe.answer for probe in last.portability]) == ((), ["Kolinda Grabar"])
+    assert single == EXAMPLES["mquake"][1]
+
+
+def test_a_probe_that_is_none_is_named(tmp_path):
+    wrong = {**KNOWEDIT, "locality": {"Forgetfulness": [{"question": "?"}]}}
+    with pytest.raises(ValueError, match=r"record 0 .*locality\.Forgetfulness\[0\] must be an object with a prompt"):
+        read_requests(write(tmp_path / "knowedit.json", [wrong]))
 
 
 def test_a_zsre_record_without_answers_is_skipped(tmp_path):
@@ -192,7 +306,7 @@ def test_a_question_mark_is_not_doubled(tmp_path):
     assert read_requests(source).requests[0].neighbours == (Probe("who voiced gaston?", "Richard White"),)
 
 
-@pytest.mark.parametrize("form", names())
+@pytest.mark.parametrize("form", EXAMPLES)
 def test_a_wrong_or_missing_field_is_named_with_file_and_record(form, tmp_path):
     record, _ = EXAMPLES[form]
     for field in form_of(form).FIELDS:

@@ -90,7 +90,7 @@ def test_an_empty_text_file_raises(tmp_path):
 
 @pytest.mark.parametrize("read", [read_requests, read_texts])
 def test_a_file_that_cannot_be_read_is_named(read, tmp_path):
-    with pytest.raises(ValueError, match=r"there is no file .*absent\.json; expected 'builtin' or the path"):
+    with pytest.raises(ValueError, match=r"there is no file .*absent\.json; expected 'builtin', or the path"):
         read(str(tmp_path / "absent.json"))
     broken = tmp_path / "broken.json"
     broken.write_text('[\n{"prompt": }]')

@@ -1,0 +1,58 @@
+"""MQuAKE (arXiv 2305.14795, MQuAKE-CF and -T): facts to rewrite together, and questions that need several of them.
+
+Each rewrite of a record becomes a request of its own; the last one also has the record's multi-hop questions with the answer
+that all of them together give, as its portability: it is asked when the others are written.
+"""
+
+import dataclasses
+from typing import Any
+
+from jaxedit.edits.request import Probe, Request
+
+KEYS = frozenset({"case_id", "requested_rewrite", "questions", "new_answer"})
+FIELDS = {
+    "case_id": int | str,
+    "requested_rewrite": [
+        {
+            "prompt": str,
+            "subject": str,
+            "question?": str,
+            "relation_id?": str,
+            "target_new": {"str": str},
+            "target_true": {"str": str},
+        }
+    ],
+    "questions": [str],
+    "new_answer": str,
+}
+
+
+def requests(records: list[dict[str, Any]]) -> list[Request | None]:
+    """The requests of all records, in their order; None for a rewrite with an empty answer.
+
+    Raises:
+      ValueError: on a prompt without exactly one `{}`.
+    """
+    found: list[Request | None] = []
+    for record in records:
+        rewrites = [_request(record, rewrite) for rewrite in record["requested_rewrite"]]
+        if rewrites and rewrites[-1] is not None and record["new_answer"].strip():
+            follow = tuple(Probe(question, record["new_answer"]) for question in record["questions"])
+            rewrites[-1] = dataclasses.replace(rewrites[-1], portability=follow)
+        found += rewrites
+    return found
+
+
+def _request(record: dict[str, Any], rewrite: dict[str, Any]) -> Request | None:
+    new, true = rewrite["target_new"]["str"], rewrite["target_true"]["str"]
+    if not (new.strip() and true.strip()):
+        return None
+    return Request(
+        prompt=rewrite["prompt"],
+        subject=rewrite["subject"],
+        target_new=new,
+        target_true=true,
+        paraphrases=(rewrite["question"],) if rewrite.get("question") else (),
+        case_id=record["case_id"],
+        relation=rewrite.get("relation_id"),
+    )
