@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import jaxedit
 from jaxedit.bench import Setup, attention_flops, bench, growth, layer_flops, scoring_flops, target_flops
 from jaxedit.cli import bench as command
+from jaxedit.cli import run
 
 TEMPLATES = ("{}", "I am. {}")
 FAMILIES = ("gpt2", "gptj", "llama")
@@ -91,11 +92,13 @@ def test_growth(setup, tmp_path):
 
 
 def test_templates_are_a_list(tmp_path, capsys):
-    from jaxedit.cli import FLAGS, run
-
     (tmp_path / "t.json").write_text(json.dumps({"a": 1}))
-    try:
-        assert run(["jaxedit", "bench", f"--templates={tmp_path / 't.json'}"]) == 2
-        assert "expected a JSON list of texts" in capsys.readouterr().err
-    finally:
-        FLAGS.unparse_flags()
+    assert run(["jaxedit", "bench", f"--templates={tmp_path / 't.json'}"]) == 2
+    assert "expected a JSON list of texts" in capsys.readouterr().err
+
+
+def test_commands_of_one_process_have_their_own_flags(capsys):
+    """Both define --model; neither leaves it behind."""
+    for name in ("bench", "plan", "bench"):
+        assert run(["jaxedit", name, "--model=no-such-model", "--no_such_flag=1"]) == 2
+        assert "no_such_flag" in capsys.readouterr().err

@@ -51,14 +51,16 @@ def run(argv: list[str]) -> int:
         return _fail(f"unknown command {argv[1]!r}{hint} Commands: {', '.join(names())}")
     command = importlib.import_module(f"jaxedit.cli.{argv[1]}")
     logging.basicConfig(level=logging.WARNING, format="jaxedit: %(message)s", stream=sys.stderr)
+    before, own = set(FLAGS), []
     try:
-        before = set(FLAGS)
         command.define_flags()
+        own = [name for name in FLAGS if name not in before]
         if any(argument in ("-h", "--help") for argument in argv[2:]):
-            own = [FLAGS[name] for name in FLAGS if name not in before]
-            print(f"{(command.__doc__ or '').strip()}\n\nFlags:\n" + "\n".join(map(_flag_help, own)))
+            flag_help = "\n".join(_flag_help(FLAGS[name]) for name in own)
+            print(f"{(command.__doc__ or '').strip()}\n\nFlags:\n{flag_help}")
             return 0
         rest = FLAGS([f"jaxedit {argv[1]}", *argv[2:]])
+        own = [name for name in FLAGS if name not in before]
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}; flags are given as --name=value")
         keep_compiled()
@@ -71,6 +73,9 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("\njaxedit: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
+    finally:
+        for name in own:
+            delattr(FLAGS, name)  # another command of this process defines its own
     return 0
 
 

@@ -43,6 +43,9 @@ EASED = 0.1  # PMET's share of nll_loss_factor once the target is said
 EASED_KL = 1e-2  # ... and the KL term at which it then stops
 NUMBERS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor", "clamp_norm_factor", "nll_loss_factor")
 SAVED_BYTES = 2**30  # what a device keeps of the forward passes of the requests that are optimised together
+ENOUGH_POSITIONS = (
+    384  # a device's products are large with so many; more requests would be padded to longer suffixes for nothing
+)
 
 
 class Kind(NamedTuple):
@@ -91,7 +94,8 @@ def optimise(
     """
     tokenised = [tokenise(model, request, templates, hyper.leading_space, hyper.fact_token) for request in requests]
     # Requests of like length together: a rectangle is as long as its longest suffix.
-    order = sorted(range(len(requests)), key=lambda i: common_shape([tokenised[i]])[::-1])
+    shapes = [common_shape([each]) for each in tokenised]
+    order = sorted(range(len(requests)), key=lambda i: (shapes[i].suffix, shapes[i].n_read, shapes[i].prefix))
     parts, n_requests = in_parts(
         [tokenised[i] for i in order], requests_at_once(model, common_shape(tokenised), len(templates), layer)
     )
@@ -111,11 +115,13 @@ def optimise(
 
 
 def requests_at_once(model: Model, shape: Shape, n_templates: int, layer: int) -> int:
-    """How many requests are optimised together: their products in the layers above the edited one fit SAVED_BYTES."""
+    """How many requests are optimised together: a power of two with ENOUGH_POSITIONS, if their products fit SAVED_BYTES."""
     config = model.config
+    enough = -(-ENOUGH_POSITIONS * model.mesh.shape["data"] // ((n_templates + 1) * shape.suffix))
+    enough = 1 << (enough - 1).bit_length()
     floats = 2 * config.D + config.H * (config.N + 2 * config.K) + config.F * (1 + config.gated)
     request_bytes = 4 * floats * (n_templates + 1) * shape.suffix * (config.L - 1 - layer)
-    return max(1, SAVED_BYTES * model.mesh.shape["data"] // request_bytes)
+    return max(1, min(enough, SAVED_BYTES * model.mesh.shape["data"] // request_bytes))
 
 
 def _optimise_part(

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from jaxedit.bench import attention_flops, layer_flops
-from jaxedit.cli import FLAGS, run
 from jaxedit.cli import plan as command
+from jaxedit.cli import run
 from jaxedit.mesh import make_mesh
 from jaxedit.plan import chips, models
 from jaxedit.plan.chips import find, mesh_of, parse_mesh
@@ -110,10 +110,7 @@ def test_a_value_counts_its_steps(directory, pod):
 def test_the_command_on_the_devices_here(directory, capsys):
     """Without the TPU compiler; no rates are published for them, so there are no bounds."""
     flags = [f"--model={directory}", "--topology=local", "--mesh=data:1", "--dtype=float32", "--layers=2,3", "--requests=20"]
-    try:
-        assert run(["jaxedit", "plan", *flags, "--templates=3", "--steps=4", "--json"]) == 0
-    finally:
-        FLAGS.unparse_flags()
+    assert run(["jaxedit", "plan", *flags, "--templates=3", "--steps=4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [each["name"] for each in found["phases"]] == [phase.name for phase in PHASES]
     assert found["fits"]
