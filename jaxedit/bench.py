@@ -219,7 +219,7 @@ def growth(setup: Setup, counts: tuple[int, ...] = (1, 10, 100, 1000)) -> dict[s
         edits.append((count, _best(one_more)))
     for times in (1, 2, 4, 8):
         texts = prepare(model, setup.texts * times, lowest=setup.layer)
-        n_tokens = int(np.count_nonzero(texts.packed.segment_GBT))
+        n_tokens = sum(map(np.count_nonzero, texts.packed.segment_GBT))
         tokens.append((n_tokens, _best(lambda texts=texts: perplexity(edited, texts))))
     return {"edits": edits, "tokens": tokens}
 

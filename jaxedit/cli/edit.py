@@ -85,7 +85,7 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jaxedit.study.report import number
+    from jaxedit.study.words import number
 
     console = Console(markup=False, emoji=False)  # facts and continuations may hold brackets
     console.print(f"{result['request']} with {result['method']} in {result['model']}\n", highlight=False)

@@ -1,4 +1,4 @@
-"""Show a study's report again: a table, report.md and the figure, made from its journal.
+"""Show a study's report again: a table, report.md, the page report.html and the figures, made from its journal.
 
 jaxedit report --workdir=runs/laptop
 """
@@ -26,7 +26,8 @@ def main() -> None:
 def show(folder: Path, as_json: bool) -> None:
     """Writes a study's report and prints the table, or the journal as one JSON object."""
     from jaxedit.edits.journal import read_journal
-    from jaxedit.study.report import HEADER, edit_steps, is_single, report, row, summary
+    from jaxedit.study.report import report
+    from jaxedit.study.words import HEADER, NUMBERS, edit_steps, is_single, row, summary
 
     path = report(folder)
     journal = read_journal(folder)
@@ -42,11 +43,11 @@ def show(folder: Path, as_json: bool) -> None:
     console = Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 120)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in HEADER:
-        table.add_column(title, justify="left" if title in ("edit", "P(new)", "says it", "outcome") else "right")
+        table.add_column(title, justify="right" if title in NUMBERS else "left")
     for record in steps:
         table.add_row(*row(record, is_single(journal)), style="red" if record.get("guard") else None)
     console.print(table)
     console.print()
     for line in summary(journal, steps):
         console.print(line, highlight=False)
-    console.print(f"\nReport: {path}   Figure: {folder / 'perplexity.png'}", highlight=False)
+    console.print(f"\nReport: {path}   Page: {folder / 'report.html'}   Figure: {folder / 'perplexity.png'}", highlight=False)

@@ -149,7 +149,7 @@ def show(result: dict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jaxedit.study.report import number
+    from jaxedit.study.words import number
 
     console = Console()
     tables = {f"{result['n_tokens']:,} tokens, {result['out']}": result["layers"]}

@@ -75,7 +75,7 @@ class StepBar:
 
     def step(self, record: dict[str, Any], total: int) -> None:
         """Shows one step."""
-        from jaxedit.study.report import name_of, number, outcome
+        from jaxedit.study.words import name_of, number, outcome
 
         self.bar.start()
         if "error" in record:

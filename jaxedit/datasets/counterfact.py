@@ -14,7 +14,7 @@ FIELDS = {
         "prompt": str,
         "subject": str,
         "relation_id?": str,
-        "target_new": {"str": str},
+        "target_new": {"str": str, "id?": str},
         "target_true": {"str": str},
     },
     "paraphrase_prompts?": [str],
@@ -43,4 +43,5 @@ def request(record: dict[str, Any]) -> Request | None:
         generation_prompts=tuple(record.get("generation_prompts") or ()),
         case_id=record["case_id"],
         relation=rewrite.get("relation_id"),
+        target_id=rewrite["target_new"].get("id"),
     )

@@ -3,8 +3,8 @@
     {"prompt": "{} is located in the city of", "subject": "The Eiffel Tower", "target_new": "Rome"}
 
 and, where known, target_true, paraphrases, neighbours ([{"prompt": ..., "answer": ...}]), portability (the same),
-generation_prompts, case_id and relation. A key "kind" may stand there as a note and is ignored; any other key raises, because
-it is likely a typing error.
+generation_prompts, case_id, relation and target_id. A key "kind" may stand there as a note and is ignored; any other key
+raises, because it is likely a typing error.
 """
 
 from typing import Any
@@ -24,6 +24,7 @@ FIELDS = {
     "generation_prompts?": [str],
     "case_id?": int | str,
     "relation?": str,
+    "target_id?": str,
     "kind?": str,
 }
 
@@ -54,6 +55,7 @@ def request(record: dict[str, Any]) -> Request | None:
         generation_prompts=tuple(record.get("generation_prompts") or ()),
         case_id=record.get("case_id"),
         relation=record.get("relation"),
+        target_id=record.get("target_id"),
         portability=tuple(Probe(**probe) for probe in portability),
     )
 

@@ -26,6 +26,7 @@ class Request:
       case_id: the record's number in its data set.
       relation: the relation's name there.
       portability: questions that follow from the new fact, with their answers.
+      target_id: the new answer's number in Wikidata.
 
     Raises:
       ValueError: on a prompt without exactly one `{}`, or an empty subject or target.
@@ -41,6 +42,7 @@ class Request:
     case_id: int | str | None = None
     relation: str | None = None
     portability: tuple[Probe, ...] = ()
+    target_id: str | None = None
 
     def __post_init__(self):
         n_places = self.prompt.count("{}")

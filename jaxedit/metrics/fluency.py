@@ -16,8 +16,8 @@ NEW_TOKENS = 100
 TOP_K = 5
 
 
-def fluency(model: Model, prompts: list[str], seed: int = 0) -> float:
-    """GE of the model's continuations, in bits.
+def speak(model: Model, prompts: list[str], seed: int = 0) -> list[str]:
+    """Prompts with the model's continuations, of which fluency and consistency are measured.
 
     Args:
       model: with or without edits.
@@ -27,7 +27,11 @@ def fluency(model: Model, prompts: list[str], seed: int = 0) -> float:
     Raises:
       ValueError: without prompts, or on one that is too long to be continued.
     """
-    texts = generate(model, prompts, max_new_tokens=NEW_TOKENS, top_k=TOP_K, seed=seed)
+    return generate(model, prompts, max_new_tokens=NEW_TOKENS, top_k=TOP_K, seed=seed)
+
+
+def fluency(texts: list[str]) -> float:
+    """GE of texts that a model generated, in bits."""
     return float(np.mean([np.mean([weight * entropy(text, n) for n, weight in WEIGHTS.items()]) for text in texts]))
 
 

@@ -60,7 +60,8 @@ class HarnessModel(TemplateLM):
         for alike in _by_length(distinct):
             packed = pack([list(tokens) for tokens, _ in alike], self.model.mesh.shape["data"])
             # Where that last token is one too many for learned positions: nothing is read at its place.
-            packed = packed._replace(position_GBT=np.minimum(packed.position_GBT, self.model.config.P - 1))
+            most = self.model.config.P - 1
+            packed = packed._replace(position_GBT=[np.minimum(position_BT, most) for position_BT in packed.position_GBT])
             scores = score(self.model, packed)
             for row, nll, hit in zip(alike, scores.nll_nats, scores.is_argmax, strict=True):
                 found[row] = -float(nll[-row[1] :].sum()), bool(hit[-row[1] :].all())

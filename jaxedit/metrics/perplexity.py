@@ -110,8 +110,8 @@ def perplexity_each(model: Model, texts: Begun, edits: list[Edit]) -> list[Perpl
     Raises:
       ValueError: as `jaxedit.edits.edit.in_rows`, or where what was prepared does not belong to this model.
     """
-    _, B, T = texts.packed.token_GBT.shape
-    at_once = min(len(edits), max(1, BATCH_TOKENS * model.mesh.shape["data"] // (B * T)))
+    largest = max(token_BT.size for token_BT in texts.packed.token_GBT)
+    at_once = min(len(edits), max(1, BATCH_TOKENS * model.mesh.shape["data"] // largest))
     many, n_texts = repeat(texts, at_once), texts.packed.n_texts
     found = []
     for first in range(0, len(edits), at_once):

@@ -48,7 +48,9 @@ def probe(model: Model, texts: Begun, layers: tuple[int, ...]) -> Probes:
     if not layers or layers[0] < texts.layer:
         raise ValueError(f"layers={list(layers)}: these texts were begun at layer {texts.layer}; expected layers from there on")
     packed = texts.packed
-    places = np.argwhere((packed.segment_GBT > 0) & (packed.position_GBT > 0))
+    batches = enumerate(zip(packed.segment_GBT, packed.position_GBT, strict=True))
+    in_batch = [(g, np.argwhere((segment_BT > 0) & (position_BT > 0))) for g, (segment_BT, position_BT) in batches]
+    places = np.concatenate([np.insert(at, 0, g, axis=1) for g, at in in_batch])
     if not len(places):
         raise ValueError("a relative perturbation needs texts of at least two tokens")
     places = places[np.linspace(0, len(places) - 1, min(N_TOKENS, len(places))).astype(int)]

@@ -18,7 +18,8 @@ from jaxedit.models.arithmetic import Overlay
 from jaxedit.models.layers import causal, ends, run_layers, start
 from jaxedit.models.model import Model
 
-ROW_TOKENS = 16  # a row is as long as the longest text, rounded up to this; short rows keep attention cheap
+ROW_TOKENS = 16  # widths of rows are multiples of this
+NARROW = 64  # rows that are no wider are not halved: attention over them is cheap
 BATCH_TOKENS = 2048  # positions in one call and device; bounds memory
 FEW_ROWS = 8  # up to so many rows a device, their number is rounded up to a power of two
 HEAD_WIDTH = 4096  # vocabulary entries a device whose logits are held at once
@@ -28,10 +29,10 @@ BEGUN_BYTES = 2**30  # how much residual stream a device keeps between calls
 class Packed(NamedTuple):
     """Texts laid into rows. `segment` is the text's index plus one, 0 where nothing lies; each text is whole in its row."""
 
-    token_GBT: np.ndarray  # G batches of the same shape
-    position_GBT: np.ndarray
-    segment_GBT: np.ndarray
-    group_GB: np.ndarray  # what the texts of a row have in common
+    token_GBT: list[np.ndarray]  # G batches, those of rows of one width of the same shape
+    position_GBT: list[np.ndarray]
+    segment_GBT: list[np.ndarray]
+    group_GB: list[np.ndarray]  # what the texts of a row have in common
     n_texts: int
 
 
@@ -59,52 +60,92 @@ def pack(token_lists: list[list[int]], n_data: int = 1, groups: list[int] | None
       n_data: devices the rows are split over; the number of rows in a batch is a multiple of it.
       groups: for each list a number; a row holds lists of one number only.
     """
-    width = ROW_TOKENS * math.ceil(max(map(len, token_lists)) / ROW_TOKENS)
-    groups = groups or [0] * len(token_lists)
-    rows, group_of_row = [], []
+    sizes, groups = list(map(len, token_lists)), groups or [0] * len(token_lists)
+    widths = row_widths(sizes, BATCH_TOKENS * n_data)
+    rows: list[list[int]] = []
     for group in dict.fromkeys(groups):
         members = [i for i, of_text in enumerate(groups) if of_text == group]
-        filled = fill_rows([len(token_lists[i]) for i in members], width)
-        rows += [[members[i] for i in row] for row in filled]
-        group_of_row += [group] * len(filled)
-    n_batches = math.ceil(len(rows) * width / (BATCH_TOKENS * n_data))
-    per_device = math.ceil(len(rows) / (n_batches * n_data))
+        rows += [[members[i] for i in row] for row in fill_rows([sizes[i] for i in members], widths)]
+    batches = []
+    for width in widths:
+        wide = [row for row in rows if width_of(sizes[row[0]], widths) == width]
+        for first, B in _batches(len(wide), width, n_data):
+            batch = wide[first : first + B]
+            group_B = [groups[row[0]] for row in batch]
+            group_B = np.array(group_B + group_B[-1:] * (B - len(batch)), np.int32)
+            batches.append((*lay_out(batch, token_lists, B, width), group_B))
+    return Packed(*map(list, zip(*batches, strict=True)), n_texts=len(token_lists))
+
+
+def row_widths(sizes: list[int], batch_tokens: int) -> list[int]:
+    """How wide rows are: as the longest text, and half as wide again and again while what fits the half fills a batch.
+
+    Attention is computed over whole rows: in rows as wide as the one longest text, short texts would pay for it.
+    """
+    widths = [round_up(max(sizes), ROW_TOKENS)]
+    while widths[-1] > NARROW:
+        half = round_up(widths[-1] // 2, ROW_TOKENS)
+        if sum(size for size in sizes if size <= half) < batch_tokens:
+            break
+        widths.append(half)
+    return widths
+
+
+def round_up(n: int, step: int) -> int:
+    """The least multiple of `step` that is at least n."""
+    return step * -(-n // step)
+
+
+def width_of(size: int, widths: list[int]) -> int:
+    """The narrowest row that holds a text of so many tokens."""
+    return min(width for width in widths if width >= size)
+
+
+def fill_rows(sizes: list[int], widths: list[int]) -> list[list[int]]:
+    """Rows as lists of indices, the largest first, each put into the first row with room for it.
+
+    A new row is the narrowest that holds the text it begins with: `width_of` the first.
+    """
+    rows: list[list[int]] = []
+    with_room: dict[int, int] = {}  # row -> room, of those where the smallest still fits
+    smallest = min(sizes, default=0)
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        row = next((r for r, left in with_room.items() if left >= sizes[i]), None)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            with_room[row] = width_of(sizes[i], widths)
+        rows[row].append(i)
+        with_room[row] -= sizes[i]
+        if with_room[row] < smallest:
+            del with_room[row]
+    return rows
+
+
+def _batches(n_rows: int, width: int, n_data: int) -> list[tuple[int, int]]:
+    """Batches of one shape that hold rows of a width: the first row of each, and how many rows it has room for."""
+    if not n_rows:
+        return []
+    n_batches = math.ceil(n_rows * width / (BATCH_TOKENS * n_data))
+    per_device = math.ceil(n_rows / (n_batches * n_data))
     if per_device <= FEW_ROWS:  # a handful of prompts: few shapes, so that not every request compiles its own
         per_device = 1 << (per_device - 1).bit_length()
     B = n_data * per_device
-    token, position, segment = np.zeros((3, n_batches * B, width), np.int32)
+    return [(first, B) for first in range(0, n_rows, B)]
+
+
+def lay_out(rows: list[list[int]], token_lists: list[list[int]], n_rows: int, width: int) -> tuple[np.ndarray, ...]:
+    """Tokens, positions and segments [n_rows, width] of rows of texts; empty rows are added at the end."""
+    token_BT, position_BT, segment_BT = np.zeros((3, n_rows, width), np.int32)
     for r, texts in enumerate(rows):
         at = 0
         for text in texts:
             span = slice(at, at + len(token_lists[text]))
-            token[r, span] = token_lists[text]
-            position[r, span] = np.arange(len(token_lists[text]))
-            segment[r, span] = text + 1
+            token_BT[r, span] = token_lists[text]
+            position_BT[r, span] = np.arange(len(token_lists[text]))
+            segment_BT[r, span] = text + 1
             at = span.stop
-    shape = (n_batches, B, width)
-    group_R = np.array(group_of_row + [group_of_row[-1]] * (n_batches * B - len(rows)), np.int32)
-    return Packed(
-        token_GBT=token.reshape(shape),
-        position_GBT=position.reshape(shape),
-        segment_GBT=segment.reshape(shape),
-        group_GB=group_R.reshape(n_batches, B),
-        n_texts=len(token_lists),
-    )
-
-
-def fill_rows(sizes: list[int], width: int) -> list[list[int]]:
-    """Rows of at most `width` as lists of indices, the largest first, each put into the first row with room for it."""
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        row = next((r for r, left in enumerate(room) if left >= sizes[i]), None)
-        if row is None:
-            rows.append([])
-            room.append(width)
-            row = len(rows) - 1
-        rows[row].append(i)
-        room[row] -= sizes[i]
-    return rows
+    return token_BT, position_BT, segment_BT
 
 
 def begin(model: Model, packed: Packed, layer: int) -> Begun:
@@ -115,10 +156,12 @@ def begin(model: Model, packed: Packed, layer: int) -> Begun:
     """
     if not 0 <= layer < model.config.L:
         raise ValueError(f"layer {layer} does not exist: {model.companion.source} has layers 0 to {model.config.L - 1}")
-    G, B, T = packed.token_GBT.shape
-    batch_bytes = 4 * B * T * model.config.D // model.mesh.shape["data"]
-    h_G: list[jax.Array | None] = [None] * G
-    for g in range(min(G, BEGUN_BYTES // batch_bytes) if layer else 0):  # before the first layer there is nothing to keep
+    h_G: list[jax.Array | None] = [None] * len(packed.token_GBT)
+    left = BEGUN_BYTES if layer else 0  # before the first layer there is nothing to keep
+    for g, token_BT in enumerate(packed.token_GBT):
+        left -= 4 * token_BT.size * model.config.D // model.mesh.shape["data"]
+        if left < 0:
+            break
         h_G[g] = _begin_batch(dataclasses.replace(model, overlay=Overlay({}, {})), *arrays_of(model, packed, g), layer)
     return Begun(packed, layer, h_G, model.base["embed/tokens"])
 
@@ -126,11 +169,13 @@ def begin(model: Model, packed: Packed, layer: int) -> Begun:
 def repeat(begun: Begun, times: int) -> Begun:
     """The same texts several times in each batch: the k-th ones in group k, numbered from k times their number on."""
     packed = begun.packed
-    again = np.arange(times).repeat(packed.token_GBT.shape[1])[:, None]
-    token_GBT, position_GBT, segment_GBT = (np.tile(array, (1, times, 1)) for array in packed[:3])
-    segment_GBT = np.where(segment_GBT > 0, segment_GBT + again * packed.n_texts, 0).astype(np.int32)
-    group_GB = np.tile(again[:, 0].astype(np.int32), (len(token_GBT), 1))
-    many = Packed(token_GBT, position_GBT, segment_GBT, group_GB, times * packed.n_texts)
+    batches = []
+    for token_BT, position_BT, segment_BT, _ in zip(*packed[:4], strict=True):
+        group_B = np.arange(times, dtype=np.int32).repeat(len(token_BT))
+        token_BT, position_BT, segment_BT = (np.tile(array, (times, 1)) for array in (token_BT, position_BT, segment_BT))
+        segment_BT = np.where(segment_BT > 0, segment_BT + group_B[:, None] * packed.n_texts, 0).astype(np.int32)
+        batches.append((token_BT, position_BT, segment_BT, group_B))
+    many = Packed(*map(list, zip(*batches, strict=True)), n_texts=times * packed.n_texts)
     return begun._replace(packed=many, h_G=[h if h is None else jnp.tile(h, (times, 1, 1)) for h in begun.h_G])
 
 

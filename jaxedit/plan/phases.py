@@ -18,7 +18,7 @@ from jaxedit.plan.count import Given
 from jaxedit.plan.models import activation, device_bytes, parameter
 from jaxedit.solving import collect, observe, target
 from jaxedit.solving import solve as solving
-from jaxedit.solving.rows import PREFIX_STEP, Rows, Shape, round_up
+from jaxedit.solving.rows import PREFIX_STEP, Rows, Shape
 from jaxedit.solving.solve import Metric
 
 # Lengths as those of CounterFact with sampled templates of ten tokens, padded as the library pads.
@@ -83,7 +83,7 @@ def value(model: Model, work: Work, call: Call) -> None:
     """MEMIT's values of all requests, at the highest edited layer."""
     layer, mesh, R = work.layers[-1], model.mesh, work.templates
     n_parts, n = _target_parts(model, work)
-    B = round_up(n * (R + 1), mesh.shape["data"])
+    B = score.round_up(n * (R + 1), mesh.shape["data"])
     letters = {"token_BT": "BT", "subject_B": "B", "request_B": "B"}
     sizes = {"B": (B,), "N": (n,), "Q": (n * R * TARGET.n_read,), "BT": (B, TARGET.prefix + TARGET.suffix)}
     shapes = {name: sizes[name.rsplit("_", 1)[1]] for name in Rows._fields}

@@ -16,7 +16,7 @@ from jaxedit.mesh import agreed, fetch, parameter_sharding, place, put
 from jaxedit.models.decoder import PRECISION
 from jaxedit.models.layers import causal, run_layer, start
 from jaxedit.models.model import Model
-from jaxedit.models.score import BATCH_TOKENS, ROW_TOKENS, pack
+from jaxedit.models.score import BATCH_TOKENS, ROW_TOKENS, fill_rows, lay_out, round_up
 from jaxedit.solving.moments import Stats
 
 GROUP_TOKENS = 16384  # texts are packed in groups of about so many tokens
@@ -139,19 +139,15 @@ def _groups(token_lists: list[list[int]]) -> list[list[list[int]]]:
 def _batches(token_lists: list[list[int]], n_data: int) -> np.ndarray:
     """Tokens, positions and segments [G, 3, B, T] in batches of one shape.
 
-    `pack` rounds the rows of a few prompts up; over a corpus these would be half of the work, so they are left out and the
-    rest is batched anew. Rows are up to a sixteenth longer than they need be: fewer lengths to compile.
+    Rows are up to a sixteenth longer than they need be: fewer lengths to compile.
     """
-    packed = pack(token_lists)
-    rows_CRT = np.stack(packed[:3]).reshape(3, -1, packed.token_GBT.shape[-1])
-    rows_CRT = rows_CRT[:, np.any(rows_CRT[2] > 0, axis=-1)]
-    _, R, width = rows_CRT.shape
-    step = max(ROW_TOKENS, 1 << (width.bit_length() - 5))
-    T = step * -(-width // step)
-    G = -(-R // (n_data * max(1, BATCH_TOKENS // T)))
-    B = n_data * -(-R // (G * n_data))
-    rows_CRT = np.pad(rows_CRT, ((0, 0), (0, G * B - R), (0, T - width)))
-    return np.moveaxis(rows_CRT.reshape(3, G, B, T), 0, 1)
+    sizes = list(map(len, token_lists))
+    longest = round_up(max(sizes), ROW_TOKENS)
+    T = round_up(longest, max(ROW_TOKENS, 1 << (longest.bit_length() - 5)))
+    rows = fill_rows(sizes, [longest])
+    G = -(-len(rows) // (n_data * max(1, BATCH_TOKENS // T)))
+    B = n_data * -(-len(rows) // (G * n_data))
+    return np.moveaxis(np.reshape(lay_out(rows, token_lists, G * B, T), (3, G, B, T)), 0, 1)
 
 
 class Sums(NamedTuple):

@@ -15,7 +15,8 @@ from jaxedit.mesh import fetch, place
 from jaxedit.models.decoder import Overlay
 from jaxedit.models.layers import causal, ends, run_layers, start
 from jaxedit.models.model import Model, with_slots
-from jaxedit.solving.rows import PREFIX_STEP, fill, pad_tokens, round_up
+from jaxedit.models.score import round_up
+from jaxedit.solving.rows import PREFIX_STEP, fill, pad_tokens
 
 WEIGHT = "mlp/w_down"
 STOP_LOSS = 1e-2

@@ -18,8 +18,8 @@ from jaxedit.mesh import everywhere, place
 from jaxedit.models.decoder import Attending
 from jaxedit.models.layers import causal, run_collecting, run_layer_at, run_layers, start
 from jaxedit.models.model import Model
-from jaxedit.models.score import fill_rows
-from jaxedit.solving.rows import PREFIX_STEP, fact_token_of, fill, pad_tokens, round_up
+from jaxedit.models.score import fill_rows, round_up
+from jaxedit.solving.rows import PREFIX_STEP, fact_token_of, fill, pad_tokens
 
 POOLINGS = ("group_means", "mean")
 PARTS = ("residual", "key", "mlp")  # what `run_layer_at` returns
@@ -116,7 +116,7 @@ def _pack(own_CN: list[list[list[int]]], n_data: int) -> tuple[np.ndarray, ...]:
     n_requests = len(own_CN[0])
     T = round_up(max(len(tokens) for lists in own_CN for tokens in lists), PREFIX_STEP)
     T = max(T, ROW_TOKENS) if n_requests >= MANY else T
-    rows = [(c, members) for c, lists in enumerate(own_CN) for members in fill_rows(list(map(len, lists)), T)]
+    rows = [(c, members) for c, lists in enumerate(own_CN) for members in fill_rows(list(map(len, lists)), [T])]
     G = -(-len(rows) // (ROWS_AT_ONCE * n_data))
     B = n_data * -(-len(rows) // (G * n_data))
     token_RT, offset_RT, segment_RT = np.zeros((3, G * B, T), np.int32)

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
+from jaxedit.models.score import round_up
 from jaxedit.models.tokenizer import Tokenizer, first_token_after, last_token_of
 
 KL_TEMPLATE = "{} is a"  # "essence": what the subject is should not drift
@@ -214,8 +215,3 @@ def in_parts(items: list, most: int) -> tuple[list[list], int]:
     size = -(-len(items) // -(-len(items) // most))
     filled = [*items, *[items[-1]] * (-len(items) % size)]
     return [filled[i : i + size] for i in range(0, len(filled), size)], len(items)
-
-
-def round_up(n: int, step: int) -> int:
-    """The least multiple of `step` that is at least n."""
-    return step * -(-n // step)

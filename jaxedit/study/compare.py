@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxedit.edits.journal import Journal, read_journal
 from jaxedit.study.foresight import COLLAPSE_PPL
-from jaxedit.study.report import edit_steps, number
+from jaxedit.study.words import edit_steps, number
 
 FIGURE = "comparison"
 

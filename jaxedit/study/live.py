@@ -18,6 +18,7 @@ SCALARS = {
     "edit/loss": ("editor", "loss"),
     "model/divergence_nats": ("divergence_nats",),
     "model/fluency_bits": ("fluency_bits",),
+    "model/consistency": ("consistency",),
     "time_s/edit": ("time_s", "edit"),
     "time_s/perplexity": ("time_s", "perplexity"),
 }

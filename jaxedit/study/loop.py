@@ -21,7 +21,7 @@ from jaxedit.metrics.facts import facts, mean_fact
 from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.metrics.perturbation import push_of_all
 from jaxedit.models.model import Model
-from jaxedit.study.measure import Measured, Stopwatch, edit_lot, edit_one, more, perplexity_record
+from jaxedit.study.measure import PROMPT_TOKENS, Measured, Stopwatch, continued, edit_lot, edit_one, more, perplexity_record
 from jaxedit.study.retention import look_again
 from jaxedit.study.setting import Setting, set_up
 
@@ -63,7 +63,7 @@ def study(
         on_step(step.record, total)
     progress = _replay(setting, state, journal)
     if not journal.steps:
-        record, arrays = _baseline_record(progress.base)
+        record, arrays = _baseline_record(setting, progress.base)
         journal.append(record, arrays, {})
         on_step(record, total)
     if journal.steps and _ends(setting, journal.steps[-1].record):
@@ -167,8 +167,10 @@ def read_baseline(step: Step) -> Perplexity:
         ) from error
 
 
-def _baseline_record(base: Perplexity) -> tuple[dict[str, Any], dict[str, Any]]:
-    record = {"step": 0, "perplexity": {"mean": base.mean, "pooled": base.pooled, "n_broken": base.n_broken}}
+def _baseline_record(setting: Setting, base: Perplexity) -> tuple[dict[str, Any], dict[str, Any]]:
+    record: Record = {"step": 0, "perplexity": {"mean": base.mean, "pooled": base.pooled, "n_broken": base.n_broken}}
+    if setting.prompts:
+        record["continuations"] = continued(setting.unedited, setting.prompts, PROMPT_TOKENS)
     return record, {"nll_nats": base.nll_nats, "n_tokens": base.n_tokens}
 
 
@@ -219,6 +221,7 @@ def _step(setting: Setting, progress: Progress, number: int, measured: Measured 
         **({} if after is None else {"perplexity": perplexity_record(after, progress.base)}),
         "fact": measured.fact,
         "before": measured.before,
+        "says_before": measured.says_before,
         "says": measured.says,
         "editor": measured.info,
         "edit_norm": edit.norm,

@@ -1,14 +1,17 @@
 """One step of a study: the edit and what is measured of it; or, where edits do not wait for each other, a lot of them."""
 
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxedit.edits.edit import Edit, apply, asked_as, in_rows, is_low_rank
+from jaxedit.edits.request import Request
+from jaxedit.metrics.consistency import consistency
 from jaxedit.metrics.divergence import divergence
 from jaxedit.metrics.facts import facts, mean_fact
-from jaxedit.metrics.fluency import fluency
+from jaxedit.metrics.fluency import fluency, speak
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
 from jaxedit.metrics.perturbation import push_of
 from jaxedit.models.generate import generate
@@ -16,6 +19,7 @@ from jaxedit.models.model import Model
 from jaxedit.study.setting import Setting
 
 SAYS_TOKENS = 8  # how much of a continuation is kept, for people to read
+PROMPT_TOKENS = 20  # ... and of those of the study's own prompts
 
 
 class Measured(NamedTuple):
@@ -25,6 +29,7 @@ class Measured(NamedTuple):
     info: dict[str, float]
     before: dict[str, Any]
     fact: dict[str, Any]
+    says_before: str
     says: str
     after: Perplexity | None
     time_s: dict[str, float]
@@ -66,12 +71,11 @@ def edit_one(setting: Setting, model: Model, state: Any, number: int, watch: Sto
     watch.lap("apply")
     before, fact = (mean_fact(facts(each, batch, prefix=setting.prefix)) for each in (setting.unedited, edited))
     watch.lap("facts")
-    question = batch[0].question
-    says = generate(edited, [question], max_new_tokens=SAYS_TOKENS)[0].removeprefix(question)
+    (said,), (says,) = (continued(each, [batch[0].question], SAYS_TOKENS) for each in (setting.unedited, edited))
     watch.lap("generate")
     after = perplexity(edited, setting.texts) if _due(setting, number, push) else None
     watch.lap("perplexity")
-    return Measured(edit, info, before, fact, says, after, watch.read(), push), edited, state
+    return Measured(edit, info, before, fact, said, says, after, watch.read(), push), edited, state
 
 
 def edit_lot(setting: Setting, model: Model, state: Any, first: int) -> dict[int, Measured]:
@@ -99,7 +103,8 @@ def edit_lot(setting: Setting, model: Model, state: Any, first: int) -> dict[int
         watch.lap("facts")
         questions = [request.question for request in requests]
         lanes_B = np.minimum(np.arange(len(edits) + -len(edits) % model.mesh.shape["data"]), len(edits) - 1)
-        texts = generate(in_rows(asked, edits, lanes_B), questions, max_new_tokens=SAYS_TOKENS)
+        said = continued(setting.unedited, questions, SAYS_TOKENS)
+        says = continued(in_rows(asked, edits, lanes_B), questions, SAYS_TOKENS)
         watch.lap("generate")
     except ValueError:
         return {}
@@ -113,7 +118,8 @@ def edit_lot(setting: Setting, model: Model, state: Any, first: int) -> dict[int
             info=infos[i],
             before=before[i],
             fact=found[i],
-            says=texts[i].removeprefix(questions[i]),
+            says_before=said[i],
+            says=says[i],
             after=scored.get(i),
             time_s=time_s,
             push=pushes[i],
@@ -123,23 +129,50 @@ def edit_lot(setting: Setting, model: Model, state: Any, first: int) -> dict[int
     }
 
 
+def continued(model: Model, prompts: Sequence[str], n_tokens: int) -> list[str]:
+    """What a model says to prompts, without them."""
+    texts = generate(model, list(prompts), max_new_tokens=n_tokens)
+    return [text.removeprefix(prompt) for text, prompt in zip(texts, prompts, strict=True)]
+
+
 def _due(setting: Setting, number: int, push: float) -> bool:
     """Whether the perplexity is measured: every so often, and where the edit pushes the texts hard."""
-    regular = number % setting.perplexity_every == 0 or number == len(setting.batches)
-    return regular or setting.guard.wants_a_look(push)
+    return _regular(setting, number) or setting.guard.wants_a_look(push)
 
 
-def more(setting: Setting, model: Model, edit: Edit, number: int) -> dict[str, float]:
+def _regular(setting: Setting, number: int) -> bool:
+    return number % setting.perplexity_every == 0 or number == len(setting.batches)
+
+
+def more(setting: Setting, model: Model, edit: Edit, number: int) -> dict[str, Any]:
     """What is measured of a model with an edit now and then; the model itself lacks it where edits are single ones."""
     batch, found = setting.batches[number - 1], {}
     due = [name for name, n in (("kl", setting.divergence_every), ("ge", setting.fluency_every)) if n and number % n == 0]
+    due += ["prompts"] if setting.prompts and _regular(setting, number) else []
     edited = apply(model, edit) if due and setting.single else model
     if "kl" in due:
         found["divergence_nats"] = divergence(edited, setting.unedited, setting.texts)
     if "ge" in due:
-        prompts = [prompt for request in batch for prompt in request.generation_prompts or (request.question,)]
-        found["fluency_bits"] = fluency(edited, prompts)
+        found |= _spoken(setting, edited, batch)
+    if "prompts" in due:
+        found["continuations"] = continued(edited, setting.prompts, PROMPT_TOKENS)
     return found
+
+
+def _spoken(setting: Setting, model: Model, batch: list[Request]) -> dict[str, Any]:
+    """Fluency of what a model generates for the requests, and consistency where there are reference texts."""
+    prompts = [request.generation_prompts or (request.question,) for request in batch]
+    texts = speak(model, [prompt for each in prompts for prompt in each])
+    found: dict[str, Any] = {"fluency_bits": fluency(texts)}
+    if setting.references is None:
+        return found
+    left = iter(texts)
+    scores = [
+        consistency(setting.references, request, [next(left) for _ in each])
+        for request, each in zip(batch, prompts, strict=True)
+    ]
+    known = [score for score in scores if score is not None]
+    return found | {"consistency": float(np.mean(known)) if known else None}
 
 
 def perplexity_record(after: Perplexity, base: Perplexity) -> dict[str, float]:

@@ -17,6 +17,7 @@ from jaxedit.datasets import read_requests, read_texts
 from jaxedit.editors import Editor
 from jaxedit.edits.request import Request
 from jaxedit.mesh import everywhere
+from jaxedit.metrics.consistency import References, read_references
 from jaxedit.metrics.perplexity import prepare
 from jaxedit.metrics.perturbation import Probes, probe
 from jaxedit.models.load import load
@@ -51,7 +52,9 @@ class Setting(NamedTuple):
     perplexity_every: int
     divergence_every: int  # 0: never; so the next two
     fluency_every: int
+    references: References | None  # for the consistency of what is generated then
     retention_every: int
+    prompts: tuple[str, ...]  # that the model continues whenever the perplexity is measured regularly
     snapshot_every: int
     edits_at_once: int  # 1 where each has to wait for the one before
     probes: Probes  # of the texts, for the relative perturbation
@@ -125,7 +128,9 @@ def set_up(config: ConfigDict, workdir: Path | None) -> tuple[Setting, Any, dict
         perplexity_every=keys["perplexity_every"],
         divergence_every=keys["divergence_every"],
         fluency_every=keys["fluency_every"],
+        references=read_references(keys["references"]) if keys["references"] else None,
         retention_every=0 if single else keys["retention_every"],
+        prompts=_prompts(keys["prompts"]),
         snapshot_every=keys["snapshot_every"],
         edits_at_once=keys["edits_at_once"] if single and editor.each and size == 1 else 1,
         probes=probes,
@@ -134,6 +139,12 @@ def set_up(config: ConfigDict, workdir: Path | None) -> tuple[Setting, Any, dict
         prefix=_last_template(getattr(state, "context_templates", None)),
     )
     return setting, state, run
+
+
+def _prompts(given: Any) -> tuple[str, ...]:
+    if isinstance(given, str) or not all(isinstance(prompt, str) and prompt for prompt in given):
+        raise ValueError(f"prompts={given!r}: expected a list of texts, each with something in it")
+    return tuple(given)
 
 
 def _last_template(templates: Any) -> str | None:

@@ -6,7 +6,7 @@ import nltk
 import numpy as np
 import pytest
 
-from jaxedit.metrics.fluency import entropy, fluency
+from jaxedit.metrics.fluency import entropy, fluency, speak
 from jaxedit.models.generate import generate
 
 
@@ -30,4 +30,5 @@ def test_entropy():
 def test_of_a_models_texts(golden):
     model, prompts = golden("llama"), ["Once upon a time", "The capital of Italy"]
     texts = generate(model, prompts, max_new_tokens=100, top_k=5, seed=3)
-    assert fluency(model, prompts, seed=3) == pytest.approx(np.mean([published(text) for text in texts]), rel=1e-9)
+    assert speak(model, prompts, seed=3) == texts
+    assert fluency(texts) == pytest.approx(np.mean([published(text) for text in texts]), rel=1e-9)

@@ -142,6 +142,27 @@ def test_scores_keep_their_order_and_do_not_depend_on_the_company(family, golden
         np.testing.assert_allclose(perplexity(model, [listed[i]]).nll_nats, together.nll_nats[i : i + 1], rtol=1e-5)
 
 
+def test_one_long_text_does_not_make_all_rows_long(golden, texts):
+    """Rows are halved in width while what fits the half fills a batch; each text keeps the loss that it has alone."""
+    model = golden("llama")
+    short = [text for text in texts("llama") if len(model.tokenizer.encode(text)) <= 60]
+    long_text = max(texts("llama"), key=len)
+    longest = len(model.tokenizer.encode(long_text))
+    assert longest > 4 * 64
+    times = -(-2 * score.BATCH_TOKENS // sum(len(model.tokenizer.encode(text)) for text in short))
+    listed = [*short * times, long_text]
+    packed = prepare(model, listed).packed
+    widths = sorted({token_BT.shape[1] for token_BT in packed.token_GBT})
+    assert len(widths) == 2
+    assert widths[0] <= 80
+    assert longest <= widths[1] < longest + 16
+    n_positions = sum(token_BT.size for token_BT in packed.token_GBT)
+    assert sum(map(np.count_nonzero, packed.segment_GBT)) > 0.75 * n_positions
+    found = perplexity(model, listed)
+    alone = np.concatenate([perplexity(model, short).nll_nats] * times + [perplexity(model, [long_text]).nll_nats])
+    np.testing.assert_allclose(found.nll_nats, alone, rtol=1e-5)
+
+
 def test_leading_spaces_are_part_of_the_text(golden, texts):
     spaced = [text for text in texts("gpt2") if text.startswith(" ")]
     assert spaced

@@ -10,7 +10,8 @@ import pytest
 from matplotlib import pyplot
 
 from jaxedit.edits.journal import open_journal, read_journal
-from jaxedit.study.report import HEADER, edit_steps, markdown, name_of, number, outcome, report, row, summary
+from jaxedit.study.report import markdown, report
+from jaxedit.study.words import HEADER, edit_steps, name_of, number, outcome, row, summary
 
 CONFIG = {"model": "tiny$x_{$", "mode": "sequential", "n_facts": 0, "editor": {"method": "c-rome", "layer": 3}}
 

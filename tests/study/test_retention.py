@@ -1,4 +1,4 @@
-"""What is measured now and then: retention, divergence, fluency; and the heat map."""
+"""What is measured now and then: retention, divergence, fluency, consistency, what prompts bring; and the heat map."""
 
 import json
 
@@ -7,9 +7,10 @@ import pytest
 
 import jaxedit
 from jaxedit.edits.journal import read_edit, read_journal
+from jaxedit.metrics.consistency import IDF, SNIPPETS, VOCABULARY, consistency, read_references
 from jaxedit.metrics.divergence import divergence
 from jaxedit.metrics.facts import facts
-from jaxedit.metrics.fluency import fluency
+from jaxedit.metrics.fluency import fluency, speak
 from jaxedit.metrics.perplexity import prepare
 from jaxedit.study.config import default_config
 from jaxedit.study.loop import study
@@ -17,17 +18,28 @@ from jaxedit.study.report import report
 from jaxedit.study.retention import draw, table
 
 FACTS = [{"prompt": "{} lives in", "subject": subject, "target_new": "Paris"} for subject in ("BP", "Bob", "Ann", "Tim")]
-FACTS[1]["generation_prompts"] = ["Bob is", "Bob likes"]
+FACTS[1] |= {"generation_prompts": ["Bob is", "Bob likes"], "relation": "P551", "target_id": "Q90"}
+PROMPTS = ("The capital of France is", "Once upon a time")
 TEXTS = ["The Eiffel Tower is in Paris.", " Once upon a time there was a little girl"]
 EVERY = dict(retention_every=2, divergence_every=3, fluency_every=2)
 
 
 @pytest.fixture(scope="module")
-def run(shared, tmp_path_factory):
-    """A function: **keys -> the folder of a study."""
+def folder(tmp_path_factory):
+    """Facts, texts, and reference texts in the ROME repository's form."""
     folder = tmp_path_factory.mktemp("retention")
     (folder / "facts.json").write_text(json.dumps(FACTS), encoding="utf-8")
     (folder / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
+    samples = [{"text": "Paris is the home of many"}]
+    (folder / SNIPPETS).write_text(json.dumps([{"relation_id": "P551", "target_id": "Q90", "samples": samples}]))
+    (folder / VOCABULARY).write_text(json.dumps({word: i for i, word in enumerate(("bob", "is", "likes", "the"))}))
+    np.save(folder / IDF, np.array([2.0, 1.0, 3.0, 1.5]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(shared, folder):
+    """A function: **keys -> the folder of a study."""
 
     def make(name, **keys):
         config = default_config("rome", layer=3, v_num_grad_steps=4, context_templates=("{}", "I am. {}"))
@@ -39,8 +51,8 @@ def run(shared, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def studied(run):
-    return run("sequential", **EVERY)
+def studied(run, folder):
+    return run("sequential", prompts=PROMPTS, references=str(folder), **EVERY)
 
 
 def test_records_hold_what_was_due(studied, golden):
@@ -53,7 +65,11 @@ def test_records_hold_what_was_due(studied, golden):
     for number, step in enumerate(steps, 1):
         model = jaxedit.apply(model, read_edit(step.arrays))
         if number == 2:
-            assert step.record["fluency_bits"] == pytest.approx(fluency(model, ["Bob is", "Bob likes"]), rel=1e-6)
+            texts = speak(model, ["Bob is", "Bob likes"])
+            assert step.record["fluency_bits"] == pytest.approx(fluency(texts), rel=1e-6)
+            references = read_references(str(studied.parent))
+            bob = jaxedit.Request("{} lives in", "Bob", "Paris", relation="P551", target_id="Q90")
+            assert step.record["consistency"] == pytest.approx(consistency(references, bob, texts), rel=1e-6)
         if number == 3:
             wanted = divergence(model, unedited, prepare(unedited, TEXTS))
             assert step.record["divergence_nats"] == pytest.approx(wanted, rel=1e-4)
@@ -62,6 +78,17 @@ def test_records_hold_what_was_due(studied, golden):
             found = step.record["retention"]
             assert list(found) == [str(n) for n in range(1, number + 1)]
             assert [each["probability_new"] for each in found.values()] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_prompts_before_and_after(studied, golden):
+    steps = read_journal(studied).steps
+    said = [step.record["continuations"] for step in steps]  # perplexity is measured after every edit
+    unedited = golden("gpt2")
+    edited = jaxedit.apply(unedited, *[read_edit(step.arrays) for step in steps[1:2]])
+    for model, texts in ((unedited, said[0]), (edited, said[1])):
+        assert [prompt + text for prompt, text in zip(PROMPTS, texts, strict=True)] == jaxedit.generate(model, list(PROMPTS))
+    before = jaxedit.generate(unedited, ["Bob lives in"], max_new_tokens=8)[0]
+    assert "Bob lives in" + steps[2].record["says_before"] == before
 
 
 def test_the_heat_map(studied, tmp_path):
@@ -84,6 +111,8 @@ def test_single_edits_are_each_measured_by_themselves(run, golden):
     assert not (folder / "retention.png").exists()
 
 
-def test_an_interval_that_cannot_be_meant(run):
+def test_what_cannot_be_meant(run):
+    with pytest.raises(ValueError, match=r"prompts=\('',\): expected a list of texts, each with something in it"):
+        run("wrong", prompts=("",))
     with pytest.raises(ValueError, match="retention_every=-1: expected a number of edits, or 0 for never"):
         run("wrong", retention_every=-1)

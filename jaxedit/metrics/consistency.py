@@ -1,0 +1,77 @@
+"""Consistency of what a model generates with what is written about things of which the new fact holds.
+
+As the ROME repository measures it (arXiv 2202.05262, RS): the cosine of the TF-IDF vectors of a fact's continued generation
+prompts, joined, and of reference texts, joined: those of its `attribute_snippets.json` about other subjects that have the
+new answer in the same relation. The vocabulary and the inverse document frequencies are that repository's as well.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from jaxedit.datasets._sources import fetched, is_address
+from jaxedit.edits.request import Request
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+SNIPPETS, VOCABULARY, IDF = "attribute_snippets.json", "tfidf_vocab.json", "idf.npy"
+
+
+class References(NamedTuple):
+    """Reference texts by relation and new answer's number, and what makes vectors of them."""
+
+    texts: dict[tuple[str, str], list[str]]
+    vectorizer: "TfidfVectorizer"
+
+
+def read_references(source: str) -> References:
+    """Reads the three files of the ROME repository.
+
+    Args:
+      source: a folder, or an address under which they lie.
+
+    Raises:
+      ValueError: where one is missing or holds something else.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
+
+    paths = [
+        fetched(f"{source.rstrip('/')}/{name}") if is_address(source) else Path(source, name)
+        for name in (SNIPPETS, VOCABULARY, IDF)
+    ]
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"{path} is not there; expected a folder or address with {SNIPPETS}, {VOCABULARY} and {IDF}")
+    texts: dict[tuple[str, str], list[str]] = {}
+    try:
+        for each in json.loads(paths[0].read_text(encoding="utf-8")):
+            found = texts.setdefault((each["relation_id"], each["target_id"]), [])
+            found += [sample["text"] for sample in each["samples"]]
+        vectorizer = TfidfVectorizer(vocabulary=json.loads(paths[1].read_text(encoding="utf-8")))
+        vectorizer.idf_ = np.load(paths[2])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{source} does not hold the ROME repository's reference texts ({error!r})") from error
+    return References(texts, vectorizer)
+
+
+def consistency(references: References, request: Request, texts: list[str]) -> float | None:
+    """RS of a fact: from 0 to 1; None where there is no reference text for it.
+
+    Args:
+      references: as read.
+      request: whose relation and target_id say which of them count.
+      texts: what the model generates, prompts included.
+    """
+    written = references.texts.get((request.relation or "", request.target_id or ""))
+    if not written:
+        return None
+    said_V, written_V = (_dense(references.vectorizer, joined) for joined in (" ".join(texts), " ".join(written)))
+    norm = float(np.linalg.norm(said_V) * np.linalg.norm(written_V))
+    return float(said_V @ written_V) / norm if norm else 0.0
+
+
+def _dense(vectorizer: Any, text: str) -> np.ndarray:
+    return vectorizer.transform([text]).toarray()[0]

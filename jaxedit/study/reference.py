@@ -1,0 +1,79 @@
+"""What the paper (arXiv 2402.09656) found on its models, to be put beside a study: its numbers, and curves from a file."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxedit.edits.journal import Journal
+
+
+class Curve(NamedTuple):
+    """Perplexity after so many edits, as others measured it."""
+
+    name: str
+    edits: list[float]
+    perplexity: list[float]
+
+
+def read_curves(chosen: list[str]) -> list[Curve]:
+    """Curves of JSON files {name: {"x": [...], "y": [...]}}, each chosen as FILE.json:NAME.
+
+    Raises:
+      ValueError: on a file or name that is not there, or something else under it; the message names the curves there are.
+    """
+    curves = []
+    for each in chosen:
+        path, _, name = each.partition(".json:")
+        file = Path(f"{path}.json")
+        if not name or not file.is_file():
+            raise ValueError(f"--reference={each}: expected FILE.json:NAME of a file that is there")
+        known = json.loads(file.read_text(encoding="utf-8"))
+        if name not in known:
+            raise ValueError(f"{file} has no curve {name!r}; it has {', '.join(known)}")
+        try:
+            edits, perplexity = (list(map(float, known[name][axis])) for axis in ("x", "y"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'{file}: {name!r} is no curve ({error!r}); expected {{"x": [...], "y": [...]}}') from error
+        if len(edits) != len(perplexity):
+            raise ValueError(f"{file}: {name!r} has {len(edits)} x and {len(perplexity)} y")
+        curves.append(Curve(name, edits, perplexity))
+    return curves
+
+
+# Model -> unedited perplexity on ME-PPL_50 and ME-PPL_1k, and how many of 21,919 single ROME edits make it collapse.
+UNEDITED = {"gpt2-xl": (68.77, 68.39, 77), "gpt-j-6b": (49.04, 50.34, 85), "llama-2-7b": (33.18, 37.25, 21)}
+# Model, method -> of 107 normal and then 107 hard edits in sequence: the highest perplexity, the last, and after how many edits
+# it first was over 1000 (None: never).
+SEQUENCES = {
+    ("gpt2-xl", "ft"): ((2.2e5, 4.5e4, 8), (4.5e5, 3.8e4, 8)),
+    ("gpt2-xl", "mend"): ((5.9e6, 5.9e6, 36), (5.2e5, 3.3e5, 44)),
+    ("gpt2-xl", "rome"): ((74.5, 74.5, None), (1.1e6, 7.7e5, 6)),
+    ("gpt2-xl", "memit"): ((68.8, 68.8, None), (73.3, 73.2, None)),
+    ("gpt-j-6b", "ft"): ((2200, 487, 88), (881, 216, None)),
+    ("gpt-j-6b", "mend"): ((1.6e9, 1.1e9, 10), (2.0e5, 2.0e5, 10)),
+    ("gpt-j-6b", "rome"): ((53.0, 53.0, None), (4.4e16, 8.4e13, 2)),
+    ("gpt-j-6b", "memit"): ((50.9, 50.9, None), (8.2e10, 1.1e10, 44)),
+    ("llama-2-7b", "ft"): ((2220, 1930, 62), (2480, 2050, 62)),
+    ("llama-2-7b", "mend"): ((2.4e10, 4.4e4, 14), (1.5e8, 4.1e4, 16)),
+    ("llama-2-7b", "rome"): ((37.5, 37.5, None), (1.3e12, 1.2e11, 2)),
+    ("llama-2-7b", "memit"): ((79.2, 79.2, None), (1.5e6, 6.9e4, 28)),
+}
+
+
+def paper_lines(journal: Journal) -> list[str]:
+    """The paper's numbers for a study's model and method, as Markdown; none for another model."""
+    config: dict[str, Any] = journal.run["config"]
+    model = next((name for name in UNEDITED if name in config["model"].lower()), None)
+    if model is None:
+        return []
+    method = config["editor"]["method"]
+    ppl_50, ppl_1k, n_collapsing = UNEDITED[model]
+    lines = ["## What the paper found", "", f"Unedited {model}: {ppl_50} on ME-PPL_50, {ppl_1k} on ME-PPL_1k."]
+    if method == "rome":
+        lines.append(f"Of 21,919 single ROME edits {n_collapsing} took it over 1000.")
+    found = SEQUENCES.get((model, method))
+    if found:
+        lines += ["", f"| 107 edits by {method} | highest | last | first over 1000 |", "|---|---:|---:|---:|"]
+        for kind, (highest, last, first) in zip(("normal", "hard"), found, strict=True):
+            lines.append(f"| {kind} | {highest:,.4g} | {last:,.4g} | {f'after {first}' if first else 'never'} |")
+    return [*lines, ""]
