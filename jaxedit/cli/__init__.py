@@ -133,6 +133,12 @@ def model_flags() -> None:
     flags.DEFINE_string("mesh", "", "devices, e.g. data:4,model:2; all on data")
 
 
+def reference_flag() -> None:
+    """The flag of commands that draw perplexity against edits."""
+    about = 'a curve to draw as well, FILE.json:NAME of a file {NAME: {"x": edits, "y": perplexities}}; may be repeated'
+    flags.DEFINE_multi_string("reference", [], about)
+
+
 def load_model():
     """The model that the flags name."""
     import jaxedit

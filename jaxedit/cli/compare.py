@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, print_json, process_flags, show_table
+from jaxedit.cli import FLAGS, json_flag, print_json, process_flags, reference_flag, show_table
 from jaxedit.cli.study import StepBar
 
 
@@ -23,6 +23,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("stats", None, "second moments from `jaxedit stats`")
     flags.DEFINE_string("workdir", None, "where the studies go; runs/NAME OF THE CONFIGURATION")
+    reference_flag()
     process_flags()
     json_flag()
 
@@ -33,6 +34,7 @@ def main() -> None:
     from jaxedit.study.config import read_config, read_variants
     from jaxedit.study.loop import study
     from jaxedit.study.mirror import own_folder
+    from jaxedit.study.reference import read_curves
 
     if not FLAGS.config:
         raise ValueError("--config is missing, e.g. --config=configs/sequential.py")
@@ -47,7 +49,7 @@ def main() -> None:
         with StepBar(single=config.mode == "single") as bar:
             study(config, folder / name, bar.step)
     outcomes = read_outcomes(folder, variants)
-    written = write(folder, f"{path.stem}: {', '.join(variants)}", outcomes)
+    written = write(folder, f"{path.stem}: {', '.join(variants)}", outcomes, read_curves(FLAGS.reference))
     cells = [header(outcomes), *(row(outcome, outcomes) for outcome in outcomes)]
     if FLAGS.json:
         print_json({"workdir": str(folder), "header": cells[0], "rows": cells[1:]})

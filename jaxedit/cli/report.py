@@ -1,35 +1,43 @@
 """Show a study's report again: a table, report.md, the page report.html and the figures, made from its journal.
 
 jaxedit report --workdir=runs/laptop
+jaxedit report --workdir=runs/gpt2-xl --reference="curves.json:ROME, hard"     with the curve of that name beside its own
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, print_json
+from jaxedit.cli import FLAGS, json_flag, print_json, reference_flag
+
+if TYPE_CHECKING:
+    from jaxedit.study.reference import Curve
 
 
 def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_string("workdir", "runs/laptop", "the study's work directory")
+    reference_flag()
     json_flag()
 
 
 def main() -> None:
     """Writes the report and shows it."""
-    show(Path(FLAGS.workdir), FLAGS.json)
+    from jaxedit.study.reference import read_curves
+
+    show(Path(FLAGS.workdir), FLAGS.json, read_curves(FLAGS.reference))
 
 
-def show(folder: Path, as_json: bool) -> None:
-    """Writes a study's report and prints the table, or the journal as one JSON object."""
+def show(folder: Path, as_json: bool, curves: Sequence["Curve"] = ()) -> None:
+    """Writes a study's report, with curves beside its own, and prints the table, or the journal as one JSON object."""
     from jaxedit.edits.journal import read_journal
     from jaxedit.study.report import report
     from jaxedit.study.words import HEADER, NUMBERS, edit_steps, is_single, row, summary
 
-    path = report(folder)
+    path = report(folder, curves)
     journal = read_journal(folder)
     steps = edit_steps(journal)
     if as_json:

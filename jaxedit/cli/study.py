@@ -2,6 +2,7 @@
 
     jaxedit study                   the built-in facts on SmolLM2-135M
     jaxedit study --config=configs/paper.py:gpt2-xl --config.facts=counterfact.json --config.texts=ME-PPL_50.json
+    jaxedit study --config=configs/single_edits.py --config.part=2/8     one of eight processes; then `jaxedit merge`
     jaxedit study --config.editor.v_lr=0.3 --config.n_facts=16 --workdir=runs/slower
 
 An interrupted study goes on with the same command. The report lies in the work directory.
@@ -36,7 +37,10 @@ def main() -> None:
 
     path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     folder = Path(FLAGS.workdir or f"runs/{Path(path).stem}{'-' + argument if argument else ''}")
-    config, folder = FLAGS.config, own_folder(folder)
+    config = FLAGS.config
+    if config.part:
+        folder /= f"part-{config.part.replace('/', '-of-')}"
+    folder = own_folder(folder)
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(StepBar(single=config.mode == "single"))
         live = stack.enter_context(Live(folder)) if FLAGS.tensorboard and is_first() else None

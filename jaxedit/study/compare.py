@@ -1,6 +1,7 @@
 """Several studies of one configuration file beside each other: a table, a figure, comparison.md."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from jaxedit.edits.journal import Journal, read_journal
 from jaxedit.study.foresight import COLLAPSE_PPL
+from jaxedit.study.reference import Curve, draw_curves
 from jaxedit.study.words import edit_steps, number
 
 FIGURE = "comparison"
@@ -41,12 +43,12 @@ def read_outcomes(folder: Path, variants: tuple[str, ...]) -> list[Outcome]:
     return outcomes
 
 
-def write(folder: Path, title: str, outcomes: list[Outcome]) -> Path:
-    """Writes comparison.md and the figure; returns the former."""
+def write(folder: Path, title: str, outcomes: list[Outcome], curves: Sequence[Curve] = ()) -> Path:
+    """Writes comparison.md and the figure, with curves beside the studies' own; returns the former."""
     cells = [header(outcomes), *(row(outcome, outcomes) for outcome in outcomes)]
     table = ["| " + " | ".join(line) + " |" for line in cells]
     table.insert(1, "|---|" + "---:|" * (len(cells[0]) - 1))
-    figure(outcomes, folder / FIGURE)
+    figure(outcomes, folder / FIGURE, curves)
     lines = [f"# {title}", "", f"Unedited perplexity {number(outcomes[0].unedited)}.", "", *table, ""]
     (folder / "comparison.md").write_text("\n".join([*lines, f"![perplexity]({FIGURE}.png)", ""]), encoding="utf-8")
     return folder / "comparison.md"
@@ -108,7 +110,7 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f} %"
 
 
-def figure(outcomes: list[Outcome], path: Path) -> None:
+def figure(outcomes: list[Outcome], path: Path, curves: Sequence[Curve] = ()) -> None:
     """The comparison as path.png and path.pdf, readable in greyscale: curves over edits, or what one edit each has to weigh."""
     import matplotlib
 
@@ -119,7 +121,7 @@ def figure(outcomes: list[Outcome], path: Path) -> None:
     if all(len(outcome.made) == 1 for outcome in outcomes):
         _trade_off(outcomes, axes)
     else:
-        _curves(outcomes, axes)
+        _curves(outcomes, axes, curves)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.spines[["top", "right"]].set_visible(False)
     for suffix in (".png", ".pdf"):
@@ -148,7 +150,7 @@ def _trade_off(outcomes: list[Outcome], axes) -> None:
     axes.set_ylabel("efficacy (%)")
 
 
-def _curves(outcomes: list[Outcome], axes) -> None:
+def _curves(outcomes: list[Outcome], axes, beside: Sequence[Curve]) -> None:
     """Perplexity against edits on a logarithmic axis, a line a method."""
     from matplotlib import pyplot
     from matplotlib.ticker import NullLocator
@@ -161,6 +163,7 @@ def _curves(outcomes: list[Outcome], axes) -> None:
         marker, line = styles[i % len(styles)]
         color = pyplot.get_cmap("viridis")(0.9 * i / max(1, len(outcomes) - 1))
         axes.plot(x, np.where(np.isfinite(y), y, np.nan), line, marker=marker, markersize=4, color=color, label=outcome.name)
+    draw_curves(axes, beside, max(outcome.made[-1]["step"] for outcome in outcomes if outcome.made))
     axes.set_yscale("log")
     lowest, highest = axes.get_ylim()
     if highest > COLLAPSE_PPL / 2:

@@ -39,6 +39,7 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     config.retention_every = 0  # whether the facts of all kept edits still hold; 0: at the end only
     config.prompts = ()  # texts that the model continues before the first edit and each time `perplexity_every` is due
     config.edits_at_once = 16  # in mode single: so many are made together, where the method can; a lot is begun and ended whole
+    config.part = ""  # e.g. "2/8" in mode single: the second of eight parts, lots taken turn about; `jaxedit merge` joins them
     config.snapshot_every = 1  # for methods that change whole matrices: journal them after every so many edits only
     config.screen = ""  # predict each edit's damage first: "record" it, "hold" hard cases back, or write them by "c-rome"
     config.mode = "sequential"  # or "single": every edit on the untouched model

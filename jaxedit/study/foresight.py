@@ -1,4 +1,5 @@
-"""How well an edit's damage was foreseen: from forward passes before it, from its push once it was known, from its denominator.
+"""How well damage was foreseen: of a single edit from forward passes before it, from its push once it was known, and from its
+denominator; of a sequence from the push of all its edits together.
 
 Damage is a perplexity over 1.1 times the unedited model's, collapse one over 1000; how large it is says the change of the
 mean loss a token (nats), whose ranking is that of the geometric mean of the perplexities.
@@ -17,6 +18,8 @@ PREDICTORS = {
     "relative perturbation": lambda record: record.get("relative_perturbation"),
     "1 / |u·k|": lambda record: 1 / record["editor"]["denominator"] if record["editor"].get("denominator") else None,
 }
+
+SEQUENCE_PREDICTORS = {"relative perturbation of all edits": lambda record: record.get("relative_perturbation_of_all")}
 
 
 class Foresight(NamedTuple):
@@ -43,13 +46,16 @@ class Foresight(NamedTuple):
     collapsing_in_top: int
 
 
-def foresights(steps: list[dict[str, Any]]) -> list[Foresight]:
-    """Each predictor that all measured edits of a study have; none with fewer than three edits."""
+def foresights(steps: list[dict[str, Any]], single: bool = True) -> list[Foresight]:
+    """Each predictor that all measured edits of a study have; none with fewer than three edits.
+
+    The model that is measured after an edit of a sequence has those before it as well, so only what they push together counts.
+    """
     measured = [record for record in steps if "perplexity" in record]
     if len(measured) < 3:
         return []
-    found = []
-    for name, read in PREDICTORS.items():
+    found, predictors = [], PREDICTORS if single else SEQUENCE_PREDICTORS
+    for name, read in predictors.items():
         values = [read(record) for record in measured]
         if None not in values:
             found.append(_foresight(name, np.array([float(value) for value in values]), measured))
@@ -90,9 +96,9 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.asarray(stats.spearmanr(a, b)[0]))
 
 
-def foresight_lines(steps: list[dict[str, Any]]) -> list[str]:
+def foresight_lines(steps: list[dict[str, Any]], single: bool = True) -> list[str]:
     """The predictors as a Markdown table; nothing where there is none."""
-    found = foresights(steps)
+    found = foresights(steps, single)
     if not found:
         return []
     measured = [record for record in steps if "perplexity" in record]
@@ -119,9 +125,9 @@ def foresight_lines(steps: list[dict[str, Any]]) -> list[str]:
     return ["## How well the damage was foreseen", "", about, "", *table, "", "![foresight](foresight.png)", ""]
 
 
-def draw(steps: list[dict[str, Any]], path: Path) -> None:
+def draw(steps: list[dict[str, Any]], path: Path, single: bool = True) -> None:
     """The change of the loss against each predictor, as path.png and path.pdf; nothing where there is no predictor."""
-    found = foresights(steps)
+    found = foresights(steps, single)
     if not found:
         return
     import matplotlib

@@ -52,9 +52,9 @@ def study(
       OSError: where a step cannot be written; all steps before are whole.
     """
     setting, state, run = set_up(config, workdir)
-    journal = open_journal(workdir, run, may_differ=("config.n_facts", "config.mesh"))
+    journal = open_journal(workdir, run, may_differ=("config.n_facts", "config.mesh", "n_edits"))
     total = len(setting.batches)
-    if len(journal.steps) > total + 1:
+    if len(journal.steps) > len(setting.numbers) + 1:
         raise ValueError(
             f"{workdir} holds {len(journal.steps) - 1} edits, n_facts={config.n_facts} asks for {total}: give another --workdir"
         )
@@ -70,7 +70,7 @@ def study(
         return workdir
     measured: dict[int, Measured] = {}
     kept = [step.record["step"] for step in journal.steps[1:] if step.record["kept"]]
-    for number in range(max(len(journal.steps), 1), total + 1):
+    for number in setting.numbers[max(len(journal.steps) - 1, 0) :]:
         if setting.edits_at_once > 1 and (number - 1) % setting.edits_at_once == 0:
             measured = edit_lot(setting, progress.model, progress.state, number)
         progress, record, edit = _step(setting, progress, number, measured.get(number))
@@ -144,7 +144,7 @@ def _written(setting: Setting, progress: Progress, edit: Edit | None, number: in
 def _n_to_keep(setting: Setting, journal: Journal) -> int:
     """How many of a journal's edits a study goes on from: up to the last snapshot, or without the lot that was not finished."""
     n_done = len(journal.steps) - 1
-    if n_done == len(setting.batches) or _ends(setting, journal.steps[-1].record):
+    if n_done == len(setting.numbers) or _ends(setting, journal.steps[-1].record):
         return n_done
     if setting.snapshot_every > 1:
         return max((step.record["step"] for step in journal.steps if step.record.get("snapshot")), default=0)

@@ -2,13 +2,16 @@
 
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxedit.edits.journal import Journal, write_whole
 from jaxedit.study.foresight import COLLAPSE_PPL, foresights
+from jaxedit.study.reference import Curve
 from jaxedit.study.retention import table as retention
 from jaxedit.study.words import HEADER, NUMBERS, edit_steps, is_single, name_of, number, outcome, row, summary
 
@@ -26,12 +29,13 @@ MARKS = {
 }
 
 
-def write_page(journal: Journal, path: Path) -> None:
+def write_page(journal: Journal, path: Path, curves: Sequence[Curve] = ()) -> None:
     """Writes a study's page: curve, table of edits, retention, what was foreseen, chosen prompts, time, configuration.
 
     Args:
       journal: of a study with at least one edit.
       path: of the .html file.
+      curves: to be drawn beside the study's own.
 
     Raises:
       ValueError: where the journal holds no edit.
@@ -41,8 +45,8 @@ def write_page(journal: Journal, path: Path) -> None:
 
     steps, config = edit_steps(journal), journal.run["config"]
     drawn = {
-        "Perplexity after each edit": curve(journal, steps),
-        "How well the damage was foreseen": foreseen(steps) if is_single(journal) else None,
+        "Perplexity after each edit": curve(journal, steps, curves),
+        "How well the damage was foreseen": foreseen(steps, is_single(journal)),
         "Retention: P(new) of each fact as more are written": retained(journal, steps),
         "Seconds of each phase": phases(steps),
     }
@@ -93,7 +97,7 @@ def continuations(journal: Journal, steps: list[dict[str, Any]]) -> list[dict[st
     return [{"prompt": prompt, "said": [(n, texts[i]) for n, texts in looks]} for i, prompt in enumerate(prompts)]
 
 
-def curve(journal: Journal, steps: list[dict[str, Any]]) -> "Figure":
+def curve(journal: Journal, steps: list[dict[str, Any]], beside: Sequence[Curve] = ()) -> "Figure":
     """Perplexity against edits on a logarithmic axis; an edit's mark says what it is when pointed at."""
     from plotly.graph_objects import Figure
 
@@ -110,6 +114,9 @@ def curve(journal: Journal, steps: list[dict[str, Any]]) -> "Figure":
         figure.add_scatter(
             x=x, y=y, mode="lines", line=dict(color="#8a8f98", width=1), hoverinfo="skip", name="kept", showlegend=False
         )
+    for other in beside:
+        look = dict(color="#8a8f98", width=1.5, dash="dashdot")
+        figure.add_scatter(x=other.edits, y=other.perplexity, mode="lines", line=look, name=other.name)
     for name, (color, symbol) in MARKS.items():
         chosen = [record for record in measured if outcome(record, single) == name]
         if not chosen:
@@ -125,17 +132,28 @@ def curve(journal: Journal, steps: list[dict[str, Any]]) -> "Figure":
             hovertemplate="%{x}: %{customdata[0]}<br>perplexity %{customdata[1]}<br>says: %{customdata[2]}<extra></extra>",
         )
     for level, text, dash in ((COLLAPSE_PPL, "collapse: 1000", "dash"), (base, f"unedited: {number(unedited)}", "dot")):
-        figure.add_hline(level, line=dict(color="#8a8f98", width=1, dash=dash), annotation_text=text)
-    figure.update_yaxes(type="log", title="perplexity (mean over texts)", exponentformat="power", dtick=1)
+        figure.add_shape(
+            type="line", xref="paper", x0=0, x1=1, y0=level, y1=level, line=dict(color="#8a8f98", width=1, dash=dash)
+        )
+        # On a logarithmic axis an annotation stands at a power of ten, a shape does not.
+        at = dict(xref="paper", x=1, xanchor="right", y=np.log10(level), yanchor="bottom")
+        figure.add_annotation(text=text, showarrow=False, font=dict(size=11), **at)
+    shown = [base, COLLAPSE_PPL, *(top if np.isnan(value) else min(value, top) for value in ppl.values())]
+    shown += [value for other in beside for value in other.perplexity]
+    low, high = np.log10(min(shown)) - 0.3, np.log10(max(shown)) + 0.4
+    figure.update_yaxes(
+        type="log", title="perplexity (mean over texts)", exponentformat="power", dtick=max(1, round((high - low) / 8)),
+        range=[low, high],
+    )  # fmt: skip
     figure.update_xaxes(title="edit", range=[-0.5, steps[-1]["step"] + 0.5])
     return _plain(figure, 420)
 
 
-def foreseen(steps: list[dict[str, Any]]) -> "Figure | None":
+def foreseen(steps: list[dict[str, Any]], single: bool) -> "Figure | None":
     """The change of the loss against each predictor; None where there is none."""
     from plotly.subplots import make_subplots
 
-    found = foresights(steps)
+    found = foresights(steps, single)
     if not found:
         return None
     measured = [record for record in steps if "perplexity" in record]
@@ -160,10 +178,12 @@ def retained(journal: Journal, steps: list[dict[str, Any]]) -> "Figure | None":
     numbers, times, value_NT = retention(journal)
     if len(times) < 2:
         return None
-    name = {record["step"]: f"{record['step']}: {html.escape(name_of(record))}" for record in steps}
+    name = {
+        record["step"]: f"{record['step']}: {html.escape(shorten(name_of(record), 48, placeholder='…'))}" for record in steps
+    }
     figure = Figure()
     figure.add_heatmap(
-        z=np.where(np.isnan(value_NT), None, value_NT), x=[str(time) for time in times], y=[name[n] for n in numbers], zmin=0,
+        z=value_NT, x=[str(time) for time in times], y=[name[n] for n in numbers], zmin=0,
         zmax=1, colorscale="Viridis", hoverongaps=False,
         hovertemplate="%{y}<br>after %{x} edits: P(new) %{z:.3f}<extra></extra>",
     )  # fmt: skip
@@ -192,9 +212,10 @@ def phases(steps: list[dict[str, Any]]) -> "Figure":
 
 def _plain(figure: "Figure", height: int) -> "Figure":
     """Without a background of its own: the page's style colours text and lines, so that light and dark are one drawing."""
+    clear = "rgba(0,0,0,0)"
     figure.update_layout(
-        template="none", height=height, margin=dict(l=70, r=30, t=40, b=50), paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)", legend=dict(orientation="h", y=1.12), font=dict(family="inherit", size=13),
+        template="none", height=height, margin=dict(l=70, r=30, t=40, b=50), paper_bgcolor=clear, plot_bgcolor=clear,
+        modebar=dict(bgcolor=clear), legend=dict(orientation="h", y=1.12), font=dict(family="inherit", size=13),
     )  # fmt: skip
     figure.update_xaxes(gridcolor="rgba(128,128,128,0.25)", zeroline=False)
     figure.update_yaxes(gridcolor="rgba(128,128,128,0.25)", zeroline=False)

@@ -1,6 +1,7 @@
 """What the paper (arXiv 2402.09656) found on its models, to be put beside a study: its numbers, and curves from a file."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,13 @@ def read_curves(chosen: list[str]) -> list[Curve]:
             raise ValueError(f"{file}: {name!r} has {len(edits)} x and {len(perplexity)} y")
         curves.append(Curve(name, edits, perplexity))
     return curves
+
+
+def draw_curves(axes: Any, curves: Sequence[Curve], last: int) -> None:
+    """Draws curves up to a number of edits on a figure's axes."""
+    for i, curve in enumerate(curves):
+        points = [(n, ppl) for n, ppl in zip(curve.edits, curve.perplexity, strict=True) if n <= last]
+        axes.plot(*zip(*points, strict=True), ("-.", ":")[i % 2], color="0.55", linewidth=1.2, label=curve.name, zorder=1)
 
 
 # Model -> unedited perplexity on ME-PPL_50 and ME-PPL_1k, and how many of 21,919 single ROME edits make it collapse.

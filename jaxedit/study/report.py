@@ -1,5 +1,6 @@
 """The report of a study: report.md, the page report.html and the figures, all from the journal alone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +10,30 @@ from jaxedit.edits.journal import Journal, read_journal
 from jaxedit.study.foresight import COLLAPSE_PPL, foresight_lines
 from jaxedit.study.foresight import draw as draw_foresight
 from jaxedit.study.page import write_page
+from jaxedit.study.reference import Curve, draw_curves, paper_lines
 from jaxedit.study.retention import draw as draw_retention
 from jaxedit.study.words import HEADER, edit_steps, is_single, name_of, number, row, summary
 
 HIGHEST_PPL = 1e100  # what the figure draws larger ones as, infinite ones included
 
 
-def report(folder: Path) -> Path:
+def report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
     """Writes report.md, report.html and the figures (.png and .pdf) beside a study's journal; returns the first.
+
+    Args:
+      folder: the study's.
+      curves: to be drawn beside its own.
 
     Raises:
       ValueError: where the folder is not a study's, or holds no step yet.
     """
     journal = read_journal(folder)
     steps = edit_steps(journal)
-    figure(journal, folder / "perplexity")
-    if is_single(journal):
-        draw_foresight(steps, folder / "foresight")
+    figure(journal, folder / "perplexity", curves)
+    draw_foresight(steps, folder / "foresight", is_single(journal))
     has_map = draw_retention(journal, folder / "retention")
     shown = "## Retention\n\n![P(new) of each fact as more are written](retention.png)\n" if has_map else ""
-    write_page(journal, folder / "report.html")
+    write_page(journal, folder / "report.html", curves)
     (folder / "report.md").write_text(markdown(journal, steps) + shown, encoding="utf-8")
     return folder / "report.md"
 
@@ -54,13 +59,14 @@ def markdown(journal: Journal, steps: list[dict[str, Any]]) -> str:
         ["# Study", "", *summary(journal, steps), "", "![perplexity after each edit](perplexity.png)", "", *table, ""]
         + ["## What the model says right after each edit", "", "| # | edit | continuation |", "|---:|---|---|", *said, ""]
         + failed
-        + (foresight_lines(steps) if is_single(journal) else [])
+        + foresight_lines(steps, is_single(journal))
+        + paper_lines(journal)
         + ["## Time", "", f"{times} in {len(steps)} edits.", "", "## Configuration", "", "```json"]
         + [(journal.folder / "run.json").read_text(encoding="utf-8").strip(), "```", ""]
     )
 
 
-def figure(journal: Journal, path: Path) -> None:
+def figure(journal: Journal, path: Path, curves: Sequence[Curve] = ()) -> None:
     """Perplexity after each edit on a logarithmic axis, as path.png and path.pdf; readable in greyscale.
 
     A perplexity that is not finite is drawn at ten times the highest of the others.
@@ -103,16 +109,18 @@ def figure(journal: Journal, path: Path) -> None:
             axes.plot(
                 x[chosen], shown[chosen], marker, color=color, markersize=size, markeredgecolor=edge, label=label, zorder=3
             )
+    draw_curves(axes, curves, last)
     _name_worst(axes, steps, x, shown, flagged, last)
     axes.set_yscale("log")
-    axes.set_ylim(bottom=min([base, *shown]) / 2, top=max([top / 3, 3 * base, *(3 * shown)]))
+    beside = [value for curve in curves for value in curve.perplexity]
+    axes.set_ylim(bottom=min([base, *shown, *beside]) / 2, top=max([top / 3, 3 * base, *(3 * shown), *beside]))
     axes.set_xlim(-0.5, last + 0.8)
     axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
     axes.set_xlabel("edit")
     axes.set_ylabel("perplexity (mean over texts)")
     method, model = journal.run["config"]["editor"]["method"], journal.run["config"]["model"]
     axes.set_title(f"{method.upper()} on {model}: perplexity after each edit", fontsize=10, parse_math=False, pad=20)
-    if steps:
+    if steps or curves:
         axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=3)
     axes.spines[["top", "right"]].set_visible(False)
     for suffix in (".png", ".pdf"):

@@ -57,6 +57,7 @@ class Setting(NamedTuple):
     prompts: tuple[str, ...]  # that the model continues whenever the perplexity is measured regularly
     snapshot_every: int
     edits_at_once: int  # 1 where each has to wait for the one before
+    numbers: tuple[int, ...]  # the steps that are made here: all, or those of the study's part
     probes: Probes  # of the texts, for the relative perturbation
     weight_norm: float  # of the edited layers' weights together
     screening: Screening
@@ -85,6 +86,8 @@ def set_up(config: ConfigDict, workdir: Path | None) -> tuple[Setting, Any, dict
         if keys[name] < 0:
             raise ValueError(f"{name}={keys[name]}: expected a number of edits, or 0 for never")
     guard = Guard(**keys["guard"])
+    if keys["part"] and (keys["mode"] != "single" or guard.action == "stop"):
+        raise ValueError(f"part={keys['part']!r}: only single edits, none of which ends the study, can be made in parts")
     asked, texts = read_requests(keys["facts"]), read_texts(keys["texts"])
     requests, size = asked.requests[: keys["n_facts"] or None], keys["batch_size"]
     if len(requests) % size and len(requests) < len(asked.requests):
@@ -113,10 +116,12 @@ def set_up(config: ConfigDict, workdir: Path | None) -> tuple[Setting, Any, dict
         "texts_sha256": _digest(texts),
         "stats": None if stats is None else stats.digest,
         "n_skipped_facts": asked.n_skipped,
+        "n_edits": len(batches),
         "context_templates": getattr(state, "context_templates", None),
     }
     every = sorted(layer for layers in editor.slots.values() for layer in layers)
     single, begun = keys["mode"] == "single", prepare(model, texts, lowest=every[0])
+    at_once = keys["edits_at_once"] if single and editor.each and size == 1 else 1
     probes = probe(model, begun, tuple(every))
     setting = Setting(
         unedited=model,
@@ -132,13 +137,28 @@ def set_up(config: ConfigDict, workdir: Path | None) -> tuple[Setting, Any, dict
         retention_every=0 if single else keys["retention_every"],
         prompts=_prompts(keys["prompts"]),
         snapshot_every=keys["snapshot_every"],
-        edits_at_once=keys["edits_at_once"] if single and editor.each and size == 1 else 1,
+        edits_at_once=at_once,
+        numbers=own_numbers(len(batches), at_once, keys["part"]),
         probes=probes,
         weight_norm=_weight_norm(model, editor.slots),
         screening=_screened(keys, model, batches, guard, editor, state, probes),
         prefix=_last_template(getattr(state, "context_templates", None)),
     )
     return setting, state, run
+
+
+def own_numbers(n_steps: int, at_once: int, part: str) -> tuple[int, ...]:
+    """The steps of a part: lots of `at_once` steps, turn about. A lot is the same in whichever part it is made.
+
+    Raises:
+      ValueError: where the part is not I/N with 1 <= I <= N.
+    """
+    if not part:
+        return tuple(range(1, n_steps + 1))
+    which, _, n_parts = part.partition("/")
+    if not (which.isdigit() and n_parts.isdigit() and 1 <= int(which) <= int(n_parts)):
+        raise ValueError(f'part={part!r}: expected I/N with I from 1 to N, e.g. "2/8" for the second of eight parts')
+    return tuple(n for n in range(1, n_steps + 1) if (n - 1) // at_once % int(n_parts) == int(which) - 1)
 
 
 def _prompts(given: Any) -> tuple[str, ...]:

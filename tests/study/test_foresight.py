@@ -46,6 +46,14 @@ def test_the_statistics():
     assert each.collapsing_in_top == collapsed[int(np.argmax(value))]  # a hundredth of forty is one
 
 
+def test_of_a_sequence_what_all_its_edits_push_together():
+    steps = [step | {"relative_perturbation_of_all": step["relative_perturbation"] ** 2} for step in records()]
+    (each,) = foresights(steps, single=False)
+    assert each.name == "relative perturbation of all edits"
+    assert each.spearman == pytest.approx(foresights(records())[1].spearman)  # the same ranks
+    assert each.value.tolist() == [step["relative_perturbation"] ** 2 for step in steps]
+
+
 def test_where_there_is_nothing_to_rank():
     assert foresights(records(2)) == []
     quiet = [{**step, "perplexity": {"mean": 100, "ratio": 1.0, "delta_nll_nats": i / 1e3}} for i, step in enumerate(records())]

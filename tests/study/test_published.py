@@ -76,6 +76,26 @@ def test_an_unknown_method_lists_all():
         read_config(PATH, "mend/gpt2-xl")
 
 
+PAPER = PATH.with_name("paper.py")
+
+
+@pytest.mark.parametrize("entry", runpy.run_path(str(PAPER))["KNOWN"])
+def test_the_papers_experiments(entry):
+    """A study each: single edits, or a sequence of the facts that the entry names, with the published values."""
+    keys = plain_config(read_config(PAPER, entry))
+    name, _, facts = entry.partition("@")
+    assert keys["mode"] == ("sequential" if facts else "single")
+    assert keys["facts"] == (f"runs/{facts}.json" if facts else "builtin")
+    published = name if "/" in name else f"rome/{name}"
+    assert keys["editor"] == plain_config(read_config(PATH, f"{published}/paper"))["editor"]
+    assert keys["guard"]["action"] == "record"
+
+
+def test_an_unknown_experiment_lists_all():
+    with pytest.raises(ValueError, match="unknown experiment 'mend/gpt2-xl'; this configuration knows gpt2-xl, gpt-j-6b"):
+        read_config(PAPER, "mend/gpt2-xl")
+
+
 def test_the_readmes_table_has_these_values():
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Published configurations")[1].split("\n## ")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")]

@@ -1,0 +1,85 @@
+"""A study of two processes, four devices each: where one is killed the run ends with a message and resumes to the same bits."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jaxedit.edits.journal import read_journal
+
+CONFIG = """
+from jaxedit.study.config import default_config
+
+def get_config():
+    config = default_config("rome", layer=3, v_num_grad_steps=12, context_templates=("{}", "I am. {}"))
+    config.update(model=MODEL, facts=FACTS, texts=TEXTS, mesh="data:2,model:4", guard=dict(action="record"))
+    return config
+"""
+NAMES = ("BP", "Bob", "Ann", "Tim", "Sony")
+PATIENCE_S = 300
+
+
+@pytest.fixture(scope="module")
+def config(shared, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("processes")
+    facts = [{"prompt": "{} lives in the city of", "subject": name, "target_new": "Paris"} for name in NAMES]
+    (folder / "facts.json").write_text(json.dumps(facts))
+    (folder / "texts.json").write_text(json.dumps(["The Eiffel Tower is in Paris.", " Once upon a time there was a girl"]))
+    places = {"MODEL": shared / "golden" / "gpt2", "FACTS": folder / "facts.json", "TEXTS": folder / "texts.json"}
+    text = CONFIG
+    for name, place in places.items():
+        text = text.replace(name, repr(str(place)))
+    (folder / "config.py").write_text(text)
+    return folder / "config.py"
+
+
+def start(config: Path, workdir: Path) -> list[subprocess.Popen]:
+    """The same command in two processes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4", "XDG_CACHE_HOME": str(config.parent)}
+    command = [sys.executable, "-m", "jaxedit", "study", f"--config={config}", f"--workdir={workdir}"]
+    command += ["--distributed=on", f"--coordinator=localhost:{port}", "--num_processes=2"]
+    pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    return [subprocess.Popen([*command, f"--process_id={i}"], **pipes) for i in range(2)]
+
+
+def finish(processes: list[subprocess.Popen]) -> None:
+    for process in processes:
+        _, errors = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, errors[-3000:]
+
+
+def steps(workdir: Path) -> list[tuple[dict, bytes]]:
+    """Each step's record, but for its times, and the content of its file."""
+    return [
+        ({key: value for key, value in step.record.items() if key != "time_s"}, step.arrays.read_bytes())
+        for step in read_journal(workdir).steps
+    ]
+
+
+def test_a_killed_process_ends_the_run_and_the_run_resumes(config, tmp_path):
+    finish(start(config, tmp_path / "whole"))
+    first, second = start(config, tmp_path / "run")
+    journal = tmp_path / "run" / "journal.jsonl"
+    until = time.monotonic() + PATIENCE_S
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
+        assert time.monotonic() < until, "no step was made"
+        assert first.poll() is None, first.stderr.read()[-3000:]
+        time.sleep(0.02)
+    second.send_signal(signal.SIGKILL)
+    second.communicate()
+    _, errors = first.communicate(timeout=PATIENCE_S)
+    assert first.returncode != 0
+    assert "what was finished is kept, the same command goes on from there" in errors
+    n_done = len(read_journal(tmp_path / "run").steps)
+    assert 3 <= n_done < 1 + len(NAMES)
+    finish(start(config, tmp_path / "run"))
+    assert steps(tmp_path / "run") == steps(tmp_path / "whole")
