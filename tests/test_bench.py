@@ -1,6 +1,7 @@
 """What `jaxedit bench` counts, against torch's own count of a forward pass; that every phase is measured."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 import jaxedit
-from jaxedit.bench import Setup, attention_flops, bench, growth, layer_flops, scoring_flops, target_flops
+from jaxedit.bench import Phase, Setup, attention_flops, bench, growth, layer_flops, scoring_flops, target_flops
 from jaxedit.cli import bench as command
 from jaxedit.cli import run
 
 TEMPLATES = ("{}", "I am. {}")
+NAMES = ["load", "compile", "target", "solve", "apply", "perplexity", "perplexity, all layers", "stats", "keys", "sweep"]
 FAMILIES = ("gpt2", "gptj", "llama")
 
 
@@ -73,13 +75,22 @@ def test_every_phase_is_measured(setup):
     seen = []
     found = bench(setup, seen.append)
     assert [phase["name"] for phase in found["phases"]] == [phase.name for phase in seen]
-    names = ["load", "compile", "target", "solve", "apply", "perplexity", "perplexity, all layers", "stats", "keys", "sweep"]
-    assert [phase.name for phase in seen] == names
+    assert [phase.name for phase in seen] == NAMES
     assert all(phase.time_s > 0 for phase in seen if phase.name != "compile")
     assert all(0 < phase.share < 1.5 for phase in seen if phase.share is not None)
     for phase in found["phases"]:
         assert phase["gflop_equivalents"] == pytest.approx(phase["time_s"] * found["matmul_gflops"])
     assert all(phase.peak_bytes > 1e7 for phase in seen)
+
+
+def test_the_committed_record_is_of_this_command():
+    record = json.loads((Path(__file__).parent / "bench_record.json").read_text(encoding="utf-8"))
+    assert {"machine", "command", "printed", "others"} <= set(record)
+    printed = record["printed"]
+    assert set(printed) == {"device", "mesh", "matmul_gflops", "matmul_width", "phases"}
+    fields = {*Phase._fields, "gflop_equivalents"}
+    assert [phase["name"] for phase in printed["phases"]] == NAMES
+    assert all(set(phase) == fields for phase in printed["phases"])
 
 
 def test_growth(setup, tmp_path):

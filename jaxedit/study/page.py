@@ -131,12 +131,13 @@ def curve(journal: Journal, steps: list[dict[str, Any]], beside: Sequence[Curve]
             customdata=about,
             hovertemplate="%{x}: %{customdata[0]}<br>perplexity %{customdata[1]}<br>says: %{customdata[2]}<extra></extra>",
         )
-    for level, text, dash in ((COLLAPSE_PPL, "collapse: 1000", "dash"), (base, f"unedited: {number(unedited)}", "dot")):
+    below = f"unedited: {number(unedited)}"
+    for level, text, dash, side in ((COLLAPSE_PPL, "collapse: 1000", "dash", "bottom"), (base, below, "dot", "top")):
         figure.add_shape(
             type="line", xref="paper", x0=0, x1=1, y0=level, y1=level, line=dict(color="#8a8f98", width=1, dash=dash)
         )
         # On a logarithmic axis an annotation stands at a power of ten, a shape does not.
-        at = dict(xref="paper", x=1, xanchor="right", y=np.log10(level), yanchor="bottom")
+        at = dict(xref="paper", x=1, xanchor="right", y=np.log10(level), yanchor=side)
         figure.add_annotation(text=text, showarrow=False, font=dict(size=11), **at)
     shown = [base, COLLAPSE_PPL, *(top if np.isnan(value) else min(value, top) for value in ppl.values())]
     shown += [value for other in beside for value in other.perplexity]

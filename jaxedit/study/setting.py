@@ -74,35 +74,14 @@ def set_up(config: ConfigDict, workdir: Path | None) -> tuple[Setting, Any, dict
     Raises:
       ValueError: on a configuration, model, facts or texts that cannot be used.
     """
-    keys = plain_config(config)
-    if keys["mode"] not in MODES:
-        raise ValueError(f"mode={keys['mode']!r}: expected one of {', '.join(MODES)}")
-    if keys["n_facts"] < 0:
-        raise ValueError(f"n_facts={keys['n_facts']}: expected a number of facts, or 0 for all")
-    for name in ("batch_size", "perplexity_every", "snapshot_every", "edits_at_once"):
-        if keys[name] < 1:
-            raise ValueError(f"{name}={keys[name]}: expected a positive number")
-    for name in ("divergence_every", "fluency_every", "retention_every"):
-        if keys[name] < 0:
-            raise ValueError(f"{name}={keys[name]}: expected a number of edits, or 0 for never")
+    keys = _checked(config)
     guard = Guard(**keys["guard"])
-    if keys["part"] and (keys["mode"] != "single" or guard.action == "stop"):
-        raise ValueError(f"part={keys['part']!r}: only single edits, none of which ends the study, can be made in parts")
     asked, texts = read_requests(keys["facts"]), read_texts(keys["texts"])
-    requests, size = asked.requests[: keys["n_facts"] or None], keys["batch_size"]
-    if len(requests) % size and len(requests) < len(asked.requests):
-        raise ValueError(
-            f"n_facts={keys['n_facts']} is not a multiple of batch_size={size}, so the last edit would be cut short"
-        )
-    batches = [requests[i : i + size] for i in range(0, len(requests), size)]
+    batches, size = _batches(asked.requests, keys), keys["batch_size"]
     stats = Stats.load(Path(keys["stats"])) if keys["stats"] else None
     templates = None if workdir is None else saved_templates(workdir)
     editor = editor_from(keys["editor"], **({"context_templates": templates} if templates else {}))
-    if keys["snapshot_every"] > 1 and (keys["mode"] == "single" or not editor.dense):
-        raise ValueError(
-            f"snapshot_every={keys['snapshot_every']} is for sequences of edits that change whole matrices; expected 1 for "
-            f"{editor.name} in mode {keys['mode']}"
-        )
+    _check_snapshots(keys, editor)
     model = load(keys["model"], mesh=keys["mesh"], dtype=keys["dtype"])
     for weight, layers in editor.slots.items():
         model = with_slots(model, weight, layers)
@@ -145,6 +124,42 @@ def set_up(config: ConfigDict, workdir: Path | None) -> tuple[Setting, Any, dict
         prefix=_last_template(getattr(state, "context_templates", None)),
     )
     return setting, state, run
+
+
+def _checked(config: ConfigDict) -> dict[str, Any]:
+    """The configuration as nested dictionaries, its numbers and names looked at."""
+    keys = plain_config(config)
+    if keys["mode"] not in MODES:
+        raise ValueError(f"mode={keys['mode']!r}: expected one of {', '.join(MODES)}")
+    if keys["n_facts"] < 0:
+        raise ValueError(f"n_facts={keys['n_facts']}: expected a number of facts, or 0 for all")
+    for name in ("batch_size", "perplexity_every", "snapshot_every", "edits_at_once"):
+        if keys[name] < 1:
+            raise ValueError(f"{name}={keys[name]}: expected a positive number")
+    for name in ("divergence_every", "fluency_every", "retention_every"):
+        if keys[name] < 0:
+            raise ValueError(f"{name}={keys[name]}: expected a number of edits, or 0 for never")
+    if keys["part"] and (keys["mode"] != "single" or keys["guard"]["action"] == "stop"):
+        raise ValueError(f"part={keys['part']!r}: only single edits, none of which ends the study, can be made in parts")
+    return keys
+
+
+def _check_snapshots(keys: dict[str, Any], editor: Editor) -> None:
+    if keys["snapshot_every"] > 1 and (keys["mode"] == "single" or not editor.dense):
+        raise ValueError(
+            f"snapshot_every={keys['snapshot_every']} is for sequences of edits that change whole matrices; expected 1 for "
+            f"{editor.name} in mode {keys['mode']}"
+        )
+
+
+def _batches(asked: list[Request], keys: dict[str, Any]) -> list[list[Request]]:
+    """The requests of each edit."""
+    requests, size = asked[: keys["n_facts"] or None], keys["batch_size"]
+    if len(requests) % size and len(requests) < len(asked):
+        raise ValueError(
+            f"n_facts={keys['n_facts']} is not a multiple of batch_size={size}, so the last edit would be cut short"
+        )
+    return [requests[i : i + size] for i in range(0, len(requests), size)]
 
 
 def own_numbers(n_steps: int, at_once: int, part: str) -> tuple[int, ...]:
