@@ -5,7 +5,6 @@ the continuation; without a context the begin-of-text token (else the end-of-tex
 its beginning. Begin-of-text tokens follow the model's own settings. Imported where lm-eval is used: it is slow to import.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from jaxedit.models.generate import continue_tokens
 from jaxedit.models.model import Model
 from jaxedit.models.score import pack, score
 
-SHORTEST = 32  # tokens; requests are packed with those of like length, by powers of two from here on
 MAX_NEW_TOKENS = 256  # where a task does not say how many
 FIRST_TOKENS = 16  # what is generated at first: most answers end early; then four times as many
 ROWS_AT_ONCE = 32  # of generation, a device
@@ -56,15 +54,15 @@ class HarnessModel(TemplateLM):
         longest = self.model.config.P + 1  # the last token is only predicted
         rows = [((*context, *own)[-longest:], min(len(own), longest - 1)) for _, context, own in requests]
         distinct = list(dict.fromkeys(rows))
-        found: dict[tuple, tuple[float, bool]] = {}
-        for alike in _by_length(distinct):
-            packed = pack([list(tokens) for tokens, _ in alike], self.model.mesh.shape["data"])
-            # Where that last token is one too many for learned positions: nothing is read at its place.
-            most = self.model.config.P - 1
-            packed = packed._replace(position_GBT=[np.minimum(position_BT, most) for position_BT in packed.position_GBT])
-            scores = score(self.model, packed)
-            for row, nll, hit in zip(alike, scores.nll_nats, scores.is_argmax, strict=True):
-                found[row] = -float(nll[-row[1] :].sum()), bool(hit[-row[1] :].all())
+        packed = pack([list(tokens) for tokens, _ in distinct], self.model.mesh.shape["data"])
+        # Where that last token is one too many for learned positions: nothing is read at its place.
+        most = self.model.config.P - 1
+        packed = packed._replace(position_GBT=[np.minimum(position_BT, most) for position_BT in packed.position_GBT])
+        scores = score(self.model, packed)
+        found = {
+            row: (-float(nll[-row[1] :].sum()), bool(hit[-row[1] :].all()))
+            for row, nll, hit in zip(distinct, scores.nll_nats, scores.is_argmax, strict=True)
+        }
         return [found[row] for row in rows]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -117,14 +115,6 @@ class HarnessModel(TemplateLM):
         order = sorted(due, key=lambda i: (self._step(asked[i][1], new[i]), len(due[i]) + len(new[i])))
         most = ROWS_AT_ONCE * self.model.mesh.shape["data"]
         return [order[i : i + most] for i in range(0, len(order), most)]
-
-
-def _by_length(rows: list[tuple]) -> list[list[tuple]]:
-    """Rows in classes of like length."""
-    classes: dict[int, list[tuple]] = {}
-    for row in rows:
-        classes.setdefault(max(math.ceil(math.log2(len(row[0]) / SHORTEST)), 0), []).append(row)
-    return [classes[key] for key in sorted(classes)]
 
 
 def _read(given: dict[str, Any]) -> tuple[list[str], int]:
