@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxedit import axes
 from jaxedit.mesh import parameter_sharding
 from jaxedit.models import family as families
+from jaxedit.models.converted import is_converted
 from jaxedit.models.decoder import DecoderConfig
 from jaxedit.models.family import Fields, Weights
 from jaxedit.models.layout import read_part, tensor_shape
@@ -48,7 +49,7 @@ def open_directory(directory: Path) -> Source:
     families.refuse_mixture(values)
     family = families.find(values.get("model_type", "(none)"))
     config = family.config(Fields(values))
-    files = _tensor_files(directory, getattr(family, "PREFIX", ""))
+    files = {} if is_converted(directory) else _tensor_files(directory, getattr(family, "PREFIX", ""))
 
     def tensor(name: str) -> Any:
         shard, stored_name = files[name]

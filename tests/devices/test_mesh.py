@@ -94,3 +94,4 @@ def test_nothing_large_is_whole_anywhere_and_the_evaluator_is_a_pmap(shared):
     assert found["data:1,model:8"]["score exchanges"] < D * F  # activations only
     assert found["data:2,model:4"]["score exchanges"] == V * D / 4  # the embedding's part, gathered over data
     assert found["pmap"] <= 1e-6
+    assert found["converted"]

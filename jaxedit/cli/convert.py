@@ -1,0 +1,33 @@
+"""Convert a model once, so that loading it only reads: an Orbax checkpoint of its arrays, each device its own slices.
+
+jaxedit convert --model=meta-llama/Llama-2-7b-hf --dtype=bfloat16 --out=llama-2-7b
+jaxedit study --config.model=llama-2-7b
+
+For large models and several hosts, whose processes write and read one folder together.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from jaxedit.cli import FLAGS, load_model, model_flags
+
+
+def define_flags() -> None:
+    """The flags of this command."""
+    model_flags()
+    flags.DEFINE_string("out", None, "the folder to write; new")
+
+
+def main() -> None:
+    """Loads, writes and says where."""
+    from jaxedit.models.converted import convert
+    from jaxedit.models.load import locate
+
+    if not FLAGS.out:
+        raise ValueError("--out is missing, e.g. --out=llama-2-7b")
+    where = locate(FLAGS.model)
+    if not where.is_dir():
+        raise ValueError(f"--model={FLAGS.model} is one file, which loads as it is; expected an HF directory or hub id")
+    convert(load_model(), where, Path(FLAGS.out))
+    print(f"{FLAGS.model} as {FLAGS.out}")
