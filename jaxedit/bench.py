@@ -19,7 +19,7 @@ from jaxedit.editors import Editor, make_editor
 from jaxedit.edits.edit import Edit, LowRank, apply, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.metrics.perplexity import perplexity, perplexity_each, prepare
-from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.config import DecoderConfig
 from jaxedit.models.load import load
 from jaxedit.models.model import Model, with_slots
 from jaxedit.solving.collect import collect_stats

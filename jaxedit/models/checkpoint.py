@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 from jaxedit import axes
 from jaxedit.mesh import parameter_sharding
 from jaxedit.models import family as families
+from jaxedit.models.config import DecoderConfig
 from jaxedit.models.converted import is_converted
-from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.decoder import parameter_shapes
 from jaxedit.models.family import Fields, Weights
 from jaxedit.models.layout import read_part, tensor_shape
 from jaxedit.models.tokenizer import Tokenizer, from_directory
@@ -139,7 +140,7 @@ def assemble(source: Source, config: DecoderConfig, dtype: jnp.dtype, mesh: Mesh
     Raises:
       ValueError: on a tensor that is unmapped, missing, or of another shape than the configuration says.
     """
-    shapes = config.shapes()
+    shapes = parameter_shapes(config)
     _check_names(source, shapes)
     base: dict[str, jax.Array] = {}
     for pattern, entry in source.weights.items():
@@ -158,7 +159,7 @@ def _on_devices(
 ) -> jax.Array:
     """One parameter, from one tensor or from one a layer."""
     parameter = entry[0].split()[part]
-    shape, letters = config.shapes()[parameter], axes.PARAMETERS[parameter]
+    shape, letters = parameter_shapes(config)[parameter], axes.PARAMETERS[parameter]
     sharding = parameter_sharding(mesh, parameter, shape)
     holders: dict[tuple[tuple[int, int], ...], list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
@@ -217,5 +218,5 @@ def _has(source: Source, pattern: str) -> bool:
 
 def announce(source: Source, dtype: jnp.dtype) -> None:
     """Logs what is about to be loaded."""
-    count = sum(int(np.prod(shape)) for shape in source.config.shapes().values())
+    count = sum(int(np.prod(shape)) for shape in parameter_shapes(source.config).values())
     logging.getLogger("jaxedit").info("%s: %s, %s parameters as %s", source.place, source.config.family, f"{count:,}", dtype)

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 
 from jaxedit import axes
 from jaxedit.mesh import parameter_sharding
-from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.config import DecoderConfig
+from jaxedit.models.decoder import parameter_shapes
 from jaxedit.models.model import Model
 
 WEIGHTS = "weights"
@@ -67,7 +68,7 @@ def restore(folder: Path, stored: DecoderConfig, config: DecoderConfig, dtype: j
     """
     import orbax.checkpoint as ocp
 
-    shapes = stored.shapes()
+    shapes = parameter_shapes(stored)
     wanted = {
         _key(name): jax.ShapeDtypeStruct(shape, dtype, sharding=parameter_sharding(mesh, name, shape))
         for name, shape in shapes.items()
@@ -81,7 +82,7 @@ def restore(folder: Path, stored: DecoderConfig, config: DecoderConfig, dtype: j
         ) from error
     base = {name: found[_key(name)] for name in shapes}
     copies = config.kv_copies // stored.kv_copies
-    for name, shape in config.shapes().items():
+    for name, shape in parameter_shapes(config).items():
         axis = axes.PARAMETERS[name].find("K")
         if copies > 1 and axis >= 0:
             many = jax.jit(jnp.repeat, static_argnums=(1, 2), out_shardings=parameter_sharding(mesh, name, shape))

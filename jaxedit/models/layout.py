@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import einops
 import numpy as np
 
-from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.config import DecoderConfig
 
 Span = tuple[int, int]  # first and end
 

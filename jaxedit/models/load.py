@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 
 from jaxedit.mesh import make_mesh
 from jaxedit.models import checkpoint
+from jaxedit.models.config import for_mesh
 from jaxedit.models.converted import is_converted, restore
-from jaxedit.models.decoder import Overlay, for_mesh
+from jaxedit.models.decoder import Overlay
 from jaxedit.models.gguf import open_gguf
 from jaxedit.models.model import Companion, Model
 

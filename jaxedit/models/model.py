@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 
 from jaxedit import axes
 from jaxedit.mesh import everywhere, parameter_sharding, place, put
-from jaxedit.models.decoder import DecoderConfig, Overlay
+from jaxedit.models.config import DecoderConfig
+from jaxedit.models.decoder import Overlay
 from jaxedit.models.tokenizer import Tokenizer
 
 

@@ -17,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding
 from jaxedit import axes
 from jaxedit.mesh import parameter_sharding
 from jaxedit.models import family
-from jaxedit.models.decoder import DecoderConfig, Overlay, for_mesh
+from jaxedit.models.config import DecoderConfig, for_mesh
+from jaxedit.models.decoder import Overlay, parameter_shapes
 from jaxedit.models.model import Companion, Model
 from jaxedit.models.tokenizer import Tokenizer
 
@@ -98,7 +99,7 @@ def model_on(mesh: Mesh, name: str, config: DecoderConfig, dtype: jnp.dtype, lay
     if outside or not layers:
         raise ValueError(f"layers {outside or 'none'} of {name}: a value needs a layer above; give some of 0 to {config.L - 2}")
     config = for_mesh(config, mesh.shape["model"])
-    base = {key: parameter(mesh, key, shape, dtype) for key, shape in config.shapes().items()}
+    base = {key: parameter(mesh, key, shape, dtype) for key, shape in parameter_shapes(config).items()}
     delta = parameter(mesh, "EFD", (len(layers), config.F, config.D), jnp.dtype("float32"))
     slot = activation(mesh, "_", (config.L,))
     nothing = Tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()), False, None, None)

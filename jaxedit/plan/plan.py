@@ -16,7 +16,7 @@ from jax.errors import JaxRuntimeError
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
-from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.config import DecoderConfig
 from jaxedit.models.model import Model
 from jaxedit.plan.chips import Chip, find, mesh_of, parse_mesh
 from jaxedit.plan.count import NOTHING, Cost, Given, count, plus

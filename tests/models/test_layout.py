@@ -8,7 +8,7 @@ import pytest
 
 from jaxedit import axes
 from jaxedit.models import family as families
-from jaxedit.models.decoder import for_mesh
+from jaxedit.models.config import for_mesh
 from jaxedit.models.family import Fields
 from jaxedit.models.layout import read_part, tensor_shape
 

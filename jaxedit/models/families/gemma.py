@@ -1,6 +1,6 @@
 """Gemma 1 (Mesnard et al. 2024): Llama with scaled embeddings, norm scales stored less one, and a gate through GELU."""
 
-from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.config import DecoderConfig
 from jaxedit.models.families import llama
 from jaxedit.models.family import Fields
 

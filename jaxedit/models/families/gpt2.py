@@ -1,6 +1,6 @@
 """GPT-2 (Radford et al. 2019): learned positions, layer norm, biases everywhere, tied head."""
 
-from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.config import DecoderConfig
 from jaxedit.models.family import Fields, Weights
 
 PREFIX = "transformer."  # some hub checkpoints leave it out

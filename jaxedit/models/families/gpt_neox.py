@@ -1,6 +1,6 @@
 """GPT-NeoX (Black et al. 2022) and Pythia: fused queries, keys and values, heads rotated in part, two norms in parallel."""
 
-from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.config import DecoderConfig
 from jaxedit.models.family import Fields, Weights, rotary
 
 WEIGHTS: Weights = {

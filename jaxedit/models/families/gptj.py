@@ -1,6 +1,6 @@
 """GPT-J (Wang & Komatsuzaki 2021): attention and MLP in parallel behind one norm, interleaved rotary positions."""
 
-from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.config import DecoderConfig
 from jaxedit.models.family import Fields, Weights
 from jaxedit.models.rope import Rope
 

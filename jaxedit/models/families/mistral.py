@@ -1,6 +1,6 @@
 """Mistral (Jiang et al. 2023): Llama, in its first version with a sliding window in every layer."""
 
-from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.config import DecoderConfig
 from jaxedit.models.families import llama
 from jaxedit.models.family import Fields, window
 

@@ -1,6 +1,6 @@
 """Phi 1, 1.5 and 2 (Li et al. 2023): attention and MLP in parallel behind one norm, heads partly rotated, biases everywhere."""
 
-from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.config import DecoderConfig
 from jaxedit.models.family import Fields, Weights, rotary
 
 WEIGHTS: Weights = {

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.config import DecoderConfig
 from jaxedit.models.families import llama
 from jaxedit.models.family import Fields, window
 

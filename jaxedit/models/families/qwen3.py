@@ -1,6 +1,6 @@
 """Qwen 3: Llama whose heads normalise their queries and keys, with sliding windows that most leave unused."""
 
-from jaxedit.models.decoder import DecoderConfig
+from jaxedit.models.config import DecoderConfig
 from jaxedit.models.families import llama, qwen2
 from jaxedit.models.family import Fields, Weights
 
