@@ -14,6 +14,7 @@ from jaxedit.study.config import default_config
 METHODS = {
     "rome": ("rome", dict(layer=5)),
     "c-rome": ("c-rome", dict(layer=5)),
+    "c-rome-auto": ("c-rome", dict(layer=5, fact_token="auto")),
     "memit": ("memit", dict(layers=(4, 5, 6, 7, 8), mom2_update_weight=1000.0)),
     "ft": ("ft", dict(layers=(5,))),
 }

@@ -23,6 +23,7 @@ NARROW = 64  # rows that are no wider are not halved: attention over them is che
 BATCH_TOKENS = 2048  # positions in one call and device; bounds memory
 FEW_ROWS = 8  # up to so many rows a device, their number is rounded up to a power of two
 HEAD_WIDTH = 4096  # vocabulary entries a device whose logits are held at once
+CPU_HEAD_WIDTH = 256  # ... on a CPU, so that its cache holds them
 BEGUN_BYTES = 2**30  # how much residual stream a device keeps between calls
 
 
@@ -238,14 +239,15 @@ def _score_batch(model: Model, token_BT, position_BT, segment_BT, h_BTD, layer):
 def next_token_losses(model: Model, h_BTD, target_BT) -> tuple[jax.Array, jax.Array]:
     """-log p(target) in nats [B, T] and target == argmax [B, T].
 
-    The vocabulary goes by in chunks of HEAD_WIDTH a device under a running log-sum-exp: no [T, V] array is kept, and the
+    The vocabulary goes by in chunks (HEAD_WIDTH) a device under a running log-sum-exp: no [T, V] array is kept, and the
     products stay large. The last chunk overlaps the one before; its repeated columns are masked.
     """
     network = ends(model)
     x_BTD = network.normed(h_BTD)
     shards = model.mesh.shape["model"] if model.config.V % model.mesh.shape["model"] == 0 else 1
     per_shard = model.config.V // shards
-    width = min(HEAD_WIDTH, per_shard)
+    on_cpu = model.mesh.devices.flat[0].platform == "cpu"
+    width = min(CPU_HEAD_WIDTH if on_cpu else HEAD_WIDTH, per_shard)
 
     def chunk(c, carry):
         highest_BT, total_BT, chosen_BT = carry

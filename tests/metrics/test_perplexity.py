@@ -34,7 +34,7 @@ def test_perplexity_is_that_of_torch(family, golden, shared, texts):
 
 def test_chunks_of_the_vocabulary_that_overlap_count_each_entry_once(golden, shared, texts, monkeypatch):
     expected = load_file(shared / "golden/gpt2/expected.safetensors")["ppl/per_text"]
-    monkeypatch.setattr(score, "HEAD_WIDTH", 300)  # of 800 entries: the last chunk repeats 100
+    monkeypatch.setattr(score, "CPU_HEAD_WIDTH", 300)  # of 800 entries: the last chunk repeats 100
     score._score_batch.clear_cache()
     found = perplexity(golden("gpt2"), texts("gpt2"))
     score._score_batch.clear_cache()
