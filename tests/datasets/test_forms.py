@@ -125,6 +125,7 @@ EXAMPLES = {  # form -> a record, and what it says
             generation_prompts=("Danielle Darrieux's mother tongue is",),
             case_id=7,
             relation="P103",
+            target_id="Q1860",
         ),
     ),
     "counterfact-flat": (
