@@ -5,10 +5,11 @@ rate at which the machine multiplies matrices. Useful FLOPs count real tokens, l
 padding, and what is computed twice, are not useful. To compare machines, multiply seconds by the matmul rate.
 """
 
+import functools
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -204,24 +205,20 @@ def growth(setup: Setup, counts: tuple[int, ...] = (1, 10, 100, 1000)) -> dict[s
     model = with_slots(load(setup.model, mesh=setup.mesh, dtype=setup.dtype), WEIGHT, (setup.layer,))
     editor, state = _editor(setup, model)
     rng = np.random.default_rng(0)
-    edits, tokens = [], []
-    edited, n_made = model, 0
+    edited, n_made, one_more = model, 0, []
     for count in counts:
         while n_made < count:
             u_FR = rng.standard_normal((model.config.F, 1)) / np.sqrt(model.config.F)
             edited = apply(edited, make_edit(model, [LowRank(WEIGHT, setup.layer, u_FR, np.full((1, model.config.D), 1e-5))]))
             n_made += 1
-
-        def one_more(edited=edited):
-            made = editor.edit(edited, [setup.request], state)[0]
-            return apply(edited, made).overlay.delta
-
-        edits.append((count, _best(one_more)))
-    for times in (1, 2, 4, 8):
-        texts = prepare(model, setup.texts * times, lowest=setup.layer)
-        n_tokens = sum(map(np.count_nonzero, texts.packed.segment_GBT))
-        tokens.append((n_tokens, _best(lambda texts=texts: perplexity(edited, texts))))
-    return {"edits": edits, "tokens": tokens}
+        one_more.append(lambda edited=edited: apply(edited, editor.edit(edited, [setup.request], state)[0]).overlay.delta)
+    texts = [prepare(model, setup.texts * times, lowest=setup.layer) for times in (1, 2, 4, 8)]
+    n_tokens = [sum(map(np.count_nonzero, each.packed.segment_GBT)) for each in texts]
+    scored = [functools.partial(perplexity, edited, each) for each in texts]
+    return {
+        "edits": list(zip(counts, _best_in_turn(one_more), strict=True)),
+        "tokens": list(zip(n_tokens, _best_in_turn(scored), strict=True)),
+    }
 
 
 def peak_bytes() -> int:
@@ -235,9 +232,15 @@ def peak_bytes() -> int:
 
 def _best(run: Callable[..., Any], *args: Any, repeats: int = 3) -> float:
     """The least seconds of some runs after a first one, which may compile."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        jax.block_until_ready(run(*args))
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
+    return _best_in_turn([functools.partial(run, *args)], repeats)[0]
+
+
+def _best_in_turn(runs: Sequence[Callable[[], Any]], repeats: int = 3) -> list[float]:
+    """`_best` of each, taken turn about, so that a machine that slows down does so for all of them."""
+    times = np.empty((repeats + 1, len(runs)))
+    for row in times:
+        for i, run in enumerate(runs):
+            began = time.perf_counter()
+            jax.block_until_ready(run())
+            row[i] = time.perf_counter() - began
+    return times[1:].min(axis=0).tolist()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxedit import axes
-from jaxedit.mesh import parameter_sharding
+from jaxedit.mesh import agreed, parameter_sharding
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.decoder import parameter_shapes
 from jaxedit.models.model import Model
@@ -44,7 +44,7 @@ def convert(model: Model, directory: Path, folder: Path) -> None:
             f"on {dict(model.mesh.shape)} the model holds its key-value heads {model.config.kv_copies} times; convert it on a "
             "mesh whose model axis divides them"
         )
-    if folder.exists() and any(folder.iterdir()):
+    if agreed(folder.exists() and any(folder.iterdir())):  # another process may have begun to write
         raise ValueError(f"{folder} is not empty; give another folder")
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.resolve() / WEIGHTS, {_key(name): array for name, array in model.base.items()})

@@ -57,11 +57,7 @@ def collect_stats(
       ValueError: without texts or layers, on a layer the model lacks, a limit below one, or a file of another pass.
     """
     layers = sorted(set(layers))
-    if not layers or layers[0] < 0 or layers[-1] >= model.config.L:
-        raise ValueError(f"layers={layers}: {model.companion.source} has layers 0 to {model.config.L - 1}")
-    for name, limit in (("max_tokens", max_tokens), ("max_length", max_length)):
-        if limit is not None and limit < 1:
-            raise ValueError(f"{name}={limit}: expected at least one token, or None for no limit of your own")
+    _check(model, layers, {"max_tokens": max_tokens, "max_length": max_length})
     max_length = max_length or min(model.config.P, model.config.window or model.config.P)
     token_lists, n_read = _ordered_tokens(model, texts, max_tokens, max_length, seed)
     model.config.check_length(max(map(len, token_lists)), "a text of the corpus")
@@ -89,6 +85,14 @@ def collect_stats(
         resume.unlink(missing_ok=True)
     moments = {layer: (_total(sums, i) / n_tokens).astype(np.float32) for i, layer in enumerate(layers)}
     return Stats.from_moments(moments, n_tokens, made_from | {"n_texts": len(token_lists), "n_texts_read": n_read})
+
+
+def _check(model: Model, layers: list[int], limits: dict[str, int | None]) -> None:
+    if not layers or layers[0] < 0 or layers[-1] >= model.config.L:
+        raise ValueError(f"layers={layers}: {model.companion.source} has layers 0 to {model.config.L - 1}")
+    for name, limit in limits.items():
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name}={limit}: expected at least one token, or None for no limit of your own")
 
 
 def _provenance(model: Model, texts: list[str]) -> dict[str, Any]:

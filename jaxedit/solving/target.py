@@ -43,9 +43,7 @@ EASED = 0.1  # PMET's share of nll_loss_factor once the target is said
 EASED_KL = 1e-2  # ... and the KL term at which it then stops
 NUMBERS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor", "clamp_norm_factor", "nll_loss_factor")
 SAVED_BYTES = 2**30  # what a device keeps of the forward passes of the requests that are optimised together
-ENOUGH_POSITIONS = (
-    384  # a device's products are large with so many; more requests would be padded to longer suffixes for nothing
-)
+ENOUGH_POSITIONS = 384  # make a device's products large; with more requests, more would be padded to the longest suffix
 
 
 class Kind(NamedTuple):

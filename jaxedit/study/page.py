@@ -13,7 +13,19 @@ from jaxedit.edits.journal import Journal, write_whole
 from jaxedit.study.foresight import COLLAPSE_PPL, foresights
 from jaxedit.study.reference import Curve
 from jaxedit.study.retention import table as retention
-from jaxedit.study.words import HEADER, NUMBERS, edit_steps, is_single, name_of, number, outcome, row, summary
+from jaxedit.study.words import (
+    HEADER,
+    NUMBERS,
+    drawable,
+    edit_steps,
+    is_single,
+    name_of,
+    number,
+    outcome,
+    phase_times,
+    row,
+    summary,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -92,7 +104,7 @@ def cells(record: dict[str, Any], single: bool) -> dict[str, Any]:
 def continuations(journal: Journal, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The study's prompts, each with what the unedited model says and what it says after edits, first to last."""
     looks = [(0, journal.steps[0].record), *((record["step"], record) for record in steps)]
-    looks = [(number_, record["continuations"]) for number_, record in looks if "continuations" in record]
+    looks = [(n, record["continuations"]) for n, record in looks if "continuations" in record]
     prompts = journal.run["config"].get("prompts") or ()
     return [{"prompt": prompt, "said": [(n, texts[i]) for n, texts in looks]} for i, prompt in enumerate(prompts)]
 
@@ -104,16 +116,16 @@ def curve(journal: Journal, steps: list[dict[str, Any]], beside: Sequence[Curve]
     single, unedited = is_single(journal), float(journal.steps[0].record["perplexity"]["mean"])
     measured = [record for record in steps if "perplexity" in record]
     ppl = {record["step"]: float(record["perplexity"]["mean"]) for record in measured}
-    finite = [value for value in ppl.values() if np.isfinite(value) and value < 1e100]
-    top = 10 * max([COLLAPSE_PPL, *finite])  # where what is not finite is drawn
+    (base, *rest), _ = drawable([unedited, *ppl.values()])
+    height = dict(zip(ppl, rest, strict=True))
     figure = Figure()
-    base = min(unedited, top)
-    kept = [(0, base), *((r["step"], min(ppl[r["step"]], top)) for r in measured if r["kept"])]
+    kept = [(0, base), *((r["step"], height[r["step"]]) for r in measured if r["kept"])]
     if len(kept) > 1:
         x, y = zip(*kept, strict=True)
         figure.add_scatter(
             x=x, y=y, mode="lines", line=dict(color="#8a8f98", width=1), hoverinfo="skip", name="kept", showlegend=False
         )
+    beside = [other.until(steps[-1]["step"]) for other in beside]
     for other in beside:
         look = dict(color="#8a8f98", width=1.5, dash="dashdot")
         figure.add_scatter(x=other.edits, y=other.perplexity, mode="lines", line=look, name=other.name)
@@ -124,7 +136,7 @@ def curve(journal: Journal, steps: list[dict[str, Any]], beside: Sequence[Curve]
         about = [[html.escape(name_of(r)), number(ppl[r["step"]]), html.escape(r["says"])] for r in chosen]
         figure.add_scatter(
             x=[record["step"] for record in chosen],
-            y=[min(ppl[record["step"]], top) if not np.isnan(ppl[record["step"]]) else top for record in chosen],
+            y=[height[record["step"]] for record in chosen],
             mode="markers",
             marker=dict(color=color, symbol=symbol, size=9 if symbol == "x" else 7),
             name=name,
@@ -139,8 +151,7 @@ def curve(journal: Journal, steps: list[dict[str, Any]], beside: Sequence[Curve]
         # On a logarithmic axis an annotation stands at a power of ten, a shape does not.
         at = dict(xref="paper", x=1, xanchor="right", y=np.log10(level), yanchor=side)
         figure.add_annotation(text=text, showarrow=False, font=dict(size=11), **at)
-    shown = [base, COLLAPSE_PPL, *(top if np.isnan(value) else min(value, top) for value in ppl.values())]
-    shown += [value for other in beside for value in other.perplexity]
+    shown = [base, COLLAPSE_PPL, *rest, *(value for other in beside for value in other.perplexity)]
     low, high = np.log10(min(shown)) - 0.3, np.log10(max(shown)) + 0.4
     figure.update_yaxes(
         type="log", title="perplexity (mean over texts)", exponentformat="power", dtick=max(1, round((high - low) / 8)),
@@ -197,11 +208,7 @@ def phases(steps: list[dict[str, Any]]) -> "Figure":
     """Seconds of each phase, over all edits."""
     from plotly.graph_objects import Figure
 
-    total_s: dict[str, float] = {}
-    for record in steps:
-        for phase, time_s in record["time_s"].items():
-            total_s[phase] = total_s.get(phase, 0.0) + time_s
-    figure = Figure()
+    total_s, figure = phase_times(steps), Figure()
     figure.add_bar(
         x=list(total_s.values()), y=list(total_s), orientation="h", marker=dict(color=MARKS["kept"][0]),
         hovertemplate="%{y}: %{x:.2f} s<extra></extra>",

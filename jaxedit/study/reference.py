@@ -15,6 +15,11 @@ class Curve(NamedTuple):
     edits: list[float]
     perplexity: list[float]
 
+    def until(self, last: int) -> "Curve":
+        """Its points up to a number of edits."""
+        n = sum(edits <= last for edits in self.edits)
+        return self._replace(edits=self.edits[:n], perplexity=self.perplexity[:n])
+
 
 def read_curves(chosen: list[str]) -> list[Curve]:
     """Curves of JSON files {name: {"x": [...], "y": [...]}}, each chosen as FILE.json:NAME.
@@ -41,11 +46,13 @@ def read_curves(chosen: list[str]) -> list[Curve]:
     return curves
 
 
-def draw_curves(axes: Any, curves: Sequence[Curve], last: int) -> None:
-    """Draws curves up to a number of edits on a figure's axes."""
-    for i, curve in enumerate(curves):
-        points = [(n, ppl) for n, ppl in zip(curve.edits, curve.perplexity, strict=True) if n <= last]
-        axes.plot(*zip(*points, strict=True), ("-.", ":")[i % 2], color="0.55", linewidth=1.2, label=curve.name, zorder=1)
+def draw_curves(axes: Any, curves: Sequence[Curve], last: int) -> list[float]:
+    """Draws curves up to a number of edits on a figure's axes; returns the perplexities that are drawn."""
+    drawn = [curve.until(last) for curve in curves]
+    for i, curve in enumerate(drawn):
+        look = dict(color="0.55", linewidth=1.2, label=curve.name, zorder=1)
+        axes.plot(curve.edits, curve.perplexity, ("-.", ":")[i % 2], **look)
+    return [ppl for curve in drawn for ppl in curve.perplexity]
 
 
 # Model -> unedited perplexity on ME-PPL_50 and ME-PPL_1k, and how many of 21,919 single ROME edits make it collapse.

@@ -12,9 +12,7 @@ from jaxedit.study.foresight import draw as draw_foresight
 from jaxedit.study.page import write_page
 from jaxedit.study.reference import Curve, draw_curves, paper_lines
 from jaxedit.study.retention import draw as draw_retention
-from jaxedit.study.words import HEADER, edit_steps, is_single, name_of, number, row, summary
-
-HIGHEST_PPL = 1e100  # what the figure draws larger ones as, infinite ones included
+from jaxedit.study.words import HEADER, drawable, edit_steps, is_single, name_of, number, phase_times, row, summary
 
 
 def report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
@@ -50,11 +48,7 @@ def markdown(journal: Journal, steps: list[dict[str, Any]]) -> str:
         if "error" not in record
     ]
     failed = [f"- Edit {record['step']} was not possible: {escape(record['error'])}" for record in steps if "error" in record]
-    phases: dict[str, float] = {}
-    for record in steps:
-        for phase, seconds in record["time_s"].items():
-            phases[phase] = phases.get(phase, 0.0) + seconds
-    times = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in phases.items())
+    times = ", ".join(f"{phase} {time_s:.1f} s" for phase, time_s in phase_times(steps).items())
     return "\n".join(
         ["# Study", "", *summary(journal, steps), "", "![perplexity after each edit](perplexity.png)", "", *table, ""]
         + ["## What the model says right after each edit", "", "| # | edit | continuation |", "|---:|---|---|", *said, ""]
@@ -80,9 +74,7 @@ def figure(journal: Journal, path: Path, curves: Sequence[Curve] = ()) -> None:
     steps = [record for record in edit_steps(journal) if "perplexity" in record]
     x = np.array([record["step"] for record in steps], int)
     unedited = float(journal.steps[0].record["perplexity"]["mean"])
-    ppl = np.array([unedited] + [float(record["perplexity"]["mean"]) for record in steps])
-    top = 10.0 * min(HIGHEST_PPL, max([COLLAPSE_PPL, *ppl[np.isfinite(ppl)]]))
-    base, *rest = np.where(np.isfinite(ppl), np.minimum(ppl, top), top)
+    (base, *rest), top = drawable([unedited] + [float(record["perplexity"]["mean"]) for record in steps])
     shown = np.array(rest)
     kept = np.array([record["kept"] for record in steps], bool)
     flagged = np.array([bool(record["guard"]) for record in steps], bool)
@@ -109,10 +101,9 @@ def figure(journal: Journal, path: Path, curves: Sequence[Curve] = ()) -> None:
             axes.plot(
                 x[chosen], shown[chosen], marker, color=color, markersize=size, markeredgecolor=edge, label=label, zorder=3
             )
-    draw_curves(axes, curves, last)
+    beside = draw_curves(axes, curves, last)
     _name_worst(axes, steps, x, shown, flagged, last)
     axes.set_yscale("log")
-    beside = [value for curve in curves for value in curve.perplexity]
     axes.set_ylim(bottom=min([base, *shown, *beside]) / 2, top=max([top / 3, 3 * base, *(3 * shown), *beside]))
     axes.set_xlim(-0.5, last + 0.8)
     axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))

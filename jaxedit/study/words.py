@@ -54,6 +54,7 @@ def row(record: dict[str, Any], single: bool = False) -> list[str]:
 
 
 HEADER = ["#", "edit", "perplexity", "ratio", "P(new)", "says it", "|u·k|", "outcome"]
+HIGHEST_PPL = 1e100  # what a figure draws larger ones as, infinite ones included
 NUMBERS = ("#", "perplexity", "ratio", "|u·k|")
 
 
@@ -68,6 +69,22 @@ def number(value: Any) -> str:
     if not np.isfinite(value):
         return str(value)
     return f"{value:,.0f}" if round(abs(value), 1) >= 1000 else f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def phase_times(steps: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of each phase over all edits."""
+    total_s: dict[str, float] = {}
+    for record in steps:
+        for phase, time_s in record["time_s"].items():
+            total_s[phase] = total_s.get(phase, 0.0) + time_s
+    return total_s
+
+
+def drawable(ppl: list[float]) -> tuple[np.ndarray, float]:
+    """Perplexities as a figure shows them, what is not finite at ten times the highest of the others; and that place."""
+    value = np.array(ppl, float)
+    top = 10.0 * min(HIGHEST_PPL, max([COLLAPSE_PPL, *value[np.isfinite(value)]]))
+    return np.where(np.isfinite(value), np.minimum(value, top), top), top
 
 
 def summary(journal: Journal, steps: list[dict[str, Any]]) -> list[str]:

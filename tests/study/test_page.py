@@ -21,7 +21,7 @@ def page(tmp_path_factory):
     """A study with every kind of step, prompts, retention, and a fact that tries to be a script."""
     folder = tmp_path_factory.mktemp("page") / "run"
     config = {"model": "tiny", "mode": "sequential", "editor": {"method": "rome"}, "prompts": PROMPTS}
-    steps = [*STEPS, measured(7, HOSTILE, HOSTILE, 26.0, says=HOSTILE)]
+    steps = [dict(step) for step in STEPS] + [measured(7, HOSTILE, HOSTILE, 26.0, says=HOSTILE)]
     looks = {1: {"1": 0.99}, 5: {"1": 0.8, "5": 0.25}, 7: {"1": 0.75, "5": 0.2, "6": 0.7, "7": 0.9}}
     for step in steps:
         if step["step"] in looks:
