@@ -58,14 +58,14 @@ class Setup(NamedTuple):
     texts: list[str]
 
 
-def matmul_rate(dtype=jnp.float32) -> tuple[float, int]:
+def matmul_rate(dtype: jnp.dtype) -> tuple[float, int]:
     """FLOPs a second of the best of jax and, on a CPU, numpy for square matrices of a width, which is returned too."""
     on_cpu = jax.default_backend() == "cpu"
     width = 2048 if on_cpu else 8192
-    ones = jnp.ones((width, width), dtype)
-    times = [_best(jax.jit(lambda a: jnp.matmul(a, a, precision="highest")), ones, repeats=8)]
+    square = jax.random.normal(jax.random.key(0), (width, width), dtype)  # not ones: chips multiply those faster
+    times = [_best(jax.jit(lambda a: jnp.matmul(a, a, precision="highest")), square, repeats=8)]
     if on_cpu:
-        host = np.ones((width, width), np.float32)
+        host = np.asarray(square, np.float32)
         times.append(_best(lambda a: a @ a, host, repeats=8))
     return 2 * width**3 / min(times), width
 
@@ -79,7 +79,6 @@ def bench(setup: Setup, on_phase: Callable[[Phase], None] = lambda phase: None) 
     Raises:
       ValueError: on a model, layer, facts or texts that cannot be used.
     """
-    rate, width = matmul_rate()
     phases: list[Phase] = []
 
     def add(name: str, time_s: float, flops: float | None, about: str) -> None:
@@ -90,7 +89,9 @@ def bench(setup: Setup, on_phase: Callable[[Phase], None] = lambda phase: None) 
     began = time.perf_counter()
     model = with_slots(load(setup.model, mesh=setup.mesh, dtype=setup.dtype), WEIGHT, (setup.layer,))
     jax.block_until_ready(model.base)
-    add("load", time.perf_counter() - began, None, f"{setup.model}, {model.dtype}")
+    load_s = time.perf_counter() - began
+    rate, width = matmul_rate(model.dtype)
+    add("load", load_s, None, f"{setup.model}, {model.dtype}")
     editor, state = _editor(setup, model)
     edit = _bench_edit(setup, model, editor, state, add)
     _bench_texts(setup, model, apply(model, edit), add)

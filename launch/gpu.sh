@@ -15,5 +15,6 @@ if [[ $# -eq 0 ]]; then
 fi
 cd "$root"
 call bash launch/setup.sh cuda
-# Without GPUs it ends with an error, and not on the CPU.
-call env JAX_PLATFORMS="${JAX_PLATFORMS:-cuda,cpu}" .venv/bin/jaxedit "$@"
+# Without GPUs it ends with an error, and not on the CPU. Deterministic: by default XLA's sums on GPUs differ from run to run.
+call env JAX_PLATFORMS="${JAX_PLATFORMS:-cuda,cpu}" XLA_FLAGS="${XLA_FLAGS:---xla_gpu_deterministic_ops=true}" \
+    .venv/bin/jaxedit "$@"

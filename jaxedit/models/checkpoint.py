@@ -3,7 +3,9 @@
 import functools
 import json
 import logging
+import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -22,6 +24,8 @@ from jaxedit.models.decoder import parameter_shapes
 from jaxedit.models.family import Fields, Weights
 from jaxedit.models.layout import read_part, tensor_shape
 from jaxedit.models.tokenizer import Tokenizer, from_directory
+
+STRIP = 64  # rows of a tensor that are transposed together
 
 
 class Source(NamedTuple):
@@ -168,14 +172,44 @@ def _on_devices(
         holders.setdefault(whole, []).append(device)
     arrays = []
     for index, devices in holders.items():
-        held = np.empty([end - first for first, end in index], dtype)
-        cut = dict(zip(letters, index, strict=True))
-        for layer, name in enumerate(names):
-            read = functools.partial(source.read, name)
-            held[layer if letters[0] == "L" else ...] = read_part(read, config, entry, part, cut)
+        held = _read_slice(source, config, names, entry, part, dict(zip(letters, index, strict=True)), dtype)
         arrays += [jax.device_put(held, device) for device in devices]
         jax.block_until_ready(arrays[-len(devices) :])  # before the next slice takes memory
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+def _read_slice(
+    source: Source,
+    config: DecoderConfig,
+    names: list[str],
+    entry: tuple[str, str],
+    part: int,
+    cut: dict[str, tuple[int, int]],
+    dtype: jnp.dtype,
+) -> np.ndarray:
+    """What one device holds of a parameter, its layers read side by side."""
+    held = np.empty([end - first for first, end in cut.values()], dtype)
+
+    def fill(layer: int, name: str) -> None:
+        read = functools.partial(source.read, name)
+        _copy(read_part(read, config, entry, part, cut), held[layer if "L" in cut else ...])
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fill, range(len(names)), names))
+    return held
+
+
+def _copy(tensor: np.ndarray, out: np.ndarray) -> None:
+    """Copies in strips of the tensor's rows that a cache holds: at once, a transposed matrix takes five times as long."""
+    if tensor.flags.c_contiguous:
+        out[...] = tensor
+        return
+    slow, *between = np.argsort(tensor.strides)[::-1][:-1]
+    step = max(1, STRIP // math.prod(tensor.shape[axis] for axis in between))
+    whole = (slice(None),) * slow
+    for first in range(0, tensor.shape[slow], step):
+        strip = (*whole, slice(first, first + step))
+        out[strip] = tensor[strip]
 
 
 def _check_names(source: Source, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -164,11 +164,13 @@ def test_a_slurm_job_is_submitted_and_runs_with_srun(tools, tmp_path):
     assert "submit from the checkout" in call("slurm.sh", *AWKWARD, cwd=checkout, SLURM_JOB_ID="1").stderr
 
 
-def test_gpu_installs_and_runs():
+def test_gpu_installs_and_runs(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     dry = call("gpu.sh", "--dry-run", *AWKWARD)
     assert printed(dry) == [
         ["bash", "launch/setup.sh", "cuda"],
-        ["env", f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', 'cuda,cpu')}", ".venv/bin/jaxedit", *AWKWARD],
+        ["env", "JAX_PLATFORMS=cuda,cpu", "XLA_FLAGS=--xla_gpu_deterministic_ops=true", ".venv/bin/jaxedit", *AWKWARD],
     ]
 
 

@@ -67,6 +67,14 @@ def test_a_batch_is_the_published_expression(condition, g):
     assert residual < 1e-5
 
 
+@pytest.mark.parametrize("diagonal", [np.ones(96), np.linspace(1e-3, 5, 96)])
+def test_a_diagonal_moment_needs_no_factorisation(diagonal):
+    key_FN, value_ND = draw((96, 7), (7, 24))
+    moment_FF = np.diag(diagonal)
+    delta, _ = update(Metric(whitener(moment_FF, 20.0, 0.5)), WEIGHT, 2, key_FN, value_ND, 1.0, "float64")
+    assert relative(matrix(delta), published(20 * moment_FF + 0.5 * np.eye(96), key_FN, value_ND, 1.0)) < 1e-5
+
+
 def test_float32_solve_is_near():
     key_FN, value_ND = draw((96, 7), (7, 24))
     exact, _ = update(Metric(whitener(conditioned(96, 1e3))), WEIGHT, 2, key_FN, value_ND, 1.0, "float64")
