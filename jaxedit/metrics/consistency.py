@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.datasets._sources import fetched, is_address
+from jaxedit.datasets import fetched, is_address
 from jaxedit.edits.request import Request
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxedit.edits.journal import Journal, write_whole
 from jaxedit.study.foresight import COLLAPSE_PPL, foresights
-from jaxedit.study.reference import Curve
+from jaxedit.study.reference import PAPER_TITLE, Curve, paper
 from jaxedit.study.retention import table as retention
 from jaxedit.study.words import (
     HEADER,
@@ -75,6 +75,8 @@ def write_page(journal: Journal, path: Path, curves: Sequence[Curve] = ()) -> No
         rows=[cells(record, is_single(journal)) for record in steps],
         outcomes=sorted({outcome(record, is_single(journal)) for record in steps}),
         said=continuations(journal, steps),
+        paper=paper(journal),
+        paper_title=PAPER_TITLE,
         run=json.dumps(journal.run, indent=2, ensure_ascii=False),
         plotlyjs=get_plotlyjs(),
     )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxedit.edits.journal import Journal
 
+PAPER_TITLE = "What the paper found"
 
 class Curve(NamedTuple):
     """Perplexity after so many edits, as others measured it."""
@@ -75,20 +76,39 @@ SEQUENCES = {
 }
 
 
-def paper_lines(journal: Journal) -> list[str]:
-    """The paper's numbers for a study's model and method, as Markdown; none for another model."""
+class Paper(NamedTuple):
+    """What the paper says of a model and method: sentences, and a table of 107 edits in sequence (empty: not in the paper)."""
+
+    sentences: list[str]
+    header: list[str]
+    rows: list[list[str]]
+
+
+def paper(journal: Journal) -> Paper | None:
+    """The paper's numbers for a study's model and method; None for another model."""
     config: dict[str, Any] = journal.run["config"]
     model = next((name for name in UNEDITED if name in config["model"].lower()), None)
     if model is None:
-        return []
+        return None
     method = config["editor"]["method"]
     ppl_50, ppl_1k, n_collapsing = UNEDITED[model]
-    lines = ["## What the paper found", "", f"Unedited {model}: {ppl_50} on ME-PPL_50, {ppl_1k} on ME-PPL_1k."]
+    sentences = [f"Unedited {model}: {ppl_50} on ME-PPL_50, {ppl_1k} on ME-PPL_1k."]
     if method == "rome":
-        lines.append(f"Of 21,919 single ROME edits {n_collapsing} took it over 1000.")
-    found = SEQUENCES.get((model, method))
-    if found:
-        lines += ["", f"| 107 edits by {method} | highest | last | first over 1000 |", "|---|---:|---:|---:|"]
-        for kind, (highest, last, first) in zip(("normal", "hard"), found, strict=True):
-            lines.append(f"| {kind} | {highest:,.4g} | {last:,.4g} | {f'after {first}' if first else 'never'} |")
+        sentences.append(f"Of 21,919 single ROME edits {n_collapsing} took it over 1000.")
+    rows = [
+        [kind, f"{highest:,.4g}", f"{last:,.4g}", f"after {first}" if first else "never"]
+        for kind, (highest, last, first) in zip(("normal", "hard"), SEQUENCES.get((model, method), ()), strict=False)
+    ]
+    return Paper(sentences, [f"107 edits by {method}", "highest", "last", "first over 1000"], rows)
+
+
+def paper_lines(journal: Journal) -> list[str]:
+    """The paper's numbers for a study's model and method, as Markdown; none for another model."""
+    found = paper(journal)
+    if found is None:
+        return []
+    lines = [f"## {PAPER_TITLE}", "", *found.sentences]
+    if found.rows:
+        lines += ["", f"| {' | '.join(found.header)} |", "|---|---:|---:|---:|"]
+        lines += [f"| {' | '.join(row)} |" for row in found.rows]
     return [*lines, ""]

@@ -37,6 +37,8 @@ def test_they_stand_in_the_report_of_their_models_only(tmp_path):
     assert "| normal | 74.5 | 74.5 | never |" in lines
     assert "Of 21,919 single ROME edits 77 took it over 1000." in lines
     assert "## What the paper found" in report(tmp_path / "xl").read_text(encoding="utf-8").splitlines()
+    page = (tmp_path / "xl" / "report.html").read_text(encoding="utf-8")
+    assert '<td>hard</td><td class="number">1.1e+06</td><td class="number">7.7e+05</td><td class="number">after 6</td>' in page
     assert paper_lines(read_journal(write(tmp_path / "tiny", STEPS))) == []
 
 
