@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tracemalloc
 
 import einops
 import huggingface_hub
@@ -85,6 +86,20 @@ def test_every_parameter_is_filled_from_its_own_tensor(tiny_checkpoint, family):
             back = einops.rearrange(ours, f"{right} -> {left}", **lengths(model.config, entry))
             np.testing.assert_array_equal(back, stored[name.replace("{l}", str(layer))], err_msg=name)
     assert model.companion.tensor_names["mlp/w_down"][0].endswith(".weight")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loading_holds_little_more_than_what_stays(tiny_checkpoint, dtype):
+    directory = tiny_checkpoint("llama", hidden_size=64, intermediate_size=2048, num_hidden_layers=12)
+    jaxedit.load(str(directory), dtype=dtype)  # what is imported and compiled on the way stays too
+    tracemalloc.start()
+    try:
+        model = jaxedit.load(str(directory), dtype=dtype)
+        stays, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    largest = max(array.nbytes for array in model.base.values())
+    assert largest < peak < stays + 2 * largest
 
 
 def test_gpt2_names_without_their_prefix(tiny_checkpoint, copy_of):
