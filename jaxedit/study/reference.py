@@ -9,6 +9,7 @@ from jaxedit.edits.journal import Journal
 
 PAPER_TITLE = "What the paper found"
 
+
 class Curve(NamedTuple):
     """Perplexity after so many edits, as others measured it."""
 
