@@ -58,11 +58,12 @@ def whitener(moment_FF: np.ndarray, scale: float = 1.0, ridge: float = 0.0) -> n
     """
     import scipy.linalg
 
-    moment = scale * np.asarray(moment_FF, np.float64)
-    moment[np.diag_indices_from(moment)] += ridge
-    diagonal = np.diagonal(moment)
+    moment = np.asarray(moment_FF, np.float64)
+    diagonal = scale * np.diagonal(moment) + ridge
     if np.all(diagonal > 0) and np.count_nonzero(moment) == len(moment):  # C = I, where there are no statistics
         return np.diag((1 / np.sqrt(diagonal)).astype(np.float32))
+    moment = scale * (moment + moment.T) / 2
+    moment[np.diag_indices_from(moment)] += ridge
     try:
         lower = scipy.linalg.cholesky(moment, lower=True, overwrite_a=True)
     except np.linalg.LinAlgError as error:
