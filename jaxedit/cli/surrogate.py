@@ -45,9 +45,13 @@ def main() -> None:
     if FLAGS.json:
         print_json({"models": rows, "spearman": [each._asdict() for each in found]})
         return
-    tasks = [each.task for each in found]
-    cells = [[f"{row['perplexity']:,.1f}", *(f"{row['tasks'][task]['acc']:.4f}" for task in tasks)] for row in rows]
-    show_table(["perplexity", *tasks], cells)
+    tasks = list(dict.fromkeys(each.task for each in found))
+    cells = [
+        [f"{row['perplexity']:,.1f}", f"{row['pooled']:,.1f}", *(f"{row['tasks'][task]['acc']:.4f}" for task in tasks)]
+        for row in rows
+    ]
+    show_table(["perplexity", "pooled", *tasks], cells)
     for each in found:
-        print(f"{each.task}: Spearman's rho {each.rho:.3f}, 95 % interval {each.low:.3f} to {each.high:.3f}")
+        rho = f"Spearman's rho {each.rho:.3f}, 95 % interval {each.low:.3f} to {each.high:.3f}"
+        print(f"{each.task} against {each.form}: {rho}")
     print(f"Figure: {folder / 'surrogate.png'}")

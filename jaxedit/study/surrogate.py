@@ -6,6 +6,7 @@ evenly and not as chance has it.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from jaxedit.models.model import Model
 from jaxedit.models.score import Begun
 from jaxedit.study.edited import edited_model
 
+FORMS = ("perplexity", "pooled")  # the papers' mean over texts, in which one text may outweigh all others, and over all tokens
 LEVELS = (200.0, 250.0, 300.0, 350.0, 400.0, 450.0, 500.0, 600.0, 700.0, 800.0, 900.0, 1000.0, 2000.0, 5000.0)
 NEAR = 0.02  # a level is met where the perplexity is this close to it
 TRIALS = 20
@@ -30,11 +32,12 @@ N_RESAMPLED = 2000
 
 
 class Scaled(NamedTuple):
-    """An edit of the study, by step, and the factor that takes the perplexity to a level."""
+    """An edit of the study, by step, and the factor that takes the perplexity to a level; the perplexity in both forms."""
 
     step: int
     factor: float
     perplexity: float
+    pooled: float
 
 
 def surrogate(
@@ -57,7 +60,7 @@ def surrogate(
       on_model: called with each row, those found in the folder as well.
 
     Returns:
-      For each model its level (None: unedited), step, factor, perplexity, and the tasks' numbers.
+      For each model its level (None: unedited), step, factor, perplexity in both forms, and the tasks' numbers.
 
     Raises:
       ValueError: on another study's folder, a level that no edit reaches, or as `downstream`.
@@ -74,7 +77,8 @@ def surrogate(
         row = next((row for row in done if row["level"] == level), None)
         if row is None:
             texts = texts or prepare(model, read_texts(journal.run["config"]["texts"]))
-            edited, scaled = model, Scaled(0, 0.0, perplexity(model, texts).mean)
+            score = perplexity(model, texts)
+            edited, scaled = model, Scaled(0, 0.0, score.mean, score.pooled)
             if level is not None:
                 edit = read_edit(_arrays(journal.steps, chosen[level]))
                 scaled = scale_to(model, edit, level, texts, chosen[level])
@@ -135,35 +139,33 @@ def scale_to(model: Model, edit: Edit, level: float, texts: Begun, step: int) ->
     low, high = 0.0, 1.0
     for _ in range(TRIALS):
         factor = (low + high) / 2
-        found = perplexity(apply(model, scaled_edit(edit, factor)), texts).mean
-        if abs(found / level - 1) < NEAR:
-            return Scaled(step, factor, found)
-        low, high = (factor, high) if found < level else (low, factor)
+        score = perplexity(apply(model, scaled_edit(edit, factor)), texts)
+        if abs(score.mean / level - 1) < NEAR:
+            break
+        low, high = (factor, high) if score.mean < level else (low, factor)
     if low > 0.999:
         raise ValueError(f"edit {step} does not take the perplexity to {level:g}")
-    return Scaled(step, factor, found)
+    return Scaled(step, factor, score.mean, score.pooled)
 
 
 class Correlation(NamedTuple):
-    """Spearman's rho between perplexity and a task's accuracy, with a bootstrap interval of 95 % over the models."""
+    """Spearman's rho between a form of perplexity and a task's accuracy, with a bootstrap interval of 95 % over the models."""
 
     task: str
+    form: str
     rho: float
     low: float
     high: float
 
 
 def correlations(rows: list[dict[str, Any]], metric: str = "acc") -> list[Correlation]:
-    """Of each task that has the metric; none with fewer than four models."""
+    """Of each task that has the metric, in both forms of perplexity; none with fewer than four models."""
     from scipy import stats
 
     found = []
-    for task in rows[0]["tasks"] if len(rows) >= 4 else ():
-        if metric not in rows[0]["tasks"][task]:
-            continue
-        ppl, value = (
-            np.array(column) for column in zip(*((r["perplexity"], r["tasks"][task][metric]) for r in rows), strict=True)
-        )
+    tasks = [task for task, numbers in rows[0]["tasks"].items() if metric in numbers and len(rows) >= 4]
+    for form, task in itertools.product(FORMS, tasks):
+        ppl, value = (np.array(column) for column in zip(*((r[form], r["tasks"][task][metric]) for r in rows), strict=True))
         rho = float(np.asarray(stats.spearmanr(ppl, value)[0]))
         rng = np.random.default_rng(0)
         drawn = []
@@ -172,29 +174,33 @@ def correlations(rows: list[dict[str, Any]], metric: str = "acc") -> list[Correl
             if len(set(value[at])) > 1 and len(set(ppl[at])) > 1:
                 drawn.append(float(np.asarray(stats.spearmanr(ppl[at], value[at])[0])))
         low, high = np.quantile(drawn, [0.025, 0.975]) if drawn else (math.nan, math.nan)
-        found.append(Correlation(task, rho, float(low), float(high)))
+        found.append(Correlation(task, form, rho, float(low), float(high)))
     return found
 
 
 def draw(rows: list[dict[str, Any]], path: Path, metric: str = "acc") -> None:
-    """A scatter of perplexity against each task's accuracy, as path.png and path.pdf."""
+    """Scatters of perplexity, each form in a row, against each task's accuracy, as path.png and path.pdf."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     found = correlations(rows, metric)
-    figure, axes = pyplot.subplots(1, len(found), figsize=(3.4 * len(found), 3.0), layout="constrained", squeeze=False)
-    for axis, each in zip(axes[0], found, strict=True):
+    size = (len(FORMS), len(found) // len(FORMS))
+    figure, axes = pyplot.subplots(*size, figsize=(3.6 * size[1], 2.8 * size[0]), layout="constrained", squeeze=False)
+    for axis, each in zip(axes.flat, found, strict=True):
         for row in rows:
             numbers = row["tasks"][each.task]
             marker, color = ("*", "#b3261e") if row["level"] is None else ("o", "#1b6ca8")
             axis.errorbar(
-                row["perplexity"], numbers[metric], numbers.get(f"{metric}_stderr"), fmt=marker, color=color, markersize=8 if
+                row[each.form], numbers[metric], numbers.get(f"{metric}_stderr"), fmt=marker, color=color, markersize=8 if
                 marker == "*" else 4.5, elinewidth=0.8, label="unedited" if row["level"] is None else None,
             )  # fmt: skip
         axis.set_xscale("log")
-        axis.set_xlabel("perplexity")
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axis.set_xlabel("perplexity (mean over texts)" if each.form == "perplexity" else "perplexity (pooled)")
         axis.set_ylabel(f"{each.task}: {metric}")
         axis.set_title(f"ρ = {each.rho:.2f} ({each.low:.2f} to {each.high:.2f})", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)

@@ -54,7 +54,8 @@ def test_models_are_at_their_levels(studied, golden, ratios, tasks):
     assert rows[0]["perplexity"] == pytest.approx(unedited, rel=1e-6)
     for row, model in zip(rows[1:], tasks[1:], strict=True):
         assert row["perplexity"] == pytest.approx(row["level"], rel=0.02)
-        assert row["perplexity"] == pytest.approx(jaxedit.perplexity(model, TEXTS).mean, rel=1e-6)
+        score = jaxedit.perplexity(model, TEXTS)
+        assert (row["perplexity"], row["pooled"]) == pytest.approx((score.mean, score.pooled), rel=1e-6)
         edit = read_edit(studied / "steps" / f"{row['step']:06d}.safetensors")
         by_hand = surrogate.scaled_edit(edit, row["factor"])
         np.testing.assert_allclose(
@@ -78,17 +79,21 @@ def test_correlations_and_figure(tmp_path):
     rng = np.random.default_rng(0)
     ppl = np.array([100, 150, 200, 300, 500, 800, 1200, 5000.0])
     acc = 0.7 - 0.05 * np.log(ppl) + rng.normal(0, 0.02, len(ppl))
+    pooled = np.where(ppl > 4000, 120, ppl / 2)  # one text alone is broken
     rows = [
         {
             "level": None if i == 0 else p,
             "perplexity": p,
+            "pooled": q,
             "tasks": {"piqa": {"acc": a, "acc_stderr": 0.01}, "free": {"em": 0.1}},
         }
-        for i, (p, a) in enumerate(zip(ppl, acc, strict=True))
+        for i, (p, q, a) in enumerate(zip(ppl, pooled, acc, strict=True))
     ]
-    (found,) = surrogate.correlations(rows)
-    assert found.task == "piqa"
-    assert found.rho == pytest.approx(stats.pearsonr(stats.rankdata(ppl), stats.rankdata(acc))[0])
-    assert -1 <= found.low <= found.rho <= found.high < 0
+    both = surrogate.correlations(rows)
+    assert [(found.task, found.form) for found in both] == [("piqa", "perplexity"), ("piqa", "pooled")]
+    for found, of in zip(both, (ppl, pooled), strict=True):
+        assert found.rho == pytest.approx(stats.pearsonr(stats.rankdata(of), stats.rankdata(acc))[0])
+        assert -1 <= found.low <= found.rho <= found.high
+    assert both[0].high < 0
     surrogate.draw(rows, tmp_path / "surrogate")
     assert (tmp_path / "surrogate.png").stat().st_size > 10_000
