@@ -47,5 +47,6 @@ if [[ "${SLURM_NTASKS:-1}" -gt 1 && -n "$gpus" && "${gpus##*:}" != "$tasks" ]]; 
 fi
 # srun does not take it over from sbatch.
 if [[ -n "${SLURM_CPUS_PER_TASK:-}" ]]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
-# Without GPUs it ends with an error, and not on the CPU.
-call srun --kill-on-bad-exit=1 env JAX_PLATFORMS="${JAX_PLATFORMS:-cuda,cpu}" .venv/bin/jaxedit "$@"
+# Without GPUs it ends with an error, and not on the CPU. Deterministic: by default XLA's sums on GPUs differ from run to run.
+call srun --kill-on-bad-exit=1 env JAX_PLATFORMS="${JAX_PLATFORMS:-cuda,cpu}" \
+    XLA_FLAGS="${XLA_FLAGS:---xla_gpu_deterministic_ops=true}" .venv/bin/jaxedit "$@"

@@ -136,7 +136,8 @@ def test_a_workload_reaches_jaxedit_unharmed(tools):
     assert shlex.split(command.removeprefix("--command=")) == ["jaxedit", *AWKWARD]
 
 
-def test_a_slurm_job_is_submitted_and_runs_with_srun(tools, tmp_path):
+def test_a_slurm_job_is_submitted_and_runs_with_srun(tools, tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     done = call("slurm.sh", "--nodes=2", "--", *AWKWARD)
     assert done.returncode == 0, done.stderr
     assert calls(tools)[0] == ["sbatch", f"--chdir={ROOT}", "--nodes=2", str(LAUNCH / "slurm.sh"), *AWKWARD]
@@ -146,7 +147,8 @@ def test_a_slurm_job_is_submitted_and_runs_with_srun(tools, tmp_path):
     (checkout / ".venv" / "bin" / "jaxedit").touch(mode=0o755)
     done = call("slurm.sh", *AWKWARD, cwd=checkout, SLURM_JOB_ID="1")
     assert done.returncode == 0, done.stderr
-    wanted = ["srun", "--kill-on-bad-exit=1", "env", "JAX_PLATFORMS=cuda,cpu", ".venv/bin/jaxedit", *AWKWARD]
+    environment = ["env", "JAX_PLATFORMS=cuda,cpu", "XLA_FLAGS=--xla_gpu_deterministic_ops=true"]
+    wanted = ["srun", "--kill-on-bad-exit=1", *environment, ".venv/bin/jaxedit", *AWKWARD]
     assert calls(tools) == [wanted]
     dry = call("slurm.sh", "--dry-run", *AWKWARD)
     assert printed(dry)[-1] == wanted
