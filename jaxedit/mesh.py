@@ -5,6 +5,7 @@ what the host then decides by is whole on every device, so all decide alike.
 """
 
 import os
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -107,6 +108,23 @@ def agreed(choice: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.broadcast_one_to_all(np.array(choice)))
+
+
+def in_shares(items: list, work: Callable[[list], list[np.ndarray]]) -> list[np.ndarray]:
+    """The integers [*] that `work` makes of each item: every process works on a share, and all get everything."""
+    n = jax.process_count()
+    mine = work(items[jax.process_index() :: n])
+    if n == 1:
+        return mine
+    from jax.experimental import multihost_utils
+
+    size_I = np.array([*map(len, mine), 0][: -(-len(items) // n)], np.int32)
+    size_PI = np.asarray(multihost_utils.process_allgather(size_I))
+    flat_T = np.zeros(1 << int(size_PI.sum(1).max()).bit_length(), np.int32)  # few lengths, as each is compiled for
+    flat_T[: size_I.sum()] = np.concatenate([flat_T[:0], *mine])
+    flat_PT = np.asarray(multihost_utils.process_allgather(flat_T))
+    shares = [np.split(all_T, np.cumsum(size)) for all_T, size in zip(flat_PT, size_PI, strict=True)]
+    return [shares[i % n][i // n] for i in range(len(items))]
 
 
 def everywhere(mesh: Mesh, tree):

@@ -129,7 +129,7 @@ def _summed(losses: list[np.ndarray]) -> Perplexity:
 def _packed(model: Model, texts: list[str], bos: bool) -> Packed:
     if isinstance(texts, str) or not texts:
         raise ValueError("perplexity needs a list of at least one text")
-    token_lists = [model.tokenizer.encode(text, bos=bos) for text in texts]
+    token_lists = model.tokenizer.encode_many(texts, bos=bos)
     for i, tokens in enumerate(token_lists):
         if len(tokens) < 2:
             raise ValueError(f"text {i} ({texts[i]!r}) has {len(tokens)} tokens; perplexity needs at least two")

@@ -6,7 +6,7 @@ for padding; the head goes over the vocabulary in chunks, so no [T, V] array is 
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -25,6 +25,8 @@ FEW_ROWS = 8  # up to so many rows a device, their number is rounded up to a pow
 HEAD_WIDTH = 4096  # vocabulary entries a device whose logits are held at once
 CPU_HEAD_WIDTH = 256  # ... on a CPU, so that its cache holds them
 BEGUN_BYTES = 2**30  # how much residual stream a device keeps between calls
+
+Tokens = list[int] | np.ndarray  # of one text
 
 
 class Packed(NamedTuple):
@@ -53,7 +55,7 @@ class TokenScores(NamedTuple):
     is_argmax: list[np.ndarray]
 
 
-def pack(token_lists: list[list[int]], n_data: int = 1, groups: list[int] | None = None) -> Packed:
+def pack(token_lists: Sequence[Tokens], n_data: int = 1, groups: list[int] | None = None) -> Packed:
     """Packs token lists, longest first, each into the first row with room for it.
 
     Args:
@@ -135,7 +137,7 @@ def _batches(n_rows: int, width: int, n_data: int) -> list[tuple[int, int]]:
     return [(first, B) for first in range(0, n_rows, B)]
 
 
-def lay_out(rows: list[list[int]], token_lists: list[list[int]], n_rows: int, width: int) -> tuple[np.ndarray, ...]:
+def lay_out(rows: list[list[int]], token_lists: Sequence[Tokens], n_rows: int, width: int) -> tuple[np.ndarray, ...]:
     """Tokens, positions and segments [n_rows, width] of rows of texts; empty rows are added at the end."""
     token_BT, position_BT, segment_BT = np.zeros((3, n_rows, width), np.int32)
     for r, texts in enumerate(rows):

@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import tokenizers
 
@@ -24,15 +26,24 @@ class Tokenizer:
         """Tokens of a text; `bos=None` follows the model's own settings."""
         return self.encode_with_ends(text, bos)[0]
 
+    def encode_many(self, texts: list[str], bos: bool | None = None) -> list[np.ndarray]:
+        """The tokens of each text, int32 [T]; on all cores, and quicker than `encode` on one."""
+        front = self._front(bos)
+        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(front + encoding.ids, np.int32) for encoding in encodings]
+
     def encode_with_ends(self, text: str, bos: bool | None = None) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokens and, for each, the characters (start, end) it stands for; a begin-of-text token has (0, 0)."""
         encoding = self.backend.encode(text, add_special_tokens=False)
-        with_bos = self.add_bos if bos is None else bos
-        if not with_bos:
-            return encoding.ids, encoding.offsets
+        front = self._front(bos)
+        return front + encoding.ids, [(0, 0)] * len(front) + encoding.offsets
+
+    def _front(self, bos: bool | None) -> list[int]:
+        if not (self.add_bos if bos is None else bos):
+            return []
         if self.bos_id is None:
             raise ValueError("a begin-of-text token was asked for, but this tokenizer has none; load with add_bos=False")
-        return [self.bos_id, *encoding.ids], [(0, 0), *encoding.offsets]
+        return [self.bos_id]
 
     def decode(self, ids) -> str:
         """Text of tokens, special ones included."""

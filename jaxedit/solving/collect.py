@@ -1,6 +1,7 @@
 """Gathering second moments from texts: one pass for any number of layers, stopping after the last one asked for."""
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -12,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxedit.edits.journal import write_whole
-from jaxedit.mesh import agreed, fetch, parameter_sharding, place, put
+from jaxedit.mesh import agreed, fetch, in_shares, parameter_sharding, place, put
 from jaxedit.models.decoder import PRECISION
 from jaxedit.models.layers import causal, run_layer, start
 from jaxedit.models.model import Model
 from jaxedit.models.score import BATCH_TOKENS, ROW_TOKENS, fill_rows, lay_out, round_up
 from jaxedit.solving.moments import Stats
 
-GROUP_TOKENS = 16384  # texts are packed in groups of about so many tokens
+TEXTS_AT_ONCE = 256  # so many texts are tokenised at a time, by each process
+GROUP_TOKENS = 16384  # texts are packed in groups of about so many tokens for each device along `data`
 SAVE_EVERY_S = 60
 
 
@@ -65,15 +67,14 @@ def collect_stats(
     asked = dict(corpus=corpus, max_tokens=max_tokens, max_length=max_length, seed=seed)
     made_from = asked | _provenance(model, texts)
     n_done, sums = _resumed(model, resume, made_from, layers)
-    groups = _groups(token_lists)
-    n_tokens = sum(sum(map(len, group)) for group in groups[:n_done])
+    n_tokens, n_data = sum(map(len, token_lists[:n_done])), model.mesh.shape["data"]
     saved_at = time.monotonic()
     try:
-        for group in groups[n_done:]:
+        for group in _groups(token_lists[n_done:], GROUP_TOKENS * n_data):
             on_tokens(n_tokens, total)
-            sums = _sum_group(model, _batches(group, model.mesh.shape["data"]), layers, sums)
-            n_done, n_tokens = n_done + 1, n_tokens + sum(map(len, group))
-            if resume is not None and n_done < len(groups) and agreed(time.monotonic() - saved_at > SAVE_EVERY_S):
+            sums = _sum_group(model, _batches(group, n_data), layers, sums)
+            n_done, n_tokens = n_done + len(group), n_tokens + sum(map(len, group))
+            if resume is not None and n_done < len(token_lists) and agreed(time.monotonic() - saved_at > SAVE_EVERY_S):
                 _save(resume, made_from, layers, n_done, sums)
                 saved_at = time.monotonic()
         on_tokens(n_tokens, total)
@@ -112,16 +113,21 @@ def in_order(texts: list[str], seed: int) -> list[str]:
 
 def _ordered_tokens(
     model: Model, texts: list[str], max_tokens: int | None, max_length: int, seed: int
-) -> tuple[list[list[int]], int]:
-    """The tokens of each text that has any, up to the limits, and how many texts were read for them."""
+) -> tuple[list[np.ndarray], int]:
+    """The tokens of each text that has any, up to the limits, and how many texts were read for them.
+
+    Each process tokenises a share of the texts and gets the others' from them.
+    """
     if isinstance(texts, str) or not texts:
         raise ValueError("second moments need a list of at least one text")
     token_lists, total, n_read = [], 0, 0
-    for text in in_order(texts, seed):
+    ordered, at_once = in_order(texts, seed), TEXTS_AT_ONCE * jax.process_count()
+    lots = (ordered[first : first + at_once] for first in range(0, len(ordered), at_once))
+    cut = lambda share: [tokens[:max_length] for tokens in model.tokenizer.encode_many(share, bos=False)]  # noqa: E731
+    for tokens in itertools.chain.from_iterable(in_shares(lot, cut) for lot in lots):
         n_read += 1
-        tokens = model.tokenizer.encode(text, bos=False)[:max_length]
         tokens = tokens[: None if max_tokens is None else max_tokens - total]
-        if tokens:
+        if len(tokens):
             token_lists.append(tokens)
             total += len(tokens)
         if max_tokens is not None and total >= max_tokens:
@@ -131,16 +137,19 @@ def _ordered_tokens(
     return token_lists, n_read
 
 
-def _groups(token_lists: list[list[int]]) -> list[list[list[int]]]:
-    groups: list[list[list[int]]] = [[]]
+def _groups(token_lists: list[np.ndarray], most: int) -> list[list[np.ndarray]]:
+    groups: list[list[np.ndarray]] = [[]]
+    n_tokens = 0  # of the last
     for tokens in token_lists:
-        if groups[-1] and sum(map(len, groups[-1])) + len(tokens) > GROUP_TOKENS:
+        if groups[-1] and n_tokens + len(tokens) > most:
             groups.append([])
+            n_tokens = 0
         groups[-1].append(tokens)
+        n_tokens += len(tokens)
     return groups
 
 
-def _batches(token_lists: list[list[int]], n_data: int) -> np.ndarray:
+def _batches(token_lists: list[np.ndarray], n_data: int) -> np.ndarray:
     """Tokens, positions and segments [G, 3, B, T] in batches of one shape.
 
     Rows are up to a sixteenth longer than they need be: fewer lengths to compile.
@@ -203,7 +212,7 @@ def _sum_batch(model: Model, token_BT, position_BT, segment_BT, layer_E) -> jax.
 
 
 def _resumed(model: Model, path: Path | None, made_from: dict[str, Any], layers: list[int]) -> tuple[int, Sums]:
-    """How many groups are done, and the sums so far."""
+    """How many texts are done, and the sums so far."""
     from safetensors import SafetensorError, safe_open
 
     shape = (len(layers), model.config.F, model.config.F)
@@ -214,6 +223,7 @@ def _resumed(model: Model, path: Path | None, made_from: dict[str, Any], layers:
     try:
         with safe_open(path, framework="numpy") as file:
             about = json.loads((file.metadata() or {})["part"])
+            n_done = about["n_texts"]
             sums = Sums(put(sharding, file.get_tensor("high")), put(sharding, file.get_tensor("low")))
     except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not an unfinished pass of jaxedit stats ({error}); remove it to begin anew") from error
@@ -222,13 +232,13 @@ def _resumed(model: Model, path: Path | None, made_from: dict[str, Any], layers:
     if differing:
         shown = "; ".join(f"{key}: {about['made_from'].get(key)} there, {now[key]} now" for key in differing)
         raise ValueError(f"{path} is an unfinished pass over something else. {shown}. Remove it to begin anew")
-    return about["n_groups"], sums
+    return n_done, sums
 
 
-def _save(path: Path, made_from: dict[str, Any], layers: list[int], n_groups: int, sums: Sums) -> None:
+def _save(path: Path, made_from: dict[str, Any], layers: list[int], n_texts: int, sums: Sums) -> None:
     from safetensors.numpy import save
 
-    described = json.dumps({"made_from": {**made_from, "layers": layers}, "n_groups": n_groups})
+    described = json.dumps({"made_from": {**made_from, "layers": layers}, "n_texts": n_texts})
     content = save({"high": fetch(sums.high_EMF), "low": fetch(sums.low_EMF)}, {"part": described})
     if jax.process_index() == 0:
         write_whole(path, content)

@@ -30,6 +30,8 @@ def results(directory: Path, mesh: str) -> dict[str, np.ndarray]:
     found = {"ppl": jaxedit.perplexity(model, texts).per_text}
     stats = jaxedit.collect_stats(model, texts, LAYERS)
     found |= {f"moments/{layer}": moment_FF for layer, moment_FF in stats.moments.items()}
+    some = jaxedit.collect_stats(model, texts, LAYERS[:1], max_tokens=sum(map(len, texts)) // 8)
+    found["moments/some"] = some.moments[LAYERS[0]]
     templates, layer = tuple(cases["context_templates"][:4]), LAYERS[0]
     hyper = {**cases["rome"], "layer": layer, "v_num_grad_steps": 4, "context_templates": templates}
     ridge = hyper.pop("mom2_ridge")  # as the reference implementations have it: of so few texts C is nearly singular

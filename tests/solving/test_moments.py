@@ -92,6 +92,14 @@ def test_batches_hold_every_token_once_and_little_else(n_data):
     assert np.sum(segment_GBT > 0) == sum(map(len, token_lists)) > 0.8 * G * B * T
 
 
+@pytest.mark.parametrize("n_data", [1, 64])
+def test_every_device_has_work(n_data):
+    """However many there are, most of what they compute with texts of one length is of a text."""
+    token_lists = [[7] * 1000] * 1100
+    batches = [collect._batches(group, n_data) for group in collect._groups(token_lists, collect.GROUP_TOKENS * n_data)]
+    assert 0.8 * sum(batch_GCBT[:, 0].size for batch_GCBT in batches) < 1_100_000
+
+
 def test_edits_count_but_the_weights_below_them_are_remembered(golden, texts):
     model = golden("llama")
     generator = np.random.default_rng(0)
