@@ -25,6 +25,7 @@ from jaxedit.models.family import Fields, Weights
 from jaxedit.models.layout import read_part, tensor_shape
 from jaxedit.models.tokenizer import Tokenizer, from_directory
 
+ALIGNMENT_BYTES = 64  # what XLA's CPU buffers begin at a multiple of
 STRIP = 64  # rows of a tensor that are transposed together
 
 
@@ -187,16 +188,24 @@ def _read_slice(
     cut: dict[str, tuple[int, int]],
     dtype: jnp.dtype,
 ) -> np.ndarray:
-    """What one device holds of a parameter, its layers read side by side."""
-    held = np.empty([end - first for first, end in cut.values()], dtype)
+    """What one device holds of a parameter, its layers read side by side, a third of them at most."""
+    held = _aligned(tuple(end - first for first, end in cut.values()), dtype)
 
     def fill(layer: int, name: str) -> None:
         read = functools.partial(source.read, name)
         _copy(read_part(read, config, entry, part, cut), held[layer if "L" in cut else ...])
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(max(1, len(names) // 3)) as pool:
         list(pool.map(fill, range(len(names)), names))
     return held
+
+
+def _aligned(shape: tuple[int, ...], dtype: jnp.dtype) -> np.ndarray:
+    """An empty array that begins where a CPU device takes it as it is, without a copy that may outlive the call."""
+    n_bytes = math.prod(shape) * dtype.itemsize
+    raw_Q = np.empty(n_bytes + ALIGNMENT_BYTES, np.uint8)
+    first = -raw_Q.ctypes.data % ALIGNMENT_BYTES
+    return raw_Q[first : first + n_bytes].view(dtype).reshape(shape)
 
 
 def _copy(tensor: np.ndarray, out: np.ndarray) -> None:

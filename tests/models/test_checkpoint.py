@@ -90,6 +90,7 @@ def test_every_parameter_is_filled_from_its_own_tensor(tiny_checkpoint, family):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_loading_holds_little_more_than_what_stays(tiny_checkpoint, dtype):
+    """On a CPU, where slices stay as they are read; other devices copy them, so one more at most is held for them."""
     directory = tiny_checkpoint("llama", hidden_size=64, intermediate_size=2048, num_hidden_layers=12)
     jaxedit.load(str(directory), dtype=dtype)  # what is imported and compiled on the way stays too
     tracemalloc.start()
@@ -99,7 +100,7 @@ def test_loading_holds_little_more_than_what_stays(tiny_checkpoint, dtype):
     finally:
         tracemalloc.stop()
     largest = max(array.nbytes for array in model.base.values())
-    assert largest < peak < stays + 2 * largest
+    assert 3 * largest < peak < stays + largest
 
 
 def test_gpt2_names_without_their_prefix(tiny_checkpoint, copy_of):
