@@ -118,7 +118,8 @@ def in_shares(items: list, work: Callable[[list], list[np.ndarray]]) -> list[np.
         return mine
     from jax.experimental import multihost_utils
 
-    size_I = np.array([*map(len, mine), 0][: -(-len(items) // n)], np.int32)
+    size_I = np.zeros(-(-len(items) // n), np.int32)  # the last processes may have one item less
+    size_I[: len(mine)] = [len(row) for row in mine]
     size_PI = np.asarray(multihost_utils.process_allgather(size_I))
     flat_T = np.zeros(1 << int(size_PI.sum(1).max()).bit_length(), np.int32)  # few lengths, as each is compiled for
     flat_T[: size_I.sum()] = np.concatenate([flat_T[:0], *mine])

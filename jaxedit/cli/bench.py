@@ -89,15 +89,14 @@ def draw(found: dict[str, list[tuple[int, float]]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(7.0, 3.0), layout="constrained")
+    axes[0].set_xscale("log")
     for axis, (name, title) in zip(axes, (("edits", "edits made before"), ("tokens", "tokens")), strict=True):
         count, time_s = zip(*found[name], strict=True)
         axis.plot(count, time_s, "o-", color="0.2", markersize=4)
         axis.set_xlabel(title)
+        axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.set_ylim(0, 1.1 * max(time_s))
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_xscale("log")
-    for axis in axes:
-        axis.xaxis.set_major_formatter("{x:,.0f}")
     axes[0].set_ylabel("seconds an edit")
     axes[1].set_ylabel("seconds a perplexity")
     axes[1].set_xlim(left=0)

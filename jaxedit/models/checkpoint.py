@@ -188,14 +188,14 @@ def _read_slice(
     cut: dict[str, tuple[int, int]],
     dtype: jnp.dtype,
 ) -> np.ndarray:
-    """What one device holds of a parameter, its layers read side by side, a third of them at most."""
+    """What one device holds of a parameter, its layers read side by side."""
     held = _aligned(tuple(end - first for first, end in cut.values()), dtype)
 
     def fill(layer: int, name: str) -> None:
         read = functools.partial(source.read, name)
         _copy(read_part(read, config, entry, part, cut), held[layer if "L" in cut else ...])
 
-    with ThreadPoolExecutor(max(1, len(names) // 3)) as pool:
+    with ThreadPoolExecutor(max(1, len(names) // 3)) as pool:  # more would hold as much again as the slice
         list(pool.map(fill, range(len(names)), names))
     return held
 

@@ -26,11 +26,11 @@ class Tokenizer:
         """Tokens of a text; `bos=None` follows the model's own settings."""
         return self.encode_with_ends(text, bos)[0]
 
-    def encode_many(self, texts: list[str], bos: bool | None = None) -> list[np.ndarray]:
-        """The tokens of each text, int32 [T]; on all cores, and quicker than `encode` on one."""
+    def encode_many(self, texts: list[str], bos: bool | None = None, max_length: int | None = None) -> list[np.ndarray]:
+        """What `encode` gives for each text, cut after max_length tokens, as int32 [T]; on all cores."""
         front = self._front(bos)
         encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(front + encoding.ids, np.int32) for encoding in encodings]
+        return [np.array((front + encoding.ids)[:max_length], np.int32) for encoding in encodings]
 
     def encode_with_ends(self, text: str, bos: bool | None = None) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokens and, for each, the characters (start, end) it stands for; a begin-of-text token has (0, 0)."""

@@ -1,5 +1,6 @@
 """Gathering second moments from texts: one pass for any number of layers, stopping after the last one asked for."""
 
+import functools
 import hashlib
 import itertools
 import json
@@ -123,8 +124,8 @@ def _ordered_tokens(
     token_lists, total, n_read = [], 0, 0
     ordered, at_once = in_order(texts, seed), TEXTS_AT_ONCE * jax.process_count()
     lots = (ordered[first : first + at_once] for first in range(0, len(ordered), at_once))
-    cut = lambda share: [tokens[:max_length] for tokens in model.tokenizer.encode_many(share, bos=False)]  # noqa: E731
-    for tokens in itertools.chain.from_iterable(in_shares(lot, cut) for lot in lots):
+    encode = functools.partial(model.tokenizer.encode_many, bos=False, max_length=max_length)
+    for tokens in itertools.chain.from_iterable(in_shares(lot, encode) for lot in lots):
         n_read += 1
         tokens = tokens[: None if max_tokens is None else max_tokens - total]
         if len(tokens):

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
+import transformers
 
 import jaxedit
 from jaxedit import Probe, Request
@@ -32,8 +34,6 @@ class Torch(NamedTuple):
 
     def log_probs(self, tokens):
         """Of the token after each one, [T, V]."""
-        import torch
-
         with torch.no_grad():
             return torch.log_softmax(self.model(torch.tensor([tokens])).logits[0].double(), -1)
 
@@ -63,8 +63,6 @@ class Torch(NamedTuple):
 @pytest.fixture(scope="module")
 def torch_of(shared):
     """A function: (family, with a begin-of-text token) -> Torch."""
-    transformers = pytest.importorskip("transformers")
-    torch = pytest.importorskip("torch")
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the models are tiny: more threads than free cores would only wait for one another
 

@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+import torch
+import transformers
 from safetensors.numpy import load_file
 
 import jaxedit
@@ -43,8 +45,6 @@ def test_chunks_of_the_vocabulary_that_overlap_count_each_entry_once(golden, sha
 
 @pytest.mark.parametrize("bos", [False, True])
 def test_losses_are_those_of_a_torch_loop(bos, golden, shared, texts):
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     hf = transformers.AutoModelForCausalLM.from_pretrained(shared / "golden/llama", dtype=torch.float32).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(shared / "golden/llama")
     some = texts("llama")[:6]

@@ -82,6 +82,7 @@ def test_vocabulary_and_merges(shared, gpt2):
     assert gpt2.encode("Hello", bos=True) == [50256, 15496]
     assert gpt2.encode_with_ends("Hello", bos=True)[1] == [(0, 0), (0, 5)]
     assert [tokens.tolist() for tokens in gpt2.encode_many(["Hello", ""], bos=True)] == [[50256, 15496], [50256]]
+    assert gpt2.encode_many(["Hello world"], max_length=1)[0].tolist() == [15496]
 
 
 def test_sentencepiece_model(pieces, pieces_directory):

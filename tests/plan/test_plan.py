@@ -41,7 +41,6 @@ def directory(tmp_path_factory):
 
 @pytest.fixture
 def pod():
-    pytest.importorskip("libtpu", reason="the TPU compiler is in the extra `plan`")
     with uncached():
         yield find("v5e:2x4")
 
