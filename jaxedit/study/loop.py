@@ -21,7 +21,17 @@ from jaxedit.metrics.facts import facts, mean_fact
 from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.metrics.perturbation import push_of_all
 from jaxedit.models.model import Model
-from jaxedit.study.measure import PROMPT_TOKENS, Measured, Stopwatch, continued, edit_lot, edit_one, more, perplexity_record
+from jaxedit.study.measure import (
+    PROMPT_TOKENS,
+    Measured,
+    Stopwatch,
+    continued,
+    due_now_and_then,
+    edit_lot,
+    edit_one,
+    measure_now_and_then,
+    perplexity_record,
+)
 from jaxedit.study.retention import look_again
 from jaxedit.study.setting import Setting, set_up
 
@@ -204,14 +214,19 @@ def _step(setting: Setting, progress: Progress, number: int, measured: Measured 
             record | {"error": f"held back: predicted perturbation {predicted:.3g}", "held": True, "time_s": {}},
             None,
         )
-    edited, state = progress.model, progress.state
-    if measured is None:
+    state = progress.state
+    if measured is not None:
+        edited = None  # written out only where something is due that needs it
+    else:
         watch = Stopwatch()
         try:
             measured, edited, state = edit_one(setting, progress.model, state, number, watch)
         except ValueError as error:  # this request cannot be edited or measured; the study goes on without it
             return progress, record | {"error": str(error), "time_s": watch.read()}, None
     after, edit = measured.after, measured.edit
+    due = due_now_and_then(setting, number)
+    if edited is None and (due or not setting.single):
+        edited = apply(progress.model, edit)
     guard = setting.guard.trips(after, progress.base, edit.norm)
     kept = not setting.single and (not guard or setting.guard.action == "record")
     record |= {
@@ -226,9 +241,9 @@ def _step(setting: Setting, progress: Progress, number: int, measured: Measured 
         "editor": measured.info,
         "edit_norm": edit.norm,
         "relative_norm": edit.norm / setting.weight_norm,
-        **more(setting, edited, edit, number),
+        **({} if edited is None else measure_now_and_then(setting, edited, number, due)),
         "relative_perturbation": measured.push,
-        **({} if setting.single else {"relative_perturbation_of_all": push_of_all(setting.probes, edited)}),
+        **({} if setting.single or edited is None else {"relative_perturbation_of_all": push_of_all(setting.probes, edited)}),
         "time_s": measured.time_s,
     }
-    return (Progress(edited, state, progress.base) if kept else progress), record, edit
+    return (Progress(edited, state, progress.base) if kept and edited is not None else progress), record, edit

@@ -144,16 +144,20 @@ def _regular(setting: Setting, number: int) -> bool:
     return number % setting.perplexity_every == 0 or number == len(setting.batches)
 
 
-def more(setting: Setting, model: Model, edit: Edit, number: int) -> dict[str, Any]:
-    """What is measured of a model with an edit now and then; the model itself lacks it where edits are single ones."""
-    batch, found = setting.batches[number - 1], {}
-    due = [name for name, n in (("kl", setting.divergence_every), ("ge", setting.fluency_every)) if n and number % n == 0]
-    due += ["prompts"] if setting.prompts and _regular(setting, number) else []
-    edited = apply(model, edit) if due and setting.single else model
+def due_now_and_then(setting: Setting, number: int) -> list[str]:
+    """What is measured after this step besides facts and perplexity: "kl", "fluency", "prompts"."""
+    every = {"kl": setting.divergence_every, "fluency": setting.fluency_every}
+    due = [name for name, n in every.items() if n and number % n == 0]
+    return due + (["prompts"] if setting.prompts and _regular(setting, number) else [])
+
+
+def measure_now_and_then(setting: Setting, edited: Model, number: int, due: list[str]) -> dict[str, Any]:
+    """Measures what is due of the model that has the step's edit."""
+    found: dict[str, Any] = {}
     if "kl" in due:
         found["divergence_nats"] = divergence(edited, setting.unedited, setting.texts)
-    if "ge" in due:
-        found |= _spoken(setting, edited, batch)
+    if "fluency" in due:
+        found |= _spoken(setting, edited, setting.batches[number - 1])
     if "prompts" in due:
         found["continuations"] = continued(edited, setting.prompts, PROMPT_TOKENS)
     return found

@@ -41,10 +41,11 @@ def folder(tmp_path_factory):
 def run(shared, folder):
     """A function: **keys -> the folder of a study."""
 
-    def make(name, **keys):
-        config = default_config("rome", layer=3, v_num_grad_steps=4, context_templates=("{}", "I am. {}"))
+    def make(name, method="rome", hyper=None, **keys):
+        hyper = hyper or dict(layer=3, context_templates=("{}", "I am. {}"))
+        config = default_config(method, v_num_grad_steps=4, **hyper)
         places = dict(facts=str(folder / "facts.json"), texts=str(folder / "texts.json"))
-        config.update(model=str(shared / "golden" / "gpt2"), guard=dict(action="record"), **places, **keys)
+        config.update(model=str(shared / "golden" / "gpt2"), guard=dict(action="record"), **{**places, **keys})
         return study(config, folder / name)
 
     return make
@@ -101,14 +102,36 @@ def test_the_heat_map(studied, tmp_path):
     assert "![P(new) of each fact as more are written](retention.png)" in report(studied).read_text(encoding="utf-8")
 
 
-def test_single_edits_are_each_measured_by_themselves(run, golden):
-    folder = run("single", mode="single", **EVERY)
-    steps = read_journal(folder).steps[1:]
+@pytest.mark.parametrize(
+    ("method", "at_once", "unusable"),
+    [("rome", 16, False), ("rome", 1, False), ("rome", 16, True), ("memit", 16, False)],
+)
+def test_single_edits_are_each_measured_with_their_own_edit_once(run, folder, golden, method, at_once, unusable):
+    """Made in a batch, one by one, or one by one since a fact of the batch cannot be edited: the same measurements."""
+    asked = [*FACTS, {**FACTS[0], "subject": "Bob and " * 200 + "Ann"}] if unusable else FACTS
+    path = folder / f"asked-{len(asked)}.json"
+    path.write_text(json.dumps(asked), encoding="utf-8")
+    hyper = dict(layers=(2, 3), mom2_adjustment=False, context_templates=(("{}",), ("I am. {}",))) if method == "memit" else {}
+    name = f"single-{method}-{at_once}-{unusable}"
+    keys = dict(facts=str(path), edits_at_once=at_once, prompts=PROMPTS, references=str(folder))
+    steps = read_journal(run(name, method, hyper, mode="single", **keys, **EVERY)).steps[1:]
     assert not any("retention" in step.record for step in steps)
-    edited = jaxedit.apply(golden("gpt2"), read_edit(steps[2].arrays))
-    wanted = divergence(edited, golden("gpt2"), prepare(golden("gpt2"), TEXTS))
-    assert steps[2].record["divergence_nats"] == pytest.approx(wanted, rel=1e-4)
-    assert not (folder / "retention.png").exists()
+    assert [("lot" in step.record) for step in steps[:4]] == [method == "rome" and at_once > 1 and not unusable] * 4
+    assert ["divergence_nats" in step.record for step in steps[:4]] == [False, False, True, False]
+    assert ["fluency_bits" in step.record for step in steps[:4]] == [False, True, False, True]
+    unedited = golden("gpt2")
+    texts = prepare(unedited, TEXTS)
+    third, second = (jaxedit.apply(unedited, read_edit(steps[i].arrays)) for i in (2, 1))
+    assert steps[2].record["divergence_nats"] == pytest.approx(divergence(third, unedited, texts), rel=1e-4)
+    spoken = speak(second, ["Bob is", "Bob likes"])
+    assert steps[1].record["fluency_bits"] == pytest.approx(fluency(spoken), rel=1e-6)
+    bob = jaxedit.Request("{} lives in", "Bob", "Paris", relation="P551", target_id="Q90")
+    wanted = consistency(read_references(str(folder)), bob, spoken)
+    assert steps[1].record["consistency"] == pytest.approx(wanted, rel=1e-6)
+    for step in steps[:4]:
+        edited = jaxedit.apply(unedited, read_edit(step.arrays))
+        said = [prompt + text for prompt, text in zip(PROMPTS, step.record["continuations"], strict=True)]
+        assert said == jaxedit.generate(edited, list(PROMPTS))
 
 
 def test_what_cannot_be_meant(run):
