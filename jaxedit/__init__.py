@@ -8,8 +8,8 @@ from jaxedit.models.generate import generate
 from jaxedit.models.layers import logits
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
-from jaxedit.solving.collect import collect_stats
-from jaxedit.solving.moments import Stats
+from jaxedit.stats.collect import collect_stats
+from jaxedit.stats.second_moments import Stats
 
 __version__ = "0.1.0"
 

@@ -23,11 +23,11 @@ from jaxedit.metrics.perplexity import perplexity, perplexity_each, prepare
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.load import load
 from jaxedit.models.model import Model, with_slots
-from jaxedit.solving.collect import collect_stats
-from jaxedit.solving.observe import ask, keys
+from jaxedit.solving.keys import ask, keys
+from jaxedit.solving.prompts import tokenise
 from jaxedit.solving.rank_one import RankOneState
-from jaxedit.solving.rows import tokenise
 from jaxedit.solving.solve import solve
+from jaxedit.stats.collect import collect_stats
 
 WEIGHT = "mlp/w_down"
 LOT = 8  # single edits made together

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import jaxedit
 from jaxedit.bench import Phase, Setup, attention_flops, bench, growth, layer_flops, scoring_flops, target_flops
-from jaxedit.cli import bench as command
 from jaxedit.cli import run
+from jaxedit.reports import figures_of_models
 
 TEMPLATES = ("{}", "I am. {}")
 NAMES = ["load", "compile", "target", "solve", "apply", "perplexity", "perplexity, all layers", "stats", "keys", "sweep"]
@@ -98,7 +98,7 @@ def test_growth(setup, tmp_path):
     assert [count for count, _ in found["edits"]] == [1, 5]
     tokens = [count for count, _ in found["tokens"]]
     assert [n / tokens[0] for n in tokens] == [1, 2, 4, 8]
-    command.draw(found, tmp_path / "growth.png")
+    figures_of_models.draw_scaling(found, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 5_000
 
 

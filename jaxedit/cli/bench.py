@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, model_flags, print_json
+from jaxedit.cli._flags import FLAGS, json_flag, model_flags
+from jaxedit.cli._output import print_json
+from jaxedit.reports.figures_of_models import draw_scaling
 
 if TYPE_CHECKING:
     from jaxedit.bench import Phase, Setup
@@ -37,7 +39,7 @@ def main() -> None:
     setup = read_setup()
     if FLAGS.growth:
         found = growth(setup)
-        draw(found, Path(FLAGS.growth))
+        draw_scaling(found, Path(FLAGS.growth))
         if FLAGS.json:
             print_json(found)
             return
@@ -79,27 +81,3 @@ def show(phase: "Phase") -> None:
     """A phase in one line."""
     share = "" if phase.share is None else f"{100 * phase.share:4.0f} % of the matmul rate"
     print(f"{phase.name:22s}{phase.time_s:9.4f} s  {share:28s}{phase.peak_bytes / 1e9:6.2f} GB  {phase.about}", flush=True)
-
-
-def draw(found: dict[str, list[tuple[int, float]]], path: Path) -> None:
-    """The two curves as one figure."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(7.0, 3.0), layout="constrained")
-    axes[0].set_xscale("log")
-    for axis, (name, title) in zip(axes, (("edits", "edits made before"), ("tokens", "tokens")), strict=True):
-        count, time_s = zip(*found[name], strict=True)
-        axis.plot(count, time_s, "o-", color="0.2", markersize=4)
-        axis.set_xlabel(title)
-        axis.xaxis.set_major_formatter("{x:,.0f}")
-        axis.set_ylim(0, 1.1 * max(time_s))
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("seconds an edit")
-    axes[1].set_ylabel("seconds a perplexity")
-    axes[1].set_xlim(left=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=200)
-    pyplot.close(figure)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, print_json, process_flags, reference_flag, show_table
-from jaxedit.cli.study import StepBar
+from jaxedit.cli._flags import FLAGS, json_flag, process_flags, reference_flag
+from jaxedit.cli._output import StepBar, print_json, show_table
 
 
 def define_flags() -> None:
@@ -30,11 +30,12 @@ def define_flags() -> None:
 
 def main() -> None:
     """Runs the studies and shows the comparison."""
-    from jaxedit.study.compare import header, read_outcomes, row, write
+    from jaxedit.distributed import own_folder
+    from jaxedit.reports.comparison import header, row, write
+    from jaxedit.reports.curves import read_curves
+    from jaxedit.reports.outcomes import read_outcomes
     from jaxedit.study.config import read_config, read_variants
     from jaxedit.study.loop import study
-    from jaxedit.study.mirror import own_folder
-    from jaxedit.study.reference import read_curves
 
     if not FLAGS.config:
         raise ValueError("--config is missing, e.g. --config=configs/sequential.py")

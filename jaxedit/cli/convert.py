@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, load_model, model_flags
+from jaxedit.cli._flags import FLAGS, load_model, model_flags
 
 
 def define_flags() -> None:
@@ -21,8 +21,8 @@ def define_flags() -> None:
 
 def main() -> None:
     """Loads, writes and says where."""
-    from jaxedit.models.converted import convert
     from jaxedit.models.load import locate
+    from jaxedit.models.orbax import convert
 
     if not FLAGS.out:
         raise ValueError("--out is missing, e.g. --out=llama-2-7b")

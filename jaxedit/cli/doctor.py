@@ -8,7 +8,8 @@ import os
 import sys
 from typing import Any
 
-from jaxedit.cli import FLAGS, json_flag, print_json
+from jaxedit.cli._flags import FLAGS, json_flag
+from jaxedit.cli._output import print_json
 
 PACKAGES = ("jaxedit", "jax", "jaxlib", "flax", "optax", "transformers", "tokenizers", "safetensors", "gguf", "numpy")
 NEEDED_GB = 3.0

@@ -12,7 +12,9 @@ from typing import Any
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, is_first, json_flag, layer_numbers, load_model, model_flags, print_json
+from jaxedit.cli._flags import FLAGS, json_flag, layer_numbers, load_model, model_flags
+from jaxedit.cli._output import print_json
+from jaxedit.distributed import is_first
 
 
 def define_flags() -> None:
@@ -74,7 +76,7 @@ def hyper(text: str) -> tuple[str, Any]:
 
 def save(path: Path, edit: Any) -> None:
     """Writes an edit as a journal's step does."""
-    from jaxedit.edits.journal import file_of, pack_edit
+    from jaxedit.edits.serialise import file_of, pack_edit
 
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(file_of(*pack_edit(edit)))
@@ -85,7 +87,7 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jaxedit.study.words import number
+    from jaxedit.reports.formatting import format_number
 
     console = Console(markup=False, emoji=False)  # facts and continuations may hold brackets
     console.print(f"{result['request']} with {result['method']} in {result['model']}\n", highlight=False)
@@ -94,9 +96,11 @@ def show(result: dict[str, Any]) -> None:
     for title in ("before", "after"):
         table.add_column(title, overflow="fold")
     before, after = result["before"], result["after"]
-    table.add_row("perplexity", number(before["perplexity"]), number(after["perplexity"]))
-    table.add_row("P(new)", number(before["probability_new"]), number(after["probability_new"]))
+    table.add_row("perplexity", format_number(before["perplexity"]), format_number(after["perplexity"]))
+    table.add_row("P(new)", format_number(before["probability_new"]), format_number(after["probability_new"]))
     table.add_row("greedy is new", *("yes" if x["greedy_new"] else "no" for x in (before, after)))
     table.add_row("says", before["says"], after["says"])
     console.print(table, highlight=False)
-    console.print("\n" + ", ".join(f"{name} {number(value)}" for name, value in result["editor"].items()), highlight=False)
+    console.print(
+        "\n" + ", ".join(f"{name} {format_number(value)}" for name, value in result["editor"].items()), highlight=False
+    )

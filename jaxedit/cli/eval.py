@@ -12,7 +12,8 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, layer_numbers, load_model, model_flags, print_json, show_table
+from jaxedit.cli._flags import FLAGS, json_flag, layer_numbers, load_model, model_flags
+from jaxedit.cli._output import print_json, show_table
 
 
 def define_flags() -> None:
@@ -30,7 +31,7 @@ def define_flags() -> None:
 def main() -> None:
     """Evaluates."""
     from jaxedit.metrics.downstream import downstream
-    from jaxedit.study.edited import edited_model
+    from jaxedit.study.replay import edited_model
 
     if not FLAGS.workdir and (FLAGS.edits or FLAGS.after is not None):
         raise ValueError("--edits and --after are a study's: give its --workdir")

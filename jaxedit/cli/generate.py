@@ -6,7 +6,8 @@ jaxedit generate --prompt="Once" --prompt="Then" --top_k=5 --seed=1 --max_new_to
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, load_model, model_flags, print_json
+from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags
+from jaxedit.cli._output import print_json
 
 
 def define_flags() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag
+from jaxedit.cli._flags import FLAGS, json_flag
 
 
 def define_flags() -> None:
@@ -22,9 +22,9 @@ def define_flags() -> None:
 
 def main() -> None:
     """Merges, then reports."""
-    from jaxedit.cli.report import show
+    from jaxedit.cli._output import show_report
     from jaxedit.study.merge import merge
 
     if not FLAGS.workdir:
         raise ValueError("--workdir is missing, e.g. --workdir=runs/single_edits")
-    show(merge(Path(FLAGS.workdir)), FLAGS.json)
+    show_report(merge(Path(FLAGS.workdir)), FLAGS.json)

@@ -13,7 +13,8 @@ from typing import Any
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, layer_numbers, print_json
+from jaxedit.cli._flags import FLAGS, json_flag, layer_numbers
+from jaxedit.cli._output import print_json
 
 
 def define_flags() -> None:

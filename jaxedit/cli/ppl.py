@@ -6,7 +6,8 @@ jaxedit ppl --model=gpt2-xl-directory --texts=ME-PPL_50.json --json
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, load_model, model_flags, print_json
+from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags
+from jaxedit.cli._output import print_json
 
 
 def define_flags() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jaxedit.cli import FLAGS, is_first, json_flag, print_json, process_flags, show_table
+from jaxedit.cli._flags import FLAGS, json_flag, process_flags
+from jaxedit.cli._output import print_json, show_table
+from jaxedit.distributed import is_first
 from jaxedit.study.config import built_in_config
 
 
@@ -31,8 +33,8 @@ def define_flags() -> None:
 def main() -> None:
     """Ranks, writes and shows."""
     from jaxedit.datasets import read_requests
-    from jaxedit.study.screen import hard_and_normal, screen, write_facts
-    from jaxedit.study.setting import set_up
+    from jaxedit.study.context import set_up
+    from jaxedit.study.screening import hard_and_normal, screen, write_facts
 
     config = FLAGS.config
     limit = FLAGS.limit or config.guard.max_relative_perturbation

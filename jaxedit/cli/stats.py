@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from jaxedit.cli import FLAGS, is_first, json_flag, layer_numbers, load_model, model_flags, print_json
+from jaxedit.cli._flags import FLAGS, json_flag, layer_numbers, load_model, model_flags
+from jaxedit.cli._output import print_json
+from jaxedit.distributed import is_first
 
 TOKENS_PER_WIDTH = 10
 CHECK_TIMES = 4
@@ -47,7 +49,7 @@ def define_flags() -> None:
 def main() -> None:
     """Gathers, writes, prints."""
     from jaxedit.datasets import HUB_PREFIX, read_corpus
-    from jaxedit.solving.npz import write_npz
+    from jaxedit.stats.npz import write_npz
 
     layers = layer_numbers("layers")
     n_texts = FLAGS.texts or (100000 if FLAGS.corpus.startswith(HUB_PREFIX) else None)
@@ -82,8 +84,8 @@ def check(model, texts: list[str], stats, n_tokens: int, part: Path) -> dict[str
     Raises:
       ValueError: where these hold fewer tokens than the second moments are wide.
     """
-    from jaxedit.solving.collect import in_order
-    from jaxedit.solving.moments import compare_stats
+    from jaxedit.stats.collect import in_order
+    from jaxedit.stats.second_moments import compare_stats
 
     n_read = stats.made_from["n_texts_read"]
     others = in_order(texts, FLAGS.seed)[n_read:]
@@ -149,7 +151,7 @@ def show(result: dict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jaxedit.study.words import number
+    from jaxedit.reports.formatting import format_number
 
     console = Console()
     tables = {f"{result['n_tokens']:,} tokens, {result['out']}": result["layers"]}
@@ -168,5 +170,5 @@ def show(result: dict) -> None:
         for name in next(iter(rows.values())):
             table.add_column(name, justify="right")
         for layer, numbers in rows.items():
-            table.add_row(str(layer), *map(number, numbers.values()))
+            table.add_row(str(layer), *map(format_number, numbers.values()))
         console.print(table)

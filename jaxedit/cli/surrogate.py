@@ -12,7 +12,8 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli import FLAGS, json_flag, print_json, show_table
+from jaxedit.cli._flags import FLAGS, json_flag
+from jaxedit.cli._output import print_json, show_table
 
 
 def define_flags() -> None:
@@ -27,7 +28,8 @@ def define_flags() -> None:
 
 def main() -> None:
     """Evaluates, correlates and draws."""
-    from jaxedit.study.surrogate import LEVELS, correlations, draw, surrogate
+    from jaxedit.analyses.surrogate import LEVELS, correlations, surrogate
+    from jaxedit.reports.figures_of_models import draw_surrogate
 
     if not FLAGS.workdir:
         raise ValueError("--workdir is missing: a study of single edits, some of them damaging")
@@ -40,7 +42,7 @@ def main() -> None:
         task_path=Path(FLAGS.task_path) if FLAGS.task_path else None,
         on_model=lambda row: print(f"perplexity {row['perplexity']:,.1f}: evaluated", file=sys.stderr, flush=True),
     )
-    draw(rows, folder / "surrogate")
+    draw_surrogate(rows, folder / "surrogate")
     found = correlations(rows)
     if FLAGS.json:
         print_json({"models": rows, "spearman": [each._asdict() for each in found]})

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxedit.editors import Editor, batch_editor
-from jaxedit.solving.past import null_space
-from jaxedit.solving.spread import Recipe, SpreadHyper
+from jaxedit.editors._base import Editor, batch_editor
+from jaxedit.solving.key_history import null_space
+from jaxedit.solving.multi_layer import Recipe, SpreadHyper
 
 
 @dataclasses.dataclass(frozen=True)

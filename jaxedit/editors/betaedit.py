@@ -17,18 +17,18 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxedit.editors import Editor
+from jaxedit.editors._base import Editor
 from jaxedit.edits.edit import Edit, matrix
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
-from jaxedit.solving import spread
-from jaxedit.solving.moments import Stats
-from jaxedit.solving.past import Past, gram, grow, null_space
+from jaxedit.solving import multi_layer
+from jaxedit.solving.key_history import Past, gram, grow, null_space
 from jaxedit.solving.solve import metric_on, whitener
+from jaxedit.stats.second_moments import Stats
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(spread.SpreadHyper):
+class Hyper(multi_layer.SpreadHyper):
     """BetaEdit's hyper-parameters, as released.
 
     Attributes:
@@ -49,7 +49,7 @@ class Hyper(spread.SpreadHyper):
 class State(NamedTuple):
     """The family's state, C and S of each layer, the devices, the facts so far and those when U was last made."""
 
-    spread: spread.SpreadState
+    spread: multi_layer.SpreadState
     pasts: Mapping[int, Past]
     mesh: Mesh
     n_facts: int = 0
@@ -63,7 +63,7 @@ class State(NamedTuple):
 
 def make(hyper: Hyper) -> Editor:
     """BetaEdit with these hyper-parameters."""
-    recipe = spread.Recipe(
+    recipe = multi_layer.Recipe(
         whiten=lambda moment_FF, layer: whiten(hyper, layer, moment_FF, hyper.lambda1 * np.asarray(moment_FF, np.float64)),
         g=lambda n: 1.0,
         history="before",
@@ -71,15 +71,15 @@ def make(hyper: Hyper) -> Editor:
     return Editor(
         name="betaedit",
         hyper=hyper,
-        slots={spread.WEIGHT: tuple(hyper.layers)},
+        slots={multi_layer.WEIGHT: tuple(hyper.layers)},
         init=functools.partial(init, hyper, recipe),
         edit=functools.partial(edit, hyper, recipe),
         absorb=functools.partial(absorb, hyper),
     )
 
 
-def init(hyper: Hyper, recipe: spread.Recipe, model: Model, stats: Stats | None) -> State:
-    """As `jaxedit.solving.spread.init`; C stays on the host for the renewals.
+def init(hyper: Hyper, recipe: multi_layer.Recipe, model: Model, stats: Stats | None) -> State:
+    """As `jaxedit.solving.multi_layer.init`; C stays on the host for the renewals.
 
     Raises:
       ValueError: also on values of its own hyper-parameters that cannot be meant.
@@ -89,20 +89,20 @@ def init(hyper: Hyper, recipe: spread.Recipe, model: Model, stats: Stats | None)
             f"tau={hyper.tau}, lambda1={hyper.lambda1}, lambda2={hyper.lambda2}, norm_limit={hyper.norm_limit}: expected "
             "tau >= 1, lambda1 >= 0, and the others positive"
         )
-    made = spread.init(hyper, recipe, model, stats)
-    pasts = {layer: Past(moment_FF) for layer, moment_FF in spread.moments(hyper, model, stats).items()}
+    made = multi_layer.init(hyper, recipe, model, stats)
+    pasts = {layer: Past(moment_FF) for layer, moment_FF in multi_layer.moments(hyper, model, stats).items()}
     return State(made, pasts, model.mesh)
 
 
 def edit(
-    hyper: Hyper, recipe: spread.Recipe, model: Model, requests: list[Request], state: State
+    hyper: Hyper, recipe: multi_layer.Recipe, model: Model, requests: list[Request], state: State
 ) -> tuple[Edit, State, dict[str, float]]:
     """One edit of a batch of requests.
 
     Raises:
       ValueError: where a layer's update is over the norm limit.
     """
-    made, remembered, info = spread.edit(hyper, recipe, model, requests, state.spread)
+    made, remembered, info = multi_layer.edit(hyper, recipe, model, requests, state.spread)
     norms = {delta.layer: float(np.linalg.norm(matrix(delta))) / np.sqrt(len(requests)) for delta in made.deltas}
     worst = max(norms, key=norms.__getitem__)
     if not norms[worst] <= hyper.norm_limit:
@@ -115,7 +115,7 @@ def edit(
 
 def absorb(hyper: Hyper, state: State, made: Edit) -> State:
     """The state after an edit whose keys are in its memory."""
-    return _renewed(hyper, state, spread.absorb(state.spread, made), made)
+    return _renewed(hyper, state, multi_layer.absorb(state.spread, made), made)
 
 
 def whiten(hyper: Hyper, layer: int, protected_FF: np.ndarray, m_FF: np.ndarray) -> np.ndarray:
@@ -124,7 +124,7 @@ def whiten(hyper: Hyper, layer: int, protected_FF: np.ndarray, m_FF: np.ndarray)
     return whitener(u_FM.T @ m_FF @ u_FM, ridge=hyper.lambda2) @ u_FM.T.astype(np.float32)
 
 
-def _renewed(hyper: Hyper, state: State, remembered: spread.SpreadState, made: Edit) -> State:
+def _renewed(hyper: Hyper, state: State, remembered: multi_layer.SpreadState, made: Edit) -> State:
     """The state with an edit's keys in S, and U made anew where that is due."""
     keys = {layer: made.memory[f"keys/{layer}"] for layer in hyper.layers}
     pasts = {layer: grow(past, keys[layer]) for layer, past in state.pasts.items()}

@@ -8,7 +8,7 @@ new fact holds behind a prefix and often not without one (section 4 there).
 
 import functools
 
-from jaxedit.editors import Editor
+from jaxedit.editors._base import Editor
 from jaxedit.solving import rank_one
 
 Hyper = rank_one.RankOneHyper

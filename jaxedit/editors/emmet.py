@@ -7,9 +7,9 @@ emmet_lambda, which keeps near-equal keys apart, counts only for more than one f
 
 import dataclasses
 
-from jaxedit.editors import Editor, batch_editor
+from jaxedit.editors._base import Editor, batch_editor
+from jaxedit.solving.multi_layer import Recipe, SpreadHyper
 from jaxedit.solving.solve import whitener
-from jaxedit.solving.spread import Recipe, SpreadHyper
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,9 @@ C, whatever was edited before; `memit-sequential` remembers.
 
 import dataclasses
 
-from jaxedit.editors import Editor, batch_editor
+from jaxedit.editors._base import Editor, batch_editor
+from jaxedit.solving.multi_layer import Recipe, SpreadHyper
 from jaxedit.solving.solve import whitener
-from jaxedit.solving.spread import Recipe, SpreadHyper
 
 
 @dataclasses.dataclass(frozen=True)

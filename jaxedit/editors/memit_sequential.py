@@ -7,9 +7,9 @@ The keys K_p of earlier edits, as they were before their own write, are kept fro
 
 import dataclasses
 
-from jaxedit.editors import Editor, batch_editor
+from jaxedit.editors._base import Editor, batch_editor
+from jaxedit.solving.multi_layer import Recipe, SpreadHyper
 from jaxedit.solving.solve import whitener
-from jaxedit.solving.spread import Recipe, SpreadHyper
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,22 +16,22 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxedit.editors import Editor
+from jaxedit.editors._base import Editor
 from jaxedit.edits.edit import Dense, Edit, LowRank, make_edit, matrix, unedited
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, with_slots
-from jaxedit.solving import spread
-from jaxedit.solving.kept import find
-from jaxedit.solving.moments import Stats
-from jaxedit.solving.observe import ask, values
-from jaxedit.solving.past import Past, gram, grow
+from jaxedit.solving import multi_layer
+from jaxedit.solving.key_history import Past, gram, grow
+from jaxedit.solving.keys import ask, values
 from jaxedit.solving.solve import Metric, metric_on, whitener
+from jaxedit.solving.value_cache import find
+from jaxedit.stats.second_moments import Stats
 
-RECIPE = spread.Recipe(whiten=lambda moment_FF, layer: whitener(moment_FF), g=lambda n: 1.0, history="after")
+RECIPE = multi_layer.Recipe(whiten=lambda moment_FF, layer: whitener(moment_FF), g=lambda n: 1.0, history="after")
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(spread.SpreadHyper):
+class Hyper(multi_layer.SpreadHyper):
     """NSE's hyper-parameters, as released for GPT-J: `mom2_update_weight` is lambda.
 
     Attributes:
@@ -61,7 +61,7 @@ def make(hyper: Hyper) -> Editor:
     return Editor(
         name="nse",
         hyper=hyper,
-        slots={spread.WEIGHT: tuple(hyper.layers)},
+        slots={multi_layer.WEIGHT: tuple(hyper.layers)},
         init=functools.partial(init, hyper),
         edit=functools.partial(edit, hyper),
         absorb=absorb,
@@ -74,15 +74,15 @@ def init(hyper: Hyper, model: Model, stats: Stats | None) -> State:
     Raises:
       ValueError: on values that cannot be meant, or missing stats.
     """
-    spread.check(hyper, model)
+    multi_layer.check(hyper, model)
     if not (0 < hyper.neuron_threshold <= 1 and 0 <= hyper.alpha < hyper.upper_bound and hyper.max_iterations >= 2):
         raise ValueError(
             f"neuron_threshold={hyper.neuron_threshold}, alpha={hyper.alpha}, upper_bound={hyper.upper_bound}, "
             f"max_iterations={hyper.max_iterations}: expected a share in (0, 1], 0 <= alpha < upper_bound, and at least 2 "
             "iterations (the last one only looks)"
         )
-    moments = spread.moments(hyper, model, stats)
-    return State(spread.templates(hyper, model), {layer: Past(moment_FF) for layer, moment_FF in moments.items()})
+    moments = multi_layer.moments(hyper, model, stats)
+    return State(multi_layer.templates(hyper, model), {layer: Past(moment_FF) for layer, moment_FF in moments.items()})
 
 
 def edit(hyper: Hyper, model: Model, requests: list[Request], state: State) -> tuple[Edit, State, dict[str, float]]:
@@ -92,12 +92,12 @@ def edit(hyper: Hyper, model: Model, requests: list[Request], state: State) -> t
       ValueError: where no request's z is between alpha and upper_bound away, so that there is nothing to write.
     """
     groups, z_layer = state.context_templates, hyper.layers[-1]
-    working = with_slots(model, spread.WEIGHT, tuple(hyper.layers))
+    working = with_slots(model, multi_layer.WEIGHT, tuple(hyper.layers))
     questions = ask(working, requests, groups, hyper.key_pooling, hyper.fact_token)
     found = find(hyper, unedited(working), requests, sum(groups, ()), z_layer, residual=True)
     z_ND = found.init_ND + found.delta_ND
     held_ND = values(working, questions, z_layer)
-    passes: list[spread.Written] = []
+    passes: list[multi_layer.Written] = []
     for _ in range(hyper.max_iterations - 1):
         distance_N = np.linalg.norm(z_ND - held_ND, axis=1)
         due = np.flatnonzero((distance_N > hyper.alpha) & (distance_N < hyper.upper_bound))
@@ -105,7 +105,7 @@ def edit(hyper: Hyper, model: Model, requests: list[Request], state: State) -> t
             break
         asked = ask(working, [requests[n] for n in due], groups, hyper.key_pooling, hyper.fact_token)
         metric_of = functools.partial(metric, hyper, model.mesh, state)
-        passes.append(spread.write(hyper, RECIPE, working, asked, z_ND[due], metric_of))
+        passes.append(multi_layer.write(hyper, RECIPE, working, asked, z_ND[due], metric_of))
         working = passes[-1].model
         held_ND = values(working, questions, z_layer)
     if not passes:
@@ -114,8 +114,8 @@ def edit(hyper: Hyper, model: Model, requests: list[Request], state: State) -> t
             f"alpha={hyper.alpha:g} and upper_bound={hyper.upper_bound:g}: nothing to write; set these for this model's norms"
         )
     deltas = [_merged(of_layer) for of_layer in zip(*(written.deltas for written in passes), strict=True)]
-    made = make_edit(model, deltas, spread.remembered(hyper, RECIPE, passes[-1], questions))
-    info = spread.info(found, deltas, max(written.residual for written in passes), z_ND, held_ND)
+    made = make_edit(model, deltas, multi_layer.remembered(hyper, RECIPE, passes[-1], questions))
+    info = multi_layer.info(found, deltas, max(written.residual for written in passes), z_ND, held_ND)
     return made, absorb(state, made), {**info, "n_passes": len(passes), "z_distance": float(distance_N.max())}
 
 

@@ -4,15 +4,15 @@
 
 z is the MLP's output with a vector added that is optimised together with one for the attention's output, which then is not
 used: what the attention has to say is not pressed into the MLP's weights. As released the target's term weighs a tenth once
-the target is the most likely in every template (`jaxedit.solving.target`), and "layers still to write" counts this one.
+the target is the most likely in every template (`jaxedit.solving.value`), and "layers still to write" counts this one.
 """
 
 import dataclasses
 import math
 
-from jaxedit.editors import Editor, batch_editor
+from jaxedit.editors._base import Editor, batch_editor
+from jaxedit.solving.multi_layer import Recipe, SpreadHyper
 from jaxedit.solving.solve import whitener
-from jaxedit.solving.spread import Recipe, SpreadHyper
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ nearly vanishes (arXiv 2406.11263, section 3). `c-rome` is the consistent form.
 import dataclasses
 import functools
 
-from jaxedit.editors import Editor
+from jaxedit.editors._base import Editor
 from jaxedit.solving import rank_one
 
 

@@ -1,0 +1,1 @@
+"""Requests and edits as values."""

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxedit.mesh import fetch, place
-from jaxedit.models.arithmetic import PRECISION, Overlay, RowEdits
 from jaxedit.models.model import Companion, Model, anchored, with_slots
+from jaxedit.models.ops import PRECISION, Overlay, RowEdits
 
 Array = np.ndarray | jax.Array
 

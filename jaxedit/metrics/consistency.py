@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.datasets import fetched, is_address
 from jaxedit.edits.request import Request
+from jaxedit.files import fetched, is_address
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer

@@ -20,7 +20,8 @@ import numpy as np
 from jaxedit.edits.edit import Edit, in_rows
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
-from jaxedit.models.score import pack, score
+from jaxedit.models.packing import pack
+from jaxedit.models.score import score
 from jaxedit.models.tokenizer import first_token_after
 
 Pair = tuple[str, str]

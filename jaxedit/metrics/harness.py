@@ -14,7 +14,8 @@ from lm_eval.api.model import TemplateLM
 
 from jaxedit.models.generate import continue_tokens
 from jaxedit.models.model import Model
-from jaxedit.models.score import pack, score
+from jaxedit.models.packing import pack
+from jaxedit.models.score import score
 
 MAX_NEW_TOKENS = 256  # where a task does not say how many
 FIRST_TOKENS = 16  # what is generated at first: most answers end early; then four times as many

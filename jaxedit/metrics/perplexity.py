@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxedit.edits.edit import Edit, in_rows
 from jaxedit.models.model import Model
-from jaxedit.models.score import BATCH_TOKENS, Begun, Packed, begin, pack, repeat, score
+from jaxedit.models.packing import BATCH_TOKENS, Packed, pack
+from jaxedit.models.score import Begun, begin, repeat, score
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,9 @@ import numpy as np
 
 from jaxedit.edits.edit import Dense, Edit, LowRank
 from jaxedit.mesh import everywhere
-from jaxedit.models.arithmetic import PRECISION
 from jaxedit.models.layers import causal, run_layer, start
 from jaxedit.models.model import Model
+from jaxedit.models.ops import PRECISION
 from jaxedit.models.score import Begun, arrays_of
 
 WEIGHT = "mlp/w_down"

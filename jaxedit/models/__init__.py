@@ -1,0 +1,1 @@
+"""Language models: one Flax decoder, its families, their checkpoints."""

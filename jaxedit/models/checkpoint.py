@@ -19,11 +19,11 @@ from jaxedit import axes
 from jaxedit.mesh import parameter_sharding
 from jaxedit.models import family as families
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.converted import is_converted
 from jaxedit.models.decoder import parameter_shapes
 from jaxedit.models.family import Fields, Weights
-from jaxedit.models.layout import read_part, tensor_shape
+from jaxedit.models.orbax import is_converted
 from jaxedit.models.tokenizer import Tokenizer, from_directory
+from jaxedit.models.weight_layout import read_part, tensor_shape
 
 ALIGNMENT_BYTES = 64  # what XLA's CPU buffers begin at a multiple of
 STRIP = 64  # rows of a tensor that are transposed together

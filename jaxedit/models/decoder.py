@@ -15,8 +15,8 @@ from flax import nnx
 from jax import lax
 
 from jaxedit import axes
-from jaxedit.models.arithmetic import PRECISION, Overlay, activate, add_overlay, layer_norm, project, root_mean_square
 from jaxedit.models.config import DecoderConfig
+from jaxedit.models.ops import PRECISION, Overlay, activate, add_overlay, layer_norm, project, root_mean_square
 from jaxedit.models.rope import rotate
 
 

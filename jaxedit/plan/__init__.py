@@ -1,0 +1,1 @@
+"""A study compiled ahead of time for devices that are not there."""

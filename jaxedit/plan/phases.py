@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxedit.models import score
+from jaxedit.models import packing, score
 from jaxedit.models.model import Model
 from jaxedit.plan.count import Given
 from jaxedit.plan.models import activation, device_bytes, parameter
-from jaxedit.solving import collect, observe, target
+from jaxedit.solving import keys, value
 from jaxedit.solving import solve as solving
-from jaxedit.solving.rows import PREFIX_STEP, Rows, Shape
+from jaxedit.solving.prompts import PREFIX_STEP, Rows, Shape
 from jaxedit.solving.solve import Metric
+from jaxedit.stats import collect
 
 # Lengths as those of CounterFact with sampled templates of ten tokens, padded as the library pads.
 SHARED_TOKENS = 2 * PREFIX_STEP  # what a template begins with
@@ -65,25 +66,25 @@ def whole_perplexity(model: Model, work: Work, call: Call) -> None:
     call(score._score_batch, model, *rows, None, 0, given=given)
 
 
-def keys(model: Model, work: Work, call: Call) -> None:
+def key_phase(model: Model, work: Work, call: Call) -> None:
     """Keys of all requests in all templates and bare, at the highest edited layer."""
     layer, C, mesh = work.layers[-1], work.templates + 1, model.mesh
     n_edited = len(work.layers)
     shared_CP = activation(mesh, "__", (C, SHARED_TOKENS))
-    cache = call(observe._begin, model, shared_CP, jnp.int32(layer), given=Given(layer + 1, n_edited / (layer + 1)))
+    cache = call(keys._begin, model, shared_CP, jnp.int32(layer), given=Given(layer + 1, n_edited / (layer + 1)))
     n_batches, B, T = _question_rows(model, work)
     rows = _text_rows(model, B, T)
     place_Q2 = jax.ShapeDtypeStruct((-(-C * work.requests // n_batches), 2), jnp.int32)
     n_shared_C, template_B = activation(mesh, "_", (C,)), activation(mesh, "B", (B,))
     arguments = model, cache, n_shared_C, *rows, template_B, place_Q2, jnp.int32(layer), "key"
-    call(observe._observe, *arguments, given=Given(layer, (n_edited - 1) / max(1, layer)), times=n_batches)
+    call(keys._observe, *arguments, given=Given(layer, (n_edited - 1) / max(1, layer)), times=n_batches)
 
 
-def value(model: Model, work: Work, call: Call) -> None:
+def value_phase(model: Model, work: Work, call: Call) -> None:
     """MEMIT's values of all requests, at the highest edited layer."""
     layer, mesh, R = work.layers[-1], model.mesh, work.templates
     n_parts, n = _target_parts(model, work)
-    B = score.round_up(n * (R + 1), mesh.shape["data"])
+    B = packing.round_up(n * (R + 1), mesh.shape["data"])
     letters = {"token_BT": "BT", "subject_B": "B", "request_B": "B"}
     sizes = {"B": (B,), "N": (n,), "Q": (n * R * TARGET.n_read,), "BT": (B, TARGET.prefix + TARGET.suffix)}
     shapes = {name: sizes[name.rsplit("_", 1)[1]] for name in Rows._fields}
@@ -93,10 +94,10 @@ def value(model: Model, work: Work, call: Call) -> None:
             for name, shape in shapes.items()
         }
     )
-    numbers = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in target.NUMBERS}
-    kind = target.Kind(residual=True, attention=False, argmax_passes=0, ease_at_argmax=False)
+    numbers = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in value.NUMBERS}
+    kind = value.Kind(residual=True, attention=False, argmax_passes=0, ease_at_argmax=False)
     given = Given(work.steps - 1, len(work.layers) / model.config.L)
-    call(target._optimise, model, rows, layer, numbers, TARGET, n, kind, given=given, times=n_parts)
+    call(value._optimise, model, rows, layer, numbers, TARGET, n, kind, given=given, times=n_parts)
 
 
 def moments(model: Model, work: Work, call: Call) -> None:
@@ -127,7 +128,7 @@ def load(model: Model, work: Work, call: Call) -> None:
 
 def moment_length(model: Model) -> int:
     """The rows that second moments are gathered from: the model's positions, up to one batch."""
-    return min(model.config.P, score.BATCH_TOKENS)
+    return min(model.config.P, packing.BATCH_TOKENS)
 
 
 def _weights(model: Model, work: Work) -> int:
@@ -153,10 +154,10 @@ def _of_texts(length: Callable[[Model, Work], int]) -> Callable[[Model, Work], s
 
 PHASES = (
     Phase("load", load, _weights, lambda model, work: "the stored weights"),
-    Phase("keys", keys, whitener_bytes, lambda model, work: f"{work.requests} requests in {work.templates} templates"),
+    Phase("keys", key_phase, whitener_bytes, lambda model, work: f"{work.requests} requests in {work.templates} templates"),
     Phase(
         "target",
-        value,
+        value_phase,
         whitener_bytes,
         lambda model, work: f"{work.requests} requests in {work.templates} templates, {work.steps} steps",
     ),
@@ -173,21 +174,21 @@ def _text_rows(model: Model, B: int, T: int) -> list[Any]:
 
 
 def _n_rows(model: Model, length: int) -> int:
-    return model.mesh.shape["data"] * max(1, score.BATCH_TOKENS // length)
+    return model.mesh.shape["data"] * max(1, packing.BATCH_TOKENS // length)
 
 
 def _question_rows(model: Model, work: Work) -> tuple[int, int, int]:
     """Batches, rows and their tokens, as `observe._pack` makes them of questions of one length."""
     n_data = model.mesh.shape["data"]
-    T = observe.ROW_TOKENS if work.requests >= observe.MANY else QUESTION_TOKENS
+    T = keys.ROW_TOKENS if work.requests >= keys.MANY else QUESTION_TOKENS
     n_rows = (work.templates + 1) * -(-work.requests // (T // QUESTION_TOKENS))
-    n_batches = -(-n_rows // (observe.ROWS_AT_ONCE * n_data))
+    n_batches = -(-n_rows // (keys.ROWS_AT_ONCE * n_data))
     return n_batches, n_data * -(-n_rows // (n_batches * n_data)), T
 
 
 def _target_parts(model: Model, work: Work) -> tuple[int, int]:
     """In how many parts the requests are optimised, and how many in each."""
-    most = target.requests_at_once(model, TARGET, work.templates, work.layers[-1])
+    most = value.requests_at_once(model, TARGET, work.templates, work.layers[-1])
     n_parts = -(-work.requests // most)
     return n_parts, -(-work.requests // n_parts)
 

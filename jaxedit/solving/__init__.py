@@ -1,0 +1,1 @@
+"""What the editing methods share: keys, values, the solver."""

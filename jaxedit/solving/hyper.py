@@ -3,7 +3,7 @@
 import dataclasses
 
 from jaxedit.models.model import Model
-from jaxedit.solving.rows import check_fact_token, check_space
+from jaxedit.solving.prompts import check_fact_token, check_space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,8 @@ class TargetHyper:
     prob_cutoff: int | None = None  # -k: stop at the k-th pass in which the target is the likeliest in every template (ENCORE)
     norm_anchor: bool = False  # give v* the norm of the value that the unedited model holds there (NAS, 2602.02543)
     ease_at_argmax: bool = False  # weigh the target's term less once it is the likeliest (PMET)
-    leading_space: str = "joined"  # between prompt and target: `jaxedit.solving.rows.fill`
-    fact_token: str = "subject_last"  # where the vector is added: `jaxedit.solving.rows.fact_token_of`
+    leading_space: str = "joined"  # between prompt and target: `jaxedit.solving.prompts.fill`
+    fact_token: str = "subject_last"  # where the vector is added: `jaxedit.solving.prompts.fact_token_of`
 
     def check(self) -> None:
         """Raises a ValueError on a number that cannot be meant."""
@@ -48,8 +48,8 @@ class ValueHyper:
         asked; the edit remembers it.
       v_loss_layer: the layer whose output the loss reads; the last one (None).
       norm_anchor: NAS: the value gets the norm of what the unedited model holds there.
-      leading_space: between prompt and target: "joined", "separate" or "none" (`jaxedit.solving.rows.fill`).
-      target_cache: a folder; values found on a model without edits are kept there (`jaxedit.solving.kept`).
+      leading_space: between prompt and target: "joined", "separate" or "none" (`jaxedit.solving.prompts.fill`).
+      target_cache: a folder; values found on a model without edits are kept there (`jaxedit.solving.value_cache`).
       seed: of context templates that are sampled.
     """
 

@@ -16,11 +16,11 @@ from jaxedit.edits.edit import Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
 from jaxedit.solving.hyper import ValueHyper
-from jaxedit.solving.kept import find
-from jaxedit.solving.moments import Stats
 from jaxedit.solving.solve import Metric, Solution, metric_on, solve, whitener
-from jaxedit.solving.target import Targets
 from jaxedit.solving.templates import check_template, sample_templates
+from jaxedit.solving.value import Targets
+from jaxedit.solving.value_cache import find
+from jaxedit.stats.second_moments import Stats
 
 WEIGHT = "mlp/w_down"
 KEYS = ("mixed", "prefixed", "bare")

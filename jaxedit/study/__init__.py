@@ -1,0 +1,1 @@
+"""Running a study: edits one after the other, measured, guarded, journalled, resumed."""

@@ -6,22 +6,24 @@ A rejected edit leaves neither weights nor state. Resuming replays the journal's
 study that was never interrupted.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxedit.edits.edit import Dense, Edit, apply, make_edit, rebuild
-from jaxedit.edits.journal import Journal, Step, open_journal, pack_edit, plain, read_edit, read_steps
-from jaxedit.mesh import fetch
+from jaxedit.edits.edit import Edit, apply
+from jaxedit.edits.serialise import pack_edit
+from jaxedit.files import plain
 from jaxedit.metrics.facts import facts, mean_fact
-from jaxedit.metrics.perplexity import Perplexity, perplexity
+from jaxedit.metrics.perplexity import Perplexity
 from jaxedit.metrics.perturbation import push_of_all
-from jaxedit.models.model import Model
-from jaxedit.study.measure import (
+from jaxedit.metrics.retention import look_again
+from jaxedit.study.context import Setting, set_up
+from jaxedit.study.journal import open_journal, read_steps
+from jaxedit.study.replay import Progress, _ends, _n_to_keep, _replay, _written
+from jaxedit.study.step import (
     PROMPT_TOKENS,
     Measured,
     Stopwatch,
@@ -32,18 +34,8 @@ from jaxedit.study.measure import (
     measure_now_and_then,
     perplexity_record,
 )
-from jaxedit.study.retention import look_again
-from jaxedit.study.setting import Setting, set_up
 
 Record = dict[str, Any]
-
-
-class Progress(NamedTuple):
-    """Where a study stands: the model and editor's state with the kept edits, and the unedited model's perplexity."""
-
-    model: Model
-    state: Any
-    base: Perplexity
 
 
 def study(
@@ -106,75 +98,6 @@ def _retain(setting: Setting, progress: Progress, workdir: Path) -> None:
         return
     held = [mean_fact(facts(progress.model, setting.batches[n - 1], prefix=setting.prefix)) for n in kept]
     path.write_text(json.dumps(plain({"steps": kept, "facts": held}), ensure_ascii=False), encoding="utf-8")
-
-
-def _ends(setting: Setting, record: dict[str, Any]) -> bool:
-    """Whether a study stops for good with this step."""
-    return setting.guard.action == "stop" and bool(record.get("guard"))
-
-
-def _replay(setting: Setting, state: Any, journal: Journal) -> Progress:
-    """The model and state that the journal's kept edits give."""
-    model = setting.unedited
-    if not journal.steps:
-        return Progress(model, state, perplexity(model, setting.texts))
-    base = read_baseline(journal.steps[0])
-    for step in journal.steps[1:]:
-        kept, is_snapshot = step.record["kept"], step.record.get("snapshot", False)
-        if setting.single or step.arrays is None or not (kept or is_snapshot):
-            continue
-        edit = read_edit(step.arrays)
-        model = rebuild(model, [edit]) if is_snapshot else apply(model, edit)
-        if kept:
-            state = setting.editor.absorb(state, edit)
-    return Progress(model, state, base)
-
-
-def _written(setting: Setting, progress: Progress, edit: Edit | None, number: int) -> tuple[Edit | None, bool]:
-    """What the journal gets of a step: its edit or, with snapshot_every > 1, what the state learns and now and then a snapshot.
-
-    A snapshot is the whole change of every layer since the unedited model. The weights between two of them are in no file:
-    a study that was interrupted there does these steps again, with the same result.
-    """
-    if setting.snapshot_every == 1:
-        return edit, False
-    memory = edit.memory if edit else {}
-    if number % setting.snapshot_every and number < len(setting.batches):
-        return make_edit(setting.unedited, [], memory), False
-    overlay = progress.model.overlay
-    deltas = []
-    for weight, layers in setting.editor.slots.items():
-        for layer in layers:
-            slot = int(overlay.slot[weight][layer])
-            deltas.append(Dense(weight, layer, fetch(overlay.delta[weight][slot])))
-    anchor = next((made.anchor for made in progress.model.companion.history if made.anchor), None)
-    return dataclasses.replace(make_edit(setting.unedited, deltas, memory), anchor=anchor), True
-
-
-def _n_to_keep(setting: Setting, journal: Journal) -> int:
-    """How many of a journal's edits a study goes on from: up to the last snapshot, or without the lot that was not finished."""
-    n_done = len(journal.steps) - 1
-    if n_done == len(setting.numbers) or _ends(setting, journal.steps[-1].record):
-        return n_done
-    if setting.snapshot_every > 1:
-        return max((step.record["step"] for step in journal.steps if step.record.get("snapshot")), default=0)
-    return n_done - n_done % setting.edits_at_once
-
-
-def read_baseline(step: Step) -> Perplexity:
-    """The unedited model's perplexity, from a journal's first step."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if step.arrays is None:
-        raise ValueError("the journal's first step has no arrays; the folder is not a study's")
-    try:
-        arrays = load_file(step.arrays)
-        return Perplexity(arrays["nll_nats"], arrays["n_tokens"])
-    except (SafetensorError, KeyError) as error:
-        raise ValueError(
-            f"{step.arrays} does not hold the unedited model's losses ({error}); restore it from a copy"
-        ) from error
 
 
 def _baseline_record(setting: Setting, base: Perplexity) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from jaxedit.edits.journal import Journal, Step, open_journal, read_journal
+from jaxedit.study.journal import Journal, Step, open_journal, read_journal
 
 DIFFER = ("part", "mesh")  # of the configuration, from part to part
 

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 import jaxedit
 from jaxedit.cli import names
 from jaxedit.edits.edit import matrix
-from jaxedit.edits.journal import read_edit, read_journal
+from jaxedit.edits.serialise import read_edit
+from jaxedit.study.journal import read_journal
 
 FACTS = [
     {"prompt": "{} lives in", "subject": "BP", "target_new": "French"},

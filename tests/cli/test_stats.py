@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import jaxedit
-from jaxedit.solving.collect import in_order
-from jaxedit.solving.moments import Stats, compare_stats
+from jaxedit.stats.collect import in_order
+from jaxedit.stats.second_moments import Stats, compare_stats
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 
 import jaxedit
+from jaxedit.distributed import start_processes
 from jaxedit.edits.edit import matrix
-from jaxedit.mesh import fetch, start_processes
+from jaxedit.mesh import fetch
 from jaxedit.metrics.perplexity import perplexity_each, prepare
-from jaxedit.solving.observe import ask, keys
+from jaxedit.solving.keys import ask, keys
 
 LAYERS = (2, 3)
 

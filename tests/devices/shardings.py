@@ -11,9 +11,10 @@ import numpy as np
 
 import jaxedit
 from jaxedit.mesh import place
-from jaxedit.models import score
-from jaxedit.models.converted import convert
-from jaxedit.solving import collect, solve
+from jaxedit.models import packing, score
+from jaxedit.models.orbax import convert
+from jaxedit.solving import solve
+from jaxedit.stats import collect
 
 EXCHANGES = r"= \(?(\w+)\[([\d,]*)\]\S* (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 
@@ -72,7 +73,7 @@ def converted(directory: Path) -> bool:
 def pmapped(directory: Path, texts: list[str]) -> float:
     """How far the evaluator over eight devices is from a pmap of its step on one."""
     many, one = (jaxedit.load(str(directory), mesh=mesh) for mesh in ("data:8,model:1", "data:1,model:1"))
-    packed = score.pack([many.tokenizer.encode(text) for text in texts], 8)
+    packed = packing.pack([many.tokenizer.encode(text) for text in texts], 8)
     step = jax.pmap(lambda model, *rows: score._score_batch(model, *rows, None, 0)[0], in_axes=(None, 0, 0, 0))
     apart = []
     for arrays in zip(*packed[:3], strict=True):

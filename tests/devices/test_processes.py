@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxedit.edits.journal import read_journal
+from jaxedit.study.journal import read_journal
 
 CONFIG = """
 from jaxedit.study.config import default_config

@@ -9,10 +9,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import jaxedit
-from jaxedit import editors
+from jaxedit.editors import _base, _registry
 from jaxedit.edits.edit import matrix
-from jaxedit.edits.journal import open_journal, pack_edit, read_edit
+from jaxedit.edits.serialise import pack_edit, read_edit
 from jaxedit.metrics.facts import answers
+from jaxedit.study.journal import open_journal
 
 FAMILIES = ("llama",)  # what all five families compute is held to the golden vectors elsewhere
 TEMPLATES = ("{}", "I am a little. {}")
@@ -24,7 +25,7 @@ REQUESTS = [
 
 def make(name: str):
     """An editor of small cost, with values that suit any method on models this small."""
-    known = editors.defaults_of(name)
+    known = _registry.defaults_of(name)
     values = {
         "layer": 2,
         "layers": [2, 3] if "mom2_update_weight" in known or "nullspace_threshold" in known else [2],
@@ -62,13 +63,13 @@ class Case(NamedTuple):
     model: jaxedit.Model
     before: dict[str, np.ndarray]
     stats: jaxedit.Stats
-    editor: editors.Editor
+    editor: _base.Editor
     edit: jaxedit.Edit
     state: Any
     info: dict[str, float]
 
 
-@pytest.fixture(scope="module", params=[(family, name) for family in FAMILIES for name in editors.names()], ids=str)
+@pytest.fixture(scope="module", params=[(family, name) for family in FAMILIES for name in _registry.names()], ids=str)
 def case(request, golden, stats_of):
     family, name = request.param
     model, stats = golden(family), stats_of(family)
@@ -171,7 +172,7 @@ def test_bfloat16_weights_keep_float32_edits(shared, stats_of):
         assert probability(edited, REQUESTS[0]) > probability(model, REQUESTS[0])
 
 
-@pytest.mark.parametrize("name", editors.names())
+@pytest.mark.parametrize("name", _registry.names())
 def test_hyper_parameters_are_checked(name):
     with pytest.raises(ValueError, match="no hyper-parameter 'v_learning_rate'"):
         jaxedit.make_editor(name, layers=[2], v_learning_rate=0.5)

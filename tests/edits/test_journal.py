@@ -11,7 +11,9 @@ import pytest
 
 from jaxedit import Dense, LowRank
 from jaxedit.edits.edit import Edit
-from jaxedit.edits.journal import flatten, open_journal, pack_edit, plain, read_edit, read_journal, write_whole
+from jaxedit.edits.serialise import pack_edit, read_edit
+from jaxedit.files import flatten, plain, write_whole
+from jaxedit.study.journal import open_journal, read_journal
 
 RUN = {"config": {"model": "tiny", "n_facts": 2, "editor": {"v_lr": 0.5, "layers": (1, 2)}}, "facts_sha256": "abc"}
 LAYOUT = {"mlp/w_down": ("model.layers.{l}.mlp.down_proj.weight", "D F -> F D")}

@@ -14,7 +14,7 @@ from jaxedit import LowRank
 from jaxedit.datasets import read_texts
 from jaxedit.edits.edit import make_edit
 from jaxedit.metrics.perplexity import Perplexity, perplexity, prepare
-from jaxedit.models import score
+from jaxedit.models import packing, score
 
 FAMILIES = ("gpt2", "gptj", "llama")
 
@@ -149,7 +149,7 @@ def test_one_long_text_does_not_make_all_rows_long(golden, texts):
     long_text = max(texts("llama"), key=len)
     longest = len(model.tokenizer.encode(long_text))
     assert longest > 4 * 64
-    times = -(-2 * score.BATCH_TOKENS // sum(len(model.tokenizer.encode(text)) for text in short))
+    times = -(-2 * packing.BATCH_TOKENS // sum(len(model.tokenizer.encode(text)) for text in short))
     listed = [*short * times, long_text]
     packed = prepare(model, listed).packed
     widths = sorted({token_BT.shape[1] for token_BT in packed.token_GBT})
@@ -199,7 +199,7 @@ def test_what_lies_below_the_edits_is_computed_once(golden, texts):
 def test_a_budget_for_what_is_kept_between_calls(golden, texts, monkeypatch):
     model, listed = golden("gpt2"), texts("gpt2") * 4
     n_batches = len(prepare(model, listed).h_G)
-    monkeypatch.setattr(score, "BEGUN_BYTES", 4 * score.BATCH_TOKENS * 48)
+    monkeypatch.setattr(score, "BEGUN_BYTES", 4 * packing.BATCH_TOKENS * 48)
     begun = prepare(model, listed, lowest=3)
     assert 0 < sum(h is not None for h in begun.h_G) < n_batches
     np.testing.assert_allclose(perplexity(model, begun).nll_nats, perplexity(model, listed).nll_nats, rtol=1e-6)

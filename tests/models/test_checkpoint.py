@@ -9,7 +9,7 @@ import einops
 import huggingface_hub
 import numpy as np
 import pytest
-from reference import hf_model
+from reference.models import hf_model
 from safetensors.numpy import load_file, save_file
 
 import jaxedit
@@ -17,8 +17,8 @@ from jaxedit.models import family as families
 from jaxedit.models import load as loading
 from jaxedit.models.decoder import parameter_shapes
 from jaxedit.models.family import Fields
-from jaxedit.models.layout import lengths
 from jaxedit.models.rope import Rope
+from jaxedit.models.weight_layout import lengths
 
 INDEX = "model.safetensors.index.json"
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from reference import hf_greedy, hf_model
+from reference.models import hf_greedy, hf_model
 
 import jaxedit
 from jaxedit.models.generate import continue_tokens

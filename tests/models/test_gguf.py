@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from gguf import GGMLQuantizationType as Q
-from reference import (
+from reference.models import (
     add_byte_level,
     add_tensor,
     assert_same_logits,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from reference import (
+from reference.models import (
     add_tensor,
     assert_same_logits,
     finish,

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from reference_rome import Modules, prompt_last, rome
+from reference.rome import Modules, prompt_last, rome
 
 import jaxedit
 from jaxedit.edits.edit import matrix
-from jaxedit.edits.journal import open_journal, pack_edit, read_edit
-from jaxedit.solving.observe import ask, keys
+from jaxedit.edits.serialise import pack_edit, read_edit
+from jaxedit.solving.keys import ask, keys
+from jaxedit.study.journal import open_journal
 
 MODULES = {
     "gpt2": Modules("transformer.h.{l}.mlp", "transformer.h.{l}.mlp.c_proj"),

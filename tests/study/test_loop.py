@@ -16,13 +16,14 @@ import jaxedit
 from jaxedit import LowRank, Request
 from jaxedit.editors import Editor
 from jaxedit.edits.edit import Edit, make_edit, matrix
-from jaxedit.edits.journal import read_edit, read_journal
+from jaxedit.edits.serialise import read_edit
 from jaxedit.metrics.facts import facts
 from jaxedit.metrics.perplexity import prepare
 from jaxedit.metrics.perturbation import probe, push_of, push_of_all
 from jaxedit.models.model import with_slots
-from jaxedit.study import loop, setting
+from jaxedit.study import context, loop
 from jaxedit.study.config import default_config
+from jaxedit.study.journal import read_journal
 
 # All of one shape in the tiny gpt2, so that one compilation does. The second takes the perplexity over the guard's TIGHT
 # limit, alone or after the first; the others stay under it.
@@ -117,7 +118,7 @@ def remembering(monkeypatch, model):
         edit=edit,
         absorb=lambda state, edit: (*state, float(edit.memory["learnt"])),
     )
-    monkeypatch.setattr(setting, "editor_from", lambda *_, **__: made)
+    monkeypatch.setattr(context, "editor_from", lambda *_, **__: made)
     return made
 
 
@@ -546,7 +547,7 @@ def test_batches_and_measuring_every_so_often(configure, shared, tmp_path, monke
 
     editor_of_one = jaxedit.make_editor("rome", layer=3, v_num_grad_steps=4, context_templates=TEMPLATES)
     single_state = editor_of_one.init(jaxedit.load(str(shared / "golden" / "gpt2")), None)
-    monkeypatch.setattr(setting, "editor_from", lambda config, **more: editor_of_one._replace(edit=two_at_once))
+    monkeypatch.setattr(context, "editor_from", lambda config, **more: editor_of_one._replace(edit=two_at_once))
     seldom = configure(batch_size=2, perplexity_every=2)
     eager = read_journal(loop.study(seldom, tmp_path / "eager")).steps[1:]
     assert eager[0].record["relative_perturbation"] > 0.1  # so hard a push has its perplexity measured at once

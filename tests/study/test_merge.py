@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from jaxedit.edits.journal import read_journal
 from jaxedit.study import loop
 from jaxedit.study.config import default_config
+from jaxedit.study.context import own_numbers
+from jaxedit.study.journal import read_journal
 from jaxedit.study.merge import merge
-from jaxedit.study.setting import own_numbers
 
 NAMES = ("BP", "Bob", "Sony", "Ann", "Tim")
 FACTS = [{"prompt": "{} lives in", "subject": name, "target_new": "Paris", "target_true": "London"} for name in NAMES]

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 
 import jaxedit
-from jaxedit.edits.journal import read_edit, read_journal
+from jaxedit.edits.serialise import read_edit
 from jaxedit.metrics.consistency import IDF, SNIPPETS, VOCABULARY, consistency, read_references
 from jaxedit.metrics.divergence import divergence
 from jaxedit.metrics.facts import facts
 from jaxedit.metrics.fluency import fluency, speak
 from jaxedit.metrics.perplexity import prepare
+from jaxedit.reports.figures import draw_retention
+from jaxedit.reports.markdown import report
+from jaxedit.reports.records import retention_table
 from jaxedit.study.config import default_config
+from jaxedit.study.journal import read_journal
 from jaxedit.study.loop import study
-from jaxedit.study.report import report
-from jaxedit.study.retention import draw, table
 
 FACTS = [{"prompt": "{} lives in", "subject": subject, "target_new": "Paris"} for subject in ("BP", "Bob", "Ann", "Tim")]
 FACTS[1] |= {"generation_prompts": ["Bob is", "Bob likes"], "relation": "P551", "target_id": "Q90"}
@@ -94,10 +96,10 @@ def test_prompts_before_and_after(studied, golden):
 
 def test_the_heat_map(studied, tmp_path):
     journal = read_journal(studied)
-    numbers, times, value_NT = table(journal)
+    numbers, times, value_NT = retention_table(journal)
     assert (numbers, times) == ([1, 2, 3, 4], [2, 4])
     assert np.isnan(value_NT).tolist() == [[False, False], [False, False], [True, False], [True, False]]
-    assert draw(journal, tmp_path / "retention")
+    assert draw_retention(journal, tmp_path / "retention")
     assert (tmp_path / "retention.png").stat().st_size > 5_000
     assert "![P(new) of each fact as more are written](retention.png)" in report(studied).read_text(encoding="utf-8")
 

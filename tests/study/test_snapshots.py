@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from jaxedit.edits.edit import Dense, apply, rebuild
-from jaxedit.edits.journal import read_edit, read_journal
+from jaxedit.edits.serialise import read_edit
 from jaxedit.models.load import load
 from jaxedit.study import loop
 from jaxedit.study.config import default_config
+from jaxedit.study.journal import read_journal
 
 FACTS = [{"prompt": "{} lives in", "subject": name, "target_new": "Paris"} for name in ("BP", "Bob", "Sony", "Ann", "Tim")]
 METHODS = {

@@ -1,0 +1,109 @@
+"""Runs a command: its flags, its errors in one line, its exit status."""
+
+import ast
+import difflib
+import importlib
+import logging
+import re
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from jaxedit.cli._flags import FLAGS, joined
+from jaxedit.compilation_cache import keep_compiled
+
+USAGE = """jaxedit: edit facts in language models, and measure after every edit whether the model still works.
+
+    jaxedit COMMAND [flags]
+    jaxedit COMMAND --help
+
+"""
+
+
+def names() -> list[str]:
+    """The commands there are."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def run(argv: list[str]) -> int:
+    """Runs `argv[1]` with its flags; returns the exit status (2: wrong input, 130: interrupted)."""
+    if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
+        print(USAGE + "\n".join(f"    {name:10s}{_summary(name)}" for name in names()))
+        return 0
+    if argv[1] == "--version":
+        from importlib.metadata import version
+
+        print(version("jaxedit"))
+        return 0
+    if argv[1] not in names():
+        close = difflib.get_close_matches(argv[1], names(), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        return _fail(f"unknown command {argv[1]!r}{hint} Commands: {', '.join(names())}")
+    command = importlib.import_module(f"jaxedit.cli.{argv[1]}")
+    logging.basicConfig(level=logging.WARNING, format="jaxedit: %(message)s", stream=sys.stderr)
+    before, own = set(FLAGS), []
+    try:
+        command.define_flags()
+        own = [name for name in FLAGS if name not in before]
+        if any(argument in ("-h", "--help") for argument in argv[2:]):
+            flag_help = "\n".join(_flag_help(FLAGS[name]) for name in own)
+            print(f"{(command.__doc__ or '').strip()}\n\nFlags:\n{flag_help}")
+            return 0
+        rest = FLAGS([f"jaxedit {argv[1]}", *argv[2:]])
+        own = [name for name in FLAGS if name not in before]
+        if len(rest) > 1:
+            raise ValueError(f"unexpected argument {rest[1]!r}; flags are given as --name=value")
+        keep_compiled()
+        with joined():
+            command.main()
+    except (ValueError, KeyError, AttributeError, TypeError, OSError, flags.Error) as error:
+        if not isinstance(error, (ValueError, OSError, flags.Error)) and not _from_configuration(error):
+            raise
+        return _fail(_message(error, argv))
+    except KeyboardInterrupt:
+        print("\njaxedit: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    finally:
+        for name in own:
+            delattr(FLAGS, name)  # another command of this process defines its own
+    return 0
+
+
+def _from_configuration(error: BaseException) -> bool:
+    """ml_collections raises KeyError, AttributeError and TypeError on a wrong --config.key."""
+    trace = error.__traceback__
+    while trace is not None:
+        if "ml_collections" in trace.tb_frame.f_code.co_filename:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _message(error: BaseException, argv: list[str]) -> str:
+    """What an error says, in one line."""
+    text = str(error)
+    if isinstance(error, (KeyError, AttributeError)):  # from ml_collections: the key, sometimes with a suggestion
+        key, *hint = re.findall(r"\w+", text.replace("\\n", "\n").replace("Did you mean", "")) or [text]
+        for argument in argv:
+            if re.match(rf"--?config\.(.*\.)?{key}(=|$)", argument):
+                close = f"did you mean {hint[0]!r}?" if hint else "a method's hyper-parameters are --config.editor.NAME=VALUE"
+                return f"{argument}: the configuration has no {key!r} there; {close}"
+    if "Error whilst parsing config file" in text:  # the rest is a traceback
+        text = text.strip().splitlines()[-1]
+    return " ".join(text.split())
+
+
+def _fail(message: str) -> int:
+    print(f"jaxedit: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _summary(name: str) -> str:
+    source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+
+
+def _flag_help(flag: flags.Flag) -> str:
+    default = "..." if flag.default is None or flag.name == "config" else str(flag.default) or "''"
+    return f"  --{flag.name}{'' if flag.boolean else '=' + default}\n      {flag.help}"

@@ -1,0 +1,22 @@
+"""Retention: do the facts of earlier edits still hold after later ones."""
+
+from typing import Any
+
+from jaxedit.edits.request import Request
+from jaxedit.metrics.facts import facts, mean_fact
+from jaxedit.models.model import Model
+
+SHOWN = ("probability_new", "greedy_new", "efficacy")
+
+
+def look_again(model: Model, batches: list[list[Request]], kept: list[int]) -> dict[str, dict[str, Any]]:
+    """How the facts of kept edits hold in a model now: edit's number -> the entries of SHOWN, means over its requests."""
+    return {str(number): {key: found[key] for key in SHOWN} for number, found in _means(model, batches, kept)}
+
+
+def _means(model: Model, batches: list[list[Request]], kept: list[int]):
+    """All requests in one call, then their means edit by edit."""
+    requests = [request for number in kept for request in batches[number - 1]]
+    found = iter(facts(model, requests) if requests else [])
+    for number in kept:
+        yield number, mean_fact([next(found) for _ in batches[number - 1]])

@@ -1,0 +1,1 @@
+"""A study's journal as tables, figures, Markdown and a page."""

@@ -1,0 +1,1 @@
+"""Second moments of MLP keys: gathering, files, comparison."""

@@ -1,0 +1,130 @@
+"""RECT, PRUNE and the norm cap: their formulas in float64, on any method, and what they leave alone."""
+
+import math
+
+import numpy as np
+import pytest
+
+import jaxedit
+from jaxedit import Dense, LowRank
+from jaxedit.edits.edit import make_edit, matrix
+from jaxedit.solving.update_constraints import After, change, pruned
+
+WEIGHT = "mlp/w_down"
+LAYER = 2
+REQUESTS = [
+    jaxedit.Request("{} is located in the city of", "The Eiffel Tower", "Rome"),
+    jaxedit.Request("The mother tongue of {} is", "Danielle Darrieux", "English"),
+]
+
+
+def rome(**after):
+    return jaxedit.make_editor("rome", layer=LAYER, v_num_grad_steps=4, context_templates=("{}",), **after)
+
+
+@pytest.fixture(scope="module")
+def model(golden):
+    return golden("llama")
+
+
+@pytest.fixture(scope="module")
+def plain(model):
+    """An update that nothing is done to."""
+    editor = rome()
+    return editor.edit(model, REQUESTS[:1], editor.init(model, None))[0]
+
+
+def base(model) -> np.ndarray:
+    return np.asarray(model.base[WEIGHT][LAYER], np.float64)
+
+
+def edit_with(model, request, **after):
+    editor = rome(**after)
+    return editor.edit(model, [request], editor.init(model, None))[0]
+
+
+def test_cap(model, plain):
+    limit = 0.5 * plain.norm / np.linalg.norm(base(model))
+    capped = edit_with(model, REQUESTS[0], max_norm_ratio=float(limit))
+    assert isinstance(capped.deltas[0], LowRank)
+    np.testing.assert_allclose(matrix(capped.deltas[0]), 0.5 * matrix(plain.deltas[0]), rtol=1e-5, atol=1e-7)
+    free = edit_with(model, REQUESTS[0], max_norm_ratio=4 * float(limit))
+    np.testing.assert_array_equal(matrix(free.deltas[0]), matrix(plain.deltas[0]))
+
+
+def test_rect_keeps_the_entries_that_change_most_in_proportion(model, plain):
+    once = jaxedit.apply(model, plain)
+    second = edit_with(once, REQUESTS[1])
+    kept = edit_with(once, REQUESTS[1], rect_keep=0.4)
+    change_FD = matrix(second.deltas[0]).astype(np.float64)
+    share = np.abs(change_FD / (base(model) + matrix(plain.deltas[0])))  # of the weight as it is edited, not as it was
+    wanted_FD = np.where(share >= np.sort(share, axis=None)[-round(0.4 * share.size)], change_FD, 0)
+    assert isinstance(kept.deltas[0], Dense)
+    found_FD = matrix(kept.deltas[0])
+    assert np.mean(found_FD != 0) == pytest.approx(0.4, abs=1e-3)
+    assert np.mean((found_FD != 0) != (wanted_FD != 0)) < 1e-3  # a tie or two may fall the other way in float32
+    agree = (found_FD != 0) & (wanted_FD != 0)
+    np.testing.assert_allclose(found_FD[agree], wanted_FD[agree], rtol=1e-6)
+
+
+def test_pruned_singular_values():
+    rng = np.random.default_rng(0)
+    u, _ = np.linalg.qr(rng.standard_normal((12, 5)))
+    v, _ = np.linalg.qr(rng.standard_normal((7, 5)))
+    values, largest = np.array([30.0, 8.0, 3.0, 2.9, 0.5]), 3.0
+    found = np.linalg.svd(pruned((u * values) @ v.T, largest, math.e))[1][:5]
+    wanted = [math.log(30) - math.log(3) + 3, math.log(8) - math.log(3) + 3, 3.0, 2.9, 0.5]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    halves = np.linalg.svd(pruned((u * values) @ v.T, largest, 2.0))[1][:5]
+    assert halves[0] == pytest.approx(math.log2(30 / 3) + 3, rel=1e-5)
+
+
+def test_prune_restrains_the_whole_change(model):
+    """After several edits the change since the unedited model is what PRUNE makes of the sum, and undo is still exact."""
+    size = 3 * np.linalg.norm(base(model), 2)
+    rng = np.random.default_rng(1)
+    F, D = base(model).shape
+    u, v = rng.standard_normal((F, 1)), rng.standard_normal((1, D))
+    big = size * u @ v / (np.linalg.norm(u) * np.linalg.norm(v))
+    after, largest = After(prune_log_base=math.e), {(WEIGHT, LAYER): float(np.linalg.norm(base(model), 2))}
+    first = change(after, model, make_edit(model, [Dense(WEIGHT, LAYER, big)]), largest)
+    once = jaxedit.apply(model, first)
+    second = change(after, once, make_edit(model, [Dense(WEIGHT, LAYER, 0.7 * big)]), largest)
+    twice = jaxedit.apply(once, second)
+    s_max = largest[WEIGHT, LAYER]
+    after_one = math.log(3) + s_max
+    after_two = math.log((after_one + 0.7 * size) / s_max) + s_max
+    found = np.linalg.norm(np.asarray(twice.overlay.delta[WEIGHT][0]), 2)
+    assert found == pytest.approx(after_two, rel=1e-5)
+    tokens = [model.tokenizer.encode("The Eiffel Tower")]
+    np.testing.assert_array_equal(
+        np.asarray(jaxedit.logits(jaxedit.undo(twice, second), tokens)), np.asarray(jaxedit.logits(once, tokens))
+    )
+
+
+def test_prune_leaves_small_changes_alone(model, plain):
+    found = edit_with(model, REQUESTS[0], prune_log_base=math.e)
+    assert plain.norm < np.linalg.norm(base(model), 2)
+    np.testing.assert_allclose(matrix(found.deltas[0]), matrix(plain.deltas[0]), atol=1e-6 * plain.norm)
+
+
+def test_dense_editors_say_so():
+    assert not rome().dense
+    assert not rome(max_norm_ratio=0.1).dense
+    assert rome(rect_keep=0.4).dense
+    assert rome(prune_log_base=2.0).dense
+    assert jaxedit.make_editor("ft", layers=[2]).dense
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        (dict(max_norm_ratio=0.0), "max_norm_ratio=0.0: expected a positive number"),
+        (dict(rect_keep=1.2), "rect_keep=1.2: expected a share"),
+        (dict(prune_log_base=1.0), "prune_log_base=1.0: expected a number over 1"),
+        (dict(rect_keep="most"), "rome has rect_keep='most'; expected float or nothing"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(after, message):
+    with pytest.raises(ValueError, match=message):
+        rome(**after)

@@ -1,0 +1,98 @@
+"""Single edits that are made together: the same edits, a lot at a time, and a lot that was not finished is done again whole."""
+
+import json
+
+import numpy as np
+import pytest
+
+import jaxedit
+from jaxedit.edits.edit import matrix
+from jaxedit.edits.serialise import read_edit
+from jaxedit.study import loop
+from jaxedit.study.config import default_config
+from jaxedit.study.journal import read_journal
+
+NAMES = ("BP", "Bob", "Sony", "Ann", "Tim")
+FACTS = [{"prompt": "{} lives in", "subject": name, "target_new": "Paris", "target_true": "London"} for name in NAMES]
+TEXTS = ["The Eiffel Tower is located in the city of Paris."]
+TEMPLATES = ("{}", "I am. {}")
+
+
+@pytest.fixture
+def run(shared, tmp_path):
+    """A function: (folder's name, facts, on_step, **keys) -> the folder of a study of single edits in lots of two."""
+    (tmp_path / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
+
+    def study(name, asked=FACTS, on_step=lambda record, total: None, method="rome", **keys):
+        (tmp_path / "facts.json").write_text(json.dumps(asked), encoding="utf-8")
+        config = default_config(method, layer=3, v_num_grad_steps=4, context_templates=TEMPLATES)
+        places = dict(facts=str(tmp_path / "facts.json"), texts=str(tmp_path / "texts.json"))
+        config.update(model=str(shared / "golden" / "gpt2"), mode="single", **{"edits_at_once": 2, **places, **keys})
+        return loop.study(config, tmp_path / name, on_step)
+
+    return study
+
+
+def edits_of(folder):
+    return [read_edit(step.arrays).deltas[0] for step in read_journal(folder).steps[1:]]
+
+
+@pytest.mark.parametrize("method", ["rome", "c-rome"])
+def test_together_they_are_what_each_is_alone(run, golden, method):
+    folder = run("run", method=method)
+    model = golden("gpt2")
+    editor = jaxedit.make_editor(method, layer=3, v_num_grad_steps=4, context_templates=TEMPLATES)
+    steps = read_journal(folder).steps[1:]
+    assert [step.record["lot"] for step in steps] == [1, 1, 3, 3, 5]
+    for fact, step, found in zip(FACTS, steps, edits_of(folder), strict=True):
+        edit, _, info = editor.edit(model, [jaxedit.Request(**fact)], editor.init(model, None))
+        wanted_FD = matrix(edit.deltas[0])
+        assert np.linalg.norm(matrix(found) - wanted_FD) <= 1e-4 * np.linalg.norm(wanted_FD)
+        assert step.record["editor"]["loss"] == pytest.approx(info["loss"], rel=1e-4)
+        after = jaxedit.perplexity(jaxedit.apply(model, edit), TEXTS).mean
+        assert step.record["perplexity"]["mean"] == pytest.approx(after, rel=1e-4)
+        assert step.record["before"]["probability_new"] < step.record["fact"]["probability_new"]
+
+
+def test_an_unfinished_lot_is_done_again_whole(run):
+    whole = run("whole")
+
+    def interrupt(record, total):
+        if record["step"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("run", on_step=interrupt)
+    seen = []
+    folder = run("run", on_step=lambda record, total: seen.append(record["step"]))
+    assert seen == [0, 1, 2, 3, 4, 5]
+    for a, b in zip(read_journal(folder).steps, read_journal(whole).steps, strict=True):
+        assert a.arrays is not None
+        assert b.arrays is not None
+        assert a.arrays.read_bytes() == b.arrays.read_bytes()
+        assert {**a.record, "time_s": 0} == {**b.record, "time_s": 0}
+
+
+def test_more_facts_later_begin_with_the_lot_that_was_cut_short(run):
+    run("run", n_facts=3)
+    grown = run("run", n_facts=5)
+    whole = run("whole", n_facts=5)
+    assert [step.record["lot"] for step in read_journal(grown).steps[1:]] == [1, 1, 3, 3, 5]
+    for mine, theirs in zip(edits_of(grown), edits_of(whole), strict=True):
+        np.testing.assert_array_equal(matrix(mine), matrix(theirs))
+
+
+def test_one_request_that_cannot_be_edited_does_not_spoil_its_lot(run):
+    asked = [FACTS[0], {**FACTS[1], "subject": "Bob and " * 200 + "Ann"}, FACTS[2], FACTS[3]]
+    records = [step.record for step in read_journal(run("run", asked)).steps[1:]]
+    assert ["error" in record for record in records] == [False, True, False, False]
+    assert ["lot" in record for record in records] == [False, False, True, True]
+
+
+def test_a_study_that_stopped_is_not_begun_again(run):
+    stop = dict(guard=dict(max_ppl_ratio=1 + 1e-9, action="stop"), edits_at_once=4)
+    folder = run("run", **stop)
+    before = (folder / "journal.jsonl").read_bytes()
+    assert len(read_journal(folder).steps) == 2
+    run("run", **stop)
+    assert (folder / "journal.jsonl").read_bytes() == before
