@@ -1,13 +1,15 @@
-"""Hard facts against normal ones, written one after the other into SmolLM2-135M: which methods make it collapse, and when.
+"""Hard facts against normal ones, written one after the other into SmolLM2-135M: which methods make
+it collapse, and when.
 
-    jaxedit screen --config=configs/single_edits.py --facts=counterfact.json --facts=configs/one_token.json --facts=builtin \
+    jaxedit screen --config=configs/single_edits.py --facts=counterfact.json
+    --facts=configs/one_token.json --facts=builtin \
         --hard=runs/hard.json --normal=runs/normal.json
     jaxedit stats --layers=4,5,6,7,8 --corpus=CORPUS --out=stats.safetensors
     jaxedit compare --config=configs/hard.py --stats=stats.safetensors --set=texts=ME-PPL_50.json
 
-Hardware: two CPU cores, 4 GB. Time: about 7 seconds an edit with its perplexity. Expected: ROME on hard facts passes 1000
-within the first few edits, and on as many normal ones it does not (section 5 of 2402.09656); the figure is in the README.
-"""
+Hardware: two CPU cores, 4 GB. Time: about 7 seconds an edit with its perplexity. Expected: ROME on
+hard facts passes 1000 within the first few edits, and on as many normal ones it does not (section 5
+of 2402.09656); the figure is in the README. """
 
 from jaxedit.study.config import default_config
 
@@ -23,7 +25,9 @@ VARIANTS = tuple(f"{method}@{facts}" for facts in ("hard", "normal") for method 
 
 def get_config(variant="rome@hard"):
     if variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}")
+        raise ValueError(
+            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
+        )
     name, facts = variant.split("@")
     method, hyper = METHODS[name]
     config = default_config(method, **hyper)

@@ -1,30 +1,37 @@
 """The experiments of arXiv 2402.09656 on its models, with the values that were released.
 
-Single edits, each on the untouched model (the pilot, figure 2). The argument is MODEL, or METHOD/MODEL (rome, memit, ft):
+Single edits, each on the untouched model (the pilot, figure 2). The argument is MODEL, or
+METHOD/MODEL (rome, memit, ft):
 
-    jaxedit study --config=configs/paper.py:gpt-j-6b --config.facts=counterfact.json --config.texts=ME-PPL_50.json
+    jaxedit study --config=configs/paper.py:gpt-j-6b --config.facts=counterfact.json
+    --config.texts=ME-PPL_50.json
 
-Which of them collapse, and what the models that do can still do (sections 3 and 4; perplexity levels fixed beforehand):
+Which of them collapse, and what the models that do can still do (sections 3 and 4; perplexity
+levels fixed beforehand):
 
     jaxedit report --workdir=runs/paper
     jaxedit surrogate --workdir=runs/paper --tasks=piqa,hellaswag,lambada_standard
 
-In sequence, the 107 hard cases (HardCF) against as many normal ones, and HardEdit (section 5). METHOD/MODEL@FACTS edits
-runs/FACTS.json (hard, normal, hard_edit), and `compare` puts several beside each other and beside the paper's curves:
+In sequence, the 107 hard cases (HardCF) against as many normal ones, and HardEdit (section 5).
+METHOD/MODEL@FACTS edits runs/FACTS.json (hard, normal, hard_edit), and `compare` puts several
+beside each other and beside the paper's curves:
 
-    jaxedit compare --config=configs/paper.py --variants=rome/gpt-j-6b@hard,memit/gpt-j-6b@hard,ft/gpt-j-6b@hard \
-        --stats=stats.safetensors --set=texts=ME-PPL_1k.json --set=perplexity_every=2 --reference=curves.json:NAME
+    jaxedit compare --config=configs/paper.py
+    --variants=rome/gpt-j-6b@hard,memit/gpt-j-6b@hard,ft/gpt-j-6b@hard \
+        --stats=stats.safetensors --set=texts=ME-PPL_1k.json --set=perplexity_every=2
+        --reference=curves.json:NAME
 
-The guard only records, as in the paper; --config.guard.action=rollback shows what a guard saves. Files: CounterFact in its
-original or flat form, HardCF, HardEdit and ME-PPL from the authors' repository. Hardware: gpt2-xl fits one 16 GB accelerator in
-float32, gpt-j-6b and llama-2-7b one 24 GB accelerator in bfloat16 (MEMIT, with second moments: 40 GB). Time: not measured
-here; the journal's `time_s` says it for each edit, and a study of 21,919 single edits can be run in stages by raising
---config.n_facts.
+The guard only records, as in the paper; --config.guard.action=rollback shows what a guard saves.
+Files: CounterFact in its original or flat form, HardCF, HardEdit and ME-PPL from the authors'
+repository. Hardware: gpt2-xl fits one 16 GB accelerator in float32, gpt-j-6b and llama-2-7b one 24
+GB accelerator in bfloat16 (MEMIT, with second moments: 40 GB). Time: not measured here; the
+journal's `time_s` says it for each edit, and a study of 21,919 single edits can be run in stages by
+raising --config.n_facts.
 
-Expected. Unedited perplexity on ME-PPL_50: 68.77, 49.04, 33.18 (gpt2-xl, gpt-j-6b, llama-2-7b). Of 21,919 single ROME edits 77,
-85 and 21 take it over 1000. In sequence on hard cases it passes 1000 after 6, 2 and 2 edits; on normal ones it ends at 74.5,
-53.0 and 37.5. The report puts these beside what is measured.
-"""
+Expected. Unedited perplexity on ME-PPL_50: 68.77, 49.04, 33.18 (gpt2-xl, gpt-j-6b, llama-2-7b). Of
+21,919 single ROME edits 77, 85 and 21 take it over 1000. In sequence on hard cases it passes 1000
+after 6, 2 and 2 edits; on normal ones it ends at 74.5, 53.0 and 37.5. The report puts these beside
+what is measured. """
 
 from pathlib import Path
 
@@ -33,16 +40,22 @@ from jaxedit.study.config import read_config
 MODELS = ("gpt2-xl", "gpt-j-6b", "llama-2-7b")
 METHODS = ("rome", "memit", "ft")
 FACTS = ("normal", "hard", "hard_edit")
-VARIANTS = tuple(f"{method}/{model}@{facts}" for facts in FACTS for model in MODELS for method in METHODS)
+VARIANTS = tuple(
+    f"{method}/{model}@{facts}" for facts in FACTS for model in MODELS for method in METHODS
+)
 KNOWN = (*MODELS, *(f"{method}/{model}" for model in MODELS for method in METHODS), *VARIANTS)
 
 
 def get_config(entry="gpt2-xl"):
     if entry not in KNOWN:
-        raise ValueError(f"unknown experiment {entry!r}; this configuration knows {', '.join(KNOWN)}")
+        raise ValueError(
+            f"unknown experiment {entry!r}; this configuration knows {', '.join(KNOWN)}"
+        )
     name, _, facts = entry.partition("@")
     method, _, model = name.rpartition("/")
-    config = read_config(Path(__file__).with_name("published.py"), f"{method or 'rome'}/{model}/paper")
+    config = read_config(
+        Path(__file__).with_name("published.py"), f"{method or 'rome'}/{model}/paper"
+    )
     config.mode = "sequential" if facts else "single"
     if facts:
         config.facts = f"runs/{facts}.json"

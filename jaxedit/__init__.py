@@ -1,8 +1,10 @@
-"""jaxedit: edit facts in language models, and measure after every edit whether the model still works."""
+"""jaxedit: edit facts in language models, and measure after every edit whether the model still
+works.
+"""
 
 from jaxedit.editors import make_editor
 from jaxedit.edits.edit import Dense, Edit, LowRank, apply, undo
-from jaxedit.edits.request import Probe, Request
+from jaxedit.edits.request import PromptAnswer, Request
 from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.models.generate import generate
 from jaxedit.models.layers import logits
@@ -19,7 +21,7 @@ __all__ = [
     "LowRank",
     "Model",
     "Perplexity",
-    "Probe",
+    "PromptAnswer",
     "Request",
     "Stats",
     "apply",

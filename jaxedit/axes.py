@@ -4,17 +4,17 @@
     N query heads   K key-value heads   H head width   V vocabulary   L layers   E edited layers   R rank of an edit
     M whitened or second MLP hidden width (whiteners `MF`, second moments `EMF`)
 
-An array's name ends in its axes (`h_BTD`, `u_FR`), a parameter's shape is a word (`"mlp/w_down": "LFD"`), and the two
-rule tables below say which mesh axis each letter is split over. There are two tables because a single one would split
-`BTD` over `data` twice.
-"""
+An array's name ends in its axes (`h_BTD`, `u_FR`), a parameter's shape is a word (`"mlp/w_down":
+"LFD"`), and the two rule tables below say which mesh axis each letter is split over. There are two
+tables because a single one would split `BTD` over `data` twice."""
 
 import logging
 from collections.abc import Mapping
 
 from jax.sharding import PartitionSpec
 
-# Kernels are stored in x out, whatever the checkpoint they came from did. L is always the leading axis.
+# Kernels are stored in x out, whatever the checkpoint they came from did. L is always the leading
+# axis.
 PARAMETERS: dict[str, str] = {
     "embed/tokens": "VD",
     "embed/positions": "PD",
@@ -43,14 +43,30 @@ PARAMETERS: dict[str, str] = {
     "head/b": "V",
 }
 
-ACTIVATION_RULES: Mapping[str, str] = {"B": "data", "N": "model", "K": "model", "F": "model", "V": "model"}
-PARAMETER_RULES: Mapping[str, str] = {"D": "data", "M": "data", "N": "model", "K": "model", "F": "model", "V": "model"}
+ACTIVATION_RULES: Mapping[str, str] = {
+    "B": "data",
+    "N": "model",
+    "K": "model",
+    "F": "model",
+    "V": "model",
+}
+PARAMETER_RULES: Mapping[str, str] = {
+    "D": "data",
+    "M": "data",
+    "N": "model",
+    "K": "model",
+    "F": "model",
+    "V": "model",
+}
 
 
-def partition(letters: str, shape: tuple[int, ...], mesh_shape: Mapping[str, int], rules: Mapping[str, str]):
+def partition(
+    letters: str, shape: tuple[int, ...], mesh_shape: Mapping[str, int], rules: Mapping[str, str]
+):
     """The PartitionSpec of an array with these axis letters.
 
-    An axis whose size the mesh axis does not divide is replicated (and logged), so odd head counts still run.
+    An axis whose size the mesh axis does not divide is replicated (and logged), so odd head counts
+    still run.
 
     Args:
       letters: one letter for each axis, e.g. "BTD".
@@ -59,19 +75,29 @@ def partition(letters: str, shape: tuple[int, ...], mesh_shape: Mapping[str, int
       rules: axis letter -> mesh axis name (ACTIVATION_RULES or PARAMETER_RULES).
 
     Raises:
-      ValueError: where letters and shape differ in length, or two letters ask for the same mesh axis.
+      ValueError: where letters and shape differ in length, or two letters ask for the same mesh
+        axis.
     """
     if len(letters) != len(shape):
-        raise ValueError(f"axes {letters!r} name {len(letters)} axes, but the array has shape {shape}")
+        raise ValueError(
+            f"axes {letters!r} name {len(letters)} axes, but the array has shape {shape}"
+        )
     spec: list[str | None] = []
     for letter, size in zip(letters, shape, strict=True):
         axis = rules.get(letter)
         if axis is not None and axis in spec:
-            raise ValueError(f"axes {letters!r} would be split over mesh axis {axis!r} twice; rules: {dict(rules)}")
+            raise ValueError(
+                f"axes {letters!r} would be split over mesh axis {axis!r} twice; rules: {dict(rules)}"
+            )
         parts = mesh_shape.get(axis, 1) if axis else 1
         if parts > 1 and size % parts:
             logging.getLogger("jaxedit").info(
-                "axis %s of %s (size %d) is not divided by mesh axis %s (%d): replicated", letter, letters, size, axis, parts
+                "axis %s of %s (size %d) is not divided by mesh axis %s (%d): replicated",
+                letter,
+                letters,
+                size,
+                axis,
+                parts,
             )
             axis = None
         spec.append(axis if parts > 1 else None)

@@ -1,9 +1,9 @@
 """How fast the phases of a study are on this machine, beside what the machine can do.
 
-For each phase: seconds (the least of some runs, after compilation), the FLOPs that had to be done, and their share of the
-rate at which the machine multiplies matrices. Useful FLOPs count real tokens, layers that must run and logits that are read;
-padding, and what is computed twice, are not useful. To compare machines, multiply seconds by the matmul rate.
-"""
+For each phase: seconds (the least of some runs, after compilation), the FLOPs that had to be done,
+and their share of the rate at which the machine multiplies matrices. Useful FLOPs count real
+tokens, layers that must run and logits that are read; padding, and what is computed twice, are not
+useful. To compare machines, multiply seconds by the matmul rate."""
 
 import functools
 import resource
@@ -22,9 +22,9 @@ from jaxedit.edits.request import Request
 from jaxedit.metrics.perplexity import perplexity, perplexity_each, prepare
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.load import load
-from jaxedit.models.model import Model, with_slots
-from jaxedit.solving.keys import ask, keys
-from jaxedit.solving.prompts import tokenise
+from jaxedit.models.model import Model, allocate_deltas
+from jaxedit.solving.keys import compute_keys, pack_prompts
+from jaxedit.solving.prompts import tokenise_request
 from jaxedit.solving.rank_one import RankOneState
 from jaxedit.solving.solve import solve
 from jaxedit.stats.collect import collect_stats
@@ -44,8 +44,10 @@ class Phase(NamedTuple):
     about: str
 
 
-class Setup(NamedTuple):
-    """What is measured: a ROME edit of one request, the texts' perplexity after it, keys of many requests."""
+class BenchConfig(NamedTuple):
+    """What is measured: a ROME edit of one request, the texts' perplexity after it, keys of many
+    requests.
+    """
 
     model: str
     mesh: str
@@ -59,10 +61,14 @@ class Setup(NamedTuple):
 
 
 def matmul_rate(dtype: jnp.dtype) -> tuple[float, int]:
-    """FLOPs a second of the best of jax and, on a CPU, numpy for square matrices of a width, which is returned too."""
+    """FLOPs a second of the best of jax and, on a CPU, numpy for square matrices of a width, which
+    is returned too.
+    """
     on_cpu = jax.default_backend() == "cpu"
     width = 2048 if on_cpu else 8192
-    square = jax.random.normal(jax.random.key(0), (width, width), dtype)  # not ones: chips multiply those faster
+    square = jax.random.normal(
+        jax.random.key(0), (width, width), dtype
+    )  # not ones: chips multiply those faster
     times = [_best(jax.jit(lambda a: jnp.matmul(a, a, precision="highest")), square, repeats=8)]
     if on_cpu:
         host = np.asarray(square, np.float32)
@@ -70,10 +76,14 @@ def matmul_rate(dtype: jnp.dtype) -> tuple[float, int]:
     return 2 * width**3 / min(times), width
 
 
-Add = Callable[[str, float, float | None, str], None]  # name, seconds, useful FLOPs, what it is about
+Report = Callable[
+    [str, float, float | None, str], None
+]  # name, seconds, useful FLOPs, what it is about
 
 
-def bench(setup: Setup, on_phase: Callable[[Phase], None] = lambda phase: None) -> dict[str, Any]:
+def run_bench(
+    setup: BenchConfig, on_phase: Callable[[Phase], None] = lambda phase: None
+) -> dict[str, Any]:
     """Measures each phase; returns the phases and what they were measured on.
 
     Raises:
@@ -87,7 +97,9 @@ def bench(setup: Setup, on_phase: Callable[[Phase], None] = lambda phase: None) 
         on_phase(phases[-1])
 
     began = time.perf_counter()
-    model = with_slots(load(setup.model, mesh=setup.mesh, dtype=setup.dtype), WEIGHT, (setup.layer,))
+    model = allocate_deltas(
+        load(setup.model, mesh=setup.mesh, dtype=setup.dtype), WEIGHT, (setup.layer,)
+    )
     jax.block_until_ready(model.base)
     load_s = time.perf_counter() - began
     rate, width = matmul_rate(model.dtype)
@@ -102,17 +114,21 @@ def bench(setup: Setup, on_phase: Callable[[Phase], None] = lambda phase: None) 
         "mesh": dict(model.mesh.shape),
         "matmul_gflops": rate / 1e9,
         "matmul_width": width,
-        "phases": [phase._asdict() | {"gflop_equivalents": phase.time_s * rate / 1e9} for phase in phases],
+        "phases": [
+            phase._asdict() | {"gflop_equivalents": phase.time_s * rate / 1e9} for phase in phases
+        ],
     }
 
 
-def _editor(setup: Setup, model: Model) -> tuple[Editor, RankOneState]:
+def _editor(setup: BenchConfig, model: Model) -> tuple[Editor, RankOneState]:
     hyper = {} if setup.templates is None else {"context_templates": setup.templates}
     editor = make_editor("rome", layer=setup.layer, v_num_grad_steps=setup.n_steps, **hyper)
     return editor, editor.init(model, None)
 
 
-def _bench_edit(setup: Setup, model: Model, editor: Editor, state: RankOneState, add: Add) -> Edit:
+def _bench_edit(
+    setup: BenchConfig, model: Model, editor: Editor, state: RankOneState, add: Report
+) -> Edit:
     """One edit of one request: what is compiled, the value, the solve, the model with it."""
     began = time.perf_counter()
     edit, _, info = editor.edit(model, [setup.request], state)
@@ -121,38 +137,64 @@ def _bench_edit(setup: Setup, model: Model, editor: Editor, state: RankOneState,
     add("compile", max(first_s - time_s, 0.0), None, "the target's loop; or read from the cache")
     templates, n_steps = state.context_templates, int(info["n_steps"])
     flops = target_flops(model, setup.request, templates, setup.layer, n_steps)
-    add("target", time_s, flops, f"{setup.request.name}, {len(templates)} templates, {n_steps} steps")
+    add(
+        "target",
+        time_s,
+        flops,
+        f"{setup.request.summary}, {len(templates)} templates, {n_steps} steps",
+    )
     key_FR = np.ones((model.config.F, 1), np.float32)
     row_RD = np.ones((1, model.config.D), np.float32)
-    add("solve", _best(lambda: solve(state.metric, key_FR, key_FR, row_RD, 0.0)), None, "one key, C = I")
+    add(
+        "solve",
+        _best(lambda: solve(state.metric, key_FR, key_FR, row_RD, 0.0)),
+        None,
+        "one key, C = I",
+    )
     add("apply", _best(lambda: apply(model, edit).overlay.delta), None, "rank one")
     return edit
 
 
-def _bench_texts(setup: Setup, model: Model, edited: Model, add: Add) -> None:
-    """The texts' perplexity after an edit, with and without what lies below it; their second moments."""
+def _bench_texts(setup: BenchConfig, model: Model, edited: Model, add: Report) -> None:
+    """The texts' perplexity after an edit, with and without what lies below it; their second
+    moments.
+    """
     config = model.config
     for name, lowest in (("perplexity", setup.layer), ("perplexity, all layers", 0)):
-        texts = prepare(model, setup.texts, lowest=lowest)
+        texts = prepare(model, setup.texts, start_layer=lowest)
         lengths = perplexity(edited, texts).n_tokens + 1
         time_s = _best(lambda texts=texts: perplexity(edited, texts), repeats=5)
         flops = scoring_flops(config, lengths, config.L - lowest)
-        add(name, time_s, flops, f"{len(lengths)} texts, {int(lengths.sum())} tokens, layers from {lowest}")
+        add(
+            name,
+            time_s,
+            flops,
+            f"{len(lengths)} texts, {int(lengths.sum())} tokens, layers from {lowest}",
+        )
     time_s = _best(lambda: collect_stats(model, setup.texts, [setup.layer]), repeats=2)
     flops = int(lengths.sum()) * ((setup.layer + 1) * layer_flops(config) + 2 * config.F**2)
     add("stats", time_s, flops, f"layer {setup.layer}, the same texts")
 
 
-def _bench_many(setup: Setup, model: Model, editor: Editor, state: RankOneState, add: Add) -> None:
+def _bench_many(
+    setup: BenchConfig, model: Model, editor: Editor, state: RankOneState, add: Report
+) -> None:
     """Keys of many requests in bulk, and a sweep of single edits with their perplexity."""
     config, layer, templates = model.config, setup.layer, state.context_templates
-    questions = ask(model, setup.requests, (templates,), "mean")
-    time_s = _best(lambda: keys(model, questions, layer), repeats=2)
+    questions = pack_prompts(model, setup.requests, (templates,), "mean")
+    time_s = _best(lambda: compute_keys(model, questions, layer), repeats=2)
     n_own, n_shared = np.count_nonzero(questions.segment_GBT), questions.n_shared_C.sum()
-    flops = n_own * (layer * layer_flops(config) + attention_flops(config)) + n_shared * (layer + 1) * layer_flops(config)
-    add("keys", time_s, float(flops), f"{len(setup.requests)} requests in {len(templates)} templates")
-    lot, each = setup.requests[:LOT], editor.each
-    texts = prepare(model, setup.texts, lowest=layer)
+    flops = n_own * (layer * layer_flops(config) + attention_flops(config)) + n_shared * (
+        layer + 1
+    ) * layer_flops(config)
+    add(
+        "keys",
+        time_s,
+        float(flops),
+        f"{len(setup.requests)} requests in {len(templates)} templates",
+    )
+    lot, each = setup.requests[:LOT], editor.edit_each
+    texts = prepare(model, setup.texts, start_layer=layer)
 
     infos = []
 
@@ -163,7 +205,12 @@ def _bench_many(setup: Setup, model: Model, editor: Editor, state: RankOneState,
 
     time_s = _best(sweep, repeats=1) / len(lot)
     pairs = zip(lot, infos, strict=True)
-    flops = np.mean([target_flops(model, request, templates, layer, int(info["n_steps"])) for request, info in pairs])
+    flops = np.mean(
+        [
+            target_flops(model, request, templates, layer, int(info["n_steps"]))
+            for request, info in pairs
+        ]
+    )
     lengths = perplexity(model, texts).n_tokens + 1
     flops += scoring_flops(config, lengths, config.L - layer)
     add("sweep", time_s, float(flops), f"an edit with its perplexity, {len(lot)} made together")
@@ -181,19 +228,28 @@ def layer_flops(config: DecoderConfig) -> int:
 
 def scoring_flops(config: DecoderConfig, lengths: np.ndarray, n_layers: int) -> float:
     """Texts of these lengths through some layers, and the logits of all but their last tokens."""
-    return float(lengths.sum() * n_layers * layer_flops(config) + (lengths - 1).sum() * 2 * config.D * config.V)
+    return float(
+        lengths.sum() * n_layers * layer_flops(config)
+        + (lengths - 1).sum() * 2 * config.D * config.V
+    )
 
 
-def target_flops(model: Model, request: Request, templates: tuple[str, ...], layer: int, n_steps: int) -> float:
-    """A target's optimisation: the prefixes once, then n_steps passes over the suffixes, all but the last with a gradient.
+def target_flops(
+    model: Model, request: Request, templates: tuple[str, ...], layer: int, n_steps: int
+) -> float:
+    """A target's optimisation: the prefixes once, then n_steps passes over the suffixes, all but
+    the last with a gradient.
 
     A gradient with respect to activations costs as much as the pass itself: the weights need none.
     """
     config = model.config
-    found = tokenise(model, request, templates)
-    rows = [*((len(row.tokens) - 1, row) for row in found.templates), (len(found.kl.tokens), found.kl)]
-    n_prefix = sum(row.subject for _, row in rows)
-    n_suffix = sum(n_tokens - row.subject for n_tokens, row in rows)
+    found = tokenise_request(model, request, templates)
+    rows = [
+        *((len(row.tokens) - 1, row) for row in found.templates),
+        (len(found.kl.tokens), found.kl),
+    ]
+    n_prefix = sum(row.fact_position for _, row in rows)
+    n_suffix = sum(n_tokens - row.fact_position for n_tokens, row in rows)
     n_read = sum(len(row.tokens) - row.first_target for row in found.templates) + 1
     n_above = config.L - 1 - layer
     once = layer_flops(config) * ((n_prefix + n_suffix) * (layer + 1) + n_prefix * n_above)
@@ -201,19 +257,34 @@ def target_flops(model: Model, request: Request, templates: tuple[str, ...], lay
     return float(once + (2 * n_steps - 1) * a_pass)
 
 
-def growth(setup: Setup, counts: tuple[int, ...] = (1, 10, 100, 1000)) -> dict[str, list[tuple[int, float]]]:
-    """Seconds of an edit against how many were made before, and of a perplexity against tokens: flat, and linear."""
-    model = with_slots(load(setup.model, mesh=setup.mesh, dtype=setup.dtype), WEIGHT, (setup.layer,))
+def scaling(
+    setup: BenchConfig, counts: tuple[int, ...] = (1, 10, 100, 1000)
+) -> dict[str, list[tuple[int, float]]]:
+    """Seconds of an edit against how many were made before, and of a perplexity against tokens:
+    flat, and linear.
+    """
+    model = allocate_deltas(
+        load(setup.model, mesh=setup.mesh, dtype=setup.dtype), WEIGHT, (setup.layer,)
+    )
     editor, state = _editor(setup, model)
     rng = np.random.default_rng(0)
     edited, n_made, one_more = model, 0, []
     for count in counts:
         while n_made < count:
             u_FR = rng.standard_normal((model.config.F, 1)) / np.sqrt(model.config.F)
-            edited = apply(edited, make_edit(model, [LowRank(WEIGHT, setup.layer, u_FR, np.full((1, model.config.D), 1e-5))]))
+            edited = apply(
+                edited,
+                make_edit(
+                    model, [LowRank(WEIGHT, setup.layer, u_FR, np.full((1, model.config.D), 1e-5))]
+                ),
+            )
             n_made += 1
-        one_more.append(lambda edited=edited: apply(edited, editor.edit(edited, [setup.request], state)[0]).overlay.delta)
-    texts = [prepare(model, setup.texts * times, lowest=setup.layer) for times in (1, 2, 4, 8)]
+        one_more.append(
+            lambda edited=edited: (
+                apply(edited, editor.edit(edited, [setup.request], state)[0]).overlay.delta
+            )
+        )
+    texts = [prepare(model, setup.texts * times, start_layer=setup.layer) for times in (1, 2, 4, 8)]
     n_tokens = [sum(map(np.count_nonzero, each.packed.segment_GBT)) for each in texts]
     scored = [functools.partial(perplexity, edited, each) for each in texts]
     return {

@@ -1,9 +1,8 @@
 """Where compiled programs are kept between runs, so that a second run compiles nothing.
 
-A program compiled for one CPU may not run on another, and homes are shared between machines: each kind of CPU and each
-version of jaxlib has a folder of its own. $JAX_COMPILATION_CACHE_DIR overrides the place, $JAX_ENABLE_COMPILATION_CACHE=false
-turns it off.
-"""
+A program compiled for one CPU may not run on another, and homes are shared between machines: each
+kind of CPU and each version of jaxlib has a folder of its own. $JAX_COMPILATION_CACHE_DIR overrides
+the place, $JAX_ENABLE_COMPILATION_CACHE=false turns it off."""
 
 import hashlib
 import os
@@ -16,13 +15,13 @@ import jaxlib
 MAX_BYTES = 2 * 2**30
 
 
-def keep_compiled() -> Path:
+def enable_compilation_cache() -> Path:
     """Has jax keep what it compiles in a folder of the user's; returns it."""
     chosen = jax.config.values["jax_compilation_cache_dir"]
     if chosen:
         return Path(chosen)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "jaxedit" / f"xla-{jaxlib.__version__}-{machine()}"
+    folder = home / "jaxedit" / f"xla-{jaxlib.__version__}-{cpu_kind()}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -30,10 +29,14 @@ def keep_compiled() -> Path:
     return folder
 
 
-def machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def cpu_kind(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Eight hex digits for the kind of CPU: its model and what it can do."""
     about = platform.machine() + platform.processor()
     if cpuinfo.is_file():
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
-        about += "".join(line for line in lines if line.split(":")[0].strip() in ("model name", "flags", "Features"))
+        about += "".join(
+            line
+            for line in lines
+            if line.split(":")[0].strip() in ("model name", "flags", "Features")
+        )
     return hashlib.sha256(about.encode()).hexdigest()[:8]

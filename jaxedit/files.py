@@ -1,4 +1,6 @@
-"""Files on disk and on the web: written whole or not at all, JSON of numbers that are not finite, downloads kept in a cache."""
+"""Files on disk and on the web: written whole or not at all, JSON of numbers that are not finite,
+downloads kept in a cache.
+"""
 
 import hashlib
 import math
@@ -14,31 +16,35 @@ from typing import Any
 import numpy as np
 
 
-def plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
     """A value as JSON can hold it: numbers that are not finite become strings that `float` reads."""
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
+        return [to_json(v) for v in value]
     if isinstance(value, (np.generic, np.ndarray)):
-        return plain(value.tolist())
+        return to_json(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one, with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= (
+            flatten_keys(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes) -> None:
     """Writes a file so that it is on the disk whole, or as it was before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = _part_of(path)
+    part = partial_path(path)
     with part.open("wb") as file:
         file.write(content)
         file.flush()
@@ -46,7 +52,7 @@ def write_whole(path: Path, content: bytes) -> None:
     part.replace(path)
 
 
-def _part_of(path: Path) -> Path:
+def partial_path(path: Path) -> Path:
     """Where a file is written before it is whole; never the file itself, whatever its suffix."""
     return path.with_name(f"{path.name}.part")
 
@@ -54,12 +60,12 @@ def _part_of(path: Path) -> Path:
 WAIT_S = 60
 
 
-def is_address(source: str) -> bool:
+def is_url(source: str) -> bool:
     """Whether a source is an address on the web."""
     return source.startswith(("https://", "http://"))
 
 
-def fetched(address: str) -> Path:
+def download(address: str) -> Path:
     """The file at an address, which is fetched once and then kept in the user's cache folder.
 
     Raises:
@@ -67,7 +73,9 @@ def fetched(address: str) -> Path:
     """
     name = Path(urllib.parse.urlsplit(address).path).name or "file"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = home / "jaxedit" / "files" / f"{hashlib.sha256(address.encode()).hexdigest()[:12]}-{name}"
+    path = (
+        home / "jaxedit" / "files" / f"{hashlib.sha256(address.encode()).hexdigest()[:12]}-{name}"
+    )
     if path.is_file():
         return path
     try:

@@ -1,11 +1,16 @@
-"""What the tests share: where the common data lies, loaded models, and tiny random HF checkpoints made on the spot."""
+"""What the tests share: where the common data lies, loaded models, and tiny random HF checkpoints
+made on the spot.
+"""
 
 import os
 from pathlib import Path
 
-# Before jax is imported. Modules compile much the same programs, and so does the next run: they share what takes long.
+# Before jax is imported. Modules compile much the same programs, and so does the next run: they
+# share what takes long.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 # Thousands of small programs run once: compiling them well would take longer than running them.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -36,7 +41,9 @@ CORPUS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled():
-    """Lets go of what a module compiled: thousands of programs in one process run into the system's limit on memory maps."""
+    """Lets go of what a module compiled: thousands of programs in one process run into the system's
+    limit on memory maps.
+    """
     yield
     jax.clear_caches()
 
@@ -62,18 +69,21 @@ def golden_expected(shared):
     @functools.cache
     def read(family: str):
         folder = shared / "golden" / family
-        return json.loads((folder / "cases.json").read_text(encoding="utf-8")), load_file(folder / "expected.safetensors")
+        return json.loads((folder / "cases.json").read_text(encoding="utf-8")), load_file(
+            folder / "expected.safetensors"
+        )
 
     return read
 
 
 @pytest.fixture(scope="session")
 def golden_edited(golden):
-    """A function: family -> its golden model as the reference implementations saw it while they edited.
+    """A function: family -> its golden model as the reference implementations saw it while they
+    edited.
 
-    Their tokenizer also returned token_type_ids, all 0. GPT-2 and GPT-J look these up in the token embedding and add what
-    they find, so in ROME and the MEMIT family (not in fine-tuning, logits and second moments) row 0 was added everywhere.
-    """
+    Their tokenizer also returned token_type_ids, all 0. GPT-2 and GPT-J look these up in the token
+    embedding and add what they find, so in ROME and the MEMIT family (not in fine-tuning, logits
+    and second moments) row 0 was added everywhere."""
 
     @functools.cache
     def load(family: str):
@@ -96,13 +106,13 @@ def smollm2():
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
-    """A function: (family, **attributes of its HF configuration) -> directory of a tiny random HF model in float32.
+    """A function: (family, **attributes of its HF configuration) -> directory of a tiny random HF
+    model in float32.
 
-    The configuration is the family's TINY with token 0 as begin- and end-of-text and then the attributes given. Every
-    parameter is random, biases and norms too, so one that is lost or misplaced shows in the logits. The tokenizer is a
-    byte-level BPE that knows printable ASCII but the rarest signs. Directories are shared by all tests: copy one before
-    changing it.
-    """
+    The configuration is the family's TINY with token 0 as begin- and end-of-text and then the
+    attributes given. Every parameter is random, biases and norms too, so one that is lost or
+    misplaced shows in the logits. The tokenizer is a byte-level BPE that knows printable ASCII but
+    the rarest signs. Directories are shared by all tests: copy one before changing it."""
     made: dict[tuple[str, str], Path] = {}
 
     def make(family: str, **overrides) -> Path:
@@ -127,11 +137,15 @@ def _write_tiny(directory: Path, family: str, overrides: dict) -> Path:
 
 
 def randomise(model, seed: int = 0) -> None:
-    """Gives every parameter of a torch model values that matter: unit-gain matrices, visible biases, uneven norms."""
+    """Gives every parameter of a torch model values that matter: unit-gain matrices, visible
+    biases, uneven norms.
+    """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    around = 0.0 if model.config.model_type == "gemma" else 1.0  # Gemma stores a norm's scale less one
+    around = (
+        0.0 if model.config.model_type == "gemma" else 1.0
+    )  # Gemma stores a norm's scale less one
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -142,7 +156,9 @@ def randomise(model, seed: int = 0) -> None:
 
 
 def write_tokenizer(directory: Path, vocab_size: int) -> None:
-    """Trains a byte-level BPE on a few sentences and writes it as HF tokenizer files; token 0 ends a text."""
+    """Trains a byte-level BPE on a few sentences and writes it as HF tokenizer files; token 0 ends
+    a text.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -150,9 +166,16 @@ def write_tokenizer(directory: Path, vocab_size: int) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = [*string.ascii_letters, *string.digits, *".,;:!?'-\"()", "Ġ"]
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.save(str(directory / "tokenizer.json"))
-    names = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    names = {
+        "bos_token": "<|endoftext|>",
+        "eos_token": "<|endoftext|>",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
     (directory / "tokenizer_config.json").write_text(json.dumps(names))

@@ -6,7 +6,12 @@ import numpy as np
 
 from jaxedit.study.journal import open_journal
 
-CONFIG = {"model": "tiny$x_{$", "mode": "sequential", "n_facts": 0, "editor": {"method": "c-rome", "layer": 3}}
+CONFIG = {
+    "model": "tiny$x_{$",
+    "mode": "sequential",
+    "n_facts": 0,
+    "editor": {"method": "c-rome", "layer": 3},
+}
 
 
 def fact(probability: float, greedy: bool = False) -> dict:
@@ -34,14 +39,29 @@ def asked(step: int, subject: str, target: str, prompt: str = "{} is in") -> dic
 
 
 def measured(
-    step: int, subject: str, target: str, ppl: float, *, kept=True, guard="", new=0.9, says=" Rome.", base=25.0, broken=0
+    step: int,
+    subject: str,
+    target: str,
+    ppl: float,
+    *,
+    kept=True,
+    guard="",
+    new=0.9,
+    says=" Rome.",
+    base=25.0,
+    broken=0,
 ) -> dict:
     """A record as the loop writes it; half a second for each phase."""
     return asked(step, subject, target) | dict(
         kept=kept,
         guard=guard,
         perplexity=dict(
-            mean=ppl, pooled=ppl, ratio=ppl / base, delta_nll_nats=0.1, delta_nll_stderr_nats=0.01, n_broken=broken
+            mean=ppl,
+            pooled=ppl,
+            ratio=ppl / base,
+            delta_nll_nats=0.1,
+            delta_nll_stderr_nats=0.01,
+            n_broken=broken,
         ),
         fact=fact(new, greedy=new > 0.5),
         before=fact(0.0123),
@@ -55,17 +75,40 @@ def measured(
 ERROR = "the request has 300 tokens, more than the 256 positions"
 STEPS = [
     measured(1, "The Eiffel Tower", "Rome", 25.5, new=0.9876, says=" Rome."),
-    measured(2, "a|b $x_{$ [link](u)", "5|\\6", 4321.5, kept=False, guard="perplexity 173 times", says="|\n|-|\r\n[x]"),
+    measured(
+        2,
+        "a|b $x_{$ [link](u)",
+        "5|\\6",
+        4321.5,
+        kept=False,
+        guard="perplexity 173 times",
+        says="|\n|-|\r\n[x]",
+    ),
     asked(3, "too long", "Rome") | dict(error=ERROR, time_s=dict(edit=0.25)),
-    measured(4, "BP", "Munich", math.inf, kept=False, guard="the loss of 2 texts is not finite", new=0.0, broken=2),
+    measured(
+        4,
+        "BP",
+        "Munich",
+        math.inf,
+        kept=False,
+        guard="the loss of 2 texts is not finite",
+        new=0.0,
+        broken=2,
+    ),
     measured(5, "東京 [Corp]", "Paris", 26.25, new=0.25, says=" Rome"),
     measured(6, "Zürich", "Oslo", 60.0, guard="perplexity 2.4 times", new=0.75),
 ]
 
 
 def write(folder, steps, config=CONFIG, base=25.0):
-    journal = open_journal(folder, {"config": config, "model_fingerprint": "abc", "n_skipped_facts": 0})
-    journal.append({"step": 0, "perplexity": {"mean": base, "pooled": base, "n_broken": 0}}, {"nll_nats": np.ones(2)}, {})
+    journal = open_journal(
+        folder, {"config": config, "model_fingerprint": "abc", "n_skipped_facts": 0}
+    )
+    journal.append(
+        {"step": 0, "perplexity": {"mean": base, "pooled": base, "n_broken": 0}},
+        {"nll_nats": np.ones(2)},
+        {},
+    )
     for step in steps:
         journal.append(step, {}, {})
     return folder
@@ -73,7 +116,16 @@ def write(folder, steps, config=CONFIG, base=25.0):
 
 ROWS = [
     ["1", "The Eiffel Tower is in → Rome", "25.5", "1.02", "0.012 → 0.988", "yes", "0.51", "kept"],
-    ["2", "a|b $x_{$ [link](u) is in → 5|\\6", "4,322", "172.9", "0.012 → 0.900", "yes", "1.02", "rolled back"],
+    [
+        "2",
+        "a|b $x_{$ [link](u) is in → 5|\\6",
+        "4,322",
+        "172.9",
+        "0.012 → 0.900",
+        "yes",
+        "1.02",
+        "rolled back",
+    ],
     ["3", "too long is in → Rome", "", "", "", "", "", "not edited"],
     ["4", "BP is in → Munich", "inf", "inf", "0.012 → 0.000", "no", "2.04", "rolled back"],
     ["5", "東京 [Corp] is in → Paris", "26.2", "1.05", "0.012 → 0.250", "no", "2.55", "kept"],

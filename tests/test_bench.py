@@ -1,4 +1,6 @@
-"""What `jaxedit bench` counts, against torch's own count of a forward pass; that every phase is measured."""
+"""What `jaxedit bench` counts, against torch's own count of a forward pass; that every phase is
+measured.
+"""
 
 import json
 from pathlib import Path
@@ -10,18 +12,38 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 import jaxedit
-from jaxedit.bench import Phase, Setup, attention_flops, bench, growth, layer_flops, scoring_flops, target_flops
+from jaxedit.bench import (
+    BenchConfig,
+    Phase,
+    attention_flops,
+    layer_flops,
+    run_bench,
+    scaling,
+    scoring_flops,
+    target_flops,
+)
 from jaxedit.cli import run
 from jaxedit.reports import figures_of_models
 
 TEMPLATES = ("{}", "I am. {}")
-NAMES = ["load", "compile", "target", "solve", "apply", "perplexity", "perplexity, all layers", "stats", "keys", "sweep"]
+NAMES = [
+    "load",
+    "compile",
+    "target",
+    "solve",
+    "apply",
+    "perplexity",
+    "perplexity, all layers",
+    "stats",
+    "keys",
+    "sweep",
+]
 FAMILIES = ("gpt2", "gptj", "llama")
 
 
 @pytest.fixture
 def setup(shared):
-    return Setup(
+    return BenchConfig(
         model=str(shared / "golden" / "gpt2"),
         mesh="",
         dtype=None,
@@ -30,14 +52,21 @@ def setup(shared):
         templates=TEMPLATES,
         request=jaxedit.Request("{} is based in", "BP", "Munich"),
         requests=[jaxedit.Request("{} lives in", name, "Paris") for name in ("Bob", "Ann")],
-        texts=["The Eiffel Tower is located in the city of Paris.", " Once upon a time there was a little girl."],
+        texts=[
+            "The Eiffel Tower is located in the city of Paris.",
+            " Once upon a time there was a little girl.",
+        ],
     )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_flops_of_a_pass_are_torchs(golden, shared, family):
-    """All products with weights; the attention's scores and sums, which depend on lengths, are left out."""
-    hf_model = transformers.AutoModelForCausalLM.from_pretrained(shared / "golden" / family, attn_implementation="eager").eval()
+    """All products with weights; the attention's scores and sums, which depend on lengths, are left
+    out.
+    """
+    hf_model = transformers.AutoModelForCausalLM.from_pretrained(
+        shared / "golden" / family, attn_implementation="eager"
+    ).eval()
     lengths = np.array([7, 12])
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
@@ -46,7 +75,9 @@ def test_flops_of_a_pass_are_torchs(golden, shared, family):
     by_operation = counter.get_flop_counts()["Global"]
     counted = sum(flops for operation, flops in by_operation.items() if "bmm" not in str(operation))
     config = golden(family).config
-    last = 2 * config.D * config.V * len(lengths)  # torch also computes the logits of the last tokens
+    last = (
+        2 * config.D * config.V * len(lengths)
+    )  # torch also computes the logits of the last tokens
     assert scoring_flops(config, lengths, config.L) + last == counted
     assert 0 < attention_flops(config) < layer_flops(config)
 
@@ -73,7 +104,7 @@ def test_flops_of_a_target(golden):
 
 def test_every_phase_is_measured(setup):
     seen = []
-    found = bench(setup, seen.append)
+    found = run_bench(setup, seen.append)
     assert [phase["name"] for phase in found["phases"]] == [phase.name for phase in seen]
     assert [phase.name for phase in seen] == NAMES
     assert all(phase.time_s > 0 for phase in seen if phase.name != "compile")
@@ -94,7 +125,7 @@ def test_the_committed_record_is_of_this_command():
 
 
 def test_growth(setup, tmp_path):
-    found = growth(setup, counts=(1, 5))
+    found = scaling(setup, counts=(1, 5))
     assert [count for count, _ in found["edits"]] == [1, 5]
     tokens = [count for count, _ in found["tokens"]]
     assert [n / tokens[0] for n in tokens] == [1, 2, 4, 8]

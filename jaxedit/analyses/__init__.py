@@ -1,1 +1,3 @@
-"""Experiments on finished studies: how well damage was predicted, perplexity against tasks, the paper's numbers."""
+"""Experiments on finished studies: how well damage was predicted, perplexity against tasks, the
+paper's numbers.
+"""

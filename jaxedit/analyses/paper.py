@@ -1,4 +1,6 @@
-"""What the paper (arXiv 2402.09656) found on its models, to be put beside a study: its numbers, and curves from a file."""
+"""What the paper (arXiv 2402.09656) found on its models, to be put beside a study: its numbers, and
+curves from a file.
+"""
 
 from typing import Any, NamedTuple
 
@@ -7,10 +9,15 @@ from jaxedit.study.journal import Journal
 PAPER_TITLE = "What the paper found"
 
 
-# Model -> unedited perplexity on ME-PPL_50 and ME-PPL_1k, and how many of 21,919 single ROME edits make it collapse.
-UNEDITED = {"gpt2-xl": (68.77, 68.39, 77), "gpt-j-6b": (49.04, 50.34, 85), "llama-2-7b": (33.18, 37.25, 21)}
-# Model, method -> of 107 normal and then 107 hard edits in sequence: the highest perplexity, the last, and after how many edits
-# it first was over 1000 (None: never).
+# Model -> unedited perplexity on ME-PPL_50 and ME-PPL_1k, and how many of 21,919 single ROME edits
+# make it collapse.
+UNEDITED = {
+    "gpt2-xl": (68.77, 68.39, 77),
+    "gpt-j-6b": (49.04, 50.34, 85),
+    "llama-2-7b": (33.18, 37.25, 21),
+}
+# Model, method -> of 107 normal and then 107 hard edits in sequence: the highest perplexity, the
+# last, and after how many edits it first was over 1000 (None: never).
 SEQUENCES = {
     ("gpt2-xl", "ft"): ((2.2e5, 4.5e4, 8), (4.5e5, 3.8e4, 8)),
     ("gpt2-xl", "mend"): ((5.9e6, 5.9e6, 36), (5.2e5, 3.3e5, 44)),
@@ -27,15 +34,17 @@ SEQUENCES = {
 }
 
 
-class Paper(NamedTuple):
-    """What the paper says of a model and method: sentences, and a table of 107 edits in sequence (empty: not in the paper)."""
+class PaperNumbers(NamedTuple):
+    """What the paper says of a model and method: sentences, and a table of 107 edits in sequence
+    (empty: not in the paper).
+    """
 
     sentences: list[str]
     header: list[str]
     rows: list[list[str]]
 
 
-def paper(journal: Journal) -> Paper | None:
+def paper_numbers(journal: Journal) -> PaperNumbers | None:
     """The paper's numbers for a study's model and method; None for another model."""
     config: dict[str, Any] = journal.run["config"]
     model = next((name for name in UNEDITED if name in config["model"].lower()), None)
@@ -48,6 +57,10 @@ def paper(journal: Journal) -> Paper | None:
         sentences.append(f"Of 21,919 single ROME edits {n_collapsing} took it over 1000.")
     rows = [
         [kind, f"{highest:,.4g}", f"{last:,.4g}", f"after {first}" if first else "never"]
-        for kind, (highest, last, first) in zip(("normal", "hard"), SEQUENCES.get((model, method), ()), strict=False)
+        for kind, (highest, last, first) in zip(
+            ("normal", "hard"), SEQUENCES.get((model, method), ()), strict=False
+        )
     ]
-    return Paper(sentences, [f"107 edits by {method}", "highest", "last", "first over 1000"], rows)
+    return PaperNumbers(
+        sentences, [f"107 edits by {method}", "highest", "last", "first over 1000"], rows
+    )

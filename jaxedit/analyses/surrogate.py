@@ -1,9 +1,9 @@
-"""Is perplexity a surrogate for what a model can do: models at many perplexity levels, each on downstream tasks.
+"""Is perplexity a surrogate for what a model can do: models at many perplexity levels, each on
+downstream tasks.
 
-As section 4 of arXiv 2402.09656: the models are edited ones. Each is a damaging edit of a study, scaled down until the texts'
-perplexity is at a level that was fixed beforehand (the update's size is what the damage depends on), so that levels are covered
-evenly and not as chance has it.
-"""
+As section 4 of arXiv 2402.09656: the models are edited ones. Each is a damaging edit of a study,
+scaled down until the texts' perplexity is at a level that was fixed beforehand (the update's size
+is what the damage depends on), so that levels are covered evenly and not as chance has it."""
 
 import dataclasses
 import itertools
@@ -18,23 +18,43 @@ import numpy as np
 from jaxedit.datasets import read_texts
 from jaxedit.edits.edit import Dense, Edit, LowRank, apply
 from jaxedit.edits.serialise import read_edit
-from jaxedit.files import plain, write_whole
-from jaxedit.metrics.downstream import downstream
+from jaxedit.files import to_json, write_atomic
+from jaxedit.metrics.downstream import evaluate_tasks
 from jaxedit.metrics.perplexity import perplexity, prepare
 from jaxedit.models.model import Model
-from jaxedit.models.score import Begun
+from jaxedit.models.score import PrefilledTexts
 from jaxedit.study.journal import read_journal
 from jaxedit.study.replay import edited_model
 
-FORMS = ("perplexity", "pooled")  # the papers' mean over texts, in which one text may outweigh all others, and over all tokens
-LEVELS = (200.0, 250.0, 300.0, 350.0, 400.0, 450.0, 500.0, 600.0, 700.0, 800.0, 900.0, 1000.0, 2000.0, 5000.0)
+FORMS = (
+    "perplexity",
+    "pooled",
+)  # the papers' mean over texts, in which one text may outweigh all others, and over all tokens
+LEVELS = (
+    200.0,
+    250.0,
+    300.0,
+    350.0,
+    400.0,
+    450.0,
+    500.0,
+    600.0,
+    700.0,
+    800.0,
+    900.0,
+    1000.0,
+    2000.0,
+    5000.0,
+)
 NEAR = 0.02  # a level is met where the perplexity is this close to it
 TRIALS = 20
 N_RESAMPLED = 2000
 
 
 class Scaled(NamedTuple):
-    """An edit of the study, by step, and the factor that takes the perplexity to a level; the perplexity in both forms."""
+    """An edit of the study, by step, and the factor that takes the perplexity to a level; the
+    perplexity in both forms.
+    """
 
     step: int
     factor: float
@@ -42,7 +62,7 @@ class Scaled(NamedTuple):
     pooled: float
 
 
-def surrogate(
+def measure_surrogate(
     folder: Path,
     tasks: list[str],
     *,
@@ -51,18 +71,20 @@ def surrogate(
     task_path: Path | None = None,
     on_model: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> list[dict[str, Any]]:
-    """Evaluates the unedited model and one model a level; what is done is kept in the folder and not done again.
+    """Evaluates the unedited model and one model a level; what is done is kept in the folder and
+    not done again.
 
     Args:
       folder: of a study of single edits, some of which take the perplexity over the highest level.
-      tasks: as `jaxedit.metrics.downstream.downstream`.
+      tasks: as `jaxedit.metrics.downstream.evaluate_tasks`.
       levels: perplexities.
       limit: items of each task.
       task_path: a directory of task files.
       on_model: called with each row, those found in the folder as well.
 
     Returns:
-      For each model its level (None: unedited), step, factor, perplexity in both forms, and the tasks' numbers.
+      For each model its level (None: unedited), step, factor, perplexity in both forms, and the
+      tasks' numbers.
 
     Raises:
       ValueError: on another study's folder, a level that no edit reaches, or as `downstream`.
@@ -72,7 +94,7 @@ def surrogate(
     path = folder / "surrogate.json"
     done = _read(path, asked)
     model = edited_model(folder, steps=[])
-    texts: Begun | None = None
+    texts: PrefilledTexts | None = None
     chosen = _choose(journal.steps, levels)
     rows = []
     for level in (None, *sorted(levels)):
@@ -83,11 +105,18 @@ def surrogate(
             edited, scaled = model, Scaled(0, 0.0, score.mean, score.pooled)
             if level is not None:
                 edit = read_edit(_arrays(journal.steps, chosen[level]))
-                scaled = scale_to(model, edit, level, texts, chosen[level])
+                scaled = scale_to_perplexity(model, edit, level, texts, chosen[level])
                 edited = apply(model, scaled_edit(edit, scaled.factor))
-            row = {"level": level, **scaled._asdict(), "tasks": downstream(edited, tasks, limit=limit, task_path=task_path)}
+            row = {
+                "level": level,
+                **scaled._asdict(),
+                "tasks": evaluate_tasks(edited, tasks, limit=limit, task_path=task_path),
+            }
             done = [*done, row]
-            write_whole(path, (json.dumps(plain({"asked": asked, "models": done}), indent=1) + "\n").encode())
+            write_atomic(
+                path,
+                (json.dumps(to_json({"asked": asked, "models": done}), indent=1) + "\n").encode(),
+            )
         rows.append(row)
         on_model(row)
     return rows
@@ -98,22 +127,33 @@ def _read(path: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = json.loads(path.read_text(encoding="utf-8"))
-    if found["asked"] != plain(asked):
-        raise ValueError(f"{path} is of other tasks, items or texts ({found['asked']}); remove it to begin anew")
+    if found["asked"] != to_json(asked):
+        raise ValueError(
+            f"{path} is of other tasks, items or texts ({found['asked']}); remove it to begin anew"
+        )
     return found["models"]
 
 
 def _choose(steps: list, levels: tuple[float, ...]) -> dict[float, int]:
     """For each level a step whose edit goes beyond it, as many different ones as there are."""
-    reached = {s.record["step"]: float(s.record["perplexity"]["mean"]) for s in steps[1:] if "perplexity" in s.record}
+    reached = {
+        s.record["step"]: float(s.record["perplexity"]["mean"])
+        for s in steps[1:]
+        if "perplexity" in s.record
+    }
     chosen: dict[float, int] = {}
     for level in sorted(levels, reverse=True):  # few reach the highest
-        beyond = sorted((number for number, ppl in reached.items() if ppl > level), key=lambda number: reached[number])
+        beyond = sorted(
+            (number for number, ppl in reached.items() if ppl > level),
+            key=lambda number: reached[number],
+        )
         if not beyond:
             raise ValueError(
                 f"no edit of the study takes the perplexity over {level:g}; its highest is {max(reached.values()):g}"
             )
-        chosen[level] = next((number for number in beyond if number not in chosen.values()), beyond[0])
+        chosen[level] = next(
+            (number for number in beyond if number not in chosen.values()), beyond[0]
+        )
     return chosen
 
 
@@ -132,7 +172,9 @@ def scaled_edit(edit: Edit, factor: float) -> Edit:
     return dataclasses.replace(edit, deltas=tuple(deltas), memory={})
 
 
-def scale_to(model: Model, edit: Edit, level: float, texts: Begun, step: int) -> Scaled:
+def scale_to_perplexity(
+    model: Model, edit: Edit, level: float, texts: PrefilledTexts, step: int
+) -> Scaled:
     """Finds by bisection the factor at which the edit takes the perplexity to a level.
 
     Raises:
@@ -151,7 +193,9 @@ def scale_to(model: Model, edit: Edit, level: float, texts: Begun, step: int) ->
 
 
 class Correlation(NamedTuple):
-    """Spearman's rho between a form of perplexity and a task's accuracy, with a bootstrap interval of 95 % over the models."""
+    """Spearman's rho between a form of perplexity and a task's accuracy, with a bootstrap interval
+    of 95 % over the models.
+    """
 
     task: str
     form: str
@@ -161,13 +205,20 @@ class Correlation(NamedTuple):
 
 
 def correlations(rows: list[dict[str, Any]], metric: str = "acc") -> list[Correlation]:
-    """Of each task that has the metric, in both forms of perplexity; none with fewer than four models."""
+    """Of each task that has the metric, in both forms of perplexity; none with fewer than four
+    models.
+    """
     from scipy import stats
 
     found = []
-    tasks = [task for task, numbers in rows[0]["tasks"].items() if metric in numbers and len(rows) >= 4]
+    tasks = [
+        task for task, numbers in rows[0]["tasks"].items() if metric in numbers and len(rows) >= 4
+    ]
     for form, task in itertools.product(FORMS, tasks):
-        ppl, value = (np.array(column) for column in zip(*((r[form], r["tasks"][task][metric]) for r in rows), strict=True))
+        ppl, value = (
+            np.array(column)
+            for column in zip(*((r[form], r["tasks"][task][metric]) for r in rows), strict=True)
+        )
         rho = float(np.asarray(stats.spearmanr(ppl, value)[0]))
         rng = np.random.default_rng(0)
         drawn = []

@@ -1,9 +1,9 @@
-"""The command line: one file a command, whose docstring is its help, with `define_flags()` and `main()`.
+"""The command line: one file a command, whose docstring is its help, with `define_flags()` and
+`main()`.
 
-Results go to standard output (a table for people, one JSON object with --json), all else to standard error.
-Files whose name begins with an underscore are no commands.
-"""
+Results go to standard output (a table for people, one JSON object with --json), all else to
+standard error. Files whose name begins with an underscore are no commands."""
 
-from jaxedit.cli._main import names, run
+from jaxedit.cli._main import command_names, run
 
-__all__ = ["names", "run"]
+__all__ = ["command_names", "run"]

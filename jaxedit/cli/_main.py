@@ -10,8 +10,8 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, joined
-from jaxedit.compilation_cache import keep_compiled
+from jaxedit.cli._flags import FLAGS, distributed_session
+from jaxedit.compilation_cache import enable_compilation_cache
 
 USAGE = """jaxedit: edit facts in language models, and measure after every edit whether the model still works.
 
@@ -21,7 +21,7 @@ USAGE = """jaxedit: edit facts in language models, and measure after every edit 
 """
 
 
-def names() -> list[str]:
+def command_names() -> list[str]:
     """The commands there are."""
     return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 
@@ -29,17 +29,17 @@ def names() -> list[str]:
 def run(argv: list[str]) -> int:
     """Runs `argv[1]` with its flags; returns the exit status (2: wrong input, 130: interrupted)."""
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
-        print(USAGE + "\n".join(f"    {name:10s}{_summary(name)}" for name in names()))
+        print(USAGE + "\n".join(f"    {name:10s}{_summary(name)}" for name in command_names()))
         return 0
     if argv[1] == "--version":
         from importlib.metadata import version
 
         print(version("jaxedit"))
         return 0
-    if argv[1] not in names():
-        close = difflib.get_close_matches(argv[1], names(), n=1)
+    if argv[1] not in command_names():
+        close = difflib.get_close_matches(argv[1], command_names(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
-        return _fail(f"unknown command {argv[1]!r}{hint} Commands: {', '.join(names())}")
+        return _fail(f"unknown command {argv[1]!r}{hint} Commands: {', '.join(command_names())}")
     command = importlib.import_module(f"jaxedit.cli.{argv[1]}")
     logging.basicConfig(level=logging.WARNING, format="jaxedit: %(message)s", stream=sys.stderr)
     before, own = set(FLAGS), []
@@ -54,15 +54,20 @@ def run(argv: list[str]) -> int:
         own = [name for name in FLAGS if name not in before]
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}; flags are given as --name=value")
-        keep_compiled()
-        with joined():
+        enable_compilation_cache()
+        with distributed_session():
             command.main()
     except (ValueError, KeyError, AttributeError, TypeError, OSError, flags.Error) as error:
-        if not isinstance(error, (ValueError, OSError, flags.Error)) and not _from_configuration(error):
+        if not isinstance(error, (ValueError, OSError, flags.Error)) and not _from_configuration(
+            error
+        ):
             raise
         return _fail(_message(error, argv))
     except KeyboardInterrupt:
-        print("\njaxedit: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        print(
+            "\njaxedit: interrupted; what was finished is kept, the same command goes on from there",
+            file=sys.stderr,
+        )
         return 130
     finally:
         for name in own:
@@ -83,11 +88,19 @@ def _from_configuration(error: BaseException) -> bool:
 def _message(error: BaseException, argv: list[str]) -> str:
     """What an error says, in one line."""
     text = str(error)
-    if isinstance(error, (KeyError, AttributeError)):  # from ml_collections: the key, sometimes with a suggestion
-        key, *hint = re.findall(r"\w+", text.replace("\\n", "\n").replace("Did you mean", "")) or [text]
+    if isinstance(
+        error, (KeyError, AttributeError)
+    ):  # from ml_collections: the key, sometimes with a suggestion
+        key, *hint = re.findall(r"\w+", text.replace("\\n", "\n").replace("Did you mean", "")) or [
+            text
+        ]
         for argument in argv:
             if re.match(rf"--?config\.(.*\.)?{key}(=|$)", argument):
-                close = f"did you mean {hint[0]!r}?" if hint else "a method's hyper-parameters are --config.editor.NAME=VALUE"
+                close = (
+                    f"did you mean {hint[0]!r}?"
+                    if hint
+                    else "a method's hyper-parameters are --config.editor.NAME=VALUE"
+                )
                 return f"{argument}: the configuration has no {key!r} there; {close}"
     if "Error whilst parsing config file" in text:  # the rest is a traceback
         text = text.strip().splitlines()[-1]

@@ -9,14 +9,14 @@ if TYPE_CHECKING:
     from jaxedit.reports.curves import Curve
 import json
 
-from jaxedit.distributed import is_first
+from jaxedit.distributed import is_first_process
 
 
 def print_json(value: Any) -> None:
     """One JSON object on standard output; numbers that are not finite as strings."""
-    from jaxedit.files import plain
+    from jaxedit.files import to_json
 
-    print(json.dumps(plain(value), ensure_ascii=False))
+    print(json.dumps(to_json(value), ensure_ascii=False))
 
 
 def show_table(header: list[str], rows: list[list[str]]) -> None:
@@ -39,11 +39,24 @@ class StepBar:
 
     def __init__(self, single: bool):
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         self.single = single
-        self.console = Console(stderr=True, markup=False, emoji=False, quiet=not is_first())  # facts may hold brackets
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self.console = Console(
+            stderr=True, markup=False, emoji=False, quiet=not is_first_process()
+        )  # facts may hold brackets
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         self.bar = Progress(*columns, console=self.console)
         self.task = self.bar.add_task("loading the model", total=None)
 
@@ -53,7 +66,9 @@ class StepBar:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.bar.update(self.task, visible=self.bar.tasks[0].total is not None)  # nothing was begun: nothing to show
+        self.bar.update(
+            self.task, visible=self.bar.tasks[0].total is not None
+        )  # nothing was begun: nothing to show
         if self.bar.live.is_started:
             self.bar.stop()
 
@@ -66,30 +81,48 @@ class StepBar:
         if "error" in record:
             self.bar.print(f"{record['step']:4d}  {name_of(record)}: {record['error']}")
         elif record["step"] == 0:
-            self.bar.print(f"unedited model: perplexity {format_number(record['perplexity']['mean'])}")
+            self.bar.print(
+                f"unedited model: perplexity {format_number(record['perplexity']['mean'])}"
+            )
         else:
             style = "bold red" if record["guard"] else None
-            ppl = format_number(record["perplexity"]["mean"]) if "perplexity" in record else "not measured"
+            ppl = (
+                format_number(record["perplexity"]["mean"])
+                if "perplexity" in record
+                else "not measured"
+            )
             guard = f" ({record['guard']})" if record["guard"] else ""
             self.bar.print(
-                f"{record['step']:4d}  {name_of(record)}: perplexity {ppl}, {outcome(record, self.single)}{guard}", style=style
+                f"{record['step']:4d}  {name_of(record)}: perplexity {ppl}, {outcome(record, self.single)}{guard}",
+                style=style,
             )
         ppl = format_number(record["perplexity"]["mean"]) if "perplexity" in record else "–"
-        self.bar.update(self.task, completed=record["step"], total=total, description=f"perplexity {ppl}")
+        self.bar.update(
+            self.task, completed=record["step"], total=total, description=f"perplexity {ppl}"
+        )
 
 
 def show_report(folder: Path, as_json: bool, curves: Sequence["Curve"] = ()) -> None:
-    """Writes a study's report, with curves beside its own, and prints the table, or the journal as one JSON object."""
-    from jaxedit.reports.markdown import report
+    """Writes a study's report, with curves beside its own, and prints the table, or the journal as
+    one JSON object.
+    """
+    from jaxedit.reports.markdown import write_report
     from jaxedit.reports.records import HEADER, NUMBERS, edit_steps, is_single, summary, table_row
     from jaxedit.study.journal import read_journal
 
-    path = report(folder, curves)
+    path = write_report(folder, curves)
     journal = read_journal(folder)
     steps = edit_steps(journal)
     if as_json:
         baseline: dict[str, Any] = journal.steps[0].record
-        print_json({"workdir": str(folder), "baseline": baseline, "steps": steps, "summary": summary(journal, steps)})
+        print_json(
+            {
+                "workdir": str(folder),
+                "baseline": baseline,
+                "steps": steps,
+                "summary": summary(journal, steps),
+            }
+        )
         return
     from rich.console import Console
     from rich.table import Table
@@ -100,9 +133,14 @@ def show_report(folder: Path, as_json: bool, curves: Sequence["Curve"] = ()) -> 
     for title in HEADER:
         table.add_column(title, justify="right" if title in NUMBERS else "left")
     for record in steps:
-        table.add_row(*table_row(record, is_single(journal)), style="red" if record.get("guard") else None)
+        table.add_row(
+            *table_row(record, is_single(journal)), style="red" if record.get("guard") else None
+        )
     console.print(table)
     console.print()
     for line in summary(journal, steps):
         console.print(line, highlight=False)
-    console.print(f"\nReport: {path}   Page: {folder / 'report.html'}   Figure: {folder / 'perplexity.png'}", highlight=False)
+    console.print(
+        f"\nReport: {path}   Page: {folder / 'report.html'}   Figure: {folder / 'perplexity.png'}",
+        highlight=False,
+    )

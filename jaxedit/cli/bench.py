@@ -16,7 +16,7 @@ from jaxedit.cli._output import print_json
 from jaxedit.reports.figures_of_models import draw_scaling
 
 if TYPE_CHECKING:
-    from jaxedit.bench import Phase, Setup
+    from jaxedit.bench import BenchConfig, Phase
 
 
 def define_flags() -> None:
@@ -24,47 +24,59 @@ def define_flags() -> None:
     model_flags()
     flags.DEFINE_integer("layer", 5, "the layer to edit; 5 is the default for smollm2-135m")
     flags.DEFINE_integer("steps", 20, "v_num_grad_steps")
-    flags.DEFINE_string("templates", None, "a JSON list of context templates; absent: sampled from the model")
+    flags.DEFINE_string(
+        "templates", None, "a JSON list of context templates; absent: sampled from the model"
+    )
     flags.DEFINE_string("facts", "builtin", "requests whose keys are computed in bulk")
     flags.DEFINE_integer("requests", 40, "how many of them")
-    flags.DEFINE_string("texts", "builtin", "texts for the perplexity: a .json, .jsonl or .txt file")
+    flags.DEFINE_string(
+        "texts", "builtin", "texts for the perplexity: a .json, .jsonl or .txt file"
+    )
     flags.DEFINE_string("growth", None, "measure growth instead, and draw it to this .png file")
     json_flag()
 
 
 def main() -> None:
     """Measures and prints."""
-    from jaxedit.bench import bench, growth
+    from jaxedit.bench import run_bench, scaling
 
-    setup = read_setup()
+    setup = read_config()
     if FLAGS.growth:
-        found = growth(setup)
+        found = scaling(setup)
         draw_scaling(found, Path(FLAGS.growth))
         if FLAGS.json:
             print_json(found)
             return
         for name, title in (("edits", "edits before"), ("tokens", "tokens")):
-            print("\n".join(f"{count:>8,} {title}: {time_s:7.3f} s" for count, time_s in found[name]))
+            print(
+                "\n".join(f"{count:>8,} {title}: {time_s:7.3f} s" for count, time_s in found[name])
+            )
         return
-    found = bench(setup, (lambda phase: None) if FLAGS.json else show)
+    found = run_bench(setup, (lambda phase: None) if FLAGS.json else show)
     if FLAGS.json:
         print_json(found)
         return
-    print(f"\n{found['device']}, matmul {found['matmul_gflops']:.0f} GFLOP/s at width {found['matmul_width']}")
+    print(
+        f"\n{found['device']}, matmul {found['matmul_gflops']:.0f} GFLOP/s at width {found['matmul_width']}"
+    )
 
 
-def read_setup() -> "Setup":
+def read_config() -> "BenchConfig":
     """What the flags ask to measure."""
-    from jaxedit.bench import Setup
+    from jaxedit.bench import BenchConfig
     from jaxedit.datasets import read_requests, read_texts
     from jaxedit.edits.request import Request
 
     templates = None
     if FLAGS.templates:
         templates = json.loads(Path(FLAGS.templates).read_text(encoding="utf-8"))
-        if not isinstance(templates, list) or not all(isinstance(template, str) for template in templates):
-            raise ValueError(f"--templates={FLAGS.templates}: expected a JSON list of texts with one {{}} each")
-    return Setup(
+        if not isinstance(templates, list) or not all(
+            isinstance(template, str) for template in templates
+        ):
+            raise ValueError(
+                f"--templates={FLAGS.templates}: expected a JSON list of texts with one {{}} each"
+            )
+    return BenchConfig(
         model=FLAGS.model,
         mesh=FLAGS.mesh,
         dtype=FLAGS.dtype,
@@ -80,4 +92,7 @@ def read_setup() -> "Setup":
 def show(phase: "Phase") -> None:
     """A phase in one line."""
     share = "" if phase.share is None else f"{100 * phase.share:4.0f} % of the matmul rate"
-    print(f"{phase.name:22s}{phase.time_s:9.4f} s  {share:28s}{phase.peak_bytes / 1e9:6.2f} GB  {phase.about}", flush=True)
+    print(
+        f"{phase.name:22s}{phase.time_s:9.4f} s  {share:28s}{phase.peak_bytes / 1e9:6.2f} GB  {phase.about}",
+        flush=True,
+    )

@@ -1,10 +1,11 @@
-"""Run the variants of a configuration file as studies one after the other, and put them beside each other.
+"""Run the variants of a configuration file as studies one after the other, and put them beside each
+other.
 
     jaxedit compare --config=configs/sequential.py --stats=stats.safetensors
     jaxedit compare --config=configs/sequential.py --variants=rome,memit --workdir=runs/two
 
-The file offers VARIANTS, the arguments of its get_config. Finished studies are not run again, an interrupted one goes on.
-"""
+The file offers VARIANTS, the arguments of its get_config. Finished studies are not run again, an
+interrupted one goes on."""
 
 from pathlib import Path
 
@@ -16,10 +17,14 @@ from jaxedit.cli._output import StepBar, print_json, show_table
 
 def define_flags() -> None:
     """The flags of this command."""
-    flags.DEFINE_string("config", None, "a configuration file with VARIANTS and get_config(variant)")
+    flags.DEFINE_string(
+        "config", None, "a configuration file with VARIANTS and get_config(variant)"
+    )
     flags.DEFINE_list("variants", None, "only these, with commas between them; absent: all")
     flags.DEFINE_multi_string(
-        "set", [], "KEY=VALUE, set in the configuration of every variant, e.g. --set=texts=ME-PPL_50.json"
+        "set",
+        [],
+        "KEY=VALUE, set in the configuration of every variant, e.g. --set=texts=ME-PPL_50.json",
     )
     flags.DEFINE_string("stats", None, "second moments from `jaxedit stats`")
     flags.DEFINE_string("workdir", None, "where the studies go; runs/NAME OF THE CONFIGURATION")
@@ -30,28 +35,33 @@ def define_flags() -> None:
 
 def main() -> None:
     """Runs the studies and shows the comparison."""
-    from jaxedit.distributed import own_folder
-    from jaxedit.reports.comparison import header, row, write
+    from jaxedit.distributed import process_workdir
+    from jaxedit.reports.comparison import comparison_header, comparison_row, write_comparison
     from jaxedit.reports.curves import read_curves
     from jaxedit.reports.outcomes import read_outcomes
     from jaxedit.study.config import read_config, read_variants
-    from jaxedit.study.loop import study
+    from jaxedit.study.loop import run_study
 
     if not FLAGS.config:
         raise ValueError("--config is missing, e.g. --config=configs/sequential.py")
     path = Path(FLAGS.config)
     variants = read_variants(path, FLAGS.variants)
-    folder = own_folder(Path(FLAGS.workdir or f"runs/{path.stem}"))
+    folder = process_workdir(Path(FLAGS.workdir or f"runs/{path.stem}"))
     for name in variants:
         config = read_config(path, name)
         config.stats = FLAGS.stats or config.stats
         for text in FLAGS.set:
-            assign(config, text)
+            set_key(config, text)
         with StepBar(single=config.mode == "single") as bar:
-            study(config, folder / name, bar.step)
+            run_study(config, folder / name, bar.step)
     outcomes = read_outcomes(folder, variants)
-    written = write(folder, f"{path.stem}: {', '.join(variants)}", outcomes, read_curves(FLAGS.reference))
-    cells = [header(outcomes), *(row(outcome, outcomes) for outcome in outcomes)]
+    written = write_comparison(
+        folder, f"{path.stem}: {', '.join(variants)}", outcomes, read_curves(FLAGS.reference)
+    )
+    cells = [
+        comparison_header(outcomes),
+        *(comparison_row(outcome, outcomes) for outcome in outcomes),
+    ]
     if FLAGS.json:
         print_json({"workdir": str(folder), "header": cells[0], "rows": cells[1:]})
         return
@@ -59,9 +69,11 @@ def main() -> None:
     print(f"\nReport: {written}   Figure: {folder / 'comparison.png'}")
 
 
-def assign(config, text: str) -> None:
+def set_key(config, text: str) -> None:
     """Sets KEY=VALUE, of the kind that the key has."""
     key, sign, value = text.partition("=")
     if not sign or key not in config or key in ("editor", "guard"):
-        raise ValueError(f"--set={text}: expected KEY=VALUE with one of {', '.join(k for k in config if k != 'editor')}")
+        raise ValueError(
+            f"--set={text}: expected KEY=VALUE with one of {', '.join(k for k in config if k != 'editor')}"
+        )
     config[key] = int(value) if isinstance(config[key], int) else value

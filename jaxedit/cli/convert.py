@@ -1,4 +1,5 @@
-"""Convert a model once, so that loading it only reads: an Orbax checkpoint of its arrays, each device its own slices.
+"""Convert a model once, so that loading it only reads: an Orbax checkpoint of its arrays, each
+device its own slices.
 
 jaxedit convert --model=meta-llama/Llama-2-7b-hf --dtype=bfloat16 --out=llama-2-7b
 jaxedit study --config.model=llama-2-7b
@@ -21,13 +22,15 @@ def define_flags() -> None:
 
 def main() -> None:
     """Loads, writes and says where."""
-    from jaxedit.models.load import locate
-    from jaxedit.models.orbax import convert
+    from jaxedit.models.load import resolve_path
+    from jaxedit.models.orbax import write_orbax
 
     if not FLAGS.out:
         raise ValueError("--out is missing, e.g. --out=llama-2-7b")
-    where = locate(FLAGS.model)
+    where = resolve_path(FLAGS.model)
     if not where.is_dir():
-        raise ValueError(f"--model={FLAGS.model} is one file, which loads as it is; expected an HF directory or hub id")
-    convert(load_model(), where, Path(FLAGS.out))
+        raise ValueError(
+            f"--model={FLAGS.model} is one file, which loads as it is; expected an HF directory or hub id"
+        )
+    write_orbax(load_model(), where, Path(FLAGS.out))
     print(f"{FLAGS.model} as {FLAGS.out}")

@@ -4,9 +4,8 @@ jaxedit eval --tasks=piqa,lambada_standard --limit=800
 jaxedit eval --workdir=runs/laptop --tasks=piqa                     with the edits that the study kept
 jaxedit eval --workdir=runs/scan --edits=2,7 --tasks=mine --task_path=tasks
 
-Tasks are lm-eval's, by name; without a network describe local files in task files (.yaml) of your own and give --task_path.
-Needs lm-eval: pip install 'jaxedit[eval]'.
-"""
+Tasks are lm-eval's, by name; without a network describe local files in task files (.yaml) of your
+own and give --task_path. Needs lm-eval: pip install 'jaxedit[eval]'."""
 
 from pathlib import Path
 
@@ -22,7 +21,9 @@ def define_flags() -> None:
     flags.DEFINE_list("tasks", [], "names of tasks, with commas between them")
     flags.DEFINE_integer("limit", None, "at most so many items of each task")
     flags.DEFINE_string("task_path", None, "a directory with task files of your own")
-    flags.DEFINE_string("workdir", None, "a study's work directory: its model, with the edits it kept")
+    flags.DEFINE_string(
+        "workdir", None, "a study's work directory: its model, with the edits it kept"
+    )
     flags.DEFINE_list("edits", [], "these edits of the study instead, kept or not, e.g. 2,7")
     flags.DEFINE_integer("after", None, "the study's model after this edit")
     json_flag()
@@ -30,7 +31,7 @@ def define_flags() -> None:
 
 def main() -> None:
     """Evaluates."""
-    from jaxedit.metrics.downstream import downstream
+    from jaxedit.metrics.downstream import evaluate_tasks
     from jaxedit.study.replay import edited_model
 
     if not FLAGS.workdir and (FLAGS.edits or FLAGS.after is not None):
@@ -43,15 +44,23 @@ def main() -> None:
     else:
         model = load_model()
     path = Path(FLAGS.task_path) if FLAGS.task_path else None
-    found = downstream(model, FLAGS.tasks, limit=FLAGS.limit, task_path=path)
+    found = evaluate_tasks(model, FLAGS.tasks, limit=FLAGS.limit, task_path=path)
     if FLAGS.json:
-        print_json({"model": model.companion.source, "n_edits": len(model.companion.history), "tasks": found})
+        print_json(
+            {"model": model.metadata.source, "n_edits": len(model.metadata.history), "tasks": found}
+        )
         return
     rows = []
     for task, numbers in found.items():
         for name in [name for name in numbers if name != "n" and not name.endswith("_stderr")]:
             error = numbers.get(f"{name}_stderr")
             rows.append(
-                [task, name, f"{numbers[name]:.4f}", "" if error is None else f"± {error:.4f}", str(numbers.get("n", ""))]
+                [
+                    task,
+                    name,
+                    f"{numbers[name]:.4f}",
+                    "" if error is None else f"± {error:.4f}",
+                    str(numbers.get("n", "")),
+                ]
             )
     show_table(["task", "metric", "value", "", "items"], rows)

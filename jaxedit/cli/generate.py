@@ -25,9 +25,13 @@ def main() -> None:
     import jaxedit
 
     if not FLAGS.prompt:
-        raise ValueError('give at least one prompt, e.g. --prompt="The Eiffel Tower is located in the city of"')
+        raise ValueError(
+            'give at least one prompt, e.g. --prompt="The Eiffel Tower is located in the city of"'
+        )
     model = load_model()
-    texts = jaxedit.generate(model, FLAGS.prompt, max_new_tokens=FLAGS.max_new_tokens, top_k=FLAGS.top_k, seed=FLAGS.seed)
+    texts = jaxedit.generate(
+        model, FLAGS.prompt, max_new_tokens=FLAGS.max_new_tokens, top_k=FLAGS.top_k, seed=FLAGS.seed
+    )
     if FLAGS.json:
         print_json({"model": FLAGS.model, "texts": texts})
         return

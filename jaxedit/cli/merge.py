@@ -4,8 +4,8 @@ jaxedit study --config=configs/single_edits.py --config.part=1/2 --workdir=runs/
 jaxedit study --config=configs/single_edits.py --config.part=2/2 --workdir=runs/scan      in another, at the same time
 jaxedit merge --workdir=runs/scan                                                         into runs/scan/merged
 
-What is merged is what one process would have journalled: a lot of edits is the same in whichever part it is made.
-"""
+What is merged is what one process would have journalled: a lot of edits is the same in whichever
+part it is made."""
 
 from pathlib import Path
 
@@ -23,8 +23,8 @@ def define_flags() -> None:
 def main() -> None:
     """Merges, then reports."""
     from jaxedit.cli._output import show_report
-    from jaxedit.study.merge import merge
+    from jaxedit.study.merge import merge_shards
 
     if not FLAGS.workdir:
         raise ValueError("--workdir is missing, e.g. --workdir=runs/single_edits")
-    show_report(merge(Path(FLAGS.workdir)), FLAGS.json)
+    show_report(merge_shards(Path(FLAGS.workdir)), FLAGS.json)

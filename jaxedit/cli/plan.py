@@ -1,12 +1,13 @@
-"""Does a study fit a TPU slice, and how fast could it be there: compiles every phase for it, without a TPU.
+"""Does a study fit a TPU slice, and how fast could it be there: compiles every phase for it,
+without a TPU.
 
 jaxedit plan --model=llama-2-7b --topology=v5e:2x4 --mesh=data:1,model:8
 jaxedit plan --model=llama-3-70b --topology=v5p:4x4x4                     the smallest mesh of it that fits
 jaxedit plan --model=DIRECTORY --topology=local --json                    the devices of this machine; no weights are read
 
-Bytes are those of one device. Bounds are the longest of products, memory and collectives at the chip's published rates: no
-program can be faster. Needs the TPU compiler: pip install 'jaxedit[plan]'.
-"""
+Bytes are those of one device. Bounds are the longest of products, memory and collectives at the
+chip's published rates: no program can be faster. Needs the TPU compiler: pip install
+'jaxedit[plan]'."""
 
 import sys
 from typing import Any
@@ -20,9 +21,13 @@ from jaxedit.cli._output import print_json
 def define_flags() -> None:
     """The flags of this command."""
     flags.DEFINE_string(
-        "model", "llama-2-7b", "gpt2-xl, gpt-j-6b, llama-2-7b, llama-3-8b, llama-3-70b, qwen2.5-72b, or a directory"
+        "model",
+        "llama-2-7b",
+        "gpt2-xl, gpt-j-6b, llama-2-7b, llama-3-8b, llama-3-70b, qwen2.5-72b, or a directory",
     )
-    flags.DEFINE_string("topology", "v5e:2x4", "v4, v5e, v5p or v6e with a shape, e.g. v5p:4x4x4; or local")
+    flags.DEFINE_string(
+        "topology", "v5e:2x4", "v4, v5e, v5p or v6e with a shape, e.g. v5p:4x4x4; or local"
+    )
     flags.DEFINE_string("mesh", "", "devices, e.g. data:1,model:8; absent: the fewest that suffice")
     flags.DEFINE_string("dtype", "bfloat16", "of the stored weights")
     flags.DEFINE_list("layers", [], "the layers to edit; absent: published ones")
@@ -30,15 +35,17 @@ def define_flags() -> None:
     flags.DEFINE_integer("templates", 21, "context templates")
     flags.DEFINE_integer("steps", 25, "v_num_grad_steps")
     flags.DEFINE_integer("length", 128, "tokens of a row of texts")
-    flags.DEFINE_bool("suggest", True, "look for the smallest mesh that fits, also where --mesh is given")
+    flags.DEFINE_bool(
+        "suggest", True, "look for the smallest mesh that fits, also where --mesh is given"
+    )
     json_flag()
 
 
 def main() -> None:
     """Plans and prints."""
-    from jaxedit.plan.plan import Setup, plan
+    from jaxedit.plan.plan import PlanConfig, make_plan
 
-    setup = Setup(
+    setup = PlanConfig(
         model=FLAGS.model,
         topology=FLAGS.topology,
         mesh=FLAGS.mesh,
@@ -50,7 +57,9 @@ def main() -> None:
         length=FLAGS.length,
         suggest=FLAGS.suggest,
     )
-    found = plan(setup, lambda phase: print(f"compiled: {phase.name}", file=sys.stderr, flush=True))
+    found = make_plan(
+        setup, lambda phase: print(f"compiled: {phase.name}", file=sys.stderr, flush=True)
+    )
     if FLAGS.json:
         print_json(found)
     else:
@@ -72,7 +81,10 @@ def show(found: dict[str, Any]) -> None:
         table.add_column(name, justify="right")
     table.add_column("verdict")
     for phase in found["phases"]:
-        sizes = (phase[name] / 1e9 for name in ("held_bytes", "argument_bytes", "temporary_bytes", "peak_bytes"))
+        sizes = (
+            phase[name] / 1e9
+            for name in ("held_bytes", "argument_bytes", "temporary_bytes", "peak_bytes")
+        )
         work = phase["flops"] / 1e12, phase["moved_bytes"] / 1e9, phase["sent_bytes"] / 1e9
         bound = "" if phase["bound_s"] is None else f"{phase['bound_s']:.4f}"
         numbers = (*(f"{size:.2f}" for size in sizes), *(f"{n:.3f}" for n in work), bound)

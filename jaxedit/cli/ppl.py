@@ -14,7 +14,9 @@ def define_flags() -> None:
     """The flags of this command."""
     model_flags()
     flags.DEFINE_string("texts", "builtin", "a .json, .jsonl or .txt file of texts")
-    flags.DEFINE_bool("bos", False, "put a begin-of-text token in front of each text; the papers do not")
+    flags.DEFINE_bool(
+        "bos", False, "put a begin-of-text token in front of each text; the papers do not"
+    )
     json_flag()
 
 

@@ -1,4 +1,5 @@
-"""Show a study's report again: a table, report.md, the page report.html and the figures, made from its journal.
+"""Show a study's report again: a table, report.md, the page report.html and the figures, made from
+its journal.
 
 jaxedit report --workdir=runs/laptop
 jaxedit report --workdir=runs/gpt2-xl --reference="curves.json:ROME, hard"     with the curve of that name beside its own

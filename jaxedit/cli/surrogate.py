@@ -1,11 +1,13 @@
-"""Perplexity against downstream tasks: models at many perplexity levels, made from a study's damaging edits.
+"""Perplexity against downstream tasks: models at many perplexity levels, made from a study's
+damaging edits.
 
-jaxedit study --config=configs/single_edits.py --config.facts=counterfact.json --config.texts=ME-PPL_50.json --workdir=runs/scan
-jaxedit surrogate --workdir=runs/scan --tasks=piqa,lambada_standard --limit=800
+jaxedit study --config=configs/single_edits.py --config.facts=counterfact.json
+--config.texts=ME-PPL_50.json --workdir=runs/scan jaxedit surrogate --workdir=runs/scan
+--tasks=piqa,lambada_standard --limit=800
 
-Each model is a damaging edit scaled down to a level. What is evaluated is kept in the work directory, so that the same command
-goes on where it was interrupted. Needs lm-eval: pip install 'jaxedit[eval]'.
-"""
+Each model is a damaging edit scaled down to a level. What is evaluated is kept in the work
+directory, so that the same command goes on where it was interrupted. Needs lm-eval: pip install
+'jaxedit[eval]'."""
 
 import sys
 from pathlib import Path
@@ -28,19 +30,21 @@ def define_flags() -> None:
 
 def main() -> None:
     """Evaluates, correlates and draws."""
-    from jaxedit.analyses.surrogate import LEVELS, correlations, surrogate
+    from jaxedit.analyses.surrogate import LEVELS, correlations, measure_surrogate
     from jaxedit.reports.figures_of_models import draw_surrogate
 
     if not FLAGS.workdir:
         raise ValueError("--workdir is missing: a study of single edits, some of them damaging")
     folder = Path(FLAGS.workdir)
-    rows = surrogate(
+    rows = measure_surrogate(
         folder,
         FLAGS.tasks,
         levels=tuple(map(float, FLAGS.levels)) or LEVELS,
         limit=FLAGS.limit,
         task_path=Path(FLAGS.task_path) if FLAGS.task_path else None,
-        on_model=lambda row: print(f"perplexity {row['perplexity']:,.1f}: evaluated", file=sys.stderr, flush=True),
+        on_model=lambda row: print(
+            f"perplexity {row['perplexity']:,.1f}: evaluated", file=sys.stderr, flush=True
+        ),
     )
     draw_surrogate(rows, folder / "surrogate")
     found = correlations(rows)
@@ -49,7 +53,11 @@ def main() -> None:
         return
     tasks = list(dict.fromkeys(each.task for each in found))
     cells = [
-        [f"{row['perplexity']:,.1f}", f"{row['pooled']:,.1f}", *(f"{row['tasks'][task]['acc']:.4f}" for task in tasks)]
+        [
+            f"{row['perplexity']:,.1f}",
+            f"{row['pooled']:,.1f}",
+            *(f"{row['tasks'][task]['acc']:.4f}" for task in tasks),
+        ]
         for row in rows
     ]
     show_table(["perplexity", "pooled", *tasks], cells)

@@ -1,12 +1,29 @@
 """Reading requests and texts from files: one file here for each form of record.
 
-The file name is the form's name ("counterfact-flat" is `counterfact_flat.py`). A file offers `KEYS`, the keys that tell
-the form; `FIELDS`, what a record holds (a key that ends in "?" may be absent or null; keys not named are ignored unless the
-form says otherwise); and `request(record) -> Request | None`, None where the record cannot be used, or
-`requests(records) -> list[Request | None]` where a record is not a request by itself.
-"""
+The file name is the form's name ("counterfact-flat" is `counterfact_flat.py`). A file offers
+`KEYS`, the keys that tell the form; `FIELDS`, what a record holds (a key that ends in "?" may be
+absent or null; keys not named are ignored unless the form says otherwise); and `request(record) ->
+Request | None`, None where the record cannot be used, or `requests(records) -> list[Request |
+None]` where a record is not a request by itself."""
 
-from jaxedit.datasets._read import BUILTIN, Requests, form_of, names, read_corpus, read_requests, read_texts
+from jaxedit.datasets._read import (
+    BUILTIN,
+    Requests,
+    form_module,
+    form_names,
+    read_corpus,
+    read_requests,
+    read_texts,
+)
 from jaxedit.datasets._sources import HUB_PREFIX
 
-__all__ = ["BUILTIN", "HUB_PREFIX", "Requests", "form_of", "names", "read_corpus", "read_requests", "read_texts"]
+__all__ = [
+    "BUILTIN",
+    "HUB_PREFIX",
+    "Requests",
+    "form_module",
+    "form_names",
+    "read_corpus",
+    "read_requests",
+    "read_texts",
+]

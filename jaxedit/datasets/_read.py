@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from jaxedit.datasets._sources import HUB_PREFIX, hub_rows
 from jaxedit.edits.request import Request
-from jaxedit.files import fetched, is_address
+from jaxedit.files import download, is_url
 
 BUILTIN = "builtin"  # the facts and texts that come with the package, in demo/
 
@@ -20,19 +20,21 @@ TEXT_FILES = "a .json list of texts, a .jsonl file or a .txt file with one a lin
 
 
 class Requests(NamedTuple):
-    """The requests of a file, how many records were left out (an empty answer, no subject in the prompt), and its form."""
+    """The requests of a file, how many records were left out (an empty answer, no subject in the
+    prompt), and its form.
+    """
 
     requests: list[Request]
     n_skipped: int
     form: str
 
 
-def names() -> list[str]:
+def form_names() -> list[str]:
     """The forms there are."""
     return sorted(path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
-def form_of(name: str) -> ModuleType:
+def form_module(name: str) -> ModuleType:
     """The module that reads a form."""
     return importlib.import_module(f"jaxedit.datasets.{name.replace('-', '_')}")
 
@@ -41,12 +43,13 @@ def read_requests(source: str) -> Requests:
     """The requests of a source, whose form is told by the keys of its first record.
 
     Args:
-      source: "builtin", the path or address of a .json file with a list of records or of a .jsonl file, or
-        `datasets:NAME[,CONFIG[,SPLIT]]`.
+      source: "builtin", the path or address of a .json file with a list of records or of a .jsonl
+        file, or `datasets:NAME[,CONFIG[,SPLIT]]`.
 
     Raises:
-      ValueError: on a file that is missing, is not JSON, or holds nothing to edit; an unknown form; a record that lacks a
-        field or has one of the wrong type. The message names the file and the record.
+      ValueError: on a file that is missing, is not JSON, or holds nothing to edit; an unknown form;
+        a record that lacks a field or has one of the wrong type. The message names the file and the
+        record.
     """
     if source.startswith(HUB_PREFIX):
         records = list(hub_rows(source.removeprefix(HUB_PREFIX), expected=RECORD_FILES))
@@ -67,14 +70,16 @@ def read_requests(source: str) -> Requests:
 
 def _requests(source: str, form: str, records: list[Any]) -> list[Request | None]:
     """The requests of records that were checked one by one."""
-    module, found = form_of(form), []
+    module, found = form_module(form), []
     for i, record in enumerate(records):
         try:
             _check(record, module.FIELDS, "the record")
             if not hasattr(module, "requests"):
                 found.append(module.request(record))
         except ValueError as error:
-            raise ValueError(f"{source}, record {i} (counted from 0, read as the form {form}): {error}") from error
+            raise ValueError(
+                f"{source}, record {i} (counted from 0, read as the form {form}): {error}"
+            ) from error
     if not hasattr(module, "requests"):
         return found
     try:
@@ -87,11 +92,13 @@ def read_texts(source: str) -> list[str]:
     """The texts in a file, verbatim: leading spaces are kept.
 
     Args:
-      source: "builtin", or the path or address of a .json file with a list of strings or of records with a "Text" or "text"
-        (ME-PPL), a .jsonl file of the same, or a .txt file with one text a line (lines of white space alone are dropped).
+      source: "builtin", or the path or address of a .json file with a list of strings or of records
+        with a "Text" or "text" (ME-PPL), a .jsonl file of the same, or a .txt file with one text a
+        line (lines of white space alone are dropped).
 
     Raises:
-      ValueError: on a file that is missing, is not JSON (unless .txt), or holds no texts. The message names the file and where.
+      ValueError: on a file that is missing, is not JSON (unless .txt), or holds no texts. The
+        message names the file and where.
     """
     content = _content(source, "texts.json", TEXT_FILES)
     if _suffix(source) == ".txt":
@@ -99,18 +106,23 @@ def read_texts(source: str) -> list[str]:
         if not texts:
             raise ValueError(f"{source} holds no texts; expected one a line")
         return texts
-    return [_text(source, i, record) for i, record in enumerate(_records(source, content, TEXT_FILES))]
+    return [
+        _text(source, i, record) for i, record in enumerate(_records(source, content, TEXT_FILES))
+    ]
 
 
 def read_corpus(source: str, n_texts: int | None = None) -> list[str]:
-    """The texts of a corpus: a file as `read_texts` takes it, a directory of such files, or `datasets:NAME[,CONFIG[,SPLIT]]`.
+    """The texts of a corpus: a file as `read_texts` takes it, a directory of such files, or
+    `datasets:NAME[,CONFIG[,SPLIT]]`.
 
     Args:
-      source: "builtin", a path, or a data set's name in the `datasets` library, whose column `text` is streamed.
+      source: "builtin", a path, or a data set's name in the `datasets` library, whose column `text`
+        is streamed.
       n_texts: at most so many of a data set (its first); absent: all.
 
     Raises:
-      ValueError: as `read_texts`; on a directory without such files; on a data set that cannot be had.
+      ValueError: as `read_texts`; on a directory without such files; on a data set that cannot be
+        had.
     """
     if source.startswith(HUB_PREFIX):
         rows = hub_rows(source.removeprefix(HUB_PREFIX), n_texts, TEXT_FILES)
@@ -118,7 +130,9 @@ def read_corpus(source: str, n_texts: int | None = None) -> list[str]:
     folder = Path(source)
     if not folder.is_dir():
         return read_texts(source)
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".txt", ".json", ".jsonl"))
+    paths = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in (".txt", ".json", ".jsonl")
+    )
     if not paths:
         raise ValueError(f"{source} holds no .txt, .json or .jsonl file")
     return [text for path in paths for text in read_texts(str(path))]
@@ -137,10 +151,16 @@ def _text(source: str, i: int, record: Any) -> str:
 def _content(source: str, builtin_file: str, expected: str) -> str:
     """What is written in the file, or in the built-in one."""
     if source == BUILTIN:
-        return importlib.resources.files("jaxedit.datasets").joinpath("demo", builtin_file).read_text(encoding="utf-8")
-    path = fetched(source) if is_address(source) else Path(source)
+        return (
+            importlib.resources.files("jaxedit.datasets")
+            .joinpath("demo", builtin_file)
+            .read_text(encoding="utf-8")
+        )
+    path = download(source) if is_url(source) else Path(source)
     if not path.is_file():
-        raise ValueError(f"there is no file {source}; expected {BUILTIN!r}, or the path or address of {expected}")
+        raise ValueError(
+            f"there is no file {source}; expected {BUILTIN!r}, or the path or address of {expected}"
+        )
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -163,7 +183,7 @@ def _records(source: str, content: str, expected: str) -> list[Any]:
 
 def _suffix(source: str) -> str:
     """What a source's name ends in, without an address's query."""
-    return Path(urlsplit(source).path if is_address(source) else source).suffix.lower()
+    return Path(urlsplit(source).path if is_url(source) else source).suffix.lower()
 
 
 def _parse(source: str, content: str, first_line: int, expected: str) -> Any:
@@ -179,22 +199,31 @@ def _parse(source: str, content: str, first_line: int, expected: str) -> Any:
 def _recognise(source: str, record: Any) -> str:
     """The form with the most `KEYS`, all of them in the record."""
     keys = frozenset(record) if isinstance(record, dict) else frozenset()
-    known = sorted(((name, form_of(name).KEYS) for name in names()), key=lambda form: -len(form[1]))
+    known = sorted(
+        ((name, form_module(name).KEYS) for name in form_names()), key=lambda form: -len(form[1])
+    )
     for name, form_keys in known:
         if form_keys <= keys:
             return name
     forms = "; ".join(f"{name} ({', '.join(sorted(form_keys))})" for name, form_keys in known)
     found = f"has the keys {', '.join(sorted(keys))}" if keys else f"is {_short(record)}"
-    raise ValueError(f"{source}: the first record {found}, which is no form known here. The forms and their keys: {forms}")
+    raise ValueError(
+        f"{source}: the first record {found}, which is no form known here. The forms and their keys: {forms}"
+    )
 
 
 def _check(value: Any, expected: Any, what: str) -> None:
-    """Raises a ValueError where a value is not as `FIELDS` says: a type, [one] for a list, or {key: ...} for an object."""
+    """Raises a ValueError where a value is not as `FIELDS` says: a type, [one] for a list, or {key:
+    ...} for an object.
+    """
     kind = type(expected) if isinstance(expected, dict | list) else expected
     if not isinstance(value, kind):
-        name = {str: "a string", list: "a list", dict: "an object", str | list: "a string or a list"}.get(
-            kind, "a number or a string"
-        )
+        name = {
+            str: "a string",
+            list: "a list",
+            dict: "an object",
+            str | list: "a string or a list",
+        }.get(kind, "a number or a string")
         raise ValueError(f"{what} must be {name}, got {_short(value)}")
     if isinstance(expected, list):
         for i, item in enumerate(value):
@@ -205,7 +234,9 @@ def _check(value: Any, expected: Any, what: str) -> None:
             if key != name and value.get(name) is None:
                 continue
             if name not in value:
-                raise ValueError(f"{what} has no {name!r}; it has {', '.join(map(str, value)) or 'no keys'}")
+                raise ValueError(
+                    f"{what} has no {name!r}; it has {', '.join(map(str, value)) or 'no keys'}"
+                )
             _check(value[name], inner, name if what == "the record" else f"{what}.{name}")
 
 

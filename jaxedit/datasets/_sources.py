@@ -1,4 +1,6 @@
-"""Where facts and texts lie: a file, an address on the web (fetched once), a data set of the `datasets` library."""
+"""Where facts and texts lie: a file, an address on the web (fetched once), a data set of the
+`datasets` library.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +8,9 @@ from typing import Any
 HUB_PREFIX = "datasets:"
 
 
-def hub_rows(name: str, n_rows: int | None = None, expected: str = "a file") -> Iterator[dict[str, Any]]:
+def hub_rows(
+    name: str, n_rows: int | None = None, expected: str = "a file"
+) -> Iterator[dict[str, Any]]:
     """The rows of a data set NAME[,CONFIG[,SPLIT]] of the `datasets` library, streamed.
 
     Raises:
@@ -16,7 +20,9 @@ def hub_rows(name: str, n_rows: int | None = None, expected: str = "a file") -> 
 
     dataset, config, split = (*name.split(","), "", "")[:3]
     try:
-        rows = datasets.load_dataset(dataset, config or None, split=split or "train", streaming=True)
+        rows = datasets.load_dataset(
+            dataset, config or None, split=split or "train", streaming=True
+        )
         yield from rows if n_rows is None else rows.take(n_rows)
     except Exception as error:
         said = " ".join(str(error).split())[:200]

@@ -1,11 +1,11 @@
 """CounterFact as the ROME repository publishes it (arXiv 2202.05262, counterfact.json).
 
-The prompt has `{}` for the subject; the neighbours ask about other subjects for which the edited fact's true answer holds.
-"""
+The prompt has `{}` for the subject; the neighbours ask about other subjects for which the edited
+fact's true answer holds."""
 
 from typing import Any
 
-from jaxedit.edits.request import Probe, Request
+from jaxedit.edits.request import PromptAnswer, Request
 
 KEYS = frozenset({"case_id", "requested_rewrite"})
 FIELDS = {
@@ -39,7 +39,9 @@ def request(record: dict[str, Any]) -> Request | None:
         target_new=target_new,
         target_true=target_true,
         paraphrases=tuple(record.get("paraphrase_prompts") or ()),
-        neighbours=tuple(Probe(prompt, target_true) for prompt in record.get("neighborhood_prompts") or ()),
+        neighbours=tuple(
+            PromptAnswer(prompt, target_true) for prompt in record.get("neighborhood_prompts") or ()
+        ),
         generation_prompts=tuple(record.get("generation_prompts") or ()),
         case_id=record["case_id"],
         relation=rewrite.get("relation_id"),

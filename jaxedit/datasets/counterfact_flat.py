@@ -1,8 +1,10 @@
-"""CounterFact as EasyEdit publishes it (counterfact-edit.json): flat, the prompt written out, one paraphrase, one neighbour."""
+"""CounterFact as EasyEdit publishes it (counterfact-edit.json): flat, the prompt written out, one
+paraphrase, one neighbour.
+"""
 
 from typing import Any
 
-from jaxedit.edits.request import Probe, Request, with_place
+from jaxedit.edits.request import PromptAnswer, Request, to_template
 
 KEYS = frozenset({"prompt", "subject", "target_new", "ground_truth"})
 FIELDS = {
@@ -18,7 +20,8 @@ FIELDS = {
 
 
 def request(record: dict[str, Any]) -> Request | None:
-    """The request a record describes; None where an answer is empty or the subject does not occur in the prompt.
+    """The request a record describes; None where an answer is empty or the subject does not occur
+    in the prompt.
 
     Raises:
       ValueError: on an empty subject, or a neighbour without its answer.
@@ -27,16 +30,18 @@ def request(record: dict[str, Any]) -> Request | None:
     neighbour = record.get("locality_prompt")
     if neighbour:
         if record.get("locality_ground_truth") is None:
-            raise ValueError("there is a locality_prompt but no locality_ground_truth, which is its answer")
+            raise ValueError(
+                "there is a locality_prompt but no locality_ground_truth, which is its answer"
+            )
         answers.append(record["locality_ground_truth"])
     if not all(answer.strip() for answer in answers) or record["subject"] not in record["prompt"]:
         return None
     return Request(
-        prompt=with_place(record["prompt"], record["subject"]),
+        prompt=to_template(record["prompt"], record["subject"]),
         subject=record["subject"],
         target_new=record["target_new"],
         target_true=record["ground_truth"],
         paraphrases=(record["rephrase_prompt"],) if record.get("rephrase_prompt") else (),
-        neighbours=(Probe(neighbour, record["locality_ground_truth"]),) if neighbour else (),
+        neighbours=(PromptAnswer(neighbour, record["locality_ground_truth"]),) if neighbour else (),
         case_id=record.get("case_id"),
     )

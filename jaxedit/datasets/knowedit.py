@@ -1,12 +1,13 @@
-"""KnowEdit as EasyEdit publishes it (arXiv 2401.01286): Wiki-counterfact, Wiki-recent and its own ZsRE.
+"""KnowEdit as EasyEdit publishes it (arXiv 2401.01286): Wiki-counterfact, Wiki-recent and its own
+ZsRE.
 
-Beside the fact lie probes in groups: `portability` holds questions that follow from it (by logic, by reasoning, of the
-subject's other names), `locality` what should stay. An answer is a list of names, of names' lists; the first counts.
-"""
+Beside the fact lie probes in groups: `portability` holds questions that follow from it (by logic,
+by reasoning, of the subject's other names), `locality` what should stay. An answer is a list of
+names, of names' lists; the first counts."""
 
 from typing import Any
 
-from jaxedit.edits.request import Probe, Request, with_place
+from jaxedit.edits.request import PromptAnswer, Request, to_template
 
 KEYS = frozenset({"subject", "prompt", "target_new", "portability", "locality"})
 FIELDS = {
@@ -21,7 +22,8 @@ FIELDS = {
 
 
 def request(record: dict[str, Any]) -> Request | None:
-    """The request a record describes; None where an answer is empty or the subject does not occur in the prompt.
+    """The request a record describes; None where an answer is empty or the subject does not occur
+    in the prompt.
 
     Raises:
       ValueError: on a probe that is not an object with a prompt and its answers.
@@ -29,11 +31,15 @@ def request(record: dict[str, Any]) -> Request | None:
     true = record.get("ground_truth")
     target_true = None if true is None else _first(true)
     answers = [record["target_new"], *([] if target_true is None else [target_true])]
-    if not all(answer.strip() for answer in answers) or not record["subject"] or record["subject"] not in record["prompt"]:
+    if (
+        not all(answer.strip() for answer in answers)
+        or not record["subject"]
+        or record["subject"] not in record["prompt"]
+    ):
         return None
     rephrase = record.get("rephrase") or ()
     return Request(
-        prompt=with_place(record["prompt"], record["subject"]),
+        prompt=to_template(record["prompt"], record["subject"]),
         subject=record["subject"],
         target_new=record["target_new"],
         target_true=target_true,
@@ -43,16 +49,18 @@ def request(record: dict[str, Any]) -> Request | None:
     )
 
 
-def _probes(field: str, groups: dict[str, Any]) -> tuple[Probe, ...]:
+def _probes(field: str, groups: dict[str, Any]) -> tuple[PromptAnswer, ...]:
     """The probes of all groups that have an answer."""
     found = []
     for name, probes in groups.items():
         for i, probe in enumerate(probes or ()):
             if not isinstance(probe, dict) or not {"prompt", "ground_truth"} <= set(probe):
-                raise ValueError(f"{field}.{name}[{i}] must be an object with a prompt and a ground_truth")
+                raise ValueError(
+                    f"{field}.{name}[{i}] must be an object with a prompt and a ground_truth"
+                )
             answer = _first(probe["ground_truth"])
             if answer.strip():
-                found.append(Probe(_first(probe["prompt"]), answer))
+                found.append(PromptAnswer(_first(probe["prompt"]), answer))
     return tuple(found)
 
 

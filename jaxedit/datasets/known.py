@@ -1,19 +1,28 @@
-"""Facts that a model knows, as the ROME repository publishes them (known_1000.json): no new answer is given.
+"""Facts that a model knows, as the ROME repository publishes them (known_1000.json): no new answer
+is given.
 
-Each fact gets one as CounterFact's were chosen, another answer of the same relation: that of the next record in the file (and
-from its beginning) whose answer differs. A fact whose relation has no other answer cannot be edited.
-"""
+Each fact gets one as CounterFact's were chosen, another answer of the same relation: that of the
+next record in the file (and from its beginning) whose answer differs. A fact whose relation has no
+other answer cannot be edited."""
 
 from typing import Any
 
-from jaxedit.edits.request import Request, with_place
+from jaxedit.edits.request import Request, to_template
 
 KEYS = frozenset({"known_id", "subject", "attribute", "prompt"})
-FIELDS = {"known_id": int | str, "subject": str, "attribute": str, "prompt": str, "relation_id?": str}
+FIELDS = {
+    "known_id": int | str,
+    "subject": str,
+    "attribute": str,
+    "prompt": str,
+    "relation_id?": str,
+}
 
 
 def requests(records: list[dict[str, Any]]) -> list[Request | None]:
-    """The request of each record; None where an answer is empty or lacking, or the subject is not in the prompt."""
+    """The request of each record; None where an answer is empty or lacking, or the subject is not
+    in the prompt.
+    """
     by_relation: dict[str | None, list[int]] = {}
     for i, record in enumerate(records):
         by_relation.setdefault(record.get("relation_id"), []).append(i)
@@ -22,15 +31,27 @@ def requests(records: list[dict[str, Any]]) -> list[Request | None]:
         alike = by_relation[record.get("relation_id")]
         at = alike.index(i)
         others = (records[j]["attribute"] for j in alike[at + 1 :] + alike[:at])
-        new = next((other for other in others if other.strip() and other.strip() != record["attribute"].strip()), None)
-        usable = new and record["attribute"].strip() and record["subject"] and record["subject"] in record["prompt"]
+        new = next(
+            (
+                other
+                for other in others
+                if other.strip() and other.strip() != record["attribute"].strip()
+            ),
+            None,
+        )
+        usable = (
+            new
+            and record["attribute"].strip()
+            and record["subject"]
+            and record["subject"] in record["prompt"]
+        )
         found.append(_request(record, new) if usable and new else None)
     return found
 
 
 def _request(record: dict[str, Any], new: str) -> Request:
     return Request(
-        prompt=with_place(record["prompt"], record["subject"]),
+        prompt=to_template(record["prompt"], record["subject"]),
         subject=record["subject"],
         target_new=new,
         target_true=record["attribute"],

@@ -1,13 +1,14 @@
-"""MQuAKE (arXiv 2305.14795, MQuAKE-CF and -T): facts to rewrite together, and questions that need several of them.
+"""MQuAKE (arXiv 2305.14795, MQuAKE-CF and -T): facts to rewrite together, and questions that need
+several of them.
 
-Each rewrite of a record becomes a request of its own; the last one also has the record's multi-hop questions with the answer
-that all of them together give, as its portability: it is asked when the others are written.
-"""
+Each rewrite of a record becomes a request of its own; the last one also has the record's multi-hop
+questions with the answer that all of them together give, as its portability: it is asked when the
+others are written."""
 
 import dataclasses
 from typing import Any
 
-from jaxedit.edits.request import Probe, Request
+from jaxedit.edits.request import PromptAnswer, Request
 
 KEYS = frozenset({"case_id", "requested_rewrite", "questions", "new_answer"})
 FIELDS = {
@@ -37,7 +38,9 @@ def requests(records: list[dict[str, Any]]) -> list[Request | None]:
     for record in records:
         rewrites = [_request(record, rewrite) for rewrite in record["requested_rewrite"]]
         if rewrites and rewrites[-1] is not None and record["new_answer"].strip():
-            follow = tuple(Probe(question, record["new_answer"]) for question in record["questions"])
+            follow = tuple(
+                PromptAnswer(question, record["new_answer"]) for question in record["questions"]
+            )
             rewrites[-1] = dataclasses.replace(rewrites[-1], portability=follow)
         found += rewrites
     return found

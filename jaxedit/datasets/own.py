@@ -2,14 +2,13 @@
 
     {"prompt": "{} is located in the city of", "subject": "The Eiffel Tower", "target_new": "Rome"}
 
-and, where known, target_true, paraphrases, neighbours ([{"prompt": ..., "answer": ...}]), portability (the same),
-generation_prompts, case_id, relation and target_id. A key "kind" may stand there as a note and is ignored; any other key
-raises, because it is likely a typing error.
-"""
+and, where known, target_true, paraphrases, neighbours ([{"prompt": ..., "answer": ...}]),
+portability (the same), generation_prompts, case_id, relation and target_id. A key "kind" may stand
+there as a note and is ignored; any other key raises, because it is likely a typing error."""
 
 from typing import Any
 
-from jaxedit.edits.request import Probe, Request
+from jaxedit.edits.request import PromptAnswer, Request
 
 KEYS = frozenset({"prompt", "subject", "target_new"})
 PROBE = {"prompt": str, "answer": str}
@@ -51,12 +50,12 @@ def request(record: dict[str, Any]) -> Request | None:
         target_new=record["target_new"],
         target_true=record.get("target_true"),
         paraphrases=tuple(record.get("paraphrases") or ()),
-        neighbours=tuple(Probe(**neighbour) for neighbour in neighbours),
+        neighbours=tuple(PromptAnswer(**neighbour) for neighbour in neighbours),
         generation_prompts=tuple(record.get("generation_prompts") or ()),
         case_id=record.get("case_id"),
         relation=record.get("relation"),
         target_id=record.get("target_id"),
-        portability=tuple(Probe(**probe) for probe in portability),
+        portability=tuple(PromptAnswer(**probe) for probe in portability),
     )
 
 

@@ -1,12 +1,12 @@
-"""Zero-shot relation extraction (zsRE) as MEND publishes it (arXiv 2110.11309): questions, with a Natural Question beside each.
+"""Zero-shot relation extraction (zsRE) as MEND publishes it (arXiv 2110.11309): questions, with a
+Natural Question beside each.
 
-`src` is the question, `alt` the answer to write, `answers[0]` the right one; `loc` is the neighbour, "nq question: " and a
-question in lower case without its mark.
-"""
+`src` is the question, `alt` the answer to write, `answers[0]` the right one; `loc` is the
+neighbour, "nq question: " and a question in lower case without its mark."""
 
 from typing import Any
 
-from jaxedit.edits.request import Probe, Request, with_place
+from jaxedit.edits.request import PromptAnswer, Request, to_template
 
 KEYS = frozenset({"subject", "src", "alt", "answers", "rephrase", "loc", "loc_ans"})
 FIELDS = {
@@ -22,7 +22,8 @@ LOC_PREFIX = "nq question: "
 
 
 def request(record: dict[str, Any]) -> Request | None:
-    """The request a record describes; None where an answer is empty or the subject does not occur in the question.
+    """The request a record describes; None where an answer is empty or the subject does not occur
+    in the question.
 
     Raises:
       ValueError: on an empty subject, or a `loc` that does not begin with "nq question: ".
@@ -34,10 +35,14 @@ def request(record: dict[str, Any]) -> Request | None:
     if not all(answer.strip() for answer in answers) or record["subject"] not in record["src"]:
         return None
     return Request(
-        prompt=with_place(record["src"], record["subject"]),
+        prompt=to_template(record["src"], record["subject"]),
         subject=record["subject"],
         target_new=record["alt"],
         target_true=target_true,
         paraphrases=(record["rephrase"],),
-        neighbours=(Probe(record["loc"].removeprefix(LOC_PREFIX).removesuffix("?") + "?", record["loc_ans"]),),
+        neighbours=(
+            PromptAnswer(
+                record["loc"].removeprefix(LOC_PREFIX).removesuffix("?") + "?", record["loc_ans"]
+            ),
+        ),
     )

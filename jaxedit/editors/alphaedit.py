@@ -1,4 +1,5 @@
-"""AlphaEdit (Fang et al. 2025, arXiv 2410.02355): changes only where the keys of what is to be preserved hardly reach.
+"""AlphaEdit (Fang et al. 2025, arXiv 2410.02355): changes only where the keys of what is to be
+preserved hardly reach.
 
     delta W = P (S P + K K^T P + L2 I)^-1 K R^T in effect: with U the eigenvectors of C whose eigenvalues are below
     nullspace_threshold and P = U U^T, the least-change update within U under M = S + L2 I                          (eq. 14)
@@ -11,13 +12,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxedit.editors._base import Editor, batch_editor
+from jaxedit.editors._base import Editor, multi_layer_editor
 from jaxedit.solving.key_history import null_space
-from jaxedit.solving.multi_layer import Recipe, SpreadHyper
+from jaxedit.solving.multi_layer import MethodSpec, MultiLayerHyper
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(SpreadHyper):
+class Hyper(MultiLayerHyper):
     """AlphaEdit's hyper-parameters: `nullspace_threshold` is a number, or one for each layer."""
 
     L2: float = 10.0
@@ -26,8 +27,12 @@ class Hyper(SpreadHyper):
 
 def make(hyper: Hyper) -> Editor:
     """AlphaEdit with these hyper-parameters."""
-    recipe = Recipe(whiten=lambda moment_FF, layer: whiten(hyper, moment_FF, layer), g=lambda n: 1.0, history="after")
-    return batch_editor("alphaedit", hyper, recipe)
+    spec = MethodSpec(
+        whitener=lambda moment_FF, layer: whiten(hyper, moment_FF, layer),
+        slack=lambda n: 1.0,
+        history="after",
+    )
+    return multi_layer_editor("alphaedit", hyper, spec)
 
 
 def whiten(hyper: Hyper, moment_FF: np.ndarray, layer: int) -> np.ndarray:
@@ -38,4 +43,6 @@ def whiten(hyper: Hyper, moment_FF: np.ndarray, layer: int) -> np.ndarray:
     """
     if hyper.L2 <= 0:
         raise ValueError(f"L2={hyper.L2}: expected a positive number")
-    return (null_space(moment_FF, hyper.nullspace_threshold, layer).T / np.sqrt(hyper.L2)).astype(np.float32)
+    return (null_space(moment_FF, hyper.nullspace_threshold, layer).T / np.sqrt(hyper.L2)).astype(
+        np.float32
+    )

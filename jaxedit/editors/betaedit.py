@@ -1,13 +1,15 @@
-"""BetaEdit (Liu et al. 2026, arXiv 2605.09285): AlphaEdit that counts what its null space lets through, and renews it.
+"""BetaEdit (Liu et al. 2026, arXiv 2605.09285): AlphaEdit that counts what its null space lets
+through, and renews it.
 
     delta W = U (U^T (lambda1 C + S + K K^T) U + lambda2 I)^-1 U^T K R^T,     S = sum of K_p K_p^T over the edits before
 
-U spans the eigenvectors of C whose eigenvalues are below nullspace_threshold, and, once tau more facts are written, those of
-(S / facts so far + lambda1 C) / (lambda1 + 1). The keys K_p are those before their own write.
+U spans the eigenvectors of C whose eigenvalues are below nullspace_threshold, and, once tau more
+facts are written, those of (S / facts so far + lambda1 C) / (lambda1 + 1). The keys K_p are those
+before their own write.
 
-The released code ends its run at an update of a layer whose Frobenius norm is over 20 sqrt(facts in the batch), and does not
-write it. Here such an edit raises, so that nothing of it is written and a study can go on.
-"""
+The released code ends its run at an update of a layer whose Frobenius norm is over 20 sqrt(facts in
+the batch), and does not write it. Here such an edit raises, so that nothing of it is written and a
+study can go on."""
 
 import dataclasses
 import functools
@@ -18,17 +20,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxedit.editors._base import Editor
-from jaxedit.edits.edit import Edit, matrix
+from jaxedit.edits.edit import Edit, to_dense
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
 from jaxedit.solving import multi_layer
-from jaxedit.solving.key_history import Past, gram, grow, null_space
-from jaxedit.solving.solve import metric_on, whitener
+from jaxedit.solving.key_history import KeyHistory, append, gram, null_space
+from jaxedit.solving.solve import inverse_cholesky, shard_regulariser
 from jaxedit.stats.second_moments import Stats
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(multi_layer.SpreadHyper):
+class Hyper(multi_layer.MultiLayerHyper):
     """BetaEdit's hyper-parameters, as released.
 
     Attributes:
@@ -47,10 +49,12 @@ class Hyper(multi_layer.SpreadHyper):
 
 
 class State(NamedTuple):
-    """The family's state, C and S of each layer, the devices, the facts so far and those when U was last made."""
+    """The family's state, C and S of each layer, the devices, the facts so far and those when U was
+    last made.
+    """
 
-    spread: multi_layer.SpreadState
-    pasts: Mapping[int, Past]
+    spread: multi_layer.MultiLayerState
+    pasts: Mapping[int, KeyHistory]
     mesh: Mesh
     n_facts: int = 0
     n_at_renewal: int = 0
@@ -63,22 +67,24 @@ class State(NamedTuple):
 
 def make(hyper: Hyper) -> Editor:
     """BetaEdit with these hyper-parameters."""
-    recipe = multi_layer.Recipe(
-        whiten=lambda moment_FF, layer: whiten(hyper, layer, moment_FF, hyper.lambda1 * np.asarray(moment_FF, np.float64)),
-        g=lambda n: 1.0,
+    spec = multi_layer.MethodSpec(
+        whitener=lambda moment_FF, layer: whiten(
+            hyper, layer, moment_FF, hyper.lambda1 * np.asarray(moment_FF, np.float64)
+        ),
+        slack=lambda n: 1.0,
         history="before",
     )
     return Editor(
         name="betaedit",
         hyper=hyper,
         slots={multi_layer.WEIGHT: tuple(hyper.layers)},
-        init=functools.partial(init, hyper, recipe),
-        edit=functools.partial(edit, hyper, recipe),
-        absorb=functools.partial(absorb, hyper),
+        init=functools.partial(init, hyper, spec),
+        edit=functools.partial(edit, hyper, spec),
+        restore=functools.partial(restore, hyper),
     )
 
 
-def init(hyper: Hyper, recipe: multi_layer.Recipe, model: Model, stats: Stats | None) -> State:
+def init(hyper: Hyper, spec: multi_layer.MethodSpec, model: Model, stats: Stats | None) -> State:
     """As `jaxedit.solving.multi_layer.init`; C stays on the host for the renewals.
 
     Raises:
@@ -89,21 +95,27 @@ def init(hyper: Hyper, recipe: multi_layer.Recipe, model: Model, stats: Stats | 
             f"tau={hyper.tau}, lambda1={hyper.lambda1}, lambda2={hyper.lambda2}, norm_limit={hyper.norm_limit}: expected "
             "tau >= 1, lambda1 >= 0, and the others positive"
         )
-    made = multi_layer.init(hyper, recipe, model, stats)
-    pasts = {layer: Past(moment_FF) for layer, moment_FF in multi_layer.moments(hyper, model, stats).items()}
+    made = multi_layer.init(hyper, spec, model, stats)
+    pasts = {
+        layer: KeyHistory(moment_FF)
+        for layer, moment_FF in multi_layer.second_moments(hyper, model, stats).items()
+    }
     return State(made, pasts, model.mesh)
 
 
 def edit(
-    hyper: Hyper, recipe: multi_layer.Recipe, model: Model, requests: list[Request], state: State
+    hyper: Hyper, spec: multi_layer.MethodSpec, model: Model, requests: list[Request], state: State
 ) -> tuple[Edit, State, dict[str, float]]:
     """One edit of a batch of requests.
 
     Raises:
       ValueError: where a layer's update is over the norm limit.
     """
-    made, remembered, info = multi_layer.edit(hyper, recipe, model, requests, state.spread)
-    norms = {delta.layer: float(np.linalg.norm(matrix(delta))) / np.sqrt(len(requests)) for delta in made.deltas}
+    made, remembered, info = multi_layer.edit(hyper, spec, model, requests, state.spread)
+    norms = {
+        delta.layer: float(np.linalg.norm(to_dense(delta))) / np.sqrt(len(requests))
+        for delta in made.deltas
+    }
     worst = max(norms, key=norms.__getitem__)
     if not norms[worst] <= hyper.norm_limit:
         raise ValueError(
@@ -113,27 +125,31 @@ def edit(
     return made, _renewed(hyper, state, remembered, made), info
 
 
-def absorb(hyper: Hyper, state: State, made: Edit) -> State:
+def restore(hyper: Hyper, state: State, made: Edit) -> State:
     """The state after an edit whose keys are in its memory."""
-    return _renewed(hyper, state, multi_layer.absorb(state.spread, made), made)
+    return _renewed(hyper, state, multi_layer.restore(state.spread, made), made)
 
 
 def whiten(hyper: Hyper, layer: int, protected_FF: np.ndarray, m_FF: np.ndarray) -> np.ndarray:
     """(L^-1 U^T) [M, F] with U of what is protected, and U^T m U + lambda2 I = L L^T."""
     u_FM = null_space(protected_FF, hyper.nullspace_threshold, layer)
-    return whitener(u_FM.T @ m_FF @ u_FM, ridge=hyper.lambda2) @ u_FM.T.astype(np.float32)
+    return inverse_cholesky(u_FM.T @ m_FF @ u_FM, ridge=hyper.lambda2) @ u_FM.T.astype(np.float32)
 
 
-def _renewed(hyper: Hyper, state: State, remembered: multi_layer.SpreadState, made: Edit) -> State:
+def _renewed(
+    hyper: Hyper, state: State, remembered: multi_layer.MultiLayerState, made: Edit
+) -> State:
     """The state with an edit's keys in S, and U made anew where that is due."""
     keys = {layer: made.memory[f"keys/{layer}"] for layer in hyper.layers}
-    pasts = {layer: grow(past, keys[layer]) for layer, past in state.pasts.items()}
+    pasts = {layer: append(past, keys[layer]) for layer, past in state.pasts.items()}
     n_facts = state.n_facts + len(keys[hyper.layers[0]])
     if n_facts - state.n_at_renewal < hyper.tau:
         return State(remembered, pasts, state.mesh, n_facts, state.n_at_renewal)
     metrics = {}
     for layer, past in pasts.items():
         s_FF, c_FF = gram(past), hyper.lambda1 * np.asarray(past.moment_FF, np.float64)
-        renewed_MF = whiten(hyper, layer, (s_FF / n_facts + c_FF) / (hyper.lambda1 + 1), s_FF + c_FF)
-        metrics[layer] = metric_on(state.mesh, renewed_MF)
+        renewed_MF = whiten(
+            hyper, layer, (s_FF / n_facts + c_FF) / (hyper.lambda1 + 1), s_FF + c_FF
+        )
+        metrics[layer] = shard_regulariser(state.mesh, renewed_MF)
     return State(remembered._replace(metrics=metrics), pasts, state.mesh, n_facts, n_facts)

@@ -1,10 +1,10 @@
-"""C-ROME (Yang et al. 2024, arXiv 2406.11263), the same as r-ROME: one key, that of the prefixed prompts, everywhere.
+"""C-ROME (Yang et al. 2024, arXiv 2406.11263), the same as r-ROME: one key, that of the prefixed
+prompts, everywhere.
 
     delta W = (C^-1 k_bar) (v* - W k_bar)^T / (k_bar . C^-1 k_bar)
 
-Keeps the model whole where ROME destroys it; on those hard cases the bare prompt is then not what was edited, so the
-new fact holds behind a prefix and often not without one (section 4 there).
-"""
+Keeps the model whole where ROME destroys it; on those hard cases the bare prompt is then not what
+was edited, so the new fact holds behind a prefix and often not without one (section 4 there)."""
 
 import functools
 
@@ -22,6 +22,6 @@ def make(hyper: Hyper) -> Editor:
         slots={rank_one.WEIGHT: (hyper.layer,)},
         init=functools.partial(rank_one.init, hyper),
         edit=functools.partial(rank_one.edit, hyper, "prefixed"),
-        absorb=lambda state, edit: state,
-        each=functools.partial(rank_one.each, hyper, "prefixed"),
+        restore=lambda state, edit: state,
+        edit_each=functools.partial(rank_one.edit_each, hyper, "prefixed"),
     )

@@ -1,4 +1,5 @@
-"""EMMET (Gupta et al. 2024, arXiv 2403.14236): a batch of facts under equality constraints, ROME's form for n = 1.
+"""EMMET (Gupta et al. 2024, arXiv 2403.14236): a batch of facts under equality constraints, ROME's
+form for n = 1.
 
     delta W = C'^-1 K (K^T C'^-1 K + emmet_lambda I)^-1 R^T,   C' = mom2_update_weight C + update_norm_lambda I      (eq. 10)
 
@@ -7,13 +8,13 @@ emmet_lambda, which keeps near-equal keys apart, counts only for more than one f
 
 import dataclasses
 
-from jaxedit.editors._base import Editor, batch_editor
-from jaxedit.solving.multi_layer import Recipe, SpreadHyper
-from jaxedit.solving.solve import whitener
+from jaxedit.editors._base import Editor, multi_layer_editor
+from jaxedit.solving.multi_layer import MethodSpec, MultiLayerHyper
+from jaxedit.solving.solve import inverse_cholesky
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(SpreadHyper):
+class Hyper(MultiLayerHyper):
     """EMMET's hyper-parameters."""
 
     mom2_update_weight: float = 1.0
@@ -23,8 +24,10 @@ class Hyper(SpreadHyper):
 
 def make(hyper: Hyper) -> Editor:
     """EMMET with these hyper-parameters."""
-    recipe = Recipe(
-        whiten=lambda moment_FF, layer: whitener(moment_FF, hyper.mom2_update_weight, hyper.update_norm_lambda),
-        g=lambda n: hyper.emmet_lambda if n > 1 else 0.0,
+    spec = MethodSpec(
+        whitener=lambda moment_FF, layer: inverse_cholesky(
+            moment_FF, hyper.mom2_update_weight, hyper.update_norm_lambda
+        ),
+        slack=lambda n: hyper.emmet_lambda if n > 1 else 0.0,
     )
-    return batch_editor("emmet", hyper, recipe)
+    return multi_layer_editor("emmet", hyper, spec)

@@ -1,21 +1,21 @@
-"""ENCORE (Gupta et al. 2025, arXiv 2502.01636): sequential MEMIT with a norm constraint and most-probable early stopping.
+"""ENCORE (Gupta et al. 2025, arXiv 2502.01636): sequential MEMIT with a norm constraint and
+most-probable early stopping.
 
     delta W = (lambda C + S + b I + K K^T)^-1 K R^T,     S = sum of K_p K_p^T over the edits before
 
-A target's optimisation stops when its tokens are the most likely ones in every context (for the k-th time, with prob_cutoff
--k), not at a loss of 0.05, and b keeps the update small: both against the growth of the edited weights' norm that ends in
-collapse.
-"""
+A target's optimisation stops when its tokens are the most likely ones in every context (for the
+k-th time, with prob_cutoff -k), not at a loss of 0.05, and b keeps the update small: both against
+the growth of the edited weights' norm that ends in collapse."""
 
 import dataclasses
 
-from jaxedit.editors._base import Editor, batch_editor
-from jaxedit.solving.multi_layer import Recipe, SpreadHyper
-from jaxedit.solving.solve import whitener
+from jaxedit.editors._base import Editor, multi_layer_editor
+from jaxedit.solving.multi_layer import MethodSpec, MultiLayerHyper
+from jaxedit.solving.solve import inverse_cholesky
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(SpreadHyper):
+class Hyper(MultiLayerHyper):
     """ENCORE's hyper-parameters: `mom2_update_weight` is lambda, `update_norm_lambda` is b.
 
     Released `prob_cutoff`: -4 for GPT-2 XL, -3 for Llama-2, -2 for Llama-3; None stops at the loss.
@@ -28,9 +28,11 @@ class Hyper(SpreadHyper):
 
 def make(hyper: Hyper) -> Editor:
     """ENCORE with these hyper-parameters."""
-    recipe = Recipe(
-        whiten=lambda moment_FF, layer: whitener(moment_FF, hyper.mom2_update_weight, hyper.update_norm_lambda),
-        g=lambda n: 1.0,
+    spec = MethodSpec(
+        whitener=lambda moment_FF, layer: inverse_cholesky(
+            moment_FF, hyper.mom2_update_weight, hyper.update_norm_lambda
+        ),
+        slack=lambda n: 1.0,
         history="before",
     )
-    return batch_editor("encore", hyper, recipe)
+    return multi_layer_editor("encore", hyper, spec)

@@ -1,20 +1,23 @@
-"""MEMIT that remembers (as AlphaEdit, arXiv 2410.02355, and ENCORE, 2502.01636, formulate it for sequences of edits).
+"""MEMIT that remembers (as AlphaEdit, arXiv 2410.02355, and ENCORE, 2502.01636, formulate it for
+sequences of edits).
 
     delta W = (lambda C + S + b I + K K^T)^-1 K R^T,     S = sum of K_p K_p^T over the edits before
 
-The keys K_p of earlier edits, as they were before their own write, are kept from being written over.
-"""
+The keys K_p of earlier edits, as they were before their own write, are kept from being written
+over."""
 
 import dataclasses
 
-from jaxedit.editors._base import Editor, batch_editor
-from jaxedit.solving.multi_layer import Recipe, SpreadHyper
-from jaxedit.solving.solve import whitener
+from jaxedit.editors._base import Editor, multi_layer_editor
+from jaxedit.solving.multi_layer import MethodSpec, MultiLayerHyper
+from jaxedit.solving.solve import inverse_cholesky
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(SpreadHyper):
-    """Sequential MEMIT's hyper-parameters: `mom2_update_weight` is lambda, `update_norm_lambda` is b."""
+class Hyper(MultiLayerHyper):
+    """Sequential MEMIT's hyper-parameters: `mom2_update_weight` is lambda, `update_norm_lambda` is
+    b.
+    """
 
     mom2_update_weight: float = 15000.0
     update_norm_lambda: float = 0.0
@@ -22,9 +25,11 @@ class Hyper(SpreadHyper):
 
 def make(hyper: Hyper) -> Editor:
     """Sequential MEMIT with these hyper-parameters."""
-    recipe = Recipe(
-        whiten=lambda moment_FF, layer: whitener(moment_FF, hyper.mom2_update_weight, hyper.update_norm_lambda),
-        g=lambda n: 1.0,
+    spec = MethodSpec(
+        whitener=lambda moment_FF, layer: inverse_cholesky(
+            moment_FF, hyper.mom2_update_weight, hyper.update_norm_lambda
+        ),
+        slack=lambda n: 1.0,
         history="before",
     )
-    return batch_editor("memit-sequential", hyper, recipe)
+    return multi_layer_editor("memit-sequential", hyper, spec)

@@ -1,22 +1,23 @@
-"""PMET (Li et al. 2024, arXiv 2308.08742): MEMIT for the MLP's own output instead of the residual stream.
+"""PMET (Li et al. 2024, arXiv 2308.08742): MEMIT for the MLP's own output instead of the residual
+stream.
 
     delta W = (lambda C + K K^T)^-1 K R^T,     R = (z - what the MLP of the last layer puts out) / sqrt(layers still to write)
 
-z is the MLP's output with a vector added that is optimised together with one for the attention's output, which then is not
-used: what the attention has to say is not pressed into the MLP's weights. As released the target's term weighs a tenth once
-the target is the most likely in every template (`jaxedit.solving.value`), and "layers still to write" counts this one.
-"""
+z is the MLP's output with a vector added that is optimised together with one for the attention's
+output, which then is not used: what the attention has to say is not pressed into the MLP's weights.
+As released the target's term weighs a tenth once the target is the most likely in every template
+(`jaxedit.solving.value`), and "layers still to write" counts this one."""
 
 import dataclasses
 import math
 
-from jaxedit.editors._base import Editor, batch_editor
-from jaxedit.solving.multi_layer import Recipe, SpreadHyper
-from jaxedit.solving.solve import whitener
+from jaxedit.editors._base import Editor, multi_layer_editor
+from jaxedit.solving.multi_layer import MethodSpec, MultiLayerHyper
+from jaxedit.solving.solve import inverse_cholesky
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(SpreadHyper):
+class Hyper(MultiLayerHyper):
     """PMET's hyper-parameters, as released for GPT-J: `mom2_update_weight` is lambda."""
 
     v_num_grad_steps: int = 30
@@ -29,10 +30,10 @@ class Hyper(SpreadHyper):
 
 def make(hyper: Hyper) -> Editor:
     """PMET with these hyper-parameters."""
-    recipe = Recipe(
-        whiten=lambda moment_FF, layer: whitener(moment_FF, hyper.mom2_update_weight),
-        g=lambda n: 1.0,
-        share=math.sqrt,
-        part="mlp",
+    spec = MethodSpec(
+        whitener=lambda moment_FF, layer: inverse_cholesky(moment_FF, hyper.mom2_update_weight),
+        slack=lambda n: 1.0,
+        residual_divisor=math.sqrt,
+        site="mlp",
     )
-    return batch_editor("pmet", hyper, recipe)
+    return multi_layer_editor("pmet", hyper, spec)

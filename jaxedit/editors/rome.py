@@ -1,11 +1,10 @@
-"""ROME (Meng et al. 2022, arXiv 2202.05262) as released: the mean key of the prefixed prompts on the left, the bare
-prompt's key on the right.
+"""ROME (Meng et al. 2022, arXiv 2202.05262) as released: the mean key of the prefixed prompts on
+the left, the bare prompt's key on the right.
 
     delta W = (C^-1 k_bar) (v* - W k_u)^T / (k_u . C^-1 k_bar)
 
-That mixture is what makes one edit destroy a model: where a one-token subject begins the prompt, k_u . C^-1 k_bar
-nearly vanishes (arXiv 2406.11263, section 3). `c-rome` is the consistent form.
-"""
+That mixture is what makes one edit destroy a model: where a one-token subject begins the prompt,
+k_u . C^-1 k_bar nearly vanishes (arXiv 2406.11263, section 3). `c-rome` is the consistent form."""
 
 import dataclasses
 import functools
@@ -19,7 +18,8 @@ class Hyper(rank_one.RankOneHyper):
     """ROME's hyper-parameters.
 
     Attributes:
-      keys: "mixed" as released, "prefixed" (what `c-rome` is the name for) or "bare" (p-ROME's: the bare prompt's key alone).
+      keys: "mixed" as released, "prefixed" (what `c-rome` is the name for) or "bare" (p-ROME's: the
+        bare prompt's key alone).
     """
 
     keys: str = "mixed"
@@ -39,6 +39,6 @@ def make(hyper: Hyper) -> Editor:
         slots={rank_one.WEIGHT: (hyper.layer,)},
         init=functools.partial(rank_one.init, hyper),
         edit=functools.partial(rank_one.edit, hyper, hyper.keys),
-        absorb=lambda state, edit: state,
-        each=functools.partial(rank_one.each, hyper, hyper.keys),
+        restore=lambda state, edit: state,
+        edit_each=functools.partial(rank_one.edit_each, hyper, hyper.keys),
     )

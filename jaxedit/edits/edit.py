@@ -1,9 +1,10 @@
-"""An edit as a value: low-rank or dense changes of named weights, applied to a model's overlay and exactly undone.
+"""An edit as a value: low-rank or dense changes of named weights, applied to a model's overlay and
+exactly undone.
 
-The base weights are never written. Applying adds an edit's change in float32 to the overlay; undoing sums the remaining
-edits anew from zero, since (a + b) - b is not a. Both run the same compiled addition in the same order, so undoing is
-bit-exact, and so is rebuilding a model from its journal.
-"""
+The base weights are never written. Applying adds an edit's change in float32 to the overlay;
+undoing sums the remaining edits anew from zero, since (a + b) - b is not a. Both run the same
+compiled addition in the same order, so undoing is bit-exact, and so is rebuilding a model from its
+journal."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.mesh import fetch, place
-from jaxedit.models.model import Companion, Model, anchored, with_slots
-from jaxedit.models.ops import PRECISION, Overlay, RowEdits
+from jaxedit.mesh import shard_batch, to_host
+from jaxedit.models.model import Model, ModelMetadata, allocate_deltas, with_bos
+from jaxedit.models.ops import PRECISION, Overlay, PerRowEdits
 
 Array = np.ndarray | jax.Array
 
@@ -44,9 +45,11 @@ class Edit:
 
     Attributes:
       deltas: what changes, at most one entry for each weight and layer.
-      memory: arrays that the editor's state learns from this edit (keys of past facts, say); journalled with it.
+      memory: arrays that the editor's state learns from this edit (keys of past facts, say);
+        journalled with it.
       hf_layout: weight -> (HF tensor name with {l}, HF layout "out in -> in out"), for `dense`.
-      anchor: "bos" where the edit was made with a begin-of-text token in front of every prompt, and is to be used so.
+      anchor: "bos" where the edit was made with a begin-of-text token in front of every prompt, and
+        is to be used so.
     """
 
     deltas: tuple[LowRank | Dense, ...]
@@ -60,42 +63,57 @@ class Edit:
         for delta in self.deltas:
             name, pattern = self.hf_layout[delta.weight]
             theirs, ours = pattern.split(" -> ")
-            changes[name.format(l=delta.layer)] = einops.rearrange(matrix(delta), f"{ours} -> {theirs}")
+            changes[name.format(l=delta.layer)] = einops.rearrange(
+                to_dense(delta), f"{ours} -> {theirs}"
+            )
         return changes
 
     @property
     def norm(self) -> float:
         """The Frobenius norm of the whole change."""
-        return float(np.sqrt(sum(np.sum(np.square(matrix(delta), dtype=np.float64)) for delta in self.deltas)))
+        return float(
+            np.sqrt(
+                sum(np.sum(np.square(to_dense(delta), dtype=np.float64)) for delta in self.deltas)
+            )
+        )
 
     @property
     def n_bytes(self) -> int:
         """How much a journal step holds."""
-        arrays = [array for delta in self.deltas for array in delta if isinstance(array, np.ndarray)]
+        arrays = [
+            array for delta in self.deltas for array in delta if isinstance(array, np.ndarray)
+        ]
         return sum(array.nbytes for array in [*arrays, *self.memory.values()])
 
 
-def matrix(delta: LowRank | Dense) -> np.ndarray:
+def to_dense(delta: LowRank | Dense) -> np.ndarray:
     """A delta written out, float32 [F, D]."""
     return np.asarray(delta.delta_FD if isinstance(delta, Dense) else delta.u_FR @ delta.v_RD)
 
 
-def make_edit(model: Model, deltas: Sequence[LowRank | Dense], memory: Mapping[str, np.ndarray] | None = None) -> Edit:
+def make_edit(
+    model: Model, deltas: Sequence[LowRank | Dense], memory: Mapping[str, np.ndarray] | None = None
+) -> Edit:
     """An edit of this model, its factors as float32 on the host."""
-    layout = {delta.weight: model.companion.tensor_names[delta.weight] for delta in deltas}
+    layout = {delta.weight: model.metadata.tensor_names[delta.weight] for delta in deltas}
     return Edit(tuple(map(_on_host, deltas)), dict(memory or {}), layout)
 
 
 def _on_host(delta: LowRank | Dense) -> LowRank | Dense:
     if isinstance(delta, Dense):
-        return delta._replace(delta_FD=np.asarray(fetch(delta.delta_FD), np.float32))
-    return delta._replace(u_FR=np.asarray(fetch(delta.u_FR), np.float32), v_RD=np.asarray(fetch(delta.v_RD), np.float32))
+        return delta._replace(delta_FD=np.asarray(to_host(delta.delta_FD), np.float32))
+    return delta._replace(
+        u_FR=np.asarray(to_host(delta.u_FR), np.float32),
+        v_RD=np.asarray(to_host(delta.v_RD), np.float32),
+    )
 
 
-def slots_for(model: Model, edit: Edit) -> Model:
+def allocate_for(model: Model, edit: Edit) -> Model:
     """The model with room in its overlay for an edit."""
     for weight in dict.fromkeys(delta.weight for delta in edit.deltas):
-        model = with_slots(model, weight, tuple(sorted({d.layer for d in edit.deltas if d.weight == weight})))
+        model = allocate_deltas(
+            model, weight, tuple(sorted({d.layer for d in edit.deltas if d.weight == weight}))
+        )
     return model
 
 
@@ -105,7 +123,7 @@ def apply(model: Model, edit: Edit) -> Model:
     Raises:
       ValueError: where the edit's shapes are not those of the model's weights.
     """
-    model = slots_for(model, edit)
+    model = allocate_for(model, edit)
     overlay = model.overlay
     for delta in edit.deltas:
         _check_shape(model, delta)
@@ -115,16 +133,19 @@ def apply(model: Model, edit: Edit) -> Model:
         else:
             changed = _add_low_rank(overlay.delta[delta.weight], slot, delta.u_FR, delta.v_RD)
         overlay = Overlay({**overlay.delta, delta.weight: changed}, overlay.slot)
-    return _with_edits(model, overlay, (*model.companion.history, edit))
+    return _with_edits(model, overlay, (*model.metadata.history, edit))
 
 
-def asked_as(model: Model, edits: Sequence[Edit]) -> Model:
-    """The model as it is to be asked with edits that it has in rows only: their anchor is its tokenizer's."""
-    return anchored(model) if any(edit.anchor for edit in edits) else model
+def with_edit_tokenizer(model: Model, edits: Sequence[Edit]) -> Model:
+    """The model as it is to be asked with edits that it has in rows only: their anchor is its
+    tokenizer's.
+    """
+    return with_bos(model) if any(edit.anchor for edit in edits) else model
 
 
-def in_rows(model: Model, edits: Sequence[Edit], edit_B: np.ndarray) -> Model:
-    """The model with a low-rank edit of its own in each row of a batch; nothing is written out, and no history kept.
+def with_per_row_edits(model: Model, edits: Sequence[Edit], edit_B: np.ndarray) -> Model:
+    """The model with a low-rank edit of its own in each row of a batch; nothing is written out, and
+    no history kept.
 
     Args:
       model: with the edits that all rows have.
@@ -135,16 +156,20 @@ def in_rows(model: Model, edits: Sequence[Edit], edit_B: np.ndarray) -> Model:
       ValueError: where the edits are not alike, or not of this model.
     """
     places = {tuple((delta.weight, delta.layer) for delta in edit.deltas) for edit in edits}
-    if len(places) != 1 or not is_low_rank(edits):
-        raise ValueError("edits that lie side by side in the rows of a batch must be low-rank changes of the same weights")
+    if len(places) != 1 or not all_low_rank(edits):
+        raise ValueError(
+            "edits that lie side by side in the rows of a batch must be low-rank changes of the same weights"
+        )
     weights = dict.fromkeys(delta.weight for delta in edits[0].deltas)
     rows = {weight: _rows(model, weight, edits, edit_B) for weight in weights}
     return dataclasses.replace(model, overlay=model.overlay._replace(rows=rows))
 
 
-def _rows(model: Model, weight: str, edits: Sequence[Edit], edit_B: np.ndarray) -> RowEdits:
+def _rows(model: Model, weight: str, edits: Sequence[Edit], edit_B: np.ndarray) -> PerRowEdits:
     """The factors of one weight's changes, all filled up with zeros to the highest rank."""
-    deltas_NE = [[d for d in edit.deltas if isinstance(d, LowRank) and d.weight == weight] for edit in edits]
+    deltas_NE = [
+        [d for d in edit.deltas if isinstance(d, LowRank) and d.weight == weight] for edit in edits
+    ]
     rank = max(len(delta.v_RD) for deltas in deltas_NE for delta in deltas)
     _, F, D = model.base[weight].shape
     u_ENFR = np.zeros((len(deltas_NE[0]), len(edits), F, rank), np.float32)
@@ -154,19 +179,28 @@ def _rows(model: Model, weight: str, edits: Sequence[Edit], edit_B: np.ndarray) 
         for e, delta in enumerate(deltas):
             _check_shape(model, delta)
             slot_L[delta.layer] = e
-            u_ENFR[e, n, :, : len(delta.v_RD)], v_ENRD[e, n, : len(delta.v_RD)] = delta.u_FR, delta.v_RD
-    u_EBFR, v_EBRD = (place(model.mesh, "_B__", array[:, edit_B]) for array in (u_ENFR, v_ENRD))
-    return RowEdits(u_EBFR, v_EBRD, place(model.mesh, "_", slot_L))
+            u_ENFR[e, n, :, : len(delta.v_RD)], v_ENRD[e, n, : len(delta.v_RD)] = (
+                delta.u_FR,
+                delta.v_RD,
+            )
+    u_EBFR, v_EBRD = (
+        shard_batch(model.mesh, "_B__", array[:, edit_B]) for array in (u_ENFR, v_ENRD)
+    )
+    return PerRowEdits(u_EBFR, v_EBRD, shard_batch(model.mesh, "_", slot_L))
 
 
-def is_low_rank(edits: Sequence[Edit]) -> bool:
+def all_low_rank(edits: Sequence[Edit]) -> bool:
     """Whether none of the edits is dense."""
     return all(isinstance(delta, LowRank) for edit in edits for delta in edit.deltas)
 
 
 def _check_shape(model: Model, delta: LowRank | Dense) -> None:
     expected = model.base[delta.weight].shape[1:]
-    got = delta.delta_FD.shape if isinstance(delta, Dense) else (delta.u_FR.shape[0], delta.v_RD.shape[1])
+    got = (
+        delta.delta_FD.shape
+        if isinstance(delta, Dense)
+        else (delta.u_FR.shape[0], delta.v_RD.shape[1])
+    )
     if got != expected:
         raise ValueError(
             f"the edit changes {delta.weight} by a {got} matrix, this model's is {expected}: another model's edit?"
@@ -179,21 +213,28 @@ def undo(model: Model, edit: Edit) -> Model:
     Raises:
       ValueError: where the model does not have the edit.
     """
-    kept = [e for e in model.companion.history if e is not edit]
-    if len(kept) == len(model.companion.history):
-        raise ValueError(f"this model does not have that edit; it has {len(kept)} edits, and each can be undone once")
-    return rebuild(model, kept)
+    kept = [e for e in model.metadata.history if e is not edit]
+    if len(kept) == len(model.metadata.history):
+        raise ValueError(
+            f"this model does not have that edit; it has {len(kept)} edits, and each can be undone once"
+        )
+    return replay_edits(model, kept)
 
 
-def unedited(model: Model) -> Model:
+def without_edits(model: Model) -> Model:
     """The model as if it had no edits, with all its arrays: no layer looks at the overlay."""
     hidden = {name: jnp.full_like(slot_L, -1) for name, slot_L in model.overlay.slot.items()}
     return _with_edits(model, Overlay(model.overlay.delta, hidden), ())
 
 
-def rebuild(model: Model, edits: list[Edit]) -> Model:
-    """The model with exactly these edits, summed from zero in this order; the overlay keeps its room."""
-    zero = Overlay({name: jnp.zeros_like(delta) for name, delta in model.overlay.delta.items()}, model.overlay.slot)
+def replay_edits(model: Model, edits: list[Edit]) -> Model:
+    """The model with exactly these edits, summed from zero in this order; the overlay keeps its
+    room.
+    """
+    zero = Overlay(
+        {name: jnp.zeros_like(delta) for name, delta in model.overlay.delta.items()},
+        model.overlay.slot,
+    )
     model = _with_edits(model, zero, ())
     for edit in edits:
         model = apply(model, edit)
@@ -201,8 +242,8 @@ def rebuild(model: Model, edits: list[Edit]) -> Model:
 
 
 def _with_edits(model: Model, overlay: Overlay, history: tuple[Edit, ...]) -> Model:
-    companion: Companion = dataclasses.replace(model.companion, history=history)
-    return dataclasses.replace(model, overlay=overlay, companion=companion)
+    metadata: ModelMetadata = dataclasses.replace(model.metadata, history=history)
+    return dataclasses.replace(model, overlay=overlay, metadata=metadata)
 
 
 @jax.jit

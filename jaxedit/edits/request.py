@@ -4,7 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 
-class Probe(NamedTuple):
+class PromptAnswer(NamedTuple):
     """A prompt and its answer."""
 
     prompt: str
@@ -37,11 +37,11 @@ class Request:
     target_new: str
     target_true: str | None = None
     paraphrases: tuple[str, ...] = ()
-    neighbours: tuple[Probe, ...] = ()
+    neighbours: tuple[PromptAnswer, ...] = ()
     generation_prompts: tuple[str, ...] = ()
     case_id: int | str | None = None
     relation: str | None = None
-    portability: tuple[Probe, ...] = ()
+    portability: tuple[PromptAnswer, ...] = ()
     target_id: str | None = None
 
     def __post_init__(self):
@@ -56,17 +56,17 @@ class Request:
                 raise ValueError(f"the request {self.prompt!r} has an empty {name}")
 
     @property
-    def question(self) -> str:
+    def prompt_text(self) -> str:
         """The prompt with the subject in its place."""
         return self.prompt.replace("{}", self.subject)
 
     @property
-    def name(self) -> str:
+    def summary(self) -> str:
         """The request in one line, for tables and logs."""
-        return f"{self.question} → {self.target_new}"
+        return f"{self.prompt_text} → {self.target_new}"
 
 
-def with_place(full_prompt: str, subject: str) -> str:
+def to_template(full_prompt: str, subject: str) -> str:
     """A full prompt with the first occurrence of the subject replaced by `{}`.
 
     Raises:

@@ -1,9 +1,10 @@
-"""Consistency of what a model generates with what is written about things of which the new fact holds.
+"""Consistency of what a model generates with what is written about things of which the new fact
+holds.
 
-As the ROME repository measures it (arXiv 2202.05262, RS): the cosine of the TF-IDF vectors of a fact's continued generation
-prompts, joined, and of reference texts, joined: those of its `attribute_snippets.json` about other subjects that have the
-new answer in the same relation. The vocabulary and the inverse document frequencies are that repository's as well.
-"""
+As the ROME repository measures it (arXiv 2202.05262, RS): the cosine of the TF-IDF vectors of a
+fact's continued generation prompts, joined, and of reference texts, joined: those of its
+`attribute_snippets.json` about other subjects that have the new answer in the same relation. The
+vocabulary and the inverse document frequencies are that repository's as well."""
 
 import json
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxedit.edits.request import Request
-from jaxedit.files import fetched, is_address
+from jaxedit.files import download, is_url
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
 SNIPPETS, VOCABULARY, IDF = "attribute_snippets.json", "tfidf_vocab.json", "idf.npy"
 
 
-class References(NamedTuple):
+class ReferenceTexts(NamedTuple):
     """Reference texts by relation and new answer's number, and what makes vectors of them."""
 
     texts: dict[tuple[str, str], list[str]]
     vectorizer: "TfidfVectorizer"
 
 
-def read_references(source: str) -> References:
+def read_references(source: str) -> ReferenceTexts:
     """Reads the three files of the ROME repository.
 
     Args:
@@ -39,12 +40,14 @@ def read_references(source: str) -> References:
     from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
 
     paths = [
-        fetched(f"{source.rstrip('/')}/{name}") if is_address(source) else Path(source, name)
+        download(f"{source.rstrip('/')}/{name}") if is_url(source) else Path(source, name)
         for name in (SNIPPETS, VOCABULARY, IDF)
     ]
     for path in paths:
         if not path.is_file():
-            raise ValueError(f"{path} is not there; expected a folder or address with {SNIPPETS}, {VOCABULARY} and {IDF}")
+            raise ValueError(
+                f"{path} is not there; expected a folder or address with {SNIPPETS}, {VOCABULARY} and {IDF}"
+            )
     texts: dict[tuple[str, str], list[str]] = {}
     try:
         for each in json.loads(paths[0].read_text(encoding="utf-8")):
@@ -53,11 +56,13 @@ def read_references(source: str) -> References:
         vectorizer = TfidfVectorizer(vocabulary=json.loads(paths[1].read_text(encoding="utf-8")))
         vectorizer.idf_ = np.load(paths[2])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{source} does not hold the ROME repository's reference texts ({error!r})") from error
-    return References(texts, vectorizer)
+        raise ValueError(
+            f"{source} does not hold the ROME repository's reference texts ({error!r})"
+        ) from error
+    return ReferenceTexts(texts, vectorizer)
 
 
-def consistency(references: References, request: Request, texts: list[str]) -> float | None:
+def consistency(references: ReferenceTexts, request: Request, texts: list[str]) -> float | None:
     """RS of a fact: from 0 to 1; None where there is no reference text for it.
 
     Args:
@@ -68,7 +73,9 @@ def consistency(references: References, request: Request, texts: list[str]) -> f
     written = references.texts.get((request.relation or "", request.target_id or ""))
     if not written:
         return None
-    said_V, written_V = (_dense(references.vectorizer, joined) for joined in (" ".join(texts), " ".join(written)))
+    said_V, written_V = (
+        _dense(references.vectorizer, joined) for joined in (" ".join(texts), " ".join(written))
+    )
     norm = float(np.linalg.norm(said_V) * np.linalg.norm(written_V))
     return float(said_V @ written_V) / norm if norm else 0.0
 

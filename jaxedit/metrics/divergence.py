@@ -1,4 +1,5 @@
-"""How far an edited model's predictions are from the unedited one's, whatever the right answer: KL on given texts.
+"""How far an edited model's predictions are from the unedited one's, whatever the right answer: KL
+on given texts.
 
     KL = mean over tokens of sum_v p_0(v) (log p_0(v) - log p(v)),   p_0 the unedited model
 
@@ -9,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.mesh import everywhere
-from jaxedit.models.layers import causal, ends, run_layers, start
+from jaxedit.mesh import replicate
+from jaxedit.models.layers import causal_attention, embed, embedding_and_head, run_layers
 from jaxedit.models.model import Model
-from jaxedit.models.score import Begun, arrays_of
+from jaxedit.models.score import PrefilledTexts, batch_to_device
 
 ROWS_AT_ONCE = 1  # of a batch: two times their positions' logits are held at once
 
 
-def divergence(model: Model, unedited: Model, texts: Begun) -> float:
+def kl_divergence(model: Model, unedited: Model, texts: PrefilledTexts) -> float:
     """KL(unedited || model) in nats a token; infinite where it is not finite.
 
     Args:
@@ -27,8 +28,8 @@ def divergence(model: Model, unedited: Model, texts: Begun) -> float:
     """
     total, n_tokens = 0.0, 0
     for g, segment_BT in enumerate(texts.packed.segment_GBT):
-        batch = *arrays_of(model, texts.packed, g), texts.h_G[g], jnp.int32(texts.layer)
-        kl_BT = np.asarray(_divergence(model, unedited, *batch))
+        batch = *batch_to_device(model, texts.packed, g), texts.hidden_G[g], jnp.int32(texts.layer)
+        kl_BT = np.asarray(_kl_of_batch(model, unedited, *batch))
         total += float(np.sum(kl_BT[segment_BT > 0], dtype=np.float64))
         n_tokens += int(np.sum(segment_BT > 0))
     mean = total / n_tokens
@@ -36,19 +37,20 @@ def divergence(model: Model, unedited: Model, texts: Begun) -> float:
 
 
 @jax.jit
-def _divergence(model: Model, unedited: Model, token_BT, position_BT, segment_BT, h_BTD, layer):
+def _kl_of_batch(model: Model, unedited: Model, token_BT, position_BT, segment_BT, h_BTD, layer):
     """KL at every position."""
-    attending = causal(position_BT, segment_BT)
+    attending = causal_attention(position_BT, segment_BT)
 
     def last(of: Model):
-        h, lowest = (start(of, token_BT, position_BT), 0) if h_BTD is None else (h_BTD, layer)
+        h, lowest = (embed(of, token_BT, position_BT), 0) if h_BTD is None else (h_BTD, layer)
         return run_layers(of, h, attending, lowest, of.config.L)
 
     def kl_of_row(pair):
         logp_0TV, logp_TV = (
-            jax.nn.log_softmax(ends(of).logits(h_TD[None])[0]) for of, h_TD in zip((unedited, model), pair, strict=True)
+            jax.nn.log_softmax(embedding_and_head(of).unembed(h_TD[None])[0])
+            for of, h_TD in zip((unedited, model), pair, strict=True)
         )
         return jnp.sum(jnp.exp(logp_0TV) * (logp_0TV - logp_TV), axis=-1)
 
     kl_BT = jax.lax.map(kl_of_row, (last(unedited), last(model)), batch_size=ROWS_AT_ONCE)
-    return everywhere(model.mesh, kl_BT)
+    return replicate(model.mesh, kl_BT)

@@ -1,8 +1,8 @@
 """Fluency of what a model generates: the entropy of its n-grams, which repetition lowers.
 
-As the ROME repository measures it (arXiv 2202.05262, GE): for each continued prompt the mean of 2/3 H_2 and 4/3 H_3, with
-H_n the entropy in bits of the text's n-grams of words; then the mean over prompts. Reported there times 100.
-"""
+As the ROME repository measures it (arXiv 2202.05262, GE): for each continued prompt the mean of 2/3
+H_2 and 4/3 H_3, with H_n the entropy in bits of the text's n-grams of words; then the mean over
+prompts. Reported there times 100."""
 
 from collections import Counter
 
@@ -16,7 +16,7 @@ NEW_TOKENS = 100
 TOP_K = 5
 
 
-def speak(model: Model, prompts: list[str], seed: int = 0) -> list[str]:
+def generate_texts(model: Model, prompts: list[str], seed: int = 0) -> list[str]:
     """Prompts with the model's continuations, of which fluency and consistency are measured.
 
     Args:
@@ -32,7 +32,14 @@ def speak(model: Model, prompts: list[str], seed: int = 0) -> list[str]:
 
 def fluency(texts: list[str]) -> float:
     """GE of texts that a model generated, in bits."""
-    return float(np.mean([np.mean([weight * entropy(text, n) for n, weight in WEIGHTS.items()]) for text in texts]))
+    return float(
+        np.mean(
+            [
+                np.mean([weight * entropy(text, n) for n, weight in WEIGHTS.items()])
+                for text in texts
+            ]
+        )
+    )
 
 
 def entropy(text: str, n: int) -> float:
@@ -40,7 +47,9 @@ def entropy(text: str, n: int) -> float:
     from nltk.tokenize import NLTKWordTokenizer  # slow to import
 
     words = NLTKWordTokenizer().tokenize(text)
-    counts = np.array(list(Counter(zip(*(words[i:] for i in range(n)), strict=False)).values()), float)
+    counts = np.array(
+        list(Counter(zip(*(words[i:] for i in range(n)), strict=False)).values()), float
+    )
     if not len(counts):
         return 0.0
     share = counts / counts.sum()

@@ -1,9 +1,10 @@
-"""Perplexity of short texts: the surrogate that tells after every edit whether the model still works.
+"""Perplexity of short texts: the surrogate that tells after every edit whether the model still
+works.
 
-As the code of arXiv 2402.09656 computes it: ppl(d) = exp(-(1/n) sum_i log p(x_i | x_<i)) for each text, no
-begin-of-text token, the first token not scored, n = length - 1; the reported score is the arithmetic mean over texts,
-so one broken text dominates. Texts are taken verbatim: a leading space matters.
-"""
+As the code of arXiv 2402.09656 computes it: ppl(d) = exp(-(1/n) sum_i log p(x_i | x_<i)) for each
+text, no begin-of-text token, the first token not scored, n = length - 1; the reported score is the
+arithmetic mean over texts, so one broken text dominates. Texts are taken verbatim: a leading space
+matters."""
 
 import dataclasses
 import functools
@@ -11,19 +12,18 @@ import math
 
 import numpy as np
 
-from jaxedit.edits.edit import Edit, in_rows
+from jaxedit.edits.edit import Edit, with_per_row_edits
 from jaxedit.models.model import Model
 from jaxedit.models.packing import BATCH_TOKENS, Packed, pack
-from jaxedit.models.score import Begun, begin, repeat, score
+from jaxedit.models.score import PrefilledTexts, prefill, tile_batches, token_losses
 
 
 @dataclasses.dataclass(frozen=True)
 class Perplexity:
     """Losses of a list of texts, in the order given.
 
-    `nll_nats` is the summed loss of each text and `n_tokens` how many tokens were scored. A text whose loss is not
-    finite (NaN counts as that) has infinite perplexity.
-    """
+    `nll_nats` is the summed loss of each text and `n_tokens` how many tokens were scored. A text
+    whose loss is not finite (NaN counts as that) has infinite perplexity."""
 
     nll_nats: np.ndarray
     n_tokens: np.ndarray
@@ -55,38 +55,47 @@ class Perplexity:
         """Texts whose loss is not finite."""
         return int(np.sum(~np.isfinite(self.nll_nats)))
 
-    def versus(self, base: "Perplexity") -> tuple[float, float]:
-        """The paired difference to another model on the same texts: mean nats a text, and its standard error.
+    def paired_difference(self, base: "Perplexity") -> tuple[float, float]:
+        """The paired difference to another model on the same texts: mean nats a text, and its
+        standard error.
 
-        A text counts by its loss a token. With a single text, or a loss that is not finite, the error is NaN.
+        A text counts by its loss a token. With a single text, or a loss that is not finite, the
+        error is NaN.
 
         Raises:
           ValueError: where the two do not belong to the same texts.
         """
         if not np.array_equal(self.n_tokens, base.n_tokens):
-            raise ValueError("a paired difference needs two scores of the same texts under the same tokenizer")
+            raise ValueError(
+                "a paired difference needs two scores of the same texts under the same tokenizer"
+            )
         difference = self.mean_nll - base.mean_nll
         if len(difference) < 2 or not np.all(np.isfinite(difference)):
             return float(np.mean(difference)), math.nan
-        return float(np.mean(difference)), float(np.std(difference, ddof=1) / math.sqrt(len(difference)))
+        return float(np.mean(difference)), float(
+            np.std(difference, ddof=1) / math.sqrt(len(difference))
+        )
 
 
-def prepare(model: Model, texts: list[str], bos: bool = False, lowest: int = 0) -> Begun:
+def prepare(
+    model: Model, texts: list[str], bos: bool = False, start_layer: int = 0
+) -> PrefilledTexts:
     """Tokenises and packs texts once, for repeated scoring of edited versions of a model.
 
     Args:
       model: gives the tokenizer and, without its edits, what lies below them.
       texts: verbatim.
       bos: as in `perplexity`.
-      lowest: the lowest layer that edits will change; what is below is computed here.
+      start_layer: the lowest layer that edits will change; what is below is computed here.
 
     Raises:
-      ValueError: on an empty list, a text of fewer than two tokens, or one longer than a model's learned positions.
+      ValueError: on an empty list, a text of fewer than two tokens, or one longer than a model's
+        learned positions.
     """
-    return begin(model, _packed(model, texts, bos), lowest)
+    return prefill(model, _packed(model, texts, bos), start_layer)
 
 
-def perplexity(model: Model, texts: list[str] | Begun, bos: bool = False) -> Perplexity:
+def perplexity(model: Model, texts: list[str] | PrefilledTexts, bos: bool = False) -> Perplexity:
     """Perplexity of texts (or of what `prepare` made of them) under a model with its edits.
 
     Args:
@@ -97,11 +106,16 @@ def perplexity(model: Model, texts: list[str] | Begun, bos: bool = False) -> Per
     Raises:
       ValueError: as `prepare`, or where what was prepared does not belong to this model.
     """
-    return _summed(score(model, texts if isinstance(texts, Begun) else _packed(model, texts, bos)).nll_nats)
+    return _summed(
+        token_losses(
+            model, texts if isinstance(texts, PrefilledTexts) else _packed(model, texts, bos)
+        ).nll_nats
+    )
 
 
-def perplexity_each(model: Model, texts: Begun, edits: list[Edit]) -> list[Perplexity]:
-    """The perplexities of a model with each of several low-rank edits by itself, as many at a time as a batch has room for.
+def perplexity_each(model: Model, texts: PrefilledTexts, edits: list[Edit]) -> list[Perplexity]:
+    """The perplexities of a model with each of several low-rank edits by itself, as many at a time
+    as a batch has room for.
 
     Args:
       model: with the edits that all of them come after.
@@ -109,22 +123,27 @@ def perplexity_each(model: Model, texts: Begun, edits: list[Edit]) -> list[Perpl
       edits: of the same weights and layers.
 
     Raises:
-      ValueError: as `jaxedit.edits.edit.in_rows`, or where what was prepared does not belong to this model.
+      ValueError: as `jaxedit.edits.edit.with_per_row_edits`, or where what was prepared does not
+        belong to this model.
     """
     largest = max(token_BT.size for token_BT in texts.packed.token_GBT)
     at_once = min(len(edits), max(1, BATCH_TOKENS * model.mesh.shape["data"] // largest))
-    many, n_texts = repeat(texts, at_once), texts.packed.n_texts
+    many, n_texts = tile_batches(texts, at_once), texts.packed.n_texts
     found = []
     for first in range(0, len(edits), at_once):
         lot = edits[first : first + at_once]
         lot += lot[-1:] * (at_once - len(lot))  # the same shape for the last of them
-        losses = score(model, many, functools.partial(in_rows, model, lot)).nll_nats
+        losses = token_losses(
+            model, many, functools.partial(with_per_row_edits, model, lot)
+        ).nll_nats
         found += [_summed(losses[k * n_texts : (k + 1) * n_texts]) for k in range(at_once)]
     return found[: len(edits)]
 
 
 def _summed(losses: list[np.ndarray]) -> Perplexity:
-    return Perplexity(np.array([loss.sum() for loss in losses]), np.array([len(loss) for loss in losses]))
+    return Perplexity(
+        np.array([loss.sum() for loss in losses]), np.array([len(loss) for loss in losses])
+    )
 
 
 def _packed(model: Model, texts: list[str], bos: bool) -> Packed:
@@ -133,6 +152,8 @@ def _packed(model: Model, texts: list[str], bos: bool) -> Packed:
     token_lists = model.tokenizer.encode_many(texts, bos=bos)
     for i, tokens in enumerate(token_lists):
         if len(tokens) < 2:
-            raise ValueError(f"text {i} ({texts[i]!r}) has {len(tokens)} tokens; perplexity needs at least two")
+            raise ValueError(
+                f"text {i} ({texts[i]!r}) has {len(tokens)} tokens; perplexity needs at least two"
+            )
         model.config.check_length(len(tokens), f"text {i} ({texts[i][:40]!r}...)")
     return pack(token_lists, model.mesh.shape["data"])

@@ -1,12 +1,13 @@
-"""The relative perturbation of an edit: how hard it pushes the model's stream on ordinary texts, before any evaluation.
+"""The relative perturbation of an edit: how hard it pushes the model's stream on ordinary texts,
+before any evaluation.
 
     p = mean over tokens t of |sum_l k_t,l dW_l| / |h_t|
 
-k_t,l are the MLP keys of the unedited model at the edited layers, h_t its residual stream after the last of them; first
-tokens, where keys are of another kind, are left out. For one rank-one edit that is |u . k_t| |v| / |h_t|: keys and norms are
-cached once a study, and an edit costs one product with them, a hundred-thousandth of an evaluation of the same texts. For
-a sequence the pushes of all its edits are added up first.
-"""
+k_t,l are the MLP keys of the unedited model at the edited layers, h_t its residual stream after the
+last of them; first tokens, where keys are of another kind, are left out. For one rank-one edit that
+is |u . k_t| |v| / |h_t|: keys and norms are cached once a study, and an edit costs one product with
+them, a hundred-thousandth of an evaluation of the same texts. For a sequence the pushes of all its
+edits are added up first."""
 
 from typing import NamedTuple
 
@@ -15,26 +16,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxedit.edits.edit import Dense, Edit, LowRank
-from jaxedit.mesh import everywhere
-from jaxedit.models.layers import causal, run_layer, start
+from jaxedit.mesh import replicate
+from jaxedit.models.layers import causal_attention, embed, run_layer
 from jaxedit.models.model import Model
 from jaxedit.models.ops import PRECISION
-from jaxedit.models.score import Begun, arrays_of
+from jaxedit.models.score import PrefilledTexts, batch_to_device
 
 WEIGHT = "mlp/w_down"
 N_TOKENS = 4096  # so many, evenly drawn, say what all would
 STEP = 256
 
 
-class Probes(NamedTuple):
-    """What is cached of the unedited model on some texts: keys of each edited layer, norms after the last of them."""
+class KeyProbe(NamedTuple):
+    """What is cached of the unedited model on some texts: keys of each edited layer, norms after
+    the last of them.
+    """
 
     layers: tuple[int, ...]
     key_ETF: np.ndarray
     norm_T: np.ndarray
 
 
-def probe(model: Model, texts: Begun, layers: tuple[int, ...]) -> Probes:
+def read_key_probe(model: Model, texts: PrefilledTexts, layers: tuple[int, ...]) -> KeyProbe:
     """Reads the keys of texts at layers whose MLP's second weight will be edited.
 
     Args:
@@ -46,10 +49,15 @@ def probe(model: Model, texts: Begun, layers: tuple[int, ...]) -> Probes:
       ValueError: where the texts were begun above a layer, or none has two tokens.
     """
     if not layers or layers[0] < texts.layer:
-        raise ValueError(f"layers={list(layers)}: these texts were begun at layer {texts.layer}; expected layers from there on")
+        raise ValueError(
+            f"layers={list(layers)}: these texts were begun at layer {texts.layer}; expected layers from there on"
+        )
     packed = texts.packed
     batches = enumerate(zip(packed.segment_GBT, packed.position_GBT, strict=True))
-    in_batch = [(g, np.argwhere((segment_BT > 0) & (position_BT > 0))) for g, (segment_BT, position_BT) in batches]
+    in_batch = [
+        (g, np.argwhere((segment_BT > 0) & (position_BT > 0)))
+        for g, (segment_BT, position_BT) in batches
+    ]
     places = np.concatenate([np.insert(at, 0, g, axis=1) for g, at in in_batch])
     if not len(places):
         raise ValueError("a relative perturbation needs texts of at least two tokens")
@@ -58,34 +66,42 @@ def probe(model: Model, texts: Begun, layers: tuple[int, ...]) -> Probes:
     for g in np.unique(places[:, 0]):
         at_2T = places[places[:, 0] == g].T[1:]
         n = at_2T.shape[1]
-        at = tuple(np.pad(at_2T, ((0, 0), (0, -n % STEP))))  # few shapes, so that batches share what is compiled
-        batch = *arrays_of(model, packed, g), texts.h_G[g]
-        key_ETF, norm_T = jax.device_get(_probe(model, *batch, jnp.int32(texts.layer), np.array(layers), at))
+        at = tuple(
+            np.pad(at_2T, ((0, 0), (0, -n % STEP)))
+        )  # few shapes, so that batches share what is compiled
+        batch = *batch_to_device(model, packed, g), texts.hidden_G[g]
+        key_ETF, norm_T = jax.device_get(
+            _keys_and_norms(model, *batch, jnp.int32(texts.layer), np.array(layers), at)
+        )
         keys.append(key_ETF[:, :n])
         norms.append(norm_T[:n])
-    return Probes(tuple(layers), np.concatenate(keys, axis=1), np.concatenate(norms))
+    return KeyProbe(tuple(layers), np.concatenate(keys, axis=1), np.concatenate(norms))
 
 
 @jax.jit
-def _probe(model: Model, token_BT, position_BT, segment_BT, h_BTD, lowest, layer_E, at):
-    """Keys at some positions [E, T, F], and the norms of the residual stream after the last layer [T]."""
+def _keys_and_norms(model: Model, token_BT, position_BT, segment_BT, h_BTD, lowest, layer_E, at):
+    """Keys at some positions [E, T, F], and the norms of the residual stream after the last layer
+    [T].
+    """
     if h_BTD is None:
-        h_BTD, lowest = start(model, token_BT, position_BT), 0
-    attending = causal(position_BT, segment_BT)
+        h_BTD, lowest = embed(model, token_BT, position_BT), 0
+    attending = causal_attention(position_BT, segment_BT)
 
     def body(layer, carry):
         h_BTD, key_ETF = carry
         h_BTD, key_BTF = run_layer(model, h_BTD, attending, layer)
         slot = jnp.argmax(layer_E == layer)
-        key_TF = jnp.where(jnp.any(layer_E == layer), key_BTF[at].astype(jnp.float32), key_ETF[slot])
+        key_TF = jnp.where(
+            jnp.any(layer_E == layer), key_BTF[at].astype(jnp.float32), key_ETF[slot]
+        )
         return h_BTD, key_ETF.at[slot].set(key_TF)
 
     empty = jnp.zeros((layer_E.shape[0], at[0].shape[0], model.config.F))
     h_BTD, key_ETF = jax.lax.fori_loop(lowest, layer_E[-1] + 1, body, (h_BTD, empty))
-    return everywhere(model.mesh, (key_ETF, jnp.linalg.norm(h_BTD[at], axis=-1)))
+    return replicate(model.mesh, (key_ETF, jnp.linalg.norm(h_BTD[at], axis=-1)))
 
 
-def push_of(probes: Probes, edit: Edit) -> float:
+def relative_perturbation(probes: KeyProbe, edit: Edit) -> float:
     """p of one edit; infinite where it is not finite.
 
     Raises:
@@ -101,17 +117,17 @@ def push_of(probes: Probes, edit: Edit) -> float:
     return _relative(probes, np.sum(parts, axis=0)) if parts else 0.0
 
 
-def push_of_all(probes: Probes, model: Model) -> float:
+def total_relative_perturbation(probes: KeyProbe, model: Model) -> float:
     """p of all edits that a model has, taken together; infinite where it is not finite."""
     overlay = model.overlay
     slots = np.asarray(overlay.slot[WEIGHT])[list(probes.layers)]
-    return _relative(probes, np.asarray(_push(model, slots, probes.key_ETF)))
+    return _relative(probes, np.asarray(_total_change(model, slots, probes.key_ETF)))
 
 
 @jax.jit
-def _push(model: Model, slot_E, key_ETF) -> jax.Array:
+def _total_change(model: Model, slot_E, key_ETF) -> jax.Array:
     delta_EFD = model.overlay.delta[WEIGHT][slot_E]
-    return everywhere(model.mesh, jnp.einsum("ETF,EFD->TD", key_ETF, delta_EFD, precision=PRECISION))
+    return replicate(model.mesh, jnp.einsum("ETF,EFD->TD", key_ETF, delta_EFD, precision=PRECISION))
 
 
 def _product(key_TF: np.ndarray, delta: LowRank | Dense) -> np.ndarray:
@@ -121,7 +137,7 @@ def _product(key_TF: np.ndarray, delta: LowRank | Dense) -> np.ndarray:
         return (key_TF @ np.asarray(delta.u_FR)) @ np.asarray(delta.v_RD)
 
 
-def _relative(probes: Probes, push_TD: np.ndarray) -> float:
+def _relative(probes: KeyProbe, push_TD: np.ndarray) -> float:
     with np.errstate(over="ignore", invalid="ignore"):
         p = float(np.mean(np.linalg.norm(push_TD, axis=-1) / probes.norm_T))
     return p if np.isfinite(p) else float("inf")

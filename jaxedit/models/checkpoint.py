@@ -22,14 +22,14 @@ from jaxedit.models.config import DecoderConfig
 from jaxedit.models.decoder import parameter_shapes
 from jaxedit.models.family import Fields, Weights
 from jaxedit.models.orbax import is_converted
-from jaxedit.models.tokenizer import Tokenizer, from_directory
-from jaxedit.models.weight_layout import read_part, tensor_shape
+from jaxedit.models.tokenizer import Tokenizer, read_tokenizer
+from jaxedit.models.weight_layout import read_parameter_slice, tensor_shape
 
 ALIGNMENT_BYTES = 64  # what XLA's CPU buffers begin at a multiple of
 STRIP = 64  # rows of a tensor that are transposed together
 
 
-class Source(NamedTuple):
+class Checkpoint(NamedTuple):
     """An opened checkpoint: what it is, the names in it and how to read a rectangle of one tensor.
 
     `config` is the decoder as the file has it, before `for_mesh`.
@@ -45,23 +45,25 @@ class Source(NamedTuple):
     tokenizer: Tokenizer
 
 
-def open_directory(directory: Path) -> Source:
+def open_directory(directory: Path) -> Checkpoint:
     """Opens an HF directory: config.json, tokenizer files, and one or several safetensors files.
 
     Raises:
       ValueError: where a file is missing, cut short or contradicts another.
     """
     values = _read_json(directory / "config.json")
-    families.refuse_mixture(values)
+    families.reject_moe(values)
     family = families.find(values.get("model_type", "(none)"))
     config = family.config(Fields(values))
-    files = {} if is_converted(directory) else _tensor_files(directory, getattr(family, "PREFIX", ""))
+    files = (
+        {} if is_converted(directory) else _tensor_files(directory, getattr(family, "PREFIX", ""))
+    )
 
     def tensor(name: str) -> Any:
         shard, stored_name = files[name]
         return shard.file.get_slice(stored_name)
 
-    return Source(
+    return Checkpoint(
         str(directory),
         family,
         config,
@@ -69,13 +71,15 @@ def open_directory(directory: Path) -> Source:
         frozenset(files),
         lambda name: tuple(tensor(name).get_shape()),
         lambda name, spans: tensor(name)[spans],
-        from_directory(directory),
+        read_tokenizer(directory),
     )
 
 
 def _read_json(path: Path) -> dict:
     if not path.is_file():
-        raise ValueError(f"{path} is missing: an HF model directory holds config.json, *.safetensors and a tokenizer")
+        raise ValueError(
+            f"{path} is missing: an HF model directory holds config.json, *.safetensors and a tokenizer"
+        )
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -95,7 +99,9 @@ def _open_safetensors(path: Path) -> _Shard:
     try:
         return _Shard(path.name, safetensors.safe_open(path, framework="numpy"))
     except Exception as error:
-        raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}") from error
+        raise ValueError(
+            f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}"
+        ) from error
 
 
 def _tensor_files(directory: Path, prefix: str) -> dict[str, tuple[_Shard, str]]:
@@ -109,29 +115,45 @@ def _tensor_files(directory: Path, prefix: str) -> dict[str, tuple[_Shard, str]]
         paths = sorted({directory / file for file in listed.values()})
     else:
         other = sorted(p.name for p in directory.glob("*.bin"))
-        hint = f"; {other[0]} is there: convert it with save_pretrained(safe_serialization=True)" if other else ""
-        raise ValueError(f"{directory} holds neither model.safetensors nor model.safetensors.index.json{hint}")
+        hint = (
+            f"; {other[0]} is there: convert it with save_pretrained(safe_serialization=True)"
+            if other
+            else ""
+        )
+        raise ValueError(
+            f"{directory} holds neither model.safetensors nor model.safetensors.index.json{hint}"
+        )
     files: dict[str, tuple[_Shard, str]] = {}
     for path in paths:
         if not path.is_file():
-            raise ValueError(f"{path} is missing, though {index.name} lists it; is the download complete?")
+            raise ValueError(
+                f"{path} is missing, though {index.name} lists it; is the download complete?"
+            )
         shard = _open_safetensors(path)
         stored_names = list(shard.file.keys())
         add = prefix if prefix and not any(name.startswith(prefix) for name in stored_names) else ""
         for stored in stored_names:
             name = stored if stored.startswith("lm_head") else add + stored
             if name in files:
-                raise ValueError(f"tensor {name!r} is in {files[name][0].name} and again in {path.name}")
+                raise ValueError(
+                    f"tensor {name!r} is in {files[name][0].name} and again in {path.name}"
+                )
             if listed is not None and listed.get(stored) != path.name:
-                raise ValueError(f"tensor {stored!r} is in {path.name}, but {index.name} says {listed.get(stored)!r}")
+                raise ValueError(
+                    f"tensor {stored!r} is in {path.name}, but {index.name} says {listed.get(stored)!r}"
+                )
             files[name] = (shard, stored)
     lost = sorted(set(listed or ()) - {stored for _, stored in files.values()})
     if lost:
-        raise ValueError(f"{index.name} lists {lost[:3]} (of {len(lost)}), which are in none of the files")
+        raise ValueError(
+            f"{index.name} lists {lost[:3]} (of {len(lost)}), which are in none of the files"
+        )
     return files
 
 
-def assemble(source: Source, config: DecoderConfig, dtype: jnp.dtype, mesh: Mesh) -> dict[str, jax.Array]:
+def load_parameters(
+    source: Checkpoint, config: DecoderConfig, dtype: jnp.dtype, mesh: Mesh
+) -> dict[str, jax.Array]:
     """Reads every parameter slice by slice, each straight to the devices that hold it.
 
     On the host there is never more than one device's slice of one parameter.
@@ -143,7 +165,8 @@ def assemble(source: Source, config: DecoderConfig, dtype: jnp.dtype, mesh: Mesh
       mesh: where they go.
 
     Raises:
-      ValueError: on a tensor that is unmapped, missing, or of another shape than the configuration says.
+      ValueError: on a tensor that is unmapped, missing, or of another shape than the configuration
+        says.
     """
     shapes = parameter_shapes(config)
     _check_names(source, shapes)
@@ -160,7 +183,13 @@ def assemble(source: Source, config: DecoderConfig, dtype: jnp.dtype, mesh: Mesh
 
 
 def _on_devices(
-    source: Source, config: DecoderConfig, names: list[str], entry: tuple[str, str], part: int, dtype: jnp.dtype, mesh: Mesh
+    source: Checkpoint,
+    config: DecoderConfig,
+    names: list[str],
+    entry: tuple[str, str],
+    part: int,
+    dtype: jnp.dtype,
+    mesh: Mesh,
 ) -> jax.Array:
     """One parameter, from one tensor or from one a layer."""
     parameter = entry[0].split()[part]
@@ -173,14 +202,16 @@ def _on_devices(
         holders.setdefault(whole, []).append(device)
     arrays = []
     for index, devices in holders.items():
-        held = _read_slice(source, config, names, entry, part, dict(zip(letters, index, strict=True)), dtype)
+        held = _read_slice(
+            source, config, names, entry, part, dict(zip(letters, index, strict=True)), dtype
+        )
         arrays += [jax.device_put(held, device) for device in devices]
         jax.block_until_ready(arrays[-len(devices) :])  # before the next slice takes memory
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
 
 
 def _read_slice(
-    source: Source,
+    source: Checkpoint,
     config: DecoderConfig,
     names: list[str],
     entry: tuple[str, str],
@@ -193,15 +224,21 @@ def _read_slice(
 
     def fill(layer: int, name: str) -> None:
         read = functools.partial(source.read, name)
-        _copy(read_part(read, config, entry, part, cut), held[layer if "L" in cut else ...])
+        _copy(
+            read_parameter_slice(read, config, entry, part, cut), held[layer if "L" in cut else ...]
+        )
 
-    with ThreadPoolExecutor(max(1, len(names) // 3)) as pool:  # more would hold as much again as the slice
+    with ThreadPoolExecutor(
+        max(1, len(names) // 3)
+    ) as pool:  # more would hold as much again as the slice
         list(pool.map(fill, range(len(names)), names))
     return held
 
 
 def _aligned(shape: tuple[int, ...], dtype: jnp.dtype) -> np.ndarray:
-    """An empty array that begins where a CPU device takes it as it is, without a copy that may outlive the call."""
+    """An empty array that begins where a CPU device takes it as it is, without a copy that may
+    outlive the call.
+    """
     n_bytes = math.prod(shape) * dtype.itemsize
     raw_Q = np.empty(n_bytes + ALIGNMENT_BYTES, np.uint8)
     first = -raw_Q.ctypes.data % ALIGNMENT_BYTES
@@ -209,7 +246,9 @@ def _aligned(shape: tuple[int, ...], dtype: jnp.dtype) -> np.ndarray:
 
 
 def _copy(tensor: np.ndarray, out: np.ndarray) -> None:
-    """Copies in strips of the tensor's rows that a cache holds: at once, a transposed matrix takes five times as long."""
+    """Copies in strips of the tensor's rows that a cache holds: at once, a transposed matrix takes
+    five times as long.
+    """
     if tensor.flags.c_contiguous:
         out[...] = tensor
         return
@@ -221,8 +260,12 @@ def _copy(tensor: np.ndarray, out: np.ndarray) -> None:
         out[strip] = tensor[strip]
 
 
-def _check_names(source: Source, shapes: dict[str, tuple[int, ...]]) -> None:
-    known = {name: entry for pattern, entry in source.weights.items() for _, name in _expand(pattern, source.config.L)}
+def _check_names(source: Checkpoint, shapes: dict[str, tuple[int, ...]]) -> None:
+    known = {
+        name: entry
+        for pattern, entry in source.weights.items()
+        for _, name in _expand(pattern, source.config.L)
+    }
     unmapped = sorted(source.names - set(known))
     if unmapped:
         raise ValueError(
@@ -233,18 +276,28 @@ def _check_names(source: Source, shapes: dict[str, tuple[int, ...]]) -> None:
         entry = known[name]
         surplus = [part for part in (entry[0].split() if entry else []) if part not in shapes]
         if surplus and not (source.config.tied and surplus == ["head/w"]):
-            raise ValueError(f"{source.place} holds {name!r}, but by its configuration the model has no {surplus[0]}")
-    needed = [name for name, entry in known.items() if entry is not None and set(entry[0].split()) & set(shapes)]
+            raise ValueError(
+                f"{source.place} holds {name!r}, but by its configuration the model has no {surplus[0]}"
+            )
+    needed = [
+        name
+        for name, entry in known.items()
+        if entry is not None and set(entry[0].split()) & set(shapes)
+    ]
     missing = [name for name in needed if name not in source.names]
     if missing:
-        raise ValueError(f"{source.place} lacks {len(missing)} tensors, the first: {missing[:5]}. Is the download complete?")
+        raise ValueError(
+            f"{source.place} lacks {len(missing)} tensors, the first: {missing[:5]}. Is the download complete?"
+        )
 
 
-def _check_shape(source: Source, name: str, entry: tuple[str, str]) -> None:
+def _check_shape(source: Checkpoint, name: str, entry: tuple[str, str]) -> None:
     theirs = entry[1].split(" -> ")[0]
     expected, found = tensor_shape(source.config, entry), source.shape(name)
     if found != expected:
-        known = {letter: size for letter, size in source.config.sizes().items() if letter in entry[1]}
+        known = {
+            letter: size for letter, size in source.config.sizes().items() if letter in entry[1]
+        }
         raise ValueError(
             f"tensor {name!r} of {source.place} has shape {found}; its layout {theirs!r} with {known} needs {expected}"
         )
@@ -255,11 +308,13 @@ def _expand(pattern: str, n_layers: int) -> list[tuple[int, str]]:
     return [(layer, pattern.replace("{l}", str(layer))) for layer in layers]
 
 
-def _has(source: Source, pattern: str) -> bool:
+def _has(source: Checkpoint, pattern: str) -> bool:
     return pattern.replace("{l}", "0") in source.names
 
 
-def announce(source: Source, dtype: jnp.dtype) -> None:
+def log_summary(source: Checkpoint, dtype: jnp.dtype) -> None:
     """Logs what is about to be loaded."""
     count = sum(int(np.prod(shape)) for shape in parameter_shapes(source.config).values())
-    logging.getLogger("jaxedit").info("%s: %s, %s parameters as %s", source.place, source.config.family, f"{count:,}", dtype)
+    logging.getLogger("jaxedit").info(
+        "%s: %s, %s parameters as %s", source.place, source.config.family, f"{count:,}", dtype
+    )

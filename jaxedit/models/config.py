@@ -30,21 +30,25 @@ class DecoderConfig:
     embed_scale: float = 1.0  # times the token embedding (Gemma: sqrt(D))
     learned_positions: bool = False
     rope: Rope | None = None
-    qk_norm: bool = False  # each head's queries and keys go through a root-mean-square norm (Qwen 3)
+    qk_norm: bool = (
+        False  # each head's queries and keys go through a root-mean-square norm (Qwen 3)
+    )
     window: int | None = None  # in some layers a position sees itself and the window - 1 before it
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
     head_bias: bool = False
     tied: bool = False  # the head is the transposed embedding
-    kv_copies: int = 1  # K counts each key-value head of the checkpoint so many times, one after the other; see `for_mesh`
+    # K counts each key-value head of the checkpoint so many times, one after the other; see
+    # `for_mesh`
+    kv_replication: int = 1
 
     def check_length(self, n_tokens: int, what: str) -> None:
-        """Raises a ValueError where a text is longer than a table of learned positions or a sliding window.
+        """Raises a ValueError where a text is longer than a table of learned positions or a sliding
+        window.
 
-        Up to a window's length it hides nothing, so attention here has none. Rotary positions have no end: as in the
-        paper's code a longer text is computed, and logged.
-        """
+        Up to a window's length it hides nothing, so attention here has none. Rotary positions have
+        no end: as in the paper's code a longer text is computed, and logged."""
         if self.window is not None and n_tokens > self.window:
             raise ValueError(
                 f"{what} has {n_tokens} tokens, more than the sliding window of {self.window} of this {self.family} model; "
@@ -55,20 +59,24 @@ class DecoderConfig:
         message = f"{what} has {n_tokens} tokens, more than the {self.P} positions of this {self.family} model"
         if self.learned_positions:
             raise ValueError(f"{message}; shorten or split it")
-        logging.getLogger("jaxedit").warning("%s; rotary positions go on, but it was not trained there", message)
+        logging.getLogger("jaxedit").warning(
+            "%s; rotary positions go on, but it was not trained there", message
+        )
 
     def sizes(self) -> dict[str, int]:
         """Axis letter -> size, for `shape` and for layout patterns."""
         return {letter: getattr(self, letter) for letter in "LDFNKHVP"}
 
 
-def for_mesh(config: DecoderConfig, n_model: int) -> DecoderConfig:
-    """The decoder with each key-value head as often as a mesh axis `model` of this size needs to split them.
+def replicate_kv_heads_for(config: DecoderConfig, n_model: int) -> DecoderConfig:
+    """The decoder with each key-value head as often as a mesh axis `model` of this size needs to
+    split them.
 
-    Query heads that share a key-value head may lie on several devices, and each of these needs a copy. Where not even the
-    query heads can be split, both are left as they are.
-    """
+    Query heads that share a key-value head may lie on several devices, and each of these needs a
+    copy. Where not even the query heads can be split, both are left as they are."""
     copies = math.lcm(config.K, n_model) // config.K
     if config.N % n_model or copies == 1:
         return config
-    return dataclasses.replace(config, K=config.K * copies, kv_copies=config.kv_copies * copies)
+    return dataclasses.replace(
+        config, K=config.K * copies, kv_replication=config.kv_replication * copies
+    )

@@ -1,9 +1,8 @@
 """One decoder for every family: Flax NNX modules that describe its blocks and its ends.
 
-The modules hold parameters under the names of `jaxedit.axes.PARAMETERS`. A model's arrays live in a flat dictionary
-`base` (name -> array, layers stacked on a leading L axis); `jaxedit.models.layers` merges one layer's slices with the
-block's graph definition and runs it.
-"""
+The modules hold parameters under the names of `jaxedit.axes.PARAMETERS`. A model's arrays live in a
+flat dictionary `base` (name -> array, layers stacked on a leading L axis); `jaxedit.models.layers`
+merges one layer's slices with the block's graph definition and runs it."""
 
 import functools
 from collections.abc import Callable
@@ -16,11 +15,19 @@ from jax import lax
 
 from jaxedit import axes
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.ops import PRECISION, Overlay, activate, add_overlay, layer_norm, project, root_mean_square
+from jaxedit.models.ops import (
+    PRECISION,
+    Overlay,
+    activation,
+    add_delta,
+    layer_norm,
+    linear,
+    rms_norm,
+)
 from jaxedit.models.rope import rotate
 
 
-class Attending(NamedTuple):
+class AttentionContext(NamedTuple):
     """Which positions the queries stand at and what they may attend to.
 
     `mask_BTS` covers the cached positions first (if any), then the queries' own.
@@ -32,7 +39,9 @@ class Attending(NamedTuple):
 
 
 def parameter(config: DecoderConfig, name: str) -> nnx.Param:
-    """A parameter by its name in the alphabet; only shapes are made, the values come from a checkpoint."""
+    """A parameter by its name in the alphabet; only shapes are made, the values come from a
+    checkpoint.
+    """
     sizes = config.sizes()
     return nnx.Param(jnp.zeros(tuple(sizes[a] for a in axes.PARAMETERS[name])))
 
@@ -49,28 +58,42 @@ class Attention(nnx.Module):
         if config.qkv_bias:
             self.b_q, self.b_k, self.b_v = (parameter(config, f"attn/b_{part}") for part in "qkv")
         if config.qk_norm:
-            self.q_norm_scale, self.k_norm_scale = (parameter(config, f"attn/{part}_norm_scale") for part in "qk")
+            self.q_norm_scale, self.k_norm_scale = (
+                parameter(config, f"attn/{part}_norm_scale") for part in "qk"
+            )
         self.w_o = parameter(config, "attn/w_o")
         if config.out_bias:
             self.b_o = parameter(config, "attn/b_o")
 
-    def __call__(self, x_BTD, attending: Attending, cache_l) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def __call__(
+        self, x_BTD, attending: AttentionContext, cache_l
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         """Returns the output [B, T, D] and this call's own keys and values [B, K, T, H]."""
         config, dtype = self.config, self.w_q.dtype
         q_BTNH, k_BTKH, v_BTKH = (self._heads(x_BTD, part) for part in "qkv")
         if config.qk_norm:
-            q_BTNH = root_mean_square(q_BTNH, self.q_norm_scale, config.norm_offset, config.eps)
-            k_BTKH = root_mean_square(k_BTKH, self.k_norm_scale, config.norm_offset, config.eps)
+            q_BTNH = rms_norm(q_BTNH, self.q_norm_scale, config.norm_offset, config.eps)
+            k_BTKH = rms_norm(k_BTKH, self.k_norm_scale, config.norm_offset, config.eps)
         if config.rope is not None:
             q_BTNH = rotate(config.rope, q_BTNH, attending.position_BT)
             k_BTKH = rotate(config.rope, k_BTKH, attending.position_BT)
         B, T, N, H = q_BTNH.shape
-        q_BKGTH = q_BTNH.reshape(B, T, config.K, N // config.K, H).transpose(0, 2, 3, 1, 4) * H**-0.5
+        q_BKGTH = (
+            q_BTNH.reshape(B, T, config.K, N // config.K, H).transpose(0, 2, 3, 1, 4) * H**-0.5
+        )
         own = (k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2))
-        # The cached and the call's own keys and values are never joined: that would copy the cache for every call.
+        # The cached and the call's own keys and values are never joined: that would copy the cache
+        # for every call.
         sources = [own] if cache_l is None else [cache_l, own]
-        scores = [jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, precision=PRECISION) for k_BKSH, _ in sources]
-        score = jnp.where(attending.mask_BTS[:, None, None], jnp.concatenate(scores, -1), jnp.finfo(jnp.float32).min)
+        scores = [
+            jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, precision=PRECISION)
+            for k_BKSH, _ in sources
+        ]
+        score = jnp.where(
+            attending.mask_BTS[:, None, None],
+            jnp.concatenate(scores, -1),
+            jnp.finfo(jnp.float32).min,
+        )
         n_cached = score.shape[-1] - T
         weight = jax.nn.softmax(score, axis=-1)
         parts = [weight] if cache_l is None else [weight[..., :n_cached], weight[..., n_cached:]]
@@ -78,14 +101,23 @@ class Attention(nnx.Module):
             jnp.einsum("BKGTS,BKSH->BKGTH", part, v_BKSH, precision=PRECISION)
             for part, (_, v_BKSH) in zip(parts, sources, strict=True)
         ]
-        mixed_BTNH = functools.reduce(jnp.add, mixed).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H).astype(dtype)
+        mixed_BTNH = (
+            functools.reduce(jnp.add, mixed)
+            .transpose(0, 3, 1, 2, 4)
+            .reshape(B, T, N, H)
+            .astype(dtype)
+        )
         w_XD = jnp.asarray(self.w_o).reshape(N * H, config.D)
-        return project("BTX,XD->BTD", mixed_BTNH.reshape(B, T, N * H), w_XD, getattr(self, "b_o", None)), own
+        return linear(
+            "BTX,XD->BTD", mixed_BTNH.reshape(B, T, N * H), w_XD, getattr(self, "b_o", None)
+        ), own
 
     def _heads(self, x_BTD, part: str) -> jax.Array:
-        """Queries, keys or values [B, T, heads, H], by a product of matrices: of anything else XLA copies the weight first."""
+        """Queries, keys or values [B, T, heads, H], by a product of matrices: of anything else XLA
+        copies the weight first.
+        """
         w_DNH = jnp.asarray(getattr(self, f"w_{part}"))
-        heads_BTX = project("BTD,DX->BTX", x_BTD, w_DNH.reshape(self.config.D, -1), None)
+        heads_BTX = linear("BTD,DX->BTX", x_BTD, w_DNH.reshape(self.config.D, -1), None)
         heads_BTNH = heads_BTX.reshape(*x_BTD.shape[:2], *w_DNH.shape[1:])
         bias = getattr(self, f"b_{part}", None)
         return heads_BTNH if bias is None else heads_BTNH + jnp.asarray(bias).astype(jnp.float32)
@@ -110,15 +142,18 @@ class MLP(nnx.Module):
 
     def key(self, x_BTD) -> jax.Array:
         """The input of the second layer [B, T, F]: the key k of the editing literature."""
-        up_BTF = project("BTD,DF->BTF", x_BTD, self.w_up, getattr(self, "b_up", None))
+        up_BTF = linear("BTD,DF->BTF", x_BTD, self.w_up, getattr(self, "b_up", None))
         if self.config.gated:
-            return activate(self.config.activation, project("BTD,DF->BTF", x_BTD, self.w_gate, None)) * up_BTF
-        return activate(self.config.activation, up_BTF)
+            return (
+                activation(self.config.activation, linear("BTD,DF->BTF", x_BTD, self.w_gate, None))
+                * up_BTF
+            )
+        return activation(self.config.activation, up_BTF)
 
     def value(self, key_BTF, overlay: Overlay, layer) -> jax.Array:
         """The second layer's output [B, T, D], with the overlay's term added in float32."""
-        out_BTD = project("BTF,FD->BTD", key_BTF, self.w_down, getattr(self, "b_down", None))
-        return add_overlay(overlay, "mlp/w_down", layer, key_BTF, out_BTD)
+        out_BTD = linear("BTF,FD->BTD", key_BTF, self.w_down, getattr(self, "b_down", None))
+        return add_delta(overlay, "mlp/w_down", layer, key_BTF, out_BTD)
 
 
 class Block(nnx.Module):
@@ -129,8 +164,10 @@ class Block(nnx.Module):
         self.attn = Attention(config)
         self.mlp = MLP(config)
 
-    def __call__(self, h_BTD, attending: Attending, cache_l, overlay: Overlay, layer):
-        """Returns the residual stream after the layer, the MLP key, and this call's keys and values."""
+    def __call__(self, h_BTD, attending: AttentionContext, cache_l, overlay: Overlay, layer):
+        """Returns the residual stream after the layer, the MLP key, and this call's keys and
+        values.
+        """
         normed_BTD = normalise(self.config, self.attn, h_BTD)
         attn_BTD, own = self.attn(normed_BTD, attending, cache_l)
         if not self.config.parallel:
@@ -171,7 +208,7 @@ class Head(nnx.Module):
             self.b = parameter(config, "head/b")
 
 
-class Ends(nnx.Module):
+class EmbedAndHead(nnx.Module):
     """What stands before the first and after the last layer."""
 
     def __init__(self, config: DecoderConfig):
@@ -181,7 +218,7 @@ class Ends(nnx.Module):
         if not config.tied:
             self.head = Head(config)
 
-    def start(self, token_BT, position_BT) -> jax.Array:
+    def embed_tokens(self, token_BT, position_BT) -> jax.Array:
         """Tokens to the residual stream, float32 [B, T, D]."""
         h_BTD = self.embed.tokens[token_BT].astype(jnp.float32)
         if self.config.embed_scale != 1:
@@ -190,45 +227,59 @@ class Ends(nnx.Module):
             h_BTD += self.embed.positions[position_BT].astype(jnp.float32)
         return h_BTD
 
-    def normed(self, h_BTD) -> jax.Array:
-        """What the head reads: the residual stream after the last layer, normalised, in the weights' dtype."""
+    def final_norm(self, h_BTD) -> jax.Array:
+        """What the head reads: the residual stream after the last layer, normalised, in the
+        weights' dtype.
+        """
         return normalise(self.config, self.final, h_BTD).astype(self.embed.tokens.dtype)
 
-    def logits(self, h_BTD) -> jax.Array:
+    def unembed(self, h_BTD) -> jax.Array:
         """Residual stream after the last layer to float32 logits [..., V]."""
-        x_D = self.normed(h_BTD)
+        x_D = self.final_norm(h_BTD)
         if self.config.tied:
-            return project("...D,VD->...V", x_D, self.embed.tokens, None)
-        return project("...D,DV->...V", x_D, self.head.w, getattr(self.head, "b", None))
+            return linear("...D,VD->...V", x_D, self.embed.tokens, None)
+        return linear("...D,DV->...V", x_D, self.head.w, getattr(self.head, "b", None))
 
-    def logits_slice(self, x_D, shards: int, first, width: int) -> jax.Array:
-        """Logits [..., shards, width] of `width` vocabulary entries from `first` on within each of `shards` equal parts."""
+    def unembed_slice(self, x_D, shards: int, first, width: int) -> jax.Array:
+        """Logits [..., shards, width] of `width` vocabulary entries from `first` on within each of
+        `shards` equal parts.
+        """
         config = self.config
         if config.tied:
             w_MVD = jnp.asarray(self.embed.tokens).reshape(shards, config.V // shards, config.D)
-            return project("...D,MVD->...MV", x_D, lax.dynamic_slice_in_dim(w_MVD, first, width, 1), None)
+            return linear(
+                "...D,MVD->...MV", x_D, lax.dynamic_slice_in_dim(w_MVD, first, width, 1), None
+            )
         w_DMV = jnp.asarray(self.head.w).reshape(config.D, shards, config.V // shards)
         bias = None
         if config.head_bias:
-            bias = lax.dynamic_slice_in_dim(jnp.asarray(self.head.b).reshape(shards, config.V // shards), first, width, 1)
-        return project("...D,DMV->...MV", x_D, lax.dynamic_slice_in_dim(w_DMV, first, width, 2), bias)
+            bias = lax.dynamic_slice_in_dim(
+                jnp.asarray(self.head.b).reshape(shards, config.V // shards), first, width, 1
+            )
+        return linear(
+            "...D,DMV->...MV", x_D, lax.dynamic_slice_in_dim(w_DMV, first, width, 2), bias
+        )
 
 
 def normalise(config: DecoderConfig, module, h_BTD) -> jax.Array:
     """Layer norm or root-mean-square norm over D with the module's scale and bias."""
     if config.norm == "rms":
-        return root_mean_square(h_BTD, module.norm_scale, config.norm_offset, config.eps)
+        return rms_norm(h_BTD, module.norm_scale, config.norm_offset, config.eps)
     return layer_norm(h_BTD, module.norm_scale, module.norm_bias, config.eps)
 
 
 @functools.cache
-def definition(config: DecoderConfig, module: Callable[[DecoderConfig], nnx.Module]) -> nnx.GraphDef:
+def definition(
+    config: DecoderConfig, module: Callable[[DecoderConfig], nnx.Module]
+) -> nnx.GraphDef:
     """The graph definition of a module, made without allocating its parameters."""
     return nnx.split(nnx.eval_shape(lambda: module(config)))[0]
 
 
 @functools.cache
-def module_paths(config: DecoderConfig, module: Callable[[DecoderConfig], nnx.Module]) -> tuple[str, ...]:
+def module_paths(
+    config: DecoderConfig, module: Callable[[DecoderConfig], nnx.Module]
+) -> tuple[str, ...]:
     """The names of a module's parameters, e.g. "mlp/w_down"."""
     state = nnx.split(nnx.eval_shape(lambda: module(config)))[1]
     return tuple("/".join(map(str, path)) for path, _ in nnx.to_flat_state(state))
@@ -236,5 +287,12 @@ def module_paths(config: DecoderConfig, module: Callable[[DecoderConfig], nnx.Mo
 
 def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Parameter name -> shape, for exactly the parameters a decoder has."""
-    names, sizes = {*module_paths(config, Block), *module_paths(config, Ends)}, config.sizes()
-    return {name: tuple(sizes[a] for a in word) for name, word in axes.PARAMETERS.items() if name in names}
+    names, sizes = (
+        {*module_paths(config, Block), *module_paths(config, EmbedAndHead)},
+        config.sizes(),
+    )
+    return {
+        name: tuple(sizes[a] for a in word)
+        for name, word in axes.PARAMETERS.items()
+        if name in names
+    }

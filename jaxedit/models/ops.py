@@ -10,8 +10,10 @@ from jax import lax
 PRECISION = lax.Precision.HIGHEST
 
 
-class RowEdits(NamedTuple):
-    """Low-rank changes of a weight that differ from row to row of a batch; `slot_L` as in `Overlay`."""
+class PerRowEdits(NamedTuple):
+    """Low-rank changes of a weight that differ from row to row of a batch; `slot_L` as in
+    `Overlay`.
+    """
 
     u_EBFR: jax.Array
     v_EBRD: jax.Array
@@ -19,31 +21,34 @@ class RowEdits(NamedTuple):
 
 
 class Overlay(NamedTuple):
-    """The sum of the kept edits: for each edited weight a float32 `delta_EFD` and `slot_L` (-1: layer not edited).
+    """The sum of the kept edits: for each edited weight a float32 `delta_EFD` and `slot_L` (-1:
+    layer not edited).
 
     `rows` holds, by weight, edits that only single rows of the batch at hand have besides.
     """
 
     delta: dict[str, jax.Array]
     slot: dict[str, jax.Array]
-    rows: dict[str, RowEdits] = {}  # noqa: RUF012 (never written)
+    rows: dict[str, PerRowEdits] = {}  # noqa: RUF012 (never written)
 
 
-def project(equation: str, x, w, b) -> jax.Array:
+def linear(equation: str, x, w, b) -> jax.Array:
     """x w + b in the weight's precision, accumulated and returned in float32."""
     w = jnp.asarray(w)
-    out = jnp.einsum(equation, x.astype(w.dtype), w, precision=PRECISION, preferred_element_type=jnp.float32)
+    out = jnp.einsum(
+        equation, x.astype(w.dtype), w, precision=PRECISION, preferred_element_type=jnp.float32
+    )
     return out if b is None else out + jnp.asarray(b).astype(jnp.float32)
 
 
-def activate(name: str, x) -> jax.Array:
+def activation(name: str, x) -> jax.Array:
     """The activation by the name a DecoderConfig gives it."""
     if name == "silu":
         return jax.nn.silu(x)
     return jax.nn.gelu(x, approximate=name == "gelu_tanh")
 
 
-def root_mean_square(x, scale, offset: float, eps: float) -> jax.Array:
+def rms_norm(x, scale, offset: float, eps: float) -> jax.Array:
     """Root-mean-square norm over the last axis, times scale + offset."""
     scale = jnp.asarray(scale).astype(jnp.float32)
     if offset:
@@ -58,7 +63,7 @@ def layer_norm(x, scale, bias, eps: float) -> jax.Array:
     return normed * jnp.asarray(scale).astype(jnp.float32) + jnp.asarray(bias).astype(jnp.float32)
 
 
-def add_overlay(overlay: Overlay, name: str, layer, x_BTF, out_BTD) -> jax.Array:
+def add_delta(overlay: Overlay, name: str, layer, x_BTF, out_BTD) -> jax.Array:
     """Adds x @ delta of an edited layer in float32; unedited layers and models pay nothing."""
     x_BTF = x_BTF.astype(jnp.float32)
     if name in overlay.delta:
@@ -74,7 +79,9 @@ def add_overlay(overlay: Overlay, name: str, layer, x_BTF, out_BTD) -> jax.Array
         at = rows.slot_L[layer]
 
         def edited_by_row(out):
-            u_BFR, v_BRD = (lax.dynamic_index_in_dim(array, at, 0, keepdims=False) for array in rows[:2])
+            u_BFR, v_BRD = (
+                lax.dynamic_index_in_dim(array, at, 0, keepdims=False) for array in rows[:2]
+            )
             x_BTR = jnp.einsum("BTF,BFR->BTR", x_BTF, u_BFR, precision=PRECISION)
             return out + jnp.einsum("BTR,BRD->BTD", x_BTR, v_BRD, precision=PRECISION)
 

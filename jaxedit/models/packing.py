@@ -1,7 +1,7 @@
 """Texts packed into rows of equal length, with segment masks and restarted positions.
 
-Hardly anything is then computed for padding. Rows come in several widths, so that short texts do not pay for the longest.
-"""
+Hardly anything is then computed for padding. Rows come in several widths, so that short texts do
+not pay for the longest."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,9 @@ Tokens = list[int] | np.ndarray  # of one text
 
 
 class Packed(NamedTuple):
-    """Texts laid into rows. `segment` is the text's index plus one, 0 where nothing lies; each text is whole in its row."""
+    """Texts laid into rows. `segment` is the text's index plus one, 0 where nothing lies; each text
+    is whole in its row.
+    """
 
     token_GBT: list[np.ndarray]  # G batches, those of rows of one width of the same shape
     position_GBT: list[np.ndarray]
@@ -43,23 +45,26 @@ def pack(token_lists: Sequence[Tokens], n_data: int = 1, groups: list[int] | Non
     rows: list[list[int]] = []
     for group in dict.fromkeys(groups):
         members = [i for i, of_text in enumerate(groups) if of_text == group]
-        rows += [[members[i] for i in row] for row in fill_rows([sizes[i] for i in members], widths)]
+        rows += [
+            [members[i] for i in row] for row in pack_first_fit([sizes[i] for i in members], widths)
+        ]
     batches = []
     for width in widths:
-        wide = [row for row in rows if width_of(sizes[row[0]], widths) == width]
+        wide = [row for row in rows if bucket_for(sizes[row[0]], widths) == width]
         for first, B in _batches(len(wide), width, n_data):
             batch = wide[first : first + B]
             group_B = [groups[row[0]] for row in batch]
             group_B = np.array(group_B + group_B[-1:] * (B - len(batch)), np.int32)
-            batches.append((*lay_out(batch, token_lists, B, width), group_B))
+            batches.append((*rows_to_arrays(batch, token_lists, B, width), group_B))
     return Packed(*map(list, zip(*batches, strict=True)), n_texts=len(token_lists))
 
 
 def row_widths(sizes: list[int], batch_tokens: int) -> list[int]:
-    """How wide rows are: as the longest text, and half as wide again and again while what fits the half fills a batch.
+    """How wide rows are: as the longest text, and half as wide again and again while what fits the
+    half fills a batch.
 
-    Attention is computed over whole rows: in rows as wide as the one longest text, short texts would pay for it.
-    """
+    Attention is computed over whole rows: in rows as wide as the one longest text, short texts
+    would pay for it."""
     widths = [round_up(max(sizes), ROW_TOKENS)]
     while widths[-1] > NARROW:
         half = round_up(widths[-1] // 2, ROW_TOKENS)
@@ -74,12 +79,12 @@ def round_up(n: int, step: int) -> int:
     return step * -(-n // step)
 
 
-def width_of(size: int, widths: list[int]) -> int:
+def bucket_for(size: int, widths: list[int]) -> int:
     """The narrowest row that holds a text of so many tokens."""
     return min(width for width in widths if width >= size)
 
 
-def fill_rows(sizes: list[int], widths: list[int]) -> list[list[int]]:
+def pack_first_fit(sizes: list[int], widths: list[int]) -> list[list[int]]:
     """Rows as lists of indices, the largest first, each put into the first row with room for it.
 
     A new row is the narrowest that holds the text it begins with: `width_of` the first.
@@ -92,7 +97,7 @@ def fill_rows(sizes: list[int], widths: list[int]) -> list[list[int]]:
         if row is None:
             row = len(rows)
             rows.append([])
-            with_room[row] = width_of(sizes[i], widths)
+            with_room[row] = bucket_for(sizes[i], widths)
         rows[row].append(i)
         with_room[row] -= sizes[i]
         if with_room[row] < smallest:
@@ -101,19 +106,27 @@ def fill_rows(sizes: list[int], widths: list[int]) -> list[list[int]]:
 
 
 def _batches(n_rows: int, width: int, n_data: int) -> list[tuple[int, int]]:
-    """Batches of one shape that hold rows of a width: the first row of each, and how many rows it has room for."""
+    """Batches of one shape that hold rows of a width: the first row of each, and how many rows it
+    has room for.
+    """
     if not n_rows:
         return []
     n_batches = math.ceil(n_rows * width / (BATCH_TOKENS * n_data))
     per_device = math.ceil(n_rows / (n_batches * n_data))
-    if per_device <= FEW_ROWS:  # a handful of prompts: few shapes, so that not every request compiles its own
+    if (
+        per_device <= FEW_ROWS
+    ):  # a handful of prompts: few shapes, so that not every request compiles its own
         per_device = 1 << (per_device - 1).bit_length()
     B = n_data * per_device
     return [(first, B) for first in range(0, n_rows, B)]
 
 
-def lay_out(rows: list[list[int]], token_lists: Sequence[Tokens], n_rows: int, width: int) -> tuple[np.ndarray, ...]:
-    """Tokens, positions and segments [n_rows, width] of rows of texts; empty rows are added at the end."""
+def rows_to_arrays(
+    rows: list[list[int]], token_lists: Sequence[Tokens], n_rows: int, width: int
+) -> tuple[np.ndarray, ...]:
+    """Tokens, positions and segments [n_rows, width] of rows of texts; empty rows are added at the
+    end.
+    """
     token_BT, position_BT, segment_BT = np.zeros((3, n_rows, width), np.int32)
     for r, texts in enumerate(rows):
         at = 0

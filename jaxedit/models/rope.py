@@ -1,4 +1,6 @@
-"""Rotary position embeddings (Su et al. 2021), in the two layouts and with the scalings the families use."""
+"""Rotary position embeddings (Su et al. 2021), in the two layouts and with the scalings the
+families use.
+"""
 
 import dataclasses
 import math
@@ -12,9 +14,9 @@ import numpy as np
 class Rope:
     """Rotary embedding of the first `dims` entries of a head.
 
-    `interleaved` pairs neighbours (GPT-J), otherwise entry i is paired with i + dims/2 (Llama, GPT-NeoX). `factors`
-    divide the frequencies of the pairs. Odd `dims` (GPT-NeoX, a quarter of a narrow head) take one entry more, as HF does.
-    """
+    `interleaved` pairs neighbours (GPT-J), otherwise entry i is paired with i + dims/2 (Llama,
+    GPT-NeoX). `factors` divide the frequencies of the pairs. Odd `dims` (GPT-NeoX, a quarter of a
+    narrow head) take one entry more, as HF does."""
 
     theta: float
     dims: int
@@ -39,14 +41,19 @@ def scaling_factors(theta: float, dims: int, scaling: dict) -> tuple[float, ...]
     """The frequencies' divisors for an HF `rope_scaling` (or `rope_parameters`) entry.
 
     Raises:
-      ValueError: on a type other than "default", "linear" and "llama3", and on an entry with more or less than its type has.
+      ValueError: on a type other than "default", "linear" and "llama3", and on an entry with more
+        or less than its type has.
     """
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in _SCALINGS:
-        raise ValueError(f"rotary scaling of type {kind!r} is not supported; supported: {', '.join(_SCALINGS)}")
+        raise ValueError(
+            f"rotary scaling of type {kind!r} is not supported; supported: {', '.join(_SCALINGS)}"
+        )
     held = {name for name, value in scaling.items() if value is not None} - {"rope_type", "type"}
     if held != _SCALINGS[kind]:
-        raise ValueError(f"rotary scaling of type {kind!r} has {sorted(_SCALINGS[kind]) or 'nothing else'}, got {sorted(held)}")
+        raise ValueError(
+            f"rotary scaling of type {kind!r} has {sorted(_SCALINGS[kind]) or 'nothing else'}, got {sorted(held)}"
+        )
     inverse = inverse_frequencies(theta, dims)
     if kind == "default":
         return None

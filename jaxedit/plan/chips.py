@@ -1,8 +1,9 @@
-"""Where a plan is for: TPU chips with their published rates, described by the TPU compiler, or the devices of this machine.
+"""Where a plan is for: TPU chips with their published rates, described by the TPU compiler, or the
+devices of this machine.
 
-Rates are a chip's own, from the pages of the Cloud TPU documentation on each version. `ici_bandwidth` is what a chip sends over
-all its links to other chips (the pages give it in Gbit/s; newer ones count both directions).
-"""
+Rates are a chip's own, from the pages of the Cloud TPU documentation on each version.
+`ici_bandwidth` is what a chip sends over all its links to other chips (the pages give it in Gbit/s;
+newer ones count both directions)."""
 
 import contextlib
 import importlib.util
@@ -30,9 +31,16 @@ CHIPS = {
     "v5p": Chip("TPU v5p", 95 * 10**9, 459e12, 2765e9, 4800e9 / 8),
     "v6e": Chip("TPU v6e", 32 * 10**9, 918e12, 1640e9, 3584e9 / 8),
 }
-KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p", "TPU v6 lite": "v6e"}
+KINDS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+}
 
-# Without them the compiler asks a metadata server what machine it runs on, writes logs, and one process at a time may have it.
+# Without them the compiler asks a metadata server what machine it runs on, writes logs, and one
+# process at a time may have it.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -45,14 +53,15 @@ ENVIRONMENT = {
 }
 
 
-def find(topology: str) -> tuple[list[Any], Chip]:
+def find_chip(topology: str) -> tuple[list[Any], Chip]:
     """The devices of a topology and their chip.
 
     Args:
       topology: "v5e:2x4", "v5p:4x4x4", ... or "local" for the devices that JAX has here.
 
     Raises:
-      ValueError: where the chip or its arrangement is not known, or the TPU compiler is not installed.
+      ValueError: where the chip or its arrangement is not known, or the TPU compiler is not
+        installed.
     """
     if topology == "local":
         devices = jax.devices()
@@ -69,11 +78,14 @@ def find(topology: str) -> tuple[list[Any], Chip]:
         )
     from jax.experimental import topologies
 
-    # A v4 chip is two cores that JAX runs as one device; the description takes them apart unless told.
+    # A v4 chip is two cores that JAX runs as one device; the description takes them apart unless
+    # told.
     options = {"chip_config_name": "megacore"} if version == "v4" else {}
     with _environment():
         try:
-            return topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices, CHIPS[version]
+            return topologies.get_topology_desc(
+                platform="tpu", topology_name=topology, **options
+            ).devices, CHIPS[version]
         except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"topology {topology!r}: {str(error).splitlines()[0]}; e.g. v5e:2x4, v5e:16x16, v5p:4x4x4, v6e:4x4"
@@ -88,12 +100,18 @@ def mesh_of(devices: list[Any], n_data: int, n_model: int) -> Mesh:
     """
     wanted = n_data * n_model
     if wanted > len(devices):
-        raise ValueError(f"mesh data:{n_data},model:{n_model} needs {wanted} devices, the topology has {len(devices)}")
+        raise ValueError(
+            f"mesh data:{n_data},model:{n_model} needs {wanted} devices, the topology has {len(devices)}"
+        )
     sizes, names, types = (n_data, n_model), ("data", "model"), (AxisType.Auto,) * 2
     try:
         return jax.make_mesh(sizes, names, axis_types=types, devices=devices[:wanted])
-    except NotImplementedError:  # no axis of the torus, or product of them, has this size: part of one is taken
-        arranged = mesh_utils.create_device_mesh(sizes, devices[:wanted], allow_split_physical_axes=True)
+    except (
+        NotImplementedError
+    ):  # no axis of the torus, or product of them, has this size: part of one is taken
+        arranged = mesh_utils.create_device_mesh(
+            sizes, devices[:wanted], allow_split_physical_axes=True
+        )
         return Mesh(arranged, names, axis_types=types)
 
 
@@ -107,7 +125,9 @@ def parse_mesh(spec: str) -> tuple[int, int]:
     for part in spec.split(","):
         name, _, size = part.partition(":")
         if name not in sizes or not size.isdigit() or int(size) < 1:
-            raise ValueError(f"mesh {spec!r}: {part!r} is not one of data:NUMBER, model:NUMBER; e.g. --mesh=data:1,model:8")
+            raise ValueError(
+                f"mesh {spec!r}: {part!r} is not one of data:NUMBER, model:NUMBER; e.g. --mesh=data:1,model:8"
+            )
         sizes[name] = int(size)
     return sizes["data"], sizes["model"]
 

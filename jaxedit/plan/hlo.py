@@ -1,9 +1,9 @@
-"""Reading compiled programs: the text of an optimised HLO module as computations of instructions, and loops' trip counts.
+"""Reading compiled programs: the text of an optimised HLO module as computations of instructions,
+and loops' trip counts.
 
-XLA's own cost analysis counts a loop's body once and names no collective; the text has all that is needed to do better. A
-trip count is read from the compiler's annotation or found by following the counter: its start in the operand of the loop, its
-step in the body, its end in the condition.
-"""
+XLA's own cost analysis counts a loop's body once and names no collective; the text has all that is
+needed to do better. A trip count is read from the compiler's annotation or found by following the
+counter: its start in the operand of the loop, its step in the body, its end in the condition."""
 
 import math
 import re
@@ -95,8 +95,13 @@ def parse(text: str) -> Module:
             name, root, lines = head[2], "", {}
             entry = name if head[1] else entry
     if entry not in computations:
-        raise ValueError("the compiled program's text has no entry computation; this version of XLA writes another form")
-    sizes = [int(n) for n in re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", text.split("\n", 1)[0])]
+        raise ValueError(
+            "the compiled program's text has no entry computation; this version of XLA writes another form"
+        )
+    sizes = [
+        int(n)
+        for n in re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", text.split("\n", 1)[0])
+    ]
     return Module(computations, entry, math.prod(sizes))
 
 
@@ -112,9 +117,13 @@ def _instruction(line: str) -> Instruction | None:
     inside, attributes = rest[len(opcode) + 1 : end - 1], rest[end:]
     arrays = tuple(
         Array(dtype, tuple(int(n) for n in re.findall(r"\d+", dims)), int(space or 0))
-        for dtype, dims, space in re.findall(r"(\w+)\[([^\]]*)\](?:\{[^}]*?(?:S\((\d+)\))?\})?", kind)
+        for dtype, dims, space in re.findall(
+            r"(\w+)\[([^\]]*)\](?:\{[^}]*?(?:S\((\d+)\))?\})?", kind
+        )
     )
-    return Instruction(head[1], arrays, opcode, tuple(re.findall(r"%([\w.\-]+)", inside)), inside, attributes)
+    return Instruction(
+        head[1], arrays, opcode, tuple(re.findall(r"%([\w.\-]+)", inside)), inside, attributes
+    )
 
 
 def _closing(text: str, at: int) -> int:
@@ -137,12 +146,17 @@ def number(computation: Computation, name: str, values: Values) -> int | None:
         return int(found.inside)
     if found.opcode in ("copy", "bitcast", "convert", "copy-done", "copy-start", "reshape"):
         return number(computation, found.operands[0], values)
-    if found.opcode == "get-tuple-element" and computation.instructions[found.operands[0]].opcode == "parameter":
+    if (
+        found.opcode == "get-tuple-element"
+        and computation.instructions[found.operands[0]].opcode == "parameter"
+    ):
         return values.get(_index(found))
     return None
 
 
-def loop_values(module: Module, computation: Computation, loop: Instruction, values: Values) -> Values:
+def loop_values(
+    module: Module, computation: Computation, loop: Instruction, values: Values
+) -> Values:
     """What is known inside a loop: the numbers in its tuple that its body hands on as they are."""
     body = module.computations[loop.called("body")[0]]
     known = _tuple_values(computation, loop.operands[0], values)
@@ -155,13 +169,17 @@ def loop_values(module: Module, computation: Computation, loop: Instruction, val
         while body.instructions[name].opcode in ("copy", "bitcast"):
             name = body.instructions[name].operands[0]
         found = body.instructions[name]
-        kept = found.opcode == "get-tuple-element" and found.operands[0] == own and _index(found) == i
+        kept = (
+            found.opcode == "get-tuple-element" and found.operands[0] == own and _index(found) == i
+        )
         return kept or number(body, name, {}) == known[i]
 
     return {i: value for i, value in known.items() if is_kept(i)}
 
 
-def trip_count(module: Module, computation: Computation, loop: Instruction, values: Values) -> int | None:
+def trip_count(
+    module: Module, computation: Computation, loop: Instruction, values: Values
+) -> int | None:
     """How often a loop's body runs, None where the text does not say."""
     noted = re.search(r'known_trip_count[^\d]*"?(\d+)', loop.attributes)
     if noted:

@@ -1,8 +1,8 @@
-"""Models without weights: published configurations as data, and a `Model` whose arrays are shapes with shardings.
+"""Models without weights: published configurations as data, and a `Model` whose arrays are shapes
+with shardings.
 
-The configurations are what config.json of each checkpoint says, read by the family's own reader. A function lowered with such
-a model compiles to what it compiles to with the weights.
-"""
+The configurations are what config.json of each checkpoint says, read by the family's own reader. A
+function lowered with such a model compiles to what it compiles to with the weights."""
 
 import json
 import math
@@ -17,18 +17,30 @@ from jax.sharding import Mesh, NamedSharding
 from jaxedit import axes
 from jaxedit.mesh import parameter_sharding
 from jaxedit.models import family
-from jaxedit.models.config import DecoderConfig, for_mesh
+from jaxedit.models.config import DecoderConfig, replicate_kv_heads_for
 from jaxedit.models.decoder import Overlay, parameter_shapes
-from jaxedit.models.model import Companion, Model
+from jaxedit.models.model import Model, ModelMetadata
 from jaxedit.models.tokenizer import Tokenizer
 
 WEIGHT = "mlp/w_down"
 
 _LLAMA = dict(model_type="llama", hidden_act="silu", rms_norm_eps=1e-5, tie_word_embeddings=False)
-_LLAMA_3 = _LLAMA | dict(vocab_size=128256, rope_theta=500000.0, max_position_embeddings=8192, num_key_value_heads=8)
+_LLAMA_3 = _LLAMA | dict(
+    vocab_size=128256, rope_theta=500000.0, max_position_embeddings=8192, num_key_value_heads=8
+)
 CONFIGS: dict[str, dict[str, Any]] = {
-    "gpt2-xl": dict(model_type="gpt2", n_embd=1600, n_head=25, n_layer=48, n_positions=1024, vocab_size=50257),
-    "gpt-j-6b": dict(model_type="gptj", n_embd=4096, n_head=16, n_layer=28, n_positions=2048, rotary_dim=64, vocab_size=50400),
+    "gpt2-xl": dict(
+        model_type="gpt2", n_embd=1600, n_head=25, n_layer=48, n_positions=1024, vocab_size=50257
+    ),
+    "gpt-j-6b": dict(
+        model_type="gptj",
+        n_embd=4096,
+        n_head=16,
+        n_layer=28,
+        n_positions=2048,
+        rotary_dim=64,
+        vocab_size=50400,
+    ),
     "llama-2-7b": _LLAMA
     | dict(
         hidden_size=4096,
@@ -39,8 +51,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         max_position_embeddings=4096,
         vocab_size=32000,
     ),
-    "llama-3-8b": _LLAMA_3 | dict(hidden_size=4096, intermediate_size=14336, num_attention_heads=32, num_hidden_layers=32),
-    "llama-3-70b": _LLAMA_3 | dict(hidden_size=8192, intermediate_size=28672, num_attention_heads=64, num_hidden_layers=80),
+    "llama-3-8b": _LLAMA_3
+    | dict(hidden_size=4096, intermediate_size=14336, num_attention_heads=32, num_hidden_layers=32),
+    "llama-3-70b": _LLAMA_3
+    | dict(hidden_size=8192, intermediate_size=28672, num_attention_heads=64, num_hidden_layers=80),
     "qwen2.5-72b": dict(
         model_type="qwen2",
         hidden_act="silu",
@@ -74,36 +88,53 @@ def read(name: str) -> DecoderConfig:
     values = CONFIGS.get(name)
     if values is None:
         if not path.is_file():
-            raise ValueError(f"model {name!r}: expected one of {', '.join(CONFIGS)}, or a directory with a config.json")
+            raise ValueError(
+                f"model {name!r}: expected one of {', '.join(CONFIGS)}, or a directory with a config.json"
+            )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is not JSON: {error}") from error
-    family.refuse_mixture(values)
+    family.reject_moe(values)
     return family.find(str(values.get("model_type"))).config(family.Fields(dict(values)))
 
 
 def edited_layers(name: str, config: DecoderConfig) -> tuple[int, ...]:
-    """Published layers, or five from an eighth of the depth on, where most of the published ones lie."""
+    """Published layers, or five from an eighth of the depth on, where most of the published ones
+    lie.
+    """
     first, last = EDITED.get(name, (config.L // 8, config.L // 8 + 4))
     return tuple(range(first, min(last, config.L - 2) + 1))
 
 
-def model_on(mesh: Mesh, name: str, config: DecoderConfig, dtype: jnp.dtype, layers: tuple[int, ...]) -> Model:
-    """The model as it would lie on a mesh, with room for edits of `layers`; its arrays are shapes only.
+def model_on(
+    mesh: Mesh, name: str, config: DecoderConfig, dtype: jnp.dtype, layers: tuple[int, ...]
+) -> Model:
+    """The model as it would lie on a mesh, with room for edits of `layers`; its arrays are shapes
+    only.
 
     Raises:
       ValueError: on a layer that the model lacks.
     """
     outside = [layer for layer in layers if not 0 <= layer < config.L - 1]
     if outside or not layers:
-        raise ValueError(f"layers {outside or 'none'} of {name}: a value needs a layer above; give some of 0 to {config.L - 2}")
-    config = for_mesh(config, mesh.shape["model"])
-    base = {key: parameter(mesh, key, shape, dtype) for key, shape in parameter_shapes(config).items()}
+        raise ValueError(
+            f"layers {outside or 'none'} of {name}: a value needs a layer above; give some of 0 to {config.L - 2}"
+        )
+    config = replicate_kv_heads_for(config, mesh.shape["model"])
+    base = {
+        key: parameter(mesh, key, shape, dtype) for key, shape in parameter_shapes(config).items()
+    }
     delta = parameter(mesh, "EFD", (len(layers), config.F, config.D), jnp.dtype("float32"))
     slot = activation(mesh, "_", (config.L,))
     nothing = Tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()), False, None, None)
-    return Model(base, Overlay({WEIGHT: delta}, {WEIGHT: slot}), config, mesh, Companion(nothing, name, {}))
+    return Model(
+        base,
+        Overlay({WEIGHT: delta}, {WEIGHT: slot}),
+        config,
+        mesh,
+        ModelMetadata(nothing, name, {}),
+    )
 
 
 def parameter(mesh: Mesh, name: str, shape: tuple[int, ...], dtype=jnp.float32) -> Any:
@@ -112,7 +143,7 @@ def parameter(mesh: Mesh, name: str, shape: tuple[int, ...], dtype=jnp.float32) 
 
 
 def activation(mesh: Mesh, letters: str, shape: tuple[int, ...], dtype=jnp.int32) -> Any:
-    """What stands for an array that `jaxedit.mesh.place` puts on the mesh."""
+    """What stands for an array that `jaxedit.mesh.shard_batch` puts on the mesh."""
     spec = axes.partition(letters, shape, mesh.shape, axes.ACTIVATION_RULES)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
@@ -120,5 +151,6 @@ def activation(mesh: Mesh, letters: str, shape: tuple[int, ...], dtype=jnp.int32
 def device_bytes(tree: Any) -> int:
     """What one device holds of arrays."""
     return sum(
-        math.prod(array.sharding.shard_shape(array.shape)) * jnp.dtype(array.dtype).itemsize for array in jax.tree.leaves(tree)
+        math.prod(array.sharding.shard_shape(array.shape)) * jnp.dtype(array.dtype).itemsize
+        for array in jax.tree.leaves(tree)
     )

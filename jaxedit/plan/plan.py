@@ -1,9 +1,10 @@
-"""Does a study fit a mesh of chips, and how fast could it be there: every phase compiled ahead of time and counted.
+"""Does a study fit a mesh of chips, and how fast could it be there: every phase compiled ahead of
+time and counted.
 
-The bound of a phase is the longest of three times at the chip's published rates, each of which assumes that nothing waits for
-anything else: products at the matrix units' rate, bytes from and to the main memory, bytes to other chips. No program can be
-faster; a good one comes close. The solver's host part, tokenising and compilation are not in it.
-"""
+The bound of a phase is the longest of three times at the chip's published rates, each of which
+assumes that nothing waits for anything else: products at the matrix units' rate, bytes from and to
+the main memory, bytes to other chips. No program can be faster; a good one comes close. The
+solver's host part, tokenising and compilation are not in it."""
 
 import contextlib
 import re
@@ -18,17 +19,22 @@ from jax.sharding import Mesh
 
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.model import Model
-from jaxedit.plan.chips import Chip, find, mesh_of, parse_mesh
-from jaxedit.plan.count import NOTHING, Cost, Given, count, plus
+from jaxedit.plan.chips import Chip, find_chip, mesh_of, parse_mesh
+from jaxedit.plan.count import NOTHING, Cost, LoopHints, count, plus
 from jaxedit.plan.models import device_bytes, edited_layers, model_on, read
-from jaxedit.plan.phases import PHASES, Phase, Work, whitener_bytes
+from jaxedit.plan.phases import PHASES, Phase, Workload, whitener_bytes
 
-CONFIRMED_BY = ("perplexity, all layers", "second moments")  # the phases that need the most beside the weights
+CONFIRMED_BY = (
+    "perplexity, all layers",
+    "second moments",
+)  # the phases that need the most beside the weights
 WORST_SHOWN = 5
 
 
-class Setup(NamedTuple):
-    """What is planned; an empty mesh stands for the smallest that fits, absent layers for published ones."""
+class PlanConfig(NamedTuple):
+    """What is planned; an empty mesh stands for the smallest that fits, absent layers for published
+    ones.
+    """
 
     model: str
     topology: str
@@ -42,9 +48,9 @@ class Setup(NamedTuple):
     suggest: bool
 
 
-class Planned(NamedTuple):
-    """One phase: bytes of one device, what it does, and the least time for that. A `peak_bytes` that is too large is the
-    compiler's own estimate where it gave up."""
+class CompiledPhase(NamedTuple):
+    """One phase: bytes of one device, what it does, and the least time for that. A `peak_bytes`
+    that is too large is the compiler's own estimate where it gave up."""
 
     name: str
     about: str
@@ -64,16 +70,20 @@ class Planned(NamedTuple):
     fits: bool
 
 
-def plan(setup: Setup, on_phase: Callable[[Planned], None] = lambda phase: None) -> dict[str, Any]:
+def make_plan(
+    setup: PlanConfig, on_phase: Callable[[CompiledPhase], None] = lambda phase: None
+) -> dict[str, Any]:
     """Compiles and counts every phase.
 
     Raises:
       ValueError: on a model, topology, mesh, dtype or layer that cannot be.
     """
     config = read(setup.model)
-    devices, chip = find(setup.topology)
+    devices, chip = find_chip(setup.topology)
     layers = setup.layers or edited_layers(setup.model, config)
-    work = Work(tuple(sorted(set(layers))), setup.requests, setup.templates, setup.steps, setup.length)
+    work = Workload(
+        tuple(sorted(set(layers))), setup.requests, setup.templates, setup.steps, setup.length
+    )
     for name in ("requests", "templates", "steps", "length"):
         if getattr(setup, name) < 1:
             raise ValueError(f"{name}={getattr(setup, name)}: expected at least 1")
@@ -84,14 +94,20 @@ def plan(setup: Setup, on_phase: Callable[[Planned], None] = lambda phase: None)
         return model_on(mesh, setup.model, config, jnp.dtype(setup.dtype), work.layers)
 
     asked = mesh_of(devices, *parse_mesh(setup.mesh)) if setup.mesh else None
-    with uncached():
-        small = smallest(config, devices, chip, work, model_of) if setup.suggest or asked is None else None
+    with no_compilation_cache():
+        small = (
+            smallest_mesh(config, devices, chip, work, model_of)
+            if setup.suggest or asked is None
+            else None
+        )
         mesh = asked or (small and small.mesh)
         if mesh is None:
-            raise ValueError(f"{setup.model} fits no mesh of {setup.topology} ({len(devices)} x {chip.name}); take more chips")
+            raise ValueError(
+                f"{setup.model} fits no mesh of {setup.topology} ({len(devices)} x {chip.name}); take more chips"
+            )
         model, phases = model_of(mesh), []
         for phase in PHASES:
-            phases.append(planned(phase, model, work, chip))
+            phases.append(compile_phase(phase, model, work, chip))
             on_phase(phases[-1])
     return {
         "model": setup.model,
@@ -99,7 +115,7 @@ def plan(setup: Setup, on_phase: Callable[[Planned], None] = lambda phase: None)
         "topology": setup.topology,
         "chip": chip._asdict(),
         "mesh": dict(model.mesh.shape),
-        "kv_copies": model.config.kv_copies,
+        "kv_replication": model.config.kv_replication,
         "work": work._asdict(),
         "fits": all(phase.fits for phase in phases),
         "phases": [phase._asdict() for phase in phases],
@@ -108,8 +124,10 @@ def plan(setup: Setup, on_phase: Callable[[Planned], None] = lambda phase: None)
 
 
 @contextlib.contextmanager
-def uncached():
-    """Without the cache of compiled programs: what was compiled for devices that are not there is written, but never read."""
+def no_compilation_cache():
+    """Without the cache of compiled programs: what was compiled for devices that are not there is
+    written, but never read.
+    """
     was = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # whether it is in use is asked once
@@ -121,7 +139,9 @@ def uncached():
 
 
 class Memory(NamedTuple):
-    """Bytes of one device while a program runs; the program that needs the most stands for its phase."""
+    """Bytes of one device while a program runs; the program that needs the most stands for its
+    phase.
+    """
 
     arguments: int = 0
     temporaries: int = 0
@@ -133,11 +153,12 @@ class Memory(NamedTuple):
         return self.arguments + self.temporaries + self.outputs
 
 
-def planned(phase: Phase, model: Model, work: Work, chip: Chip) -> Planned:
+def compile_phase(phase: Phase, model: Model, work: Workload, chip: Chip) -> CompiledPhase:
     """Compiles what a phase runs and counts it."""
     cost, most = NOTHING, Memory()
 
-    def call(function, *arguments, given: Given = Given(), times: int = 1):  # noqa: B008 (immutable)
+    # noqa: B008 (immutable)
+    def call(function, *arguments, given: LoopHints = LoopHints(), times: int = 1):
         nonlocal cost, most
         try:
             compiled = function.lower(*arguments).compile()
@@ -150,7 +171,9 @@ def planned(phase: Phase, model: Model, work: Work, chip: Chip) -> Planned:
         most = max(most, memory, key=lambda memory: memory.total)
         cost = plus(cost, count(compiled.as_text(), given), times)
         return jax.tree.map(
-            lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+            lambda shape, sharding: jax.ShapeDtypeStruct(
+                shape.shape, shape.dtype, sharding=sharding
+            ),
             compiled.out_info,
             compiled.output_shardings,
         )
@@ -165,19 +188,22 @@ def planned(phase: Phase, model: Model, work: Work, chip: Chip) -> Planned:
     return _priced(phase.name, phase.about(model, work), held, most, cost, chip, compiles)
 
 
-def _priced(name: str, about: str, held: int, memory: Memory, cost: Cost, chip: Chip, compiles: bool) -> Planned:
+def _priced(
+    name: str, about: str, held: int, memory: Memory, cost: Cost, chip: Chip, compiles: bool
+) -> CompiledPhase:
     """A phase with the times that its chip needs at the least."""
     times = {}
     if compiles and chip.flops_per_s and chip.hbm_bandwidth and chip.ici_bandwidth:
         times = {
-            "products": sum(passes * flops for passes, flops in cost.products.items()) / chip.flops_per_s,
+            "products": sum(passes * flops for passes, flops in cost.products.items())
+            / chip.flops_per_s,
             "memory": cost.moved_bytes / chip.hbm_bandwidth,
             "collectives": cost.sent_bytes / chip.ici_bandwidth,
         }
     bound_by = max(times, key=lambda kind: times[kind]) if any(times.values()) else None
     peak = held + memory.total
     largest = sorted(cost.sent.items(), key=lambda item: -item[1])[:WORST_SHOWN]
-    return Planned(
+    return CompiledPhase(
         name=name,
         about=about,
         held_bytes=held,
@@ -206,12 +232,16 @@ def _too_large(error: Exception, arguments: tuple) -> Memory:
     if "RESOURCE_EXHAUSTED" not in str(error):
         raise error
     found = re.search(r"(?:Used |memory required [\w ]*\()([\d.]+)([KMGT]?)", str(error))
-    used = int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")) if found else 0  # it may not say how much
-    arrays = device_bytes([each for each in jax.tree.leaves(arguments) if isinstance(each, jax.ShapeDtypeStruct)])
+    used = (
+        int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " ")) if found else 0
+    )  # it may not say how much
+    arrays = device_bytes(
+        [each for each in jax.tree.leaves(arguments) if isinstance(each, jax.ShapeDtypeStruct)]
+    )
     return Memory(arrays, max(0, used - arrays), 0)
 
 
-class Smallest(NamedTuple):
+class SmallestMesh(NamedTuple):
     """The mesh with the fewest chips that a study fits."""
 
     mesh: Mesh
@@ -219,22 +249,30 @@ class Smallest(NamedTuple):
     compiled: list[str]  # the phases that were compiled to confirm it
 
 
-def smallest(
-    config: DecoderConfig, devices: list, chip: Chip, work: Work, model_of: Callable[[Mesh], Model]
-) -> Smallest | None:
+def smallest_mesh(
+    config: DecoderConfig,
+    devices: list,
+    chip: Chip,
+    work: Workload,
+    model_of: Callable[[Mesh], Model],
+) -> SmallestMesh | None:
     """The mesh with the fewest chips that a study fits, None where not even all of them suffice.
 
-    Powers of two are tried, each with the largest `model` axis that splits heads and MLP evenly, which leaves the least on a
-    device. What lies there all the time is added up first; what passes is compiled.
-    """
+    Powers of two are tried, each with the largest `model` axis that splits heads and MLP evenly,
+    which leaves the least on a device. What lies there all the time is added up first; what passes
+    is compiled."""
     phases = [phase for phase in PHASES if phase.name in CONFIRMED_BY]
     for n in (2**i for i in range(len(devices).bit_length())):
-        n_model = max(m for m in (2**i for i in range(n.bit_length())) if config.N % m == config.F % m == 0)
+        n_model = max(
+            m for m in (2**i for i in range(n.bit_length())) if config.N % m == config.F % m == 0
+        )
         mesh = mesh_of(devices, n // n_model, n_model)
         model = model_of(mesh)
         stored, whiteners = device_bytes((model.base, model.overlay)), whitener_bytes(model, work)
-        if stored + 4 * whiteners > chip.hbm_bytes:  # second moments: two sums come in, and two go out
+        if (
+            stored + 4 * whiteners > chip.hbm_bytes
+        ):  # second moments: two sums come in, and two go out
             continue
-        if all(planned(phase, model, work, chip).fits for phase in phases):
-            return Smallest(mesh, stored + whiteners, list(CONFIRMED_BY))
+        if all(compile_phase(phase, model, work, chip).fits for phase in phases):
+            return SmallestMesh(mesh, stored + whiteners, list(CONFIRMED_BY))
     return None

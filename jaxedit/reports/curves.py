@@ -23,7 +23,8 @@ def read_curves(chosen: list[str]) -> list[Curve]:
     """Curves of JSON files {name: {"x": [...], "y": [...]}}, each chosen as FILE.json:NAME.
 
     Raises:
-      ValueError: on a file or name that is not there, or something else under it; the message names the curves there are.
+      ValueError: on a file or name that is not there, or something else under it; the message names
+        the curves there are.
     """
     curves = []
     for each in chosen:
@@ -37,7 +38,9 @@ def read_curves(chosen: list[str]) -> list[Curve]:
         try:
             edits, perplexity = (list(map(float, known[name][axis])) for axis in ("x", "y"))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f'{file}: {name!r} is no curve ({error!r}); expected {{"x": [...], "y": [...]}}') from error
+            raise ValueError(
+                f'{file}: {name!r} is no curve ({error!r}); expected {{"x": [...], "y": [...]}}'
+            ) from error
         if len(edits) != len(perplexity):
             raise ValueError(f"{file}: {name!r} has {len(edits)} x and {len(perplexity)} y")
         curves.append(Curve(name, edits, perplexity))
@@ -45,7 +48,9 @@ def read_curves(chosen: list[str]) -> list[Curve]:
 
 
 def draw_curves(axes: Any, curves: Sequence[Curve], last: int) -> list[float]:
-    """Draws curves up to a number of edits on a figure's axes; returns the perplexities that are drawn."""
+    """Draws curves up to a number of edits on a figure's axes; returns the perplexities that are
+    drawn.
+    """
     drawn = [curve.until(last) for curve in curves]
     for i, curve in enumerate(drawn):
         look = dict(color="0.55", linewidth=1.2, label=curve.name, zorder=1)

@@ -18,7 +18,9 @@ from jaxedit.reports.outcomes import Outcome
 
 
 def draw_surrogate(rows: list[dict[str, Any]], path: Path, metric: str = "acc") -> None:
-    """Scatters of perplexity, each form in a row, against each task's accuracy, as path.png and path.pdf."""
+    """Scatters of perplexity, each form in a row, against each task's accuracy, as path.png and
+    path.pdf.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -26,7 +28,9 @@ def draw_surrogate(rows: list[dict[str, Any]], path: Path, metric: str = "acc") 
 
     found = correlations(rows, metric)
     size = (len(FORMS), len(found) // len(FORMS))
-    figure, axes = pyplot.subplots(*size, figsize=(3.6 * size[1], 2.8 * size[0]), layout="constrained", squeeze=False)
+    figure, axes = pyplot.subplots(
+        *size, figsize=(3.6 * size[1], 2.8 * size[0]), layout="constrained", squeeze=False
+    )
     for axis, each in zip(axes.flat, found, strict=True):
         for row in rows:
             numbers = row["tasks"][each.task]
@@ -39,7 +43,9 @@ def draw_surrogate(rows: list[dict[str, Any]], path: Path, metric: str = "acc") 
         axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
-        axis.set_xlabel("perplexity (mean over texts)" if each.form == "perplexity" else "perplexity (pooled)")
+        axis.set_xlabel(
+            "perplexity (mean over texts)" if each.form == "perplexity" else "perplexity (pooled)"
+        )
         axis.set_ylabel(f"{each.task}: {metric}")
         axis.set_title(f"ρ = {each.rho:.2f} ({each.low:.2f} to {each.high:.2f})", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
@@ -50,7 +56,9 @@ def draw_surrogate(rows: list[dict[str, Any]], path: Path, metric: str = "acc") 
 
 
 def draw_comparison(outcomes: list[Outcome], path: Path, curves: Sequence[Curve] = ()) -> None:
-    """The comparison as path.png and path.pdf, readable in greyscale: curves over edits, or what one edit each has to weigh."""
+    """The comparison as path.png and path.pdf, readable in greyscale: curves over edits, or what
+    one edit each has to weigh.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -69,7 +77,9 @@ def draw_comparison(outcomes: list[Outcome], path: Path, curves: Sequence[Curve]
 
 
 def _trade_off(outcomes: list[Outcome], axes) -> None:
-    """The share of facts that hold against the perplexity ratio, a line for each part of the names before an "@"."""
+    """The share of facts that hold against the perplexity ratio, a line for each part of the names
+    before an "@".
+    """
     from matplotlib import pyplot
 
     groups: dict[str, list[tuple[float, float, str]]] = {}
@@ -77,14 +87,29 @@ def _trade_off(outcomes: list[Outcome], axes) -> None:
         (record,) = outcome.made
         group, _, value = outcome.name.partition("@")
         efficacy = record["fact"]["efficacy"]  # None where the facts have no true answers
-        place = float(record["perplexity"]["ratio"]), np.nan if efficacy is None else 100 * float(efficacy), value
+        place = (
+            float(record["perplexity"]["ratio"]),
+            np.nan if efficacy is None else 100 * float(efficacy),
+            value,
+        )
         groups.setdefault(group, []).append(place)
     for i, (group, places) in enumerate(groups.items()):
         ratio, efficacy, values = zip(*places, strict=True)
         color = pyplot.get_cmap("viridis")(0.9 * i / max(1, len(groups) - 1))
-        axes.plot(ratio, efficacy, "-", marker="osD^vPX*"[i % 8], markersize=5, color=color, label=group)
-        for j, place in enumerate(zip(ratio, efficacy, values, strict=True)):  # turn about: neighbours lie close
-            axes.annotate(place[2], place[:2], xytext=(4, (5, -9)[j % 2]), textcoords="offset points", fontsize=6, color=color)
+        axes.plot(
+            ratio, efficacy, "-", marker="osD^vPX*"[i % 8], markersize=5, color=color, label=group
+        )
+        for j, place in enumerate(
+            zip(ratio, efficacy, values, strict=True)
+        ):  # turn about: neighbours lie close
+            axes.annotate(
+                place[2],
+                place[:2],
+                xytext=(4, (5, -9)[j % 2]),
+                textcoords="offset points",
+                fontsize=6,
+                color=color,
+            )
     axes.set_xlabel("perplexity of the edited model / of the unedited one")
     axes.set_ylabel("efficacy (%)")
 
@@ -97,11 +122,21 @@ def _curves(outcomes: list[Outcome], axes, beside: Sequence[Curve]) -> None:
     styles = [(marker, line) for line in ("-", "--", ":") for marker in "osD^vPX*"]
     for i, outcome in enumerate(outcomes):
         points = [(0, outcome.unedited)]
-        points += [(r["step"], float(r["perplexity"]["mean"])) for r in outcome.made if "perplexity" in r]
+        points += [
+            (r["step"], float(r["perplexity"]["mean"])) for r in outcome.made if "perplexity" in r
+        ]
         x, y = np.array(points).T
         marker, line = styles[i % len(styles)]
         color = pyplot.get_cmap("viridis")(0.9 * i / max(1, len(outcomes) - 1))
-        axes.plot(x, np.where(np.isfinite(y), y, np.nan), line, marker=marker, markersize=4, color=color, label=outcome.name)
+        axes.plot(
+            x,
+            np.where(np.isfinite(y), y, np.nan),
+            line,
+            marker=marker,
+            markersize=4,
+            color=color,
+            label=outcome.name,
+        )
     draw_curves(axes, beside, max(outcome.made[-1]["step"] for outcome in outcomes if outcome.made))
     axes.set_yscale("log")
     lowest, highest = axes.get_ylim()
@@ -133,7 +168,9 @@ def draw_scaling(found: dict[str, list[tuple[int, float]]], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, 2, figsize=(7.0, 3.0), layout="constrained")
     axes[0].set_xscale("log")
-    for axis, (name, title) in zip(axes, (("edits", "edits made before"), ("tokens", "tokens")), strict=True):
+    for axis, (name, title) in zip(
+        axes, (("edits", "edits made before"), ("tokens", "tokens")), strict=True
+    ):
         count, time_s = zip(*found[name], strict=True)
         axis.plot(count, time_s, "o-", color="0.2", markersize=4)
         axis.set_xlabel(title)

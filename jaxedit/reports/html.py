@@ -1,4 +1,6 @@
-"""The report as a page: one HTML file that needs no network, light or dark as the reader's system is."""
+"""The report as a page: one HTML file that needs no network, light or dark as the reader's system
+is.
+"""
 
 import html
 import json
@@ -9,12 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxedit.analyses.damage_prediction import COLLAPSE_PPL, foresights
-from jaxedit.analyses.paper import PAPER_TITLE, paper
-from jaxedit.files import write_whole
+from jaxedit.analyses.damage_prediction import COLLAPSE_PPL, damage_predictors
+from jaxedit.analyses.paper import PAPER_TITLE, paper_numbers
+from jaxedit.files import write_atomic
 from jaxedit.reports.curves import Curve
 from jaxedit.reports.formatting import clip_for_plot, format_number
-from jaxedit.reports.records import HEADER, NUMBERS, edit_steps, is_single, name_of, outcome, phase_times, summary, table_row
+from jaxedit.reports.records import (
+    HEADER,
+    NUMBERS,
+    edit_steps,
+    is_single,
+    name_of,
+    outcome,
+    phase_times,
+    summary,
+    table_row,
+)
 from jaxedit.reports.records import retention_table as retention
 from jaxedit.study.journal import Journal
 
@@ -33,7 +45,8 @@ MARKS = {
 
 
 def write_page(journal: Journal, path: Path, curves: Sequence[Curve] = ()) -> None:
-    """Writes a study's page: curve, table of edits, retention, what was foreseen, chosen prompts, time, configuration.
+    """Writes a study's page: curve, table of edits, retention, what was foreseen, chosen prompts,
+    time, configuration.
 
     Args:
       journal: of a study with at least one edit.
@@ -48,38 +61,57 @@ def write_page(journal: Journal, path: Path, curves: Sequence[Curve] = ()) -> No
 
     steps, config = edit_steps(journal), journal.run["config"]
     drawn = {
-        "Perplexity after each edit": curve(journal, steps, curves),
-        "How well the damage was foreseen": foreseen(steps, is_single(journal)),
-        "Retention: P(new) of each fact as more are written": retained(journal, steps),
-        "Seconds of each phase": phases(steps),
+        "Perplexity after each edit": perplexity_figure(journal, steps, curves),
+        "How well the damage was foreseen": damage_prediction_figure(steps, is_single(journal)),
+        "Retention: P(new) of each fact as more are written": retention_figure(journal, steps),
+        "Seconds of each phase": time_figure(steps),
     }
-    look = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+    look = {
+        "displaylogo": False,
+        "responsive": True,
+        "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+    }
     figures = {
-        title: figure.to_html(full_html=False, include_plotlyjs=False, config=look) for title, figure in drawn.items() if figure
+        title: figure.to_html(full_html=False, include_plotlyjs=False, config=look)
+        for title, figure in drawn.items()
+        if figure
     }
-    page = Environment(loader=PackageLoader("jaxedit.reports", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = Environment(
+        loader=PackageLoader("jaxedit.reports", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     text = page.get_template(TEMPLATE).render(
         title=f"{config['editor']['method']} on {config['model']}",
         summary=summary(journal, steps),
         figures=figures,
         header=list(zip(HEADER, (name in NUMBERS for name in HEADER), strict=True)),
-        rows=[cells(record, is_single(journal)) for record in steps],
+        rows=[table_cells(record, is_single(journal)) for record in steps],
         outcomes=sorted({outcome(record, is_single(journal)) for record in steps}),
-        said=continuations(journal, steps),
-        paper=paper(journal),
+        said=prompt_continuations(journal, steps),
+        paper=paper_numbers(journal),
         paper_title=PAPER_TITLE,
         run=json.dumps(journal.run, indent=2, ensure_ascii=False),
         plotlyjs=get_plotlyjs(),
     )
-    write_whole(path, text.encode())
+    write_atomic(path, text.encode())
 
 
-def cells(record: dict[str, Any], single: bool) -> dict[str, Any]:
-    """An edit as the page's table has it: its cells, what numbers are sorted by, and what the model says to its question."""
+def table_cells(record: dict[str, Any], single: bool) -> dict[str, Any]:
+    """An edit as the page's table has it: its cells, what numbers are sorted by, and what the model
+    says to its question.
+    """
     value = {}
     if "error" not in record:
-        value = {"P(new)": record["fact"]["probability_new"], "|u·k|": record["editor"].get("denominator")}
-        value |= {"perplexity": record.get("perplexity", {}).get("mean"), "ratio": record.get("perplexity", {}).get("ratio")}
+        value = {
+            "P(new)": record["fact"]["probability_new"],
+            "|u·k|": record["editor"].get("denominator"),
+        }
+        value |= {
+            "perplexity": record.get("perplexity", {}).get("mean"),
+            "ratio": record.get("perplexity", {}).get("ratio"),
+        }
     value["#"] = record["step"]
     return {
         "cells": [
@@ -94,16 +126,25 @@ def cells(record: dict[str, Any], single: bool) -> dict[str, Any]:
     }
 
 
-def continuations(journal: Journal, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The study's prompts, each with what the unedited model says and what it says after edits, first to last."""
+def prompt_continuations(journal: Journal, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The study's prompts, each with what the unedited model says and what it says after edits,
+    first to last.
+    """
     looks = [(0, journal.steps[0].record), *((record["step"], record) for record in steps)]
     looks = [(n, record["continuations"]) for n, record in looks if "continuations" in record]
     prompts = journal.run["config"].get("prompts") or ()
-    return [{"prompt": prompt, "said": [(n, texts[i]) for n, texts in looks]} for i, prompt in enumerate(prompts)]
+    return [
+        {"prompt": prompt, "said": [(n, texts[i]) for n, texts in looks]}
+        for i, prompt in enumerate(prompts)
+    ]
 
 
-def curve(journal: Journal, steps: list[dict[str, Any]], beside: Sequence[Curve] = ()) -> "Figure":
-    """Perplexity against edits on a logarithmic axis; an edit's mark says what it is when pointed at."""
+def perplexity_figure(
+    journal: Journal, steps: list[dict[str, Any]], beside: Sequence[Curve] = ()
+) -> "Figure":
+    """Perplexity against edits on a logarithmic axis; an edit's mark says what it is when pointed
+    at.
+    """
     from plotly.graph_objects import Figure
 
     single, unedited = is_single(journal), float(journal.steps[0].record["perplexity"]["mean"])
@@ -116,17 +157,28 @@ def curve(journal: Journal, steps: list[dict[str, Any]], beside: Sequence[Curve]
     if len(kept) > 1:
         x, y = zip(*kept, strict=True)
         figure.add_scatter(
-            x=x, y=y, mode="lines", line=dict(color="#8a8f98", width=1), hoverinfo="skip", name="kept", showlegend=False
+            x=x,
+            y=y,
+            mode="lines",
+            line=dict(color="#8a8f98", width=1),
+            hoverinfo="skip",
+            name="kept",
+            showlegend=False,
         )
     beside = [other.until(steps[-1]["step"]) for other in beside]
     for other in beside:
         look = dict(color="#8a8f98", width=1.5, dash="dashdot")
-        figure.add_scatter(x=other.edits, y=other.perplexity, mode="lines", line=look, name=other.name)
+        figure.add_scatter(
+            x=other.edits, y=other.perplexity, mode="lines", line=look, name=other.name
+        )
     for name, (color, symbol) in MARKS.items():
         chosen = [record for record in measured if outcome(record, single) == name]
         if not chosen:
             continue
-        about = [[html.escape(name_of(r)), format_number(ppl[r["step"]]), html.escape(r["says"])] for r in chosen]
+        about = [
+            [html.escape(name_of(r)), format_number(ppl[r["step"]]), html.escape(r["says"])]
+            for r in chosen
+        ]
         figure.add_scatter(
             x=[record["step"] for record in chosen],
             y=[height[record["step"]] for record in chosen],
@@ -137,9 +189,18 @@ def curve(journal: Journal, steps: list[dict[str, Any]], beside: Sequence[Curve]
             hovertemplate="%{x}: %{customdata[0]}<br>perplexity %{customdata[1]}<br>says: %{customdata[2]}<extra></extra>",
         )
     below = f"unedited: {format_number(unedited)}"
-    for level, text, dash, side in ((COLLAPSE_PPL, "collapse: 1000", "dash", "bottom"), (base, below, "dot", "top")):
+    for level, text, dash, side in (
+        (COLLAPSE_PPL, "collapse: 1000", "dash", "bottom"),
+        (base, below, "dot", "top"),
+    ):
         figure.add_shape(
-            type="line", xref="paper", x0=0, x1=1, y0=level, y1=level, line=dict(color="#8a8f98", width=1, dash=dash)
+            type="line",
+            xref="paper",
+            x0=0,
+            x1=1,
+            y0=level,
+            y1=level,
+            line=dict(color="#8a8f98", width=1, dash=dash),
         )
         # On a logarithmic axis an annotation stands at a power of ten, a shape does not.
         at = dict(xref="paper", x=1, xanchor="right", y=np.log10(level), yanchor=side)
@@ -154,18 +215,20 @@ def curve(journal: Journal, steps: list[dict[str, Any]], beside: Sequence[Curve]
     return _plain(figure, 420)
 
 
-def foreseen(steps: list[dict[str, Any]], single: bool) -> "Figure | None":
+def damage_prediction_figure(steps: list[dict[str, Any]], single: bool) -> "Figure | None":
     """The change of the loss against each predictor; None where there is none."""
     from plotly.subplots import make_subplots
 
-    found = foresights(steps, single)
+    found = damage_predictors(steps, single)
     if not found:
         return None
     measured = [record for record in steps if "perplexity" in record]
     names = [html.escape(name_of(record)) for record in measured]
     color = [MARKS["damaging" if record["guard"] else "measured"][0] for record in measured]
     titles = [f"Spearman {each.spearman:.2f}, AUC {each.auc:.3f}" for each in found]
-    figure = make_subplots(1, len(found), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
+    figure = make_subplots(
+        1, len(found), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03
+    )
     for i, each in enumerate(found, 1):
         figure.add_scatter(
             x=each.value, y=each.change_nats, mode="markers", marker=dict(color=color, size=6), text=names, showlegend=False,
@@ -176,7 +239,7 @@ def foreseen(steps: list[dict[str, Any]], single: bool) -> "Figure | None":
     return _plain(figure, 380)
 
 
-def retained(journal: Journal, steps: list[dict[str, Any]]) -> "Figure | None":
+def retention_figure(journal: Journal, steps: list[dict[str, Any]]) -> "Figure | None":
     """The heat map of fact against time; None where the study looked back less than twice."""
     from plotly.graph_objects import Figure
 
@@ -184,7 +247,10 @@ def retained(journal: Journal, steps: list[dict[str, Any]]) -> "Figure | None":
     if len(times) < 2:
         return None
     name = {
-        record["step"]: f"{record['step']}: {html.escape(shorten(name_of(record), 48, placeholder='…'))}" for record in steps
+        record[
+            "step"
+        ]: f"{record['step']}: {html.escape(shorten(name_of(record), 48, placeholder='…'))}"
+        for record in steps
     }
     figure = Figure()
     figure.add_heatmap(
@@ -197,7 +263,7 @@ def retained(journal: Journal, steps: list[dict[str, Any]]) -> "Figure | None":
     return _plain(figure, 160 + 16 * len(numbers))
 
 
-def phases(steps: list[dict[str, Any]]) -> "Figure":
+def time_figure(steps: list[dict[str, Any]]) -> "Figure":
     """Seconds of each phase, over all edits."""
     from plotly.graph_objects import Figure
 
@@ -212,7 +278,9 @@ def phases(steps: list[dict[str, Any]]) -> "Figure":
 
 
 def _plain(figure: "Figure", height: int) -> "Figure":
-    """Without a background of its own: the page's style colours text and lines, so that light and dark are one drawing."""
+    """Without a background of its own: the page's style colours text and lines, so that light and
+    dark are one drawing.
+    """
     clear = "rgba(0,0,0,0)"
     figure.update_layout(
         template="none", height=height, margin=dict(l=70, r=30, t=40, b=50), paper_bgcolor=clear, plot_bgcolor=clear,

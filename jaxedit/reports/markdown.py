@@ -1,25 +1,32 @@
-"""The report of a study: report.md, the page report.html and the figures, all from the journal alone."""
+"""The report of a study: report.md, the page report.html and the figures, all from the journal
+alone.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxedit.analyses.damage_prediction import (
-    COLLAPSE_PPL,
-    DAMAGE_RATIO,
-    foresights,
-)
-from jaxedit.analyses.paper import PAPER_TITLE, paper
+from jaxedit.analyses.damage_prediction import COLLAPSE_PPL, DAMAGE_RATIO, damage_predictors
+from jaxedit.analyses.paper import PAPER_TITLE, paper_numbers
 from jaxedit.reports.curves import Curve
 from jaxedit.reports.figures import draw_damage_prediction as draw_foresight
 from jaxedit.reports.figures import draw_perplexity, draw_retention
 from jaxedit.reports.html import write_page
-from jaxedit.reports.records import HEADER, edit_steps, is_single, name_of, phase_times, summary, table_row
+from jaxedit.reports.records import (
+    HEADER,
+    edit_steps,
+    is_single,
+    name_of,
+    phase_times,
+    summary,
+    table_row,
+)
 from jaxedit.study.journal import Journal, read_journal
 
 
-def report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
-    """Writes report.md, report.html and the figures (.png and .pdf) beside a study's journal; returns the first.
+def write_report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
+    """Writes report.md, report.html and the figures (.png and .pdf) beside a study's journal;
+    returns the first.
 
     Args:
       folder: the study's.
@@ -33,15 +40,20 @@ def report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
     draw_perplexity(journal, folder / "perplexity", curves)
     draw_foresight(steps, folder / "foresight", is_single(journal))
     has_map = draw_retention(journal, folder / "retention")
-    shown = "## Retention\n\n![P(new) of each fact as more are written](retention.png)\n" if has_map else ""
+    shown = (
+        "## Retention\n\n![P(new) of each fact as more are written](retention.png)\n"
+        if has_map
+        else ""
+    )
     write_page(journal, folder / "report.html", curves)
-    (folder / "report.md").write_text(markdown(journal, steps) + shown, encoding="utf-8")
+    (folder / "report.md").write_text(report_markdown(journal, steps) + shown, encoding="utf-8")
     return folder / "report.md"
 
 
-def markdown(journal: Journal, steps: list[dict[str, Any]]) -> str:
+def report_markdown(journal: Journal, steps: list[dict[str, Any]]) -> str:
     """The report as Markdown."""
-    escape = lambda text: text.replace("|", "\\|").replace("\r", "⏎").replace("\n", "⏎")  # noqa: E731
+    # noqa: E731
+    escape = lambda text: text.replace("|", "\\|").replace("\r", "⏎").replace("\n", "⏎")
     rows = [table_row(record, is_single(journal)) for record in steps]
     table = ["| " + " | ".join(map(escape, cells)) + " |" for cells in [HEADER, *rows]]
     table.insert(1, "|---:|---|---:|---:|---|---|---:|---|")
@@ -50,28 +62,55 @@ def markdown(journal: Journal, steps: list[dict[str, Any]]) -> str:
         for record in steps
         if "error" not in record
     ]
-    failed = [f"- Edit {record['step']} was not possible: {escape(record['error'])}" for record in steps if "error" in record]
+    failed = [
+        f"- Edit {record['step']} was not possible: {escape(record['error'])}"
+        for record in steps
+        if "error" in record
+    ]
     times = ", ".join(f"{phase} {time_s:.1f} s" for phase, time_s in phase_times(steps).items())
     return "\n".join(
-        ["# Study", "", *summary(journal, steps), "", "![perplexity after each edit](perplexity.png)", "", *table, ""]
-        + ["## What the model says right after each edit", "", "| # | edit | continuation |", "|---:|---|---|", *said, ""]
+        [
+            "# Study",
+            "",
+            *summary(journal, steps),
+            "",
+            "![perplexity after each edit](perplexity.png)",
+            "",
+            *table,
+            "",
+        ]
+        + [
+            "## What the model says right after each edit",
+            "",
+            "| # | edit | continuation |",
+            "|---:|---|---|",
+            *said,
+            "",
+        ]
         + failed
-        + foresight_lines(steps, is_single(journal))
+        + damage_prediction_lines(steps, is_single(journal))
         + paper_lines(journal)
         + ["## Time", "", f"{times} in {len(steps)} edits.", "", "## Configuration", "", "```json"]
         + [(journal.folder / "run.json").read_text(encoding="utf-8").strip(), "```", ""]
     )
 
 
-def foresight_lines(steps: list[dict[str, Any]], single: bool = True) -> list[str]:
+def damage_prediction_lines(steps: list[dict[str, Any]], single: bool = True) -> list[str]:
     """The predictors as a Markdown table; nothing where there is none."""
-    found = foresights(steps, single)
+    found = damage_predictors(steps, single)
     if not found:
         return []
     measured = [record for record in steps if "perplexity" in record]
     n_damaging = sum(float(record["perplexity"]["ratio"]) > DAMAGE_RATIO for record in measured)
     n_collapsed = sum(float(record["perplexity"]["mean"]) > COLLAPSE_PPL for record in measured)
-    header = ["predictor", "Spearman", "of the damaging", "AUC", "holds all damaging", "collapsing in the worst 1 %"]
+    header = [
+        "predictor",
+        "Spearman",
+        "of the damaging",
+        "AUC",
+        "holds all damaging",
+        "collapsing in the worst 1 %",
+    ]
     rows = [
         [
             each.name,
@@ -89,12 +128,21 @@ def foresight_lines(steps: list[dict[str, Any]], single: bool = True) -> list[st
         f"{len(measured)} edits were measured, {n_damaging} of them damaging (over {DAMAGE_RATIO:g} times the unedited "
         f"perplexity), {n_collapsed} collapsing. Rank correlations are with the change of the mean loss."
     )
-    return ["## How well the damage was foreseen", "", about, "", *table, "", "![foresight](foresight.png)", ""]
+    return [
+        "## How well the damage was foreseen",
+        "",
+        about,
+        "",
+        *table,
+        "",
+        "![foresight](foresight.png)",
+        "",
+    ]
 
 
 def paper_lines(journal: Journal) -> list[str]:
     """The paper's numbers for a study's model and method, as Markdown; none for another model."""
-    found = paper(journal)
+    found = paper_numbers(journal)
     if found is None:
         return []
     lines = [f"## {PAPER_TITLE}", "", *found.sentences]

@@ -27,7 +27,9 @@ class Outcome(NamedTuple):
 
 
 def read_outcomes(folder: Path, variants: tuple[str, ...]) -> list[Outcome]:
-    """The finished studies in a folder, in the order of the variants; single edits are not retained."""
+    """The finished studies in a folder, in the order of the variants; single edits are not
+    retained.
+    """
     outcomes = []
     for name in variants:
         path = folder / name / "retained.json"

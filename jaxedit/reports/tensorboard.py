@@ -1,4 +1,6 @@
-"""Watching a study while it runs: its numbers as TensorBoard events beside the journal, which is JSON lines itself."""
+"""Watching a study while it runs: its numbers as TensorBoard events beside the journal, which is
+JSON lines itself.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -24,20 +26,25 @@ SCALARS = {
 }
 
 
-class Live:
-    """Writes a study's steps to `FOLDER/events` as they come; `tensorboard --logdir=FOLDER` shows them."""
+class TensorBoardWriter:
+    """Writes a study's steps to `FOLDER/events` as they come; `tensorboard --logdir=FOLDER` shows
+    them.
+    """
 
     def __init__(self, folder: Path):
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            raise ValueError("events for TensorBoard need tensorboardX: pip install 'jaxedit[live]'") from error
-        # Nothing is written before there is a step: until then the folder may turn out to be another study's. A study that
-        # goes on tells its steps again, so those of earlier files are to be forgotten.
+            raise ValueError(
+                "events for TensorBoard need tensorboardX: pip install 'jaxedit[live]'"
+            ) from error
+        # Nothing is written before there is a step: until then the folder may turn out to be
+        # another study's. A study that goes on tells its steps again, so those of earlier files are
+        # to be forgotten.
         self.make = lambda: SummaryWriter(str(folder / "events"), purge_step=0)
         self.writer: SummaryWriter | None = None
 
-    def __enter__(self) -> "Live":
+    def __enter__(self) -> "TensorBoardWriter":
         return self
 
     def __exit__(self, *error: Any) -> None:

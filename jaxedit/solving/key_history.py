@@ -1,7 +1,8 @@
-"""What the host keeps of a layer for methods that make M anew while edits go by, and null spaces of second moments.
+"""What the host keeps of a layer for methods that make M anew while edits go by, and null spaces of
+second moments.
 
-C, the second moment of the layer's keys, and S = sum of K K^T over the edits so far, kept as keys until they are many.
-"""
+C, the second moment of the layer's keys, and S = sum of K K^T over the edits so far, kept as keys
+until they are many."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 REBASE = 8  # keys are added up into S when they are more than 1/REBASE of its width
 
 
-class Past(NamedTuple):
+class KeyHistory(NamedTuple):
     """C [F, F], S [F, F] up to some edit (None: 0), and the keys [N, F] of each edit since."""
 
     moment_FF: np.ndarray
@@ -19,7 +20,7 @@ class Past(NamedTuple):
     recent: tuple[np.ndarray, ...] = ()
 
 
-def grow(past: Past, key_NF: np.ndarray) -> Past:
+def append(past: KeyHistory, key_NF: np.ndarray) -> KeyHistory:
     """S + K K^T."""
     past = past._replace(recent=(*past.recent, key_NF))
     if sum(map(len, past.recent)) * REBASE <= key_NF.shape[1]:
@@ -27,7 +28,7 @@ def grow(past: Past, key_NF: np.ndarray) -> Past:
     return past._replace(gram_FF=gram(past), recent=())
 
 
-def gram(past: Past, at: np.ndarray | None = None) -> np.ndarray:
+def gram(past: KeyHistory, at: np.ndarray | None = None) -> np.ndarray:
     """S in float64, or its rows and columns `at`."""
     at = np.arange(len(past.moment_FF)) if at is None else at
     found = np.zeros((len(at), len(at))) if past.gram_FF is None else past.gram_FF[np.ix_(at, at)]
@@ -37,15 +38,20 @@ def gram(past: Past, at: np.ndarray | None = None) -> np.ndarray:
     return found
 
 
-def null_space(moment_FF: np.ndarray, threshold: float | Mapping[int, float], layer: int) -> np.ndarray:
-    """U [F, M]: the eigenvectors of a layer's second moment with eigenvalues below the threshold (or its layer's).
+def null_space(
+    moment_FF: np.ndarray, threshold: float | Mapping[int, float], layer: int
+) -> np.ndarray:
+    """U [F, M]: the eigenvectors of a layer's second moment with eigenvalues below the threshold
+    (or its layer's).
 
     Raises:
       ValueError: where there is none, or the layer has no threshold.
     """
     if isinstance(threshold, Mapping):
         if layer not in threshold:
-            raise ValueError(f"nullspace_threshold names layers {sorted(threshold)}, not layer {layer}")
+            raise ValueError(
+                f"nullspace_threshold names layers {sorted(threshold)}, not layer {layer}"
+            )
         threshold = threshold[layer]
     value_F, vector_FF = np.linalg.eigh(np.asarray(moment_FF, np.float64))
     below = value_F < threshold

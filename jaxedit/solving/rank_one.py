@@ -2,10 +2,10 @@
 
     u = C^-1 k_left / |C^-1 k_left|,   v = (v* - W k_right) / (k_right . u),   delta W = u v      (2202.05262, eq. 2)
 
-k_left is the mean of the keys of the prompts in their context templates. k_right is the same mean (keys="prefixed"), or the
-key of the bare prompt ("mixed": ROME as released, whose denominator nearly vanishes where a one-token subject begins the
-prompt; 2406.11263, section 3); with "bare" both are the bare prompt's. C is the second moment of the layer's keys, or I.
-"""
+k_left is the mean of the keys of the prompts in their context templates. k_right is the same mean
+(keys="prefixed"), or the key of the bare prompt ("mixed": ROME as released, whose denominator
+nearly vanishes where a one-token subject begins the prompt; 2406.11263, section 3); with "bare"
+both are the bare prompt's. C is the second moment of the layer's keys, or I."""
 
 import dataclasses
 from typing import NamedTuple
@@ -16,10 +16,16 @@ from jaxedit.edits.edit import Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
 from jaxedit.solving.hyper import ValueHyper
-from jaxedit.solving.solve import Metric, Solution, metric_on, solve, whitener
+from jaxedit.solving.solve import (
+    KeyRegulariser,
+    Solution,
+    inverse_cholesky,
+    shard_regulariser,
+    solve,
+)
 from jaxedit.solving.templates import check_template, sample_templates
-from jaxedit.solving.value import Targets
-from jaxedit.solving.value_cache import find
+from jaxedit.solving.value import OptimisedValues
+from jaxedit.solving.value_cache import cached_values
 from jaxedit.stats.second_moments import Stats
 
 WEIGHT = "mlp/w_down"
@@ -33,7 +39,8 @@ class RankOneHyper(ValueHyper):
     Attributes:
       layer: the layer to edit (or `layers=[one]`).
       mom2_adjustment: True asks for stats, False ignores them, None uses them where given.
-      context_templates: texts with one `{}` each, the first usually "{}"; None samples 21 from `seed`.
+      context_templates: texts with one `{}` each, the first usually "{}"; None samples 21 from
+        `seed`.
     """
 
     layer: int
@@ -42,22 +49,30 @@ class RankOneHyper(ValueHyper):
 
 
 class RankOneState(NamedTuple):
-    """What an edit needs besides the model: the templates, and the second moment as a metric of keys."""
+    """What an edit needs besides the model: the templates, and the second moment as a metric of
+    keys.
+    """
 
     context_templates: tuple[str, ...]
-    metric: Metric
+    metric: KeyRegulariser
 
 
 def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState:
-    """Checks the hyper-parameters against the model, samples the templates, factorises the second moment."""
+    """Checks the hyper-parameters against the model, samples the templates, factorises the second
+    moment.
+    """
     if not 0 <= hyper.layer < model.config.L - 1:
-        raise ValueError(f"layer={hyper.layer}: {model.companion.source} can be edited at layers 0 to {model.config.L - 2}")
+        raise ValueError(
+            f"layer={hyper.layer}: {model.metadata.source} can be edited at layers 0 to {model.config.L - 2}"
+        )
     hyper.check(model)
     if hyper.mom2_adjustment and stats is None:
-        raise ValueError("mom2_adjustment=True needs second moments: give stats=, or set mom2_adjustment=False for C = I")
-    metric = Metric()
+        raise ValueError(
+            "mom2_adjustment=True needs second moments: give stats=, or set mom2_adjustment=False for C = I"
+        )
+    metric = KeyRegulariser()
     if stats is not None and hyper.mom2_adjustment is not False:
-        metric = metric_on(model.mesh, whitener(stats.of(model, hyper.layer)))
+        metric = shard_regulariser(model.mesh, inverse_cholesky(stats.of(model, hyper.layer)))
     templates = hyper.context_templates or sample_templates(model, hyper.seed)
     for template in templates:
         check_template(template)
@@ -72,20 +87,27 @@ def edit(
         raise ValueError(
             f"a rank-one edit writes one request at a time, got {len(requests)}; edit in sequence, or use a batch method"
         )
-    ((made, info),) = each(hyper, keys, model, requests, state)
+    ((made, info),) = edit_each(hyper, keys, model, requests, state)
     return made, state, info
 
 
-def each(
+def edit_each(
     hyper: RankOneHyper, keys: str, model: Model, requests: list[Request], state: RankOneState
 ) -> list[tuple[Edit, dict[str, float]]]:
     """For each request the edit that would write it alone, their values found together."""
-    found = find(hyper, model, requests, state.context_templates, hyper.layer, residual=False)
+    found = cached_values(
+        hyper, model, requests, state.context_templates, hyper.layer, residual=False
+    )
     return [_write(hyper, keys, model, found, n, state) for n in range(len(requests))]
 
 
 def _write(
-    hyper: RankOneHyper, keys: str, model: Model, found: Targets, n: int, state: RankOneState
+    hyper: RankOneHyper,
+    keys: str,
+    model: Model,
+    found: OptimisedValues,
+    n: int,
+    state: RankOneState,
 ) -> tuple[Edit, dict[str, float]]:
     """The edit that writes the n-th value found."""
     left_F = found.bare_key_NF[n] if keys == "bare" else found.key_NRF[n].mean(axis=0)
@@ -97,7 +119,7 @@ def _write(
     return made, _info(found, n, solution, wanted_D - now_D)
 
 
-def _info(found: Targets, n: int, solution: Solution, residual_D) -> dict[str, float]:
+def _info(found: OptimisedValues, n: int, solution: Solution, residual_D) -> dict[str, float]:
     nll, kl, decay = (float(x[n]) for x in (found.nll_N, found.kl_N, found.decay_N))
     return {
         "loss": nll + kl + decay,
@@ -106,7 +128,7 @@ def _info(found: Targets, n: int, solution: Solution, residual_D) -> dict[str, f
         "loss_weight_decay": decay,
         "probability": float(np.exp(-nll)),
         "n_steps": int(found.n_steps_N[n]),
-        "denominator": abs(float(solution.product_RR[0, 0])),
+        "denominator": abs(float(solution.gram_RR[0, 0])),
         "solve_residual": float(solution.residual),
         "init_norm": float(np.linalg.norm(found.init_ND[n])),
         "delta_norm": float(np.linalg.norm(found.delta_ND[n])),

@@ -1,8 +1,8 @@
 """The .npz files of second moments that the ROME, MEMIT and EasyEdit repositories publish and read.
 
-One file a layer, named like transformer.h.17.mlp.c_proj_float32_mom2_100000.npz, the state of a running sum:
-`mom2.mom2` is the sum of k k^T (not the mean) [F, F], `mom2.count` the number of tokens, `sample_size` that of texts.
-"""
+One file a layer, named like transformer.h.17.mlp.c_proj_float32_mom2_100000.npz, the state of a
+running sum: `mom2.mom2` is the sum of k k^T (not the mean) [F, F], `mom2.count` the number of
+tokens, `sample_size` that of texts."""
 
 import re
 import zipfile
@@ -16,21 +16,25 @@ NEEDED = ("mom2.mom2", "mom2.count")
 
 
 def read_npz(path: Path, layer: int | None = None) -> tuple[dict[int, np.ndarray], int]:
-    """Moments by layer and the number of tokens (the least of the files), from a file or all such files of a directory.
+    """Moments by layer and the number of tokens (the least of the files), from a file or all such
+    files of a directory.
 
     Args:
       path: the file or directory.
       layer: of one file; absent: as its name tells.
 
     Raises:
-      ValueError: where there is none, a name has no layer, or the content is another; the message says what was found.
+      ValueError: where there is none, a name has no layer, or the content is another; the message
+        says what was found.
     """
     paths = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if not paths or not paths[0].is_file():
         raise ValueError(f"there is no .npz file at {path}")
     if layer is not None:
         if len(paths) > 1:
-            raise ValueError(f"layer={layer} is for one file; {path} holds {len(paths)} .npz files, whose names tell theirs")
+            raise ValueError(
+                f"layer={layer} is for one file; {path} holds {len(paths)} .npz files, whose names tell theirs"
+            )
         cov_FF, count = _read_one(paths[0])
         return {layer: cov_FF}, count
     moments, counts = {}, []
@@ -51,11 +55,23 @@ def read_npz(path: Path, layer: int | None = None) -> tuple[dict[int, np.ndarray
 
 def _read_one(path: Path) -> tuple[np.ndarray, int]:
     try:
-        with np.load(path, allow_pickle=False) as file:  # a lone array, as in .npy, cannot be entered
+        with np.load(
+            path, allow_pickle=False
+        ) as file:  # a lone array, as in .npy, cannot be entered
             held = {name: file[name] for name in file.files if name in NEEDED}
             names = list(file.files)
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} ({path.stat().st_size:,} bytes) is not a whole .npz file: {error}") from error
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise ValueError(
+            f"{path} ({path.stat().st_size:,} bytes) is not a whole .npz file: {error}"
+        ) from error
     if set(held) != set(NEEDED):
         raise ValueError(f"{path} holds {names}, expected {' and '.join(NEEDED)}")
     total, count = held["mom2.mom2"], int(held["mom2.count"])
@@ -66,15 +82,19 @@ def _read_one(path: Path) -> tuple[np.ndarray, int]:
     return (total.astype(np.float64) / count).astype(np.float32), count
 
 
-def write_npz(folder: Path, moments: dict[int, np.ndarray], n_tokens: int, module: str, n_texts: int = 100000) -> list[Path]:
+def write_npz(
+    folder: Path, moments: dict[int, np.ndarray], n_tokens: int, module: str, n_texts: int = 100000
+) -> list[Path]:
     """Writes one file a layer in the form those repositories read.
 
     Args:
       folder: where to; made if need be.
       moments: layer -> E[k k^T] [F, F].
       n_tokens: what they are averages over.
-      module: the HF name of the second MLP layer with {} for the layer, e.g. "transformer.h.{}.mlp.c_proj".
-      n_texts: the number that name and file carry; those repositories read only files with their own `mom2_n_samples`.
+      module: the HF name of the second MLP layer with {} for the layer, e.g.
+        "transformer.h.{}.mlp.c_proj".
+      n_texts: the number that name and file carry; those repositories read only files with their
+        own `mom2_n_samples`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 import jaxedit
-from jaxedit.editors import Editor, defaults_of, hyper_types, make_editor, names
+from jaxedit.editors import Editor, hyper_defaults, hyper_types, make_editor, method_names
 
 GUARD = dict(max_ppl_ratio=2.0, action="rollback", max_relative_perturbation=0.1)
 
@@ -25,7 +25,9 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     """
     config = ConfigDict()
     config.model = "smollm2-135m"  # a name, an HF directory or hub id, a .gguf file
-    config.dtype = placeholder(str)  # of the stored weights; float32 on a CPU, bfloat16 on accelerators
+    config.dtype = placeholder(
+        str
+    )  # of the stored weights; float32 on a CPU, bfloat16 on accelerators
     config.mesh = ""  # e.g. "data:4,model:2"; empty: all devices on data
     config.facts = "builtin"  # or a JSON file: this project's form, CounterFact, ZsRE
     config.n_facts = 0  # take the first so many facts; 0: all
@@ -33,14 +35,24 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     config.stats = ""  # second moments from `jaxedit stats`, for methods that use them
     config.batch_size = 1  # facts in one edit
     config.perplexity_every = 1  # measure it after every so many edits, and after the last
-    config.divergence_every = 0  # the KL to the unedited model on the texts, after every so many edits; 0: never
-    config.fluency_every = 0  # the n-gram entropy of what the model says to a fact's generation prompts
-    config.references = ""  # where the ROME repository's reference texts lie: consistency too, whenever fluency is measured
+    config.divergence_every = (
+        0  # the KL to the unedited model on the texts, after every so many edits; 0: never
+    )
+    config.fluency_every = (
+        0  # the n-gram entropy of what the model says to a fact's generation prompts
+    )
+    # where the ROME repository's reference texts lie: consistency too, whenever fluency is measured
+    config.references = ""
     config.retention_every = 0  # whether the facts of all kept edits still hold; 0: at the end only
-    config.prompts = ()  # texts that the model continues before the first edit and each time `perplexity_every` is due
-    config.edits_at_once = 16  # in mode single: so many are made together, where the method can; a lot is begun and ended whole
+    # texts that the model continues before the first edit and each time `perplexity_every` is due
+    config.prompts = ()
+    # in mode single: so many are made together, where the method can; a lot is begun and ended
+    # whole
+    config.edits_at_once = 16
     config.part = ""  # e.g. "2/8" in mode single: the second of eight parts, lots taken turn about; `jaxedit merge` joins them
-    config.snapshot_every = 1  # for methods that change whole matrices: journal them after every so many edits only
+    config.snapshot_every = (
+        1  # for methods that change whole matrices: journal them after every so many edits only
+    )
     config.screen = ""  # predict each edit's damage first: "record" it, "hold" hard cases back, or write them by "c-rome"
     config.mode = "sequential"  # or "single": every edit on the untouched model
     config.guard = ConfigDict(GUARD)
@@ -49,39 +61,55 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
 
 
 def editor_config(method: str, **hyper: Any) -> ConfigDict:
-    """A method's hyper-parameters, those without a default as typed placeholders, so that flags can override each."""
-    if method not in names():
-        raise ValueError(f"unknown method {method!r}{_instead(method, names())} Methods: {', '.join(names())}")
+    """A method's hyper-parameters, those without a default as typed placeholders, so that flags can
+    override each.
+    """
+    if method not in method_names():
+        raise ValueError(
+            f"unknown method {method!r}{_instead(method, method_names())} Methods: {', '.join(method_names())}"
+        )
     config = ConfigDict(dict(method=method))
     types = hyper_types(method)
-    for name, default in defaults_of(method).items():
+    for name, default in hyper_defaults(method).items():
         value = hyper.pop(name, default)
         if value is None or value is dataclasses.MISSING:
-            kinds = [t for t in (typing.get_args(types[name]) or (types[name],)) if t is not type(None)]
+            kinds = [
+                t for t in (typing.get_args(types[name]) or (types[name],)) if t is not type(None)
+            ]
             value = placeholder(typing.get_origin(kinds[0]) or kinds[0])
         config[name] = value
     if hyper:
-        known = list(defaults_of(method))
+        known = list(hyper_defaults(method))
         unknown = next(iter(hyper))
-        raise ValueError(f"{method} has no hyper-parameter {unknown!r}{_instead(unknown, known)} It has: {', '.join(known)}")
+        raise ValueError(
+            f"{method} has no hyper-parameter {unknown!r}{_instead(unknown, known)} It has: {', '.join(known)}"
+        )
     return config
 
 
 def plain_config(config: ConfigDict) -> dict[str, Any]:
-    """A study's configuration as nested dictionaries with exactly the keys of `default_config`; an editor's are its own.
+    """A study's configuration as nested dictionaries with exactly the keys of `default_config`; an
+    editor's are its own.
 
     Raises:
       ValueError: on a key that is unknown or missing.
     """
     keys = config.to_dict()
-    for prefix, given, default in (("", keys, default_config().to_dict()), ("guard.", keys.get("guard", {}), GUARD)):
+    for prefix, given, default in (
+        ("", keys, default_config().to_dict()),
+        ("guard.", keys.get("guard", {}), GUARD),
+    ):
         for key in given:
             if key not in default:
                 hint = _instead(key, list(default))
-                raise ValueError(f"the configuration has the unknown key '{prefix}{key}'{hint} Known: {', '.join(default)}")
+                raise ValueError(
+                    f"the configuration has the unknown key '{prefix}{key}'{hint} Known: {', '.join(default)}"
+                )
         missing = [f"{prefix}{key}" for key in default if key not in given]
         if missing:
-            raise ValueError(f"the configuration has no {', '.join(missing)}; begin with jaxedit.study.config.default_config")
+            raise ValueError(
+                f"the configuration has no {', '.join(missing)}; begin with jaxedit.study.config.default_config"
+            )
     return keys
 
 
@@ -91,14 +119,18 @@ def _instead(name: str, known: list[str]) -> str:
 
 
 def editor_from(config: dict[str, Any], **override: Any) -> Editor:
-    """The editor that a configuration's `editor` entry describes; keys left unset take the method's defaults."""
+    """The editor that a configuration's `editor` entry describes; keys left unset take the method's
+    defaults.
+    """
     hyper = {**config, **override}
     method = hyper.pop("method")
     return make_editor(method, **{key: value for key, value in hyper.items() if value is not None})
 
 
 def built_in_config() -> Path:
-    """The configuration of the default run: configs/laptop.py, in a checkout or in an installed wheel."""
+    """The configuration of the default run: configs/laptop.py, in a checkout or in an installed
+    wheel.
+    """
     package = Path(jaxedit.__file__).parent
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "laptop.py").is_file():
@@ -107,7 +139,9 @@ def built_in_config() -> Path:
 
 
 def read_config(path: str | Path, argument: str | None = None) -> ConfigDict:
-    """Runs `get_config` of a configuration file, with an argument where one is given (`configs/x.py:argument`)."""
+    """Runs `get_config` of a configuration file, with an argument where one is given
+    (`configs/x.py:argument`).
+    """
     module = _module(path)
     return module.get_config() if argument is None else module.get_config(argument)
 
@@ -120,7 +154,9 @@ def read_variants(path: str | Path, chosen: list[str] | None = None) -> tuple[st
     """
     known = tuple(getattr(_module(path), "VARIANTS", ()))
     if not known:
-        raise ValueError(f"{path} has no VARIANTS; expected a tuple of arguments for its get_config")
+        raise ValueError(
+            f"{path} has no VARIANTS; expected a tuple of arguments for its get_config"
+        )
     unknown = [name for name in chosen or () if name not in known]
     if unknown:
         raise ValueError(f"{path} has no variant {unknown[0]!r}; it has {', '.join(known)}")

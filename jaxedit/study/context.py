@@ -1,4 +1,6 @@
-"""What does not change during a study: its model, editor, facts, texts and guard, made from a configuration and checked."""
+"""What does not change during a study: its model, editor, facts, texts and guard, made from a
+configuration and checked.
+"""
 
 import functools
 import hashlib
@@ -16,56 +18,65 @@ from ml_collections import ConfigDict
 from jaxedit.datasets import read_requests, read_texts
 from jaxedit.editors import Editor
 from jaxedit.edits.request import Request
-from jaxedit.mesh import everywhere
-from jaxedit.metrics.consistency import References, read_references
+from jaxedit.mesh import replicate
+from jaxedit.metrics.consistency import ReferenceTexts, read_references
 from jaxedit.metrics.perplexity import prepare
-from jaxedit.metrics.perturbation import Probes, probe
+from jaxedit.metrics.perturbation import KeyProbe, read_key_probe
 from jaxedit.models.load import load
-from jaxedit.models.model import Model, with_slots
-from jaxedit.models.score import Begun
+from jaxedit.models.model import Model, allocate_deltas
+from jaxedit.models.score import PrefilledTexts
 from jaxedit.stats.second_moments import Stats
 from jaxedit.study.config import editor_from, plain_config
 from jaxedit.study.guard import Guard
-from jaxedit.study.screening import screen
+from jaxedit.study.screening import predict_damage
 
 MODES = ("sequential", "single")
 SCREENS = ("", "record", "hold", "c-rome")
 
 
 class Screening(NamedTuple):
-    """What is predicted of each step's edit (nothing where it was not asked), and what is done to the hard ones."""
+    """What is predicted of each step's edit (nothing where it was not asked), and what is done to
+    the hard ones.
+    """
 
     predicted: dict[int, float]
     hard: frozenset[int]  # steps whose prediction is over the guard's limit
     instead: Editor | None  # what makes their edits; None: they are held back
 
 
-class Setting(NamedTuple):
-    """What does not change during a study; `snapshot_every` is 1 where each edit is journalled by itself."""
+class StudyContext(NamedTuple):
+    """What does not change during a study; `snapshot_every` is 1 where each edit is journalled by
+    itself.
+    """
 
     unedited: Model  # with room for the edits
     editor: Editor
     batches: list[list[Request]]
-    texts: Begun
+    texts: PrefilledTexts
     guard: Guard
     single: bool
     perplexity_every: int
     divergence_every: int  # 0: never; so the next two
     fluency_every: int
-    references: References | None  # for the consistency of what is generated then
+    references: ReferenceTexts | None  # for the consistency of what is generated then
     retention_every: int
-    prompts: tuple[str, ...]  # that the model continues whenever the perplexity is measured regularly
+    prompts: tuple[
+        str, ...
+    ]  # that the model continues whenever the perplexity is measured regularly
     snapshot_every: int
     edits_at_once: int  # 1 where each has to wait for the one before
     numbers: tuple[int, ...]  # the steps that are made here: all, or those of the study's part
-    probes: Probes  # of the texts, for the relative perturbation
+    probes: KeyProbe  # of the texts, for the relative perturbation
     weight_norm: float  # of the edited layers' weights together
     screening: Screening
     prefix: str | None  # a context template of the editor, behind which facts are asked as well
 
 
-def set_up(config: ConfigDict, workdir: Path | None) -> tuple[Setting, Any, dict[str, Any]]:
-    """The setting of a study, the editor's state before the first edit, and what the journal says the study is.
+def build_context(
+    config: ConfigDict, workdir: Path | None
+) -> tuple[StudyContext, Any, dict[str, Any]]:
+    """The context of a study, the editor's state before the first edit, and what the journal says
+    the study is.
 
     Args:
       config: as `jaxedit.study.config.default_config`.
@@ -84,7 +95,7 @@ def set_up(config: ConfigDict, workdir: Path | None) -> tuple[Setting, Any, dict
     _check_snapshots(keys, editor)
     model = load(keys["model"], mesh=keys["mesh"], dtype=keys["dtype"])
     for weight, layers in editor.slots.items():
-        model = with_slots(model, weight, layers)
+        model = allocate_deltas(model, weight, layers)
     if editor.dense:
         _say_size(editor, model, len(batches), keys["snapshot_every"])
     state = editor.init(model, stats)
@@ -99,10 +110,10 @@ def set_up(config: ConfigDict, workdir: Path | None) -> tuple[Setting, Any, dict
         "context_templates": getattr(state, "context_templates", None),
     }
     every = sorted(layer for layers in editor.slots.values() for layer in layers)
-    single, begun = keys["mode"] == "single", prepare(model, texts, lowest=every[0])
-    at_once = keys["edits_at_once"] if single and editor.each and size == 1 else 1
-    probes = probe(model, begun, tuple(every))
-    setting = Setting(
+    single, begun = keys["mode"] == "single", prepare(model, texts, start_layer=every[0])
+    at_once = keys["edits_at_once"] if single and editor.edit_each and size == 1 else 1
+    probes = read_key_probe(model, begun, tuple(every))
+    context = StudyContext(
         unedited=model,
         editor=editor,
         batches=batches,
@@ -117,13 +128,13 @@ def set_up(config: ConfigDict, workdir: Path | None) -> tuple[Setting, Any, dict
         prompts=_prompts(keys["prompts"]),
         snapshot_every=keys["snapshot_every"],
         edits_at_once=at_once,
-        numbers=own_numbers(len(batches), at_once, keys["part"]),
+        numbers=shard_steps(len(batches), at_once, keys["part"]),
         probes=probes,
         weight_norm=_weight_norm(model, editor.slots),
-        screening=_screened(keys, model, batches, guard, editor, state, probes),
+        screening=_screen(keys, model, batches, guard, editor, state, probes),
         prefix=_last_template(getattr(state, "context_templates", None)),
     )
-    return setting, state, run
+    return context, state, run
 
 
 def _checked(config: ConfigDict) -> dict[str, Any]:
@@ -140,7 +151,9 @@ def _checked(config: ConfigDict) -> dict[str, Any]:
         if keys[name] < 0:
             raise ValueError(f"{name}={keys[name]}: expected a number of edits, or 0 for never")
     if keys["part"] and (keys["mode"] != "single" or keys["guard"]["action"] == "stop"):
-        raise ValueError(f"part={keys['part']!r}: only single edits, none of which ends the study, can be made in parts")
+        raise ValueError(
+            f"part={keys['part']!r}: only single edits, none of which ends the study, can be made in parts"
+        )
     return keys
 
 
@@ -162,8 +175,9 @@ def _batches(asked: list[Request], keys: dict[str, Any]) -> list[list[Request]]:
     return [requests[i : i + size] for i in range(0, len(requests), size)]
 
 
-def own_numbers(n_steps: int, at_once: int, part: str) -> tuple[int, ...]:
-    """The steps of a part: lots of `at_once` steps, turn about. A lot is the same in whichever part it is made.
+def shard_steps(n_steps: int, at_once: int, part: str) -> tuple[int, ...]:
+    """The steps of a part: lots of `at_once` steps, turn about. A lot is the same in whichever part
+    it is made.
 
     Raises:
       ValueError: where the part is not I/N with 1 <= I <= N.
@@ -172,8 +186,12 @@ def own_numbers(n_steps: int, at_once: int, part: str) -> tuple[int, ...]:
         return tuple(range(1, n_steps + 1))
     which, _, n_parts = part.partition("/")
     if not (which.isdigit() and n_parts.isdigit() and 1 <= int(which) <= int(n_parts)):
-        raise ValueError(f'part={part!r}: expected I/N with I from 1 to N, e.g. "2/8" for the second of eight parts')
-    return tuple(n for n in range(1, n_steps + 1) if (n - 1) // at_once % int(n_parts) == int(which) - 1)
+        raise ValueError(
+            f'part={part!r}: expected I/N with I from 1 to N, e.g. "2/8" for the second of eight parts'
+        )
+    return tuple(
+        n for n in range(1, n_steps + 1) if (n - 1) // at_once % int(n_parts) == int(which) - 1
+    )
 
 
 def _prompts(given: Any) -> tuple[str, ...]:
@@ -183,7 +201,9 @@ def _prompts(given: Any) -> tuple[str, ...]:
 
 
 def _last_template(templates: Any) -> str | None:
-    """The last of an editor's context templates, which may lie in groups; None where there is none but the bare prompt."""
+    """The last of an editor's context templates, which may lie in groups; None where there is none
+    but the bare prompt.
+    """
     while templates and not isinstance(templates, str):
         templates = templates[-1]
     return None if not templates or templates == "{}" else templates
@@ -191,23 +211,25 @@ def _last_template(templates: Any) -> str | None:
 
 def _weight_norm(model: Model, slots: Mapping[str, tuple[int, ...]]) -> float:
     """The Frobenius norm of all weights that edits change, as they are unedited."""
-    squares = [_square_sum(model, weight, layer) for weight, layers in slots.items() for layer in layers]
+    squares = [
+        _square_sum(model, weight, layer) for weight, layers in slots.items() for layer in layers
+    ]
     return math.sqrt(sum(map(float, squares)))
 
 
 @functools.partial(jax.jit, static_argnames="weight")
 def _square_sum(model: Model, weight: str, layer) -> jax.Array:
-    return everywhere(model.mesh, jnp.sum(jnp.square(model.base[weight][layer].astype(jnp.float32))))
+    return replicate(model.mesh, jnp.sum(jnp.square(model.base[weight][layer].astype(jnp.float32))))
 
 
-def _screened(
+def _screen(
     keys: dict[str, Any],
     model: Model,
     batches: list[list[Request]],
     guard: Guard,
     editor: Editor,
     state: Any,
-    probes: Probes,
+    probes: KeyProbe,
 ) -> Screening:
     """The predictions for a study's requests, where its configuration asks for them.
 
@@ -220,8 +242,12 @@ def _screened(
     if not action:
         return Screening({}, frozenset(), None)
     if action != "record" and limit is None:
-        raise ValueError(f"screen={action!r} needs guard.max_relative_perturbation, over which a prediction is a hard case")
-    found = screen(model, [request for batch in batches for request in batch], editor, state, probes)
+        raise ValueError(
+            f"screen={action!r} needs guard.max_relative_perturbation, over which a prediction is a hard case"
+        )
+    found = predict_damage(
+        model, [request for batch in batches for request in batch], editor, state, probes
+    )
     predicted = {number: each.predicted for number, each in enumerate(found, 1)}
     if action == "record" or limit is None:
         return Screening(predicted, frozenset(), None)
@@ -233,7 +259,10 @@ def _screened(
 
 def _say_size(editor: Editor, model: Model, n_steps: int, snapshot_every: int) -> None:
     """Logs how much a journal of whole matrices will take."""
-    step_mb = sum(4e-6 * len(layers) * math.prod(model.base[weight].shape[1:]) for weight, layers in editor.slots.items())
+    step_mb = sum(
+        4e-6 * len(layers) * math.prod(model.base[weight].shape[1:])
+        for weight, layers in editor.slots.items()
+    )
     n_held = -(-n_steps // snapshot_every)
     logging.getLogger("jaxedit").warning(
         "%s changes whole matrices: the journal takes %.0f MB a step it keeps them for, %.1f GB for %d%s", editor.name, step_mb,
@@ -254,4 +283,6 @@ def saved_templates(workdir: Path) -> tuple[str, ...] | None:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=list).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(value, sort_keys=True, ensure_ascii=False, default=list).encode()
+    ).hexdigest()

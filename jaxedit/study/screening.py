@@ -1,8 +1,10 @@
-"""Hard cases before editing: requests ranked by the damage that a rank-one edit of each would do, from forward passes alone.
+"""Hard cases before editing: requests ranked by the damage that a rank-one edit of each would do,
+from forward passes alone.
 
-ROME's update is u v^T with u = C^-1 k_bar and v = (v* - W k_u) / (u . k_u). How hard it pushes ordinary texts is the relative
-perturbation p = mean_t |u . k_t| |v| / |h_t| (`jaxedit.metrics.perturbation`), of which only v* is not known before the
-optimisation. That stays within clamp_norm_factor times the length of the value W k_u that the subject has now, and mostly
+ROME's update is u v^T with u = C^-1 k_bar and v = (v* - W k_u) / (u . k_u). How hard it pushes
+ordinary texts is the relative perturbation p = mean_t |u . k_t| |v| / |h_t|
+(`jaxedit.metrics.perturbation`), of which only v* is not known before the optimisation. That stays
+within clamp_norm_factor times the length of the value W k_u that the subject has now, and mostly
 ends there, so
 
     predicted = clamp_norm_factor |W k_u| mean_t (|u . k_t| / |h_t|) / |u . k_u|
@@ -19,21 +21,22 @@ import numpy as np
 
 from jaxedit.editors import Editor
 from jaxedit.edits.request import Request
-from jaxedit.files import write_whole
-from jaxedit.metrics.perturbation import Probes
+from jaxedit.files import write_atomic
+from jaxedit.metrics.perturbation import KeyProbe
 from jaxedit.models.model import Model
-from jaxedit.solving.keys import ask, keys, values
+from jaxedit.solving.keys import compute_keys, compute_values, pack_prompts
 from jaxedit.solving.rank_one import RankOneHyper
 from jaxedit.solving.solve import solve
 
 
-class Screened(NamedTuple):
+class DamagePrediction(NamedTuple):
     """A request and what its edit would do, as far as forward passes tell.
 
     Attributes:
       request: as given.
       predicted: the predicted relative perturbation.
-      denominator: |u . k_u| with u of length one: small where the bare prompt's key is unlike the prefixed ones.
+      denominator: |u . k_u| with u of length one: small where the bare prompt's key is unlike the
+        prefixed ones.
       key_ratio: |k_u| / |k_bar|.
     """
 
@@ -43,7 +46,9 @@ class Screened(NamedTuple):
     key_ratio: float
 
 
-def screen(model: Model, requests: list[Request], editor: Editor, state: Any, probes: Probes) -> list[Screened]:
+def predict_damage(
+    model: Model, requests: list[Request], editor: Editor, state: Any, probes: KeyProbe
+) -> list[DamagePrediction]:
     """What an edit of each request alone would do to the model, in the order given.
 
     Args:
@@ -54,25 +59,30 @@ def screen(model: Model, requests: list[Request], editor: Editor, state: Any, pr
       probes: of the texts that the damage is measured on, at the edited layer.
 
     Raises:
-      ValueError: with another method, or where a request in a template is longer than the model's positions.
+      ValueError: with another method, or where a request in a template is longer than the model's
+        positions.
     """
     hyper = editor.hyper
     if not isinstance(hyper, RankOneHyper):
-        raise ValueError(f"screening predicts what rank-one edits do (rome, c-rome); the method is {editor.name}")
+        raise ValueError(
+            f"screening predicts what rank-one edits do (rome, c-rome); the method is {editor.name}"
+        )
     right = getattr(hyper, "keys", "prefixed")
-    questions = ask(model, requests, (state.context_templates,), "mean", hyper.fact_token)
-    pooled_NF, bare_NF = keys(model, questions, hyper.layer)
-    value_norm_N = np.linalg.norm(values(model, questions, hyper.layer, "mlp"), axis=1)
+    questions = pack_prompts(model, requests, (state.context_templates,), "mean", hyper.fact_token)
+    pooled_NF, bare_NF = compute_keys(model, questions, hyper.layer)
+    value_norm_N = np.linalg.norm(compute_values(model, questions, hyper.layer, "mlp"), axis=1)
     left_NF = bare_NF if right == "bare" else pooled_NF
     right_NF = pooled_NF if right == "prefixed" else bare_NF
     nothing_RD = np.zeros((1, 1), np.float32)
     found = []
     for n, request in enumerate(requests):
         solution = solve(state.metric, left_NF[n][:, None], right_NF[n][:, None], nothing_RD, 0.0)
-        denominator = abs(float(solution.product_RR[0, 0]))
-        push = float(np.mean(np.abs(probes.key_ETF[0] @ np.asarray(solution.u_FR)[:, 0]) / probes.norm_T))
+        denominator = abs(float(solution.gram_RR[0, 0]))
+        push = float(
+            np.mean(np.abs(probes.key_ETF[0] @ np.asarray(solution.u_FR)[:, 0]) / probes.norm_T)
+        )
         found.append(
-            Screened(
+            DamagePrediction(
                 request=request,
                 predicted=push
                 * hyper.clamp_norm_factor
@@ -85,19 +95,31 @@ def screen(model: Model, requests: list[Request], editor: Editor, state: Any, pr
     return found
 
 
-def hard_and_normal(found: list[Screened], limit: float) -> tuple[list[Screened], list[Screened]]:
-    """The requests predicted to push the texts harder than `limit`, worst first, and as many others in the order given."""
-    hard = sorted((each for each in found if each.predicted > limit), key=lambda each: -each.predicted)
+def hard_and_normal(
+    found: list[DamagePrediction], limit: float
+) -> tuple[list[DamagePrediction], list[DamagePrediction]]:
+    """The requests predicted to push the texts harder than `limit`, worst first, and as many others
+    in the order given.
+    """
+    hard = sorted(
+        (each for each in found if each.predicted > limit), key=lambda each: -each.predicted
+    )
     return hard, [each for each in found if each.predicted <= limit][: len(hard)]
 
 
-def write_facts(path: Path, chosen: list[Screened]) -> None:
-    """Writes requests as a file of facts in this project's own form, each with its prediction as a note."""
+def write_facts(path: Path, chosen: list[DamagePrediction]) -> None:
+    """Writes requests as a file of facts in this project's own form, each with its prediction as a
+    note.
+    """
     records = []
     for each in chosen:
-        record = {name: value for name, value in dataclasses.asdict(each.request).items() if value not in (None, ())}
+        record = {
+            name: value
+            for name, value in dataclasses.asdict(each.request).items()
+            if value not in (None, ())
+        }
         for name in ("neighbours", "portability"):
             if name in record:
                 record[name] = [probe._asdict() for probe in getattr(each.request, name)]
         records.append({**record, "kind": f"predicted perturbation {each.predicted:.4g}"})
-    write_whole(path, (json.dumps(records, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomic(path, (json.dumps(records, indent=1, ensure_ascii=False) + "\n").encode())

@@ -1,4 +1,6 @@
-"""One step of a study: the edit and what is measured of it; or, where edits do not wait for each other, a lot of them."""
+"""One step of a study: the edit and what is measured of it; or, where edits do not wait for each
+other, a lot of them.
+"""
 
 import time
 from collections.abc import Sequence
@@ -6,24 +8,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.edits.edit import Edit, apply, asked_as, in_rows, is_low_rank
+from jaxedit.edits.edit import Edit, all_low_rank, apply, with_edit_tokenizer, with_per_row_edits
 from jaxedit.edits.request import Request
 from jaxedit.metrics.consistency import consistency
-from jaxedit.metrics.divergence import divergence
-from jaxedit.metrics.facts import facts, mean_fact
-from jaxedit.metrics.fluency import fluency, speak
+from jaxedit.metrics.divergence import kl_divergence
+from jaxedit.metrics.facts import average_facts, evaluate_facts
+from jaxedit.metrics.fluency import fluency, generate_texts
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
-from jaxedit.metrics.perturbation import push_of
+from jaxedit.metrics.perturbation import relative_perturbation
 from jaxedit.models.generate import generate
 from jaxedit.models.model import Model
-from jaxedit.study.context import Setting
+from jaxedit.study.context import StudyContext
 
 SAYS_TOKENS = 8  # how much of a continuation is kept, for people to read
 PROMPT_TOKENS = 20  # ... and of those of the study's own prompts
 
 
 class Measured(NamedTuple):
-    """An edit, whether its facts hold before and after, what the model says, and the perplexity where it was due."""
+    """An edit, whether its facts hold before and after, what the model says, and the perplexity
+    where it was due.
+    """
 
     edit: Edit
     info: dict[str, float]
@@ -55,61 +59,77 @@ class Stopwatch:
         return {phase: round(time_s / n_edits, 4) for phase, time_s in self.laps.items()}
 
 
-def edit_one(setting: Setting, model: Model, state: Any, number: int, watch: Stopwatch) -> tuple[Measured, Model, Any]:
-    """Makes the edit of a step on a model and measures it; also returns the edited model and the editor's new state.
+def edit_one(
+    context: StudyContext, model: Model, state: Any, number: int, watch: Stopwatch
+) -> tuple[Measured, Model, Any]:
+    """Makes the edit of a step on a model and measures it; also returns the edited model and the
+    editor's new state.
 
     Raises:
       ValueError: where a request cannot be edited or measured.
     """
-    batch, hard = setting.batches[number - 1], number in setting.screening.hard
-    editor = setting.screening.instead if hard and setting.screening.instead else setting.editor
+    batch, hard = context.batches[number - 1], number in context.screening.hard
+    editor = context.screening.instead if hard and context.screening.instead else context.editor
     edit, state, info = editor.edit(model, batch, state)
     watch.lap("edit")
-    push = push_of(setting.probes, edit)
+    push = relative_perturbation(context.probes, edit)
     watch.lap("perturbation")
     edited = apply(model, edit)
     watch.lap("apply")
-    before, fact = (mean_fact(facts(each, batch, prefix=setting.prefix)) for each in (setting.unedited, edited))
+    before, fact = (
+        average_facts(evaluate_facts(each, batch, prefix=context.prefix))
+        for each in (context.unedited, edited)
+    )
     watch.lap("facts")
-    (said,), (says,) = (continued(each, [batch[0].question], SAYS_TOKENS) for each in (setting.unedited, edited))
+    (said,), (says,) = (
+        continuations(each, [batch[0].prompt_text], SAYS_TOKENS)
+        for each in (context.unedited, edited)
+    )
     watch.lap("generate")
-    after = perplexity(edited, setting.texts) if _due(setting, number, push) else None
+    after = perplexity(edited, context.texts) if _due(context, number, push) else None
     watch.lap("perplexity")
     return Measured(edit, info, before, fact, said, says, after, watch.read(), push), edited, state
 
 
-def edit_lot(setting: Setting, model: Model, state: Any, first: int) -> dict[int, Measured]:
-    """The steps from `first` on that go together, each edit by itself on the same model; nothing is written out for any.
+def edit_batch(context: StudyContext, model: Model, state: Any, first: int) -> dict[int, Measured]:
+    """The steps from `first` on that go together, each edit by itself on the same model; nothing is
+    written out for any.
 
-    Nothing is returned where that cannot be done: a request cannot be edited, the edits are not low-rank, or some are made in
-    another way. They are then made one by one, and it shows whose fault it is.
-    """
-    numbers = list(range(first, min(first + setting.edits_at_once, len(setting.batches) + 1)))
-    requests = [request for number in numbers for request in setting.batches[number - 1]]
-    if not setting.screening.hard.isdisjoint(numbers):
+    Nothing is returned where that cannot be done: a request cannot be edited, the edits are not
+    low-rank, or some are made in another way. They are then made one by one, and it shows whose
+    fault it is."""
+    numbers = list(range(first, min(first + context.edits_at_once, len(context.batches) + 1)))
+    requests = [request for number in numbers for request in context.batches[number - 1]]
+    if not context.screening.hard.isdisjoint(numbers):
         return {}
     watch = Stopwatch()
     try:
-        assert setting.editor.each is not None
-        edits, infos = zip(*setting.editor.each(model, requests, state), strict=True)
+        assert context.editor.edit_each is not None
+        edits, infos = zip(*context.editor.edit_each(model, requests, state), strict=True)
         watch.lap("edit")
-        if not is_low_rank(edits):
+        if not all_low_rank(edits):
             return {}
-        pushes = [push_of(setting.probes, edit) for edit in edits]
+        pushes = [relative_perturbation(context.probes, edit) for edit in edits]
         watch.lap("perturbation")
-        asked = asked_as(model, edits)
-        before = facts(setting.unedited, requests, prefix=setting.prefix)
-        found = facts(asked, requests, list(edits), setting.prefix)
+        asked = with_edit_tokenizer(model, edits)
+        before = evaluate_facts(context.unedited, requests, prefix=context.prefix)
+        found = evaluate_facts(asked, requests, list(edits), context.prefix)
         watch.lap("facts")
-        questions = [request.question for request in requests]
-        lanes_B = np.minimum(np.arange(len(edits) + -len(edits) % model.mesh.shape["data"]), len(edits) - 1)
-        said = continued(setting.unedited, questions, SAYS_TOKENS)
-        says = continued(in_rows(asked, edits, lanes_B), questions, SAYS_TOKENS)
+        questions = [request.prompt_text for request in requests]
+        lanes_B = np.minimum(
+            np.arange(len(edits) + -len(edits) % model.mesh.shape["data"]), len(edits) - 1
+        )
+        said = continuations(context.unedited, questions, SAYS_TOKENS)
+        says = continuations(with_per_row_edits(asked, edits, lanes_B), questions, SAYS_TOKENS)
         watch.lap("generate")
     except ValueError:
         return {}
-    due = [i for i, number in enumerate(numbers) if _due(setting, number, pushes[i])]
-    scored = dict(zip(due, perplexity_each(model, setting.texts, [edits[i] for i in due]), strict=True)) if due else {}
+    due = [i for i, number in enumerate(numbers) if _due(context, number, pushes[i])]
+    scored = (
+        dict(zip(due, perplexity_each(model, context.texts, [edits[i] for i in due]), strict=True))
+        if due
+        else {}
+    )
     watch.lap("perplexity")
     time_s = watch.read(len(edits))
     return {
@@ -129,50 +149,54 @@ def edit_lot(setting: Setting, model: Model, state: Any, first: int) -> dict[int
     }
 
 
-def continued(model: Model, prompts: Sequence[str], n_tokens: int) -> list[str]:
+def continuations(model: Model, prompts: Sequence[str], n_tokens: int) -> list[str]:
     """What a model says to prompts, without them."""
     texts = generate(model, list(prompts), max_new_tokens=n_tokens)
     return [text.removeprefix(prompt) for text, prompt in zip(texts, prompts, strict=True)]
 
 
-def _due(setting: Setting, number: int, push: float) -> bool:
+def _due(context: StudyContext, number: int, push: float) -> bool:
     """Whether the perplexity is measured: every so often, and where the edit pushes the texts hard."""
-    return _regular(setting, number) or setting.guard.wants_a_look(push)
+    return _regular(context, number) or context.guard.wants_a_look(push)
 
 
-def _regular(setting: Setting, number: int) -> bool:
-    return number % setting.perplexity_every == 0 or number == len(setting.batches)
+def _regular(context: StudyContext, number: int) -> bool:
+    return number % context.perplexity_every == 0 or number == len(context.batches)
 
 
-def due_now_and_then(setting: Setting, number: int) -> list[str]:
+def due_now_and_then(context: StudyContext, number: int) -> list[str]:
     """What is measured after this step besides facts and perplexity: "kl", "fluency", "prompts"."""
-    every = {"kl": setting.divergence_every, "fluency": setting.fluency_every}
+    every = {"kl": context.divergence_every, "fluency": context.fluency_every}
     due = [name for name, n in every.items() if n and number % n == 0]
-    return due + (["prompts"] if setting.prompts and _regular(setting, number) else [])
+    return due + (["prompts"] if context.prompts and _regular(context, number) else [])
 
 
-def measure_now_and_then(setting: Setting, edited: Model, number: int, due: list[str]) -> dict[str, Any]:
+def measure_now_and_then(
+    context: StudyContext, edited: Model, number: int, due: list[str]
+) -> dict[str, Any]:
     """Measures what is due of the model that has the step's edit."""
     found: dict[str, Any] = {}
     if "kl" in due:
-        found["divergence_nats"] = divergence(edited, setting.unedited, setting.texts)
+        found["divergence_nats"] = kl_divergence(edited, context.unedited, context.texts)
     if "fluency" in due:
-        found |= _spoken(setting, edited, setting.batches[number - 1])
+        found |= _spoken(context, edited, context.batches[number - 1])
     if "prompts" in due:
-        found["continuations"] = continued(edited, setting.prompts, PROMPT_TOKENS)
+        found["continuations"] = continuations(edited, context.prompts, PROMPT_TOKENS)
     return found
 
 
-def _spoken(setting: Setting, model: Model, batch: list[Request]) -> dict[str, Any]:
-    """Fluency of what a model generates for the requests, and consistency where there are reference texts."""
-    prompts = [request.generation_prompts or (request.question,) for request in batch]
-    texts = speak(model, [prompt for each in prompts for prompt in each])
+def _spoken(context: StudyContext, model: Model, batch: list[Request]) -> dict[str, Any]:
+    """Fluency of what a model generates for the requests, and consistency where there are reference
+    texts.
+    """
+    prompts = [request.generation_prompts or (request.prompt_text,) for request in batch]
+    texts = generate_texts(model, [prompt for each in prompts for prompt in each])
     found: dict[str, Any] = {"fluency_bits": fluency(texts)}
-    if setting.references is None:
+    if context.references is None:
         return found
     left = iter(texts)
     scores = [
-        consistency(setting.references, request, [next(left) for _ in each])
+        consistency(context.references, request, [next(left) for _ in each])
         for request, each in zip(batch, prompts, strict=True)
     ]
     known = [score for score in scores if score is not None]
@@ -181,7 +205,7 @@ def _spoken(setting: Setting, model: Model, batch: list[Request]) -> dict[str, A
 
 def perplexity_record(after: Perplexity, base: Perplexity) -> dict[str, float]:
     """What the journal says of a perplexity, beside the unedited model's."""
-    difference, stderr = after.versus(base)
+    difference, stderr = after.paired_difference(base)
     return {
         "mean": after.mean,
         "pooled": after.pooled,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxedit.analyses.damage_prediction import foresights
+from jaxedit.analyses.damage_prediction import damage_predictors
 from jaxedit.reports.figures import draw_damage_prediction
-from jaxedit.reports.markdown import foresight_lines
+from jaxedit.reports.markdown import damage_prediction_lines
 
 
 def records(n=40, seed=0):
@@ -22,7 +22,11 @@ def records(n=40, seed=0):
             "predicted": push * 1.1,
             "relative_perturbation": push,
             "editor": {"denominator": 1 / push},
-            "perplexity": {"mean": 100 * math.exp(change), "ratio": math.exp(change), "delta_nll_nats": change},
+            "perplexity": {
+                "mean": 100 * math.exp(change),
+                "ratio": math.exp(change),
+                "delta_nll_nats": change,
+            },
         }
         for push, change in zip(push_N.round(2) + 0.001, change_N, strict=True)
     ]
@@ -30,17 +34,27 @@ def records(n=40, seed=0):
 
 def test_the_statistics():
     steps = records()
-    found = foresights(steps)
-    assert [each.name for each in found] == ["predicted before the edit", "relative perturbation", "1 / |u·k|"]
+    found = damage_predictors(steps)
+    assert [each.name for each in found] == [
+        "predicted before the edit",
+        "relative perturbation",
+        "1 / |u·k|",
+    ]
     each = found[1]
     value, change = each.value, each.change_nats
     bad = [i for i, step in enumerate(steps) if step["perplexity"]["ratio"] > 1.1]
     good = [i for i in range(len(steps)) if i not in bad]
     assert 3 < len(bad) < len(steps) - 3
-    above = [(value[b] > value[g]) + (value[b] == value[g]) / 2 for b, g in itertools.product(bad, good)]
+    above = [
+        (value[b] > value[g]) + (value[b] == value[g]) / 2 for b, g in itertools.product(bad, good)
+    ]
     assert each.auc == pytest.approx(np.mean(above))
-    assert each.spearman == pytest.approx(stats.pearsonr(stats.rankdata(value), stats.rankdata(change))[0])
-    assert each.spearman_damaging == pytest.approx(stats.pearsonr(stats.rankdata(value[bad]), stats.rankdata(change[bad]))[0])
+    assert each.spearman == pytest.approx(
+        stats.pearsonr(stats.rankdata(value), stats.rankdata(change))[0]
+    )
+    assert each.spearman_damaging == pytest.approx(
+        stats.pearsonr(stats.rankdata(value[bad]), stats.rankdata(change[bad]))[0]
+    )
     assert each.worst_share == sum(v >= min(value[bad]) for v in value) / len(value)
     assert 0.5 < each.auc < 1
     collapsed = [step["perplexity"]["mean"] > 1000 for step in steps]
@@ -49,22 +63,30 @@ def test_the_statistics():
 
 
 def test_of_a_sequence_what_all_its_edits_push_together():
-    steps = [step | {"relative_perturbation_of_all": step["relative_perturbation"] ** 2} for step in records()]
-    (each,) = foresights(steps, single=False)
+    steps = [
+        step | {"relative_perturbation_of_all": step["relative_perturbation"] ** 2}
+        for step in records()
+    ]
+    (each,) = damage_predictors(steps, single=False)
     assert each.name == "relative perturbation of all edits"
-    assert each.spearman == pytest.approx(foresights(records())[1].spearman)  # the same ranks
+    assert each.spearman == pytest.approx(
+        damage_predictors(records())[1].spearman
+    )  # the same ranks
     assert each.value.tolist() == [step["relative_perturbation"] ** 2 for step in steps]
 
 
 def test_where_there_is_nothing_to_rank():
-    assert foresights(records(2)) == []
-    quiet = [{**step, "perplexity": {"mean": 100, "ratio": 1.0, "delta_nll_nats": i / 1e3}} for i, step in enumerate(records())]
+    assert damage_predictors(records(2)) == []
+    quiet = [
+        {**step, "perplexity": {"mean": 100, "ratio": 1.0, "delta_nll_nats": i / 1e3}}
+        for i, step in enumerate(records())
+    ]
     quiet[0].pop("predicted")
-    found = foresights([*quiet, {"error": "not possible"}])
+    found = damage_predictors([*quiet, {"error": "not possible"}])
     assert [each.name for each in found] == ["relative perturbation", "1 / |u·k|"]
     assert math.isnan(found[0].auc)
     assert math.isnan(found[0].spearman_damaging)
-    assert "| – | 0 of 0 |" in "\n".join(foresight_lines(quiet))
+    assert "| – | 0 of 0 |" in "\n".join(damage_prediction_lines(quiet))
 
 
 def test_the_figure(tmp_path):

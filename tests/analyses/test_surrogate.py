@@ -12,9 +12,12 @@ from jaxedit.edits.serialise import read_edit
 from jaxedit.reports import figures_of_models
 from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
-from jaxedit.study.loop import study
+from jaxedit.study.loop import run_study
 
-FACTS = [{"prompt": "{} lives in", "subject": subject, "target_new": "Paris"} for subject in ("BP", "Bob", "Ann", "Tim")]
+FACTS = [
+    {"prompt": "{} lives in", "subject": subject, "target_new": "Paris"}
+    for subject in ("BP", "Bob", "Ann", "Tim")
+]
 TEXTS = ["The Eiffel Tower is in Paris.", " Once upon a time there was a little girl"]
 
 
@@ -23,10 +26,16 @@ def studied(shared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("surrogate")
     (folder / "facts.json").write_text(json.dumps(FACTS), encoding="utf-8")
     (folder / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
-    config = default_config("rome", layer=3, v_num_grad_steps=4, clamp_norm_factor=40.0, context_templates=("{}", "I am. {}"))
+    config = default_config(
+        "rome",
+        layer=3,
+        v_num_grad_steps=4,
+        clamp_norm_factor=40.0,
+        context_templates=("{}", "I am. {}"),
+    )
     places = dict(facts=str(folder / "facts.json"), texts=str(folder / "texts.json"))
     config.update(model=str(shared / "golden" / "gpt2"), mode="single", **places)
-    return study(config, folder / "run")
+    return run_study(config, folder / "run")
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +60,15 @@ def tasks(monkeypatch):
 def test_models_are_at_their_levels(studied, golden, ratios, tasks):
     unedited = jaxedit.perplexity(golden("gpt2"), TEXTS).mean
     levels = tuple(unedited * (1 + share * (ratios[-1] - 1)) for share in (0.2, 0.4, 0.6, 0.8))
-    rows = surrogate.surrogate(studied, ["one"], levels=levels, limit=5)
+    rows = surrogate.measure_surrogate(studied, ["one"], levels=levels, limit=5)
     assert [row["level"] for row in rows] == [None, *levels]
     assert rows[0]["perplexity"] == pytest.approx(unedited, rel=1e-6)
     for row, model in zip(rows[1:], tasks[1:], strict=True):
         assert row["perplexity"] == pytest.approx(row["level"], rel=0.02)
         score = jaxedit.perplexity(model, TEXTS)
-        assert (row["perplexity"], row["pooled"]) == pytest.approx((score.mean, score.pooled), rel=1e-6)
+        assert (row["perplexity"], row["pooled"]) == pytest.approx(
+            (score.mean, score.pooled), rel=1e-6
+        )
         edit = read_edit(studied / "steps" / f"{row['step']:06d}.safetensors")
         by_hand = surrogate.scaled_edit(edit, row["factor"])
         np.testing.assert_allclose(
@@ -68,13 +79,15 @@ def test_models_are_at_their_levels(studied, golden, ratios, tasks):
         )
     # What was evaluated is not evaluated again; one more level is added.
     n_asked = len(tasks)
-    again = surrogate.surrogate(studied, ["one"], levels=(*levels, unedited * (1 + 0.5 * (ratios[-1] - 1))), limit=5)
+    again = surrogate.measure_surrogate(
+        studied, ["one"], levels=(*levels, unedited * (1 + 0.5 * (ratios[-1] - 1))), limit=5
+    )
     assert len(tasks) == n_asked + 1
     assert [row for row in again if row["level"] in (None, *levels)] == rows
     with pytest.raises(ValueError, match="is of other tasks"):
-        surrogate.surrogate(studied, ["two"], levels=levels, limit=5)
+        surrogate.measure_surrogate(studied, ["two"], levels=levels, limit=5)
     with pytest.raises(ValueError, match=r"no edit of the study takes the perplexity over 1e\+09"):
-        surrogate.surrogate(studied, ["one"], levels=(1e9,), limit=5)
+        surrogate.measure_surrogate(studied, ["one"], levels=(1e9,), limit=5)
 
 
 def test_correlations_and_figure(tmp_path):
@@ -92,9 +105,14 @@ def test_correlations_and_figure(tmp_path):
         for i, (p, q, a) in enumerate(zip(ppl, pooled, acc, strict=True))
     ]
     both = surrogate.correlations(rows)
-    assert [(found.task, found.form) for found in both] == [("piqa", "perplexity"), ("piqa", "pooled")]
+    assert [(found.task, found.form) for found in both] == [
+        ("piqa", "perplexity"),
+        ("piqa", "pooled"),
+    ]
     for found, of in zip(both, (ppl, pooled), strict=True):
-        assert found.rho == pytest.approx(stats.pearsonr(stats.rankdata(of), stats.rankdata(acc))[0])
+        assert found.rho == pytest.approx(
+            stats.pearsonr(stats.rankdata(of), stats.rankdata(acc))[0]
+        )
         assert -1 <= found.low <= found.rho <= found.high
     assert both[0].high < 0
     figures_of_models.draw_surrogate(rows, tmp_path / "surrogate")

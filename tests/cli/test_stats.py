@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxedit
-from jaxedit.stats.collect import in_order
+from jaxedit.stats.collect import shuffle_texts
 from jaxedit.stats.second_moments import Stats, compare_stats
 
 
@@ -17,7 +17,9 @@ from jaxedit.stats.second_moments import Stats, compare_stats
 def folder(shared, tmp_path_factory):
     """A work folder with a corpus of two files and a link to the tiny model."""
     folder = tmp_path_factory.mktemp("stats")
-    lines = (shared / "data" / "text" / "wikitext2_valid.txt").read_text(encoding="utf-8").split("\n")
+    lines = (
+        (shared / "data" / "text" / "wikitext2_valid.txt").read_text(encoding="utf-8").split("\n")
+    )
     sentences = [line[:300] for line in lines if len(line) > 100][:80]
     (folder / "corpus").mkdir()
     for i in range(2):
@@ -29,26 +31,54 @@ def folder(shared, tmp_path_factory):
 def run(folder, *arguments) -> subprocess.CompletedProcess:
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "jaxedit", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module")
 def made(folder):
     return run(
-        folder, "stats", "--model=tiny", "--layers=2,3", "--corpus=corpus", "--tokens=2000", "--check", "--npz=npz", "--json"
+        folder,
+        "stats",
+        "--model=tiny",
+        "--layers=2,3",
+        "--corpus=corpus",
+        "--tokens=2000",
+        "--check",
+        "--npz=npz",
+        "--json",
     )
 
 
 def test_it_is_what_the_library_gathers(made, folder):
     assert made.returncode == 0, made.stderr
     found = json.loads(made.stdout)
-    assert (found["out"], found["n_tokens"], sorted(found["layers"])) == ("stats.safetensors", 2000, ["2", "3"])
-    texts = [text for i in range(2) for text in (folder / "corpus" / f"{i}.txt").read_text().split("\n")]
-    expected = jaxedit.collect_stats(jaxedit.load(str(folder / "tiny")), texts, [2, 3], max_tokens=2000)
+    assert (found["out"], found["n_tokens"], sorted(found["layers"])) == (
+        "stats.safetensors",
+        2000,
+        ["2", "3"],
+    )
+    texts = [
+        text for i in range(2) for text in (folder / "corpus" / f"{i}.txt").read_text().split("\n")
+    ]
+    expected = jaxedit.collect_stats(
+        jaxedit.load(str(folder / "tiny")), texts, [2, 3], max_tokens=2000
+    )
     stats = Stats.load(folder / "stats.safetensors")
     for layer in (2, 3):
-        np.testing.assert_allclose(stats.moments[layer], expected.moments[layer], rtol=1e-5, atol=1e-7)
-        assert found["layers"][str(layer)]["trace"] == pytest.approx(np.trace(expected.moments[layer]), rel=1e-5)
+        np.testing.assert_allclose(
+            stats.moments[layer], expected.moments[layer], rtol=1e-5, atol=1e-7
+        )
+        assert found["layers"][str(layer)]["trace"] == pytest.approx(
+            np.trace(expected.moments[layer]), rel=1e-5
+        )
     assert stats.made_from["corpus"] == "corpus"
     n_texts = expected.made_from["n_texts"]
     assert sorted(path.name for path in (folder / "npz").iterdir()) == [
@@ -61,14 +91,19 @@ def test_it_is_checked_against_the_other_texts(made, folder):
     assert made.returncode == 0, made.stderr
     found = json.loads(made.stdout)["check"]
     model = jaxedit.load(str(folder / "tiny"))
-    texts = [text for i in range(2) for text in (folder / "corpus" / f"{i}.txt").read_text().split("\n")]
+    texts = [
+        text for i in range(2) for text in (folder / "corpus" / f"{i}.txt").read_text().split("\n")
+    ]
     stats = Stats.load(folder / "stats.safetensors")
-    others = in_order(texts, 0)[stats.made_from["n_texts_read"] :]
+    others = shuffle_texts(texts, 0)[stats.made_from["n_texts_read"] :]
     assert 0 < len(others) < len(texts)
     expected = jaxedit.collect_stats(model, others, [2, 3], max_tokens=8000)
     assert found["n_tokens"] == expected.n_tokens
     if expected.n_tokens < 8000:
-        assert f"holds {expected.n_tokens:,} tokens, fewer than the 8,000 asked for; all were taken" in made.stderr
+        assert (
+            f"holds {expected.n_tokens:,} tokens, fewer than the 8,000 asked for; all were taken"
+            in made.stderr
+        )
     for layer, numbers in compare_stats(stats, expected).items():
         for name, value in numbers.items():
             assert found["layers"][str(layer)][name] == pytest.approx(value, rel=1e-3)
@@ -76,9 +111,24 @@ def test_it_is_checked_against_the_other_texts(made, folder):
 
 def test_an_edit_uses_the_file(made, folder):
     assert made.returncode == 0, made.stderr
-    edit = ["edit", "--model=tiny", "--prompt={} is based in", "--subject=BP", "--target=Munich", "--layer=2,3", "--json"]
+    edit = [
+        "edit",
+        "--model=tiny",
+        "--prompt={} is based in",
+        "--subject=BP",
+        "--target=Munich",
+        "--layer=2,3",
+        "--json",
+    ]
     quick = ["--hyper=v_num_grad_steps=4", '--hyper=context_templates=[["{}"], ["I am. {}"]]']
-    done = run(folder, *edit, "--method=memit", "--hyper=mom2_update_weight=1", *quick, "--stats=stats.safetensors")
+    done = run(
+        folder,
+        *edit,
+        "--method=memit",
+        "--hyper=mom2_update_weight=1",
+        *quick,
+        "--stats=stats.safetensors",
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["editor"]["norm_layer_2"] > 0

@@ -14,7 +14,16 @@ FOLDER = resources.files("jaxedit.datasets.demo")
 FACTS = json.loads((FOLDER / "facts.json").read_text(encoding="utf-8"))
 TEXTS = json.loads((FOLDER / "texts.json").read_text(encoding="utf-8"))
 ME_PPL = Path(__file__).parents[3] / "shared/data/me-ppl"
-FIELDS = {"case_id", "prompt", "subject", "target_true", "target_new", "paraphrases", "neighbours", "kind"}
+FIELDS = {
+    "case_id",
+    "prompt",
+    "subject",
+    "target_true",
+    "target_new",
+    "paraphrases",
+    "neighbours",
+    "kind",
+}
 NOT_KNOWN = {"BP"}
 
 
@@ -25,7 +34,7 @@ def request_of(fact):
         target_new=fact["target_new"],
         target_true=fact["target_true"],
         paraphrases=tuple(fact["paraphrases"]),
-        neighbours=tuple(jaxedit.Probe(**neighbour) for neighbour in fact["neighbours"]),
+        neighbours=tuple(jaxedit.PromptAnswer(**neighbour) for neighbour in fact["neighbours"]),
         case_id=fact["case_id"],
     )
 
@@ -57,12 +66,18 @@ def test_a_record_makes_a_request(fact):
     assert set(fact) == FIELDS
     request = request_of(fact)
     assert request.target_true != request.target_new
-    assert request.question not in request.paraphrases
+    assert request.prompt_text not in request.paraphrases
     assert 1 <= len(request.paraphrases) <= 2
     assert 1 <= len(request.neighbours) <= 2
     for text in (*fact["paraphrases"], *(probe.prompt for probe in request.neighbours)):
         assert "{}" not in text
-    for text in (request.question, *request.paraphrases, request.target_new, request.target_true, *sum(request.neighbours, ())):
+    for text in (
+        request.prompt_text,
+        *request.paraphrases,
+        request.target_new,
+        request.target_true,
+        *sum(request.neighbours, ()),
+    ):
         assert text == text.strip()
         assert text
     for probe in request.neighbours:
@@ -94,10 +109,14 @@ def test_texts_are_distinct_sentences():
         assert text.rstrip('"')[-1] in ".?!", text
 
 
-@pytest.mark.skipif(not ME_PPL.is_dir(), reason="the shared folder with the ME-PPL texts is not here")
+@pytest.mark.skipif(
+    not ME_PPL.is_dir(), reason="the shared folder with the ME-PPL texts is not here"
+)
 def test_no_text_is_from_me_ppl():
     files = sorted(ME_PPL.glob("*.json"))
-    theirs = "\n".join(record["Text"] for path in files for record in json.loads(path.read_text(encoding="utf-8")))
+    theirs = "\n".join(
+        record["Text"] for path in files for record in json.loads(path.read_text(encoding="utf-8"))
+    )
     assert files
     assert not [text for text in TEXTS if text in theirs]
 
@@ -108,7 +127,7 @@ def test_the_model_knows_the_facts(smollm2):
     for fact in FACTS:
         single_and_first = fact["prompt"].startswith("{}") and len(encode(fact["subject"])) == 1
         assert single_and_first == (fact["kind"] == "hard"), fact["subject"]
-    questions = [request_of(fact).question for fact in FACTS]
+    questions = [request_of(fact).prompt_text for fact in FACTS]
     continued = jaxedit.generate(smollm2, questions, max_new_tokens=6)
     for fact, question, text in zip(FACTS, questions, continued, strict=True):
         assert text.startswith(question)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from jaxedit.datasets import form_of, names, read_requests
-from jaxedit.edits.request import Probe, Request
+from jaxedit.datasets import form_module, form_names, read_requests
+from jaxedit.edits.request import PromptAnswer, Request
 
 OWN = {
     "prompt": "{} is located in the city of",
@@ -31,7 +31,10 @@ COUNTERFACT = {
         "subject": "Danielle Darrieux",
     },
     "paraphrase_prompts": ["Danielle Darrieux spoke the language", "Danielle Darrieux, a native"],
-    "neighborhood_prompts": ["Michel Rocard is a native speaker of", "The mother tongue of Jean is"],
+    "neighborhood_prompts": [
+        "Michel Rocard is a native speaker of",
+        "The mother tongue of Jean is",
+    ],
     "attribute_prompts": ["J.R.R. Tolkien is a native speaker of"],
     "generation_prompts": ["Danielle Darrieux's mother tongue is"],
 }
@@ -63,11 +66,22 @@ KNOWEDIT = {
     "ground_truth": ["Berlin", "Berlin, Germany"],
     "rephrase": "Leo Arons died in",
     "portability": {
-        "Reasoning": [{"prompt": "Leo Arons died in the country of", "ground_truth": [["Norway", "Kingdom of Norway"]]}],
-        "Subject_Aliasing": [{"prompt": "The place of death of Martin Leo Arons is", "ground_truth": "Oslo"}],
+        "Reasoning": [
+            {
+                "prompt": "Leo Arons died in the country of",
+                "ground_truth": [["Norway", "Kingdom of Norway"]],
+            }
+        ],
+        "Subject_Aliasing": [
+            {"prompt": "The place of death of Martin Leo Arons is", "ground_truth": "Oslo"}
+        ],
         "Logical_Generalization": [{"prompt": "Nobody knows", "ground_truth": []}],
     },
-    "locality": {"Relation_Specificity": [{"prompt": ["Leo Arons was born in"], "ground_truth": [["Berlin"]]}]},
+    "locality": {
+        "Relation_Specificity": [
+            {"prompt": ["Leo Arons was born in"], "ground_truth": [["Berlin"]]}
+        ]
+    },
 }
 KNOWN = {
     "known_id": 4,
@@ -103,11 +117,11 @@ EXAMPLES = {  # form -> a record, and what it says
             target_new="Rome",
             target_true="Paris",
             paraphrases=("To see The Eiffel Tower one travels to",),
-            neighbours=(Probe("The Louvre is located in the city of", "Paris"),),
+            neighbours=(PromptAnswer("The Louvre is located in the city of", "Paris"),),
             generation_prompts=("The Eiffel Tower is",),
             case_id="tower",
             relation="P131",
-            portability=(Probe("The Eiffel Tower is in the country of", "Italy"),),
+            portability=(PromptAnswer("The Eiffel Tower is in the country of", "Italy"),),
         ),
     ),
     "counterfact": (
@@ -119,8 +133,8 @@ EXAMPLES = {  # form -> a record, and what it says
             target_true="French",
             paraphrases=("Danielle Darrieux spoke the language", "Danielle Darrieux, a native"),
             neighbours=(
-                Probe("Michel Rocard is a native speaker of", "French"),
-                Probe("The mother tongue of Jean is", "French"),
+                PromptAnswer("Michel Rocard is a native speaker of", "French"),
+                PromptAnswer("The mother tongue of Jean is", "French"),
             ),
             generation_prompts=("Danielle Darrieux's mother tongue is",),
             case_id=7,
@@ -136,7 +150,7 @@ EXAMPLES = {  # form -> a record, and what it says
             target_new="Oslo",
             target_true="Italy",
             paraphrases=("Rome lies in",),
-            neighbours=(Probe("Bergen lies in", "Norway"),),
+            neighbours=(PromptAnswer("Bergen lies in", "Norway"),),
             case_id=3,
         ),
     ),
@@ -148,10 +162,10 @@ EXAMPLES = {  # form -> a record, and what it says
             target_new="Oslo",
             target_true="Berlin",
             paraphrases=("Leo Arons died in",),
-            neighbours=(Probe("Leo Arons was born in", "Berlin"),),
+            neighbours=(PromptAnswer("Leo Arons was born in", "Berlin"),),
             portability=(
-                Probe("Leo Arons died in the country of", "Norway"),
-                Probe("The place of death of Martin Leo Arons is", "Oslo"),
+                PromptAnswer("Leo Arons died in the country of", "Norway"),
+                PromptAnswer("The place of death of Martin Leo Arons is", "Oslo"),
             ),
         ),
     ),
@@ -166,7 +180,10 @@ EXAMPLES = {  # form -> a record, and what it says
             case_id=1,
             relation="P27",
             portability=(
-                Probe("Who is the head of state of the country of which Ellie Kemper is a citizen?", "Kolinda Grabar"),
+                PromptAnswer(
+                    "Who is the head of state of the country of which Ellie Kemper is a citizen?",
+                    "Kolinda Grabar",
+                ),
             ),
         ),
     ),
@@ -178,16 +195,22 @@ EXAMPLES = {  # form -> a record, and what it says
             target_new="1997",
             target_true="1987",
             paraphrases=("When has WEFS been established?",),
-            neighbours=(Probe("who voiced gaston?", "Richard White"),),
+            neighbours=(PromptAnswer("who voiced gaston?", "Richard White"),),
         ),
     ),
 }
 ANSWER_PATHS = {  # form -> where its answers are, each of which must not be empty
     "own": [("target_new",), ("target_true",), ("neighbours", 0, "answer")],
-    "counterfact": [("requested_rewrite", "target_new", "str"), ("requested_rewrite", "target_true", "str")],
+    "counterfact": [
+        ("requested_rewrite", "target_new", "str"),
+        ("requested_rewrite", "target_true", "str"),
+    ],
     "counterfact-flat": [("target_new",), ("ground_truth",), ("locality_ground_truth",)],
     "knowedit": [("target_new",), ("ground_truth", 0)],
-    "mquake": [("requested_rewrite", 0, "target_new", "str"), ("requested_rewrite", 0, "target_true", "str")],
+    "mquake": [
+        ("requested_rewrite", 0, "target_new", "str"),
+        ("requested_rewrite", 0, "target_true", "str"),
+    ],
     "zsre": [("alt",), ("answers", 0), ("loc_ans",)],
 }
 TOGETHER = {"known"}  # whose records say only together what to write
@@ -205,16 +228,19 @@ def changed(record, path, value):
 
 def write(path, records):
     if path.suffix.lower() == ".jsonl":
-        path.write_text("\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n\n", encoding="utf-8")
+        path.write_text(
+            "\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n\n",
+            encoding="utf-8",
+        )
     else:
         path.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
     return str(path)
 
 
 def test_every_form_has_an_example():
-    assert names() == sorted([*EXAMPLES, *TOGETHER]) == sorted([*ANSWER_PATHS, *TOGETHER])
-    for name in names():
-        form = form_of(name)
+    assert form_names() == sorted([*EXAMPLES, *TOGETHER]) == sorted([*ANSWER_PATHS, *TOGETHER])
+    for name in form_names():
+        form = form_module(name)
         assert isinstance(form.KEYS, frozenset)
         assert set(form.FIELDS) >= form.KEYS  # so all of KEYS are required
 
@@ -230,13 +256,17 @@ def test_a_record_becomes_its_request(form, suffix, tmp_path):
 @pytest.mark.parametrize("form", EXAMPLES)
 def test_only_the_keys_that_tell_the_form_and_required_fields_are_needed(form, tmp_path):
     record, expected = EXAMPLES[form]
-    optional = {key.removesuffix("?") for key in form_of(form).FIELDS if key.endswith("?")}
+    optional = {key.removesuffix("?") for key in form_module(form).FIELDS if key.endswith("?")}
     bare = {key: value for key, value in record.items() if key not in optional}
     null = {**record, **dict.fromkeys(optional)}
     for source in (write(tmp_path / "bare.json", [bare]), write(tmp_path / "null.json", [null])):
         (request,), n_skipped, found = read_requests(source)
         assert (n_skipped, found) == (0, form)
-        assert (request.prompt, request.subject, request.target_new) == (expected.prompt, expected.subject, expected.target_new)
+        assert (request.prompt, request.subject, request.target_new) == (
+            expected.prompt,
+            expected.subject,
+            expected.target_new,
+        )
 
 
 @pytest.mark.parametrize("form", EXAMPLES)
@@ -248,7 +278,9 @@ def test_an_empty_answer_is_skipped_and_counted(form, empty, tmp_path):
         assert read_requests(source) == ([expected, expected], 1, form), path
 
 
-@pytest.mark.parametrize(("form", "key"), [("counterfact-flat", "subject"), ("zsre", "subject"), ("knowedit", "subject")])
+@pytest.mark.parametrize(
+    ("form", "key"), [("counterfact-flat", "subject"), ("zsre", "subject"), ("knowedit", "subject")]
+)
 @pytest.mark.parametrize("subject", ["Nobody", "rOME", "wefs"])
 def test_a_subject_that_does_not_occur_exactly_is_skipped_and_counted(form, key, subject, tmp_path):
     record, expected = EXAMPLES[form]
@@ -257,10 +289,18 @@ def test_a_subject_that_does_not_occur_exactly_is_skipped_and_counted(form, key,
 
 
 def test_a_known_fact_takes_the_next_answer_of_its_relation(tmp_path):
-    others = [("Lake Vostok", "Antarctica"), ("Peru", "South America"), ("Nile", ""), ("Kenya", "Africa")]
+    others = [
+        ("Lake Vostok", "Antarctica"),
+        ("Peru", "South America"),
+        ("Nile", ""),
+        ("Kenya", "Africa"),
+    ]
     records = [
         KNOWN,
-        *({**KNOWN, "known_id": i, "subject": s, "attribute": a, "prompt": f"{s} lies in"} for i, (s, a) in enumerate(others)),
+        *(
+            {**KNOWN, "known_id": i, "subject": s, "attribute": a, "prompt": f"{s} lies in"}
+            for i, (s, a) in enumerate(others)
+        ),
     ]
     alone = {**KNOWN, "known_id": 9, "relation_id": "P31"}
     source = write(tmp_path / "known.json", [*records, alone, {**KNOWN, "subject": "Nobody"}])
@@ -273,7 +313,12 @@ def test_a_known_fact_takes_the_next_answer_of_its_relation(tmp_path):
         ("Kenya", "Africa", "Antarctica"),
     ]
     assert found.requests[0] == Request(
-        "{} is located in the continent of", "Vinson Massif", "South America", "Antarctica", case_id=4, relation="P30"
+        "{} is located in the continent of",
+        "Vinson Massif",
+        "South America",
+        "Antarctica",
+        case_id=4,
+        relation="P30",
     )
     with pytest.raises(ValueError, match=r"known\.json, record 1 .*attribute must be a string"):
         read_requests(write(tmp_path / "known.json", [KNOWN, {**KNOWN, "attribute": 3}]))
@@ -287,13 +332,18 @@ def test_rewrites_of_one_record_are_requests_and_the_last_asks_the_questions(tmp
     }
     both = {**MQUAKE, "requested_rewrite": [*MQUAKE["requested_rewrite"], second]}
     first, last, single = read_requests(write(tmp_path / "mquake.json", [both, MQUAKE])).requests
-    assert (first.portability, [probe.answer for probe in last.portability]) == ((), ["Kolinda Grabar"])
+    assert (first.portability, [probe.answer for probe in last.portability]) == (
+        (),
+        ["Kolinda Grabar"],
+    )
     assert single == EXAMPLES["mquake"][1]
 
 
 def test_a_probe_that_is_none_is_named(tmp_path):
     wrong = {**KNOWEDIT, "locality": {"Forgetfulness": [{"question": "?"}]}}
-    with pytest.raises(ValueError, match=r"record 0 .*locality\.Forgetfulness\[0\] must be an object with a prompt"):
+    with pytest.raises(
+        ValueError, match=r"record 0 .*locality\.Forgetfulness\[0\] must be an object with a prompt"
+    ):
         read_requests(write(tmp_path / "knowedit.json", [wrong]))
 
 
@@ -304,20 +354,28 @@ def test_a_zsre_record_without_answers_is_skipped(tmp_path):
 
 def test_a_question_mark_is_not_doubled(tmp_path):
     source = write(tmp_path / "records.json", [{**ZSRE, "loc": "nq question: who voiced gaston?"}])
-    assert read_requests(source).requests[0].neighbours == (Probe("who voiced gaston?", "Richard White"),)
+    assert read_requests(source).requests[0].neighbours == (
+        PromptAnswer("who voiced gaston?", "Richard White"),
+    )
 
 
 @pytest.mark.parametrize("form", EXAMPLES)
 def test_a_wrong_or_missing_field_is_named_with_file_and_record(form, tmp_path):
     record, _ = EXAMPLES[form]
-    for field in form_of(form).FIELDS:
+    for field in form_module(form).FIELDS:
         name = field.removesuffix("?")
         source = write(tmp_path / "some.json", [record, changed(record, (name,), 1.5)])
-        with pytest.raises(ValueError, match=rf"some\.json, record 1 .*{form}\): {name} must be .*got 1\.5"):
+        with pytest.raises(
+            ValueError, match=rf"some\.json, record 1 .*{form}\): {name} must be .*got 1\.5"
+        ):
             read_requests(source)
         if not field.endswith("?"):
-            source = write(tmp_path / "some.json", [record, {k: v for k, v in record.items() if k != name}])
-            with pytest.raises(ValueError, match=rf"some\.json, record 1 .*the record has no '{name}'"):
+            source = write(
+                tmp_path / "some.json", [record, {k: v for k, v in record.items() if k != name}]
+            )
+            with pytest.raises(
+                ValueError, match=rf"some\.json, record 1 .*the record has no '{name}'"
+            ):
                 read_requests(source)
     source = write(tmp_path / "some.json", [record, "text"])
     with pytest.raises(ValueError, match=r"record 1 .*the record must be an object, got \"text\""):
@@ -327,14 +385,26 @@ def test_a_wrong_or_missing_field_is_named_with_file_and_record(form, tmp_path):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (changed(OWN, ("target",), "Rome"), "unknown key 'target'; known are prompt, subject, target_new"),
-        (changed(OWN, ("neighbours", 0, "answr"), "Rome"), r"neighbours\[0\] has the unknown key 'answr'"),
+        (
+            changed(OWN, ("target",), "Rome"),
+            "unknown key 'target'; known are prompt, subject, target_new",
+        ),
+        (
+            changed(OWN, ("neighbours", 0, "answr"), "Rome"),
+            r"neighbours\[0\] has the unknown key 'answr'",
+        ),
         (changed(OWN, ("neighbours", 0), {"prompt": "a"}), r"neighbours\[0\] has no 'answer'"),
         (changed(OWN, ("paraphrases", 0), None), r"paraphrases\[0\] must be a string, got null"),
         (changed(OWN, ("prompt",), "The Eiffel Tower is in"), "has 0 places"),
         (changed(OWN, ("subject",), ""), "empty subject"),
-        (changed(COUNTERFACT, ("requested_rewrite", "target_new"), "Rome"), "requested_rewrite.target_new must be an object"),
-        (changed(COUNTERFACT, ("requested_rewrite", "target_true"), {}), "requested_rewrite.target_true has no 'str'"),
+        (
+            changed(COUNTERFACT, ("requested_rewrite", "target_new"), "Rome"),
+            "requested_rewrite.target_new must be an object",
+        ),
+        (
+            changed(COUNTERFACT, ("requested_rewrite", "target_true"), {}),
+            "requested_rewrite.target_true has no 'str'",
+        ),
         (changed(COUNTERFACT, ("requested_rewrite", "prompt"), "no place"), "has 0 places"),
         (changed(FLAT, ("locality_ground_truth",), None), "no locality_ground_truth"),
         (changed(FLAT, ("subject",), ""), "subject '' does not occur"),
@@ -347,23 +417,27 @@ def test_a_wrong_record_is_told_what_is_wrong(record, message, tmp_path):
 
 
 def test_an_unknown_form_is_told_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match=r"some\.json: the first record has the keys answer, question") as caught:
+    with pytest.raises(
+        ValueError, match=r"some\.json: the first record has the keys answer, question"
+    ) as caught:
         read_requests(write(tmp_path / "some.json", [{"question": "who?", "answer": "me"}]))
-    for name in names():
-        assert f"{name} ({', '.join(sorted(form_of(name).KEYS))})" in str(caught.value)
+    for name in form_names():
+        assert f"{name} ({', '.join(sorted(form_module(name).KEYS))})" in str(caught.value)
     with pytest.raises(ValueError, match='the first record is "who"'):
         read_requests(write(tmp_path / "some.json", ["who"]))
 
 
 def test_a_file_without_anything_to_edit_raises(tmp_path):
-    with pytest.raises(ValueError, match=r"some\.json holds nothing to edit: in all 2 records \(form own\)"):
+    with pytest.raises(
+        ValueError, match=r"some\.json holds nothing to edit: in all 2 records \(form own\)"
+    ):
         read_requests(write(tmp_path / "some.json", [{**OWN, "target_new": ""}] * 2))
 
 
 def test_the_builtin_facts_are_read():
     found = read_requests("builtin")
     assert (found.n_skipped, found.form) == (0, "own")
-    assert len({request.question for request in found.requests}) == len(found.requests)
+    assert len({request.prompt_text for request in found.requests}) == len(found.requests)
 
 
 def test_all_of_counterfact_is_read(shared):
@@ -376,25 +450,37 @@ def test_all_of_counterfact_is_read(shared):
         target_new="English",
         target_true="French",
         paraphrases=("Where Danielle Darrieux is from, people speak the language of",),
-        neighbours=(Probe("Michel Rocard is a native speaker of", "French"),),
+        neighbours=(PromptAnswer("Michel Rocard is a native speaker of", "French"),),
         case_id=0,
     )
     records = json.loads(path.read_text(encoding="utf-8"))
-    assert [request.question for request in found.requests] == [record["prompt"] for record in records]
-    assert [request.case_id for request in found.requests] == [record["case_id"] for record in records]
+    assert [request.prompt_text for request in found.requests] == [
+        record["prompt"] for record in records
+    ]
+    assert [request.case_id for request in found.requests] == [
+        record["case_id"] for record in records
+    ]
 
 
 def test_all_of_zsre_is_read(shared):
     path = shared / "data/zsre/zsre_mend_train-1k.json"
     found = read_requests(str(path))
-    assert (len(found.requests), found.n_skipped, found.form) == (998, 2, "zsre")  # two records have no `alt`
+    assert (len(found.requests), found.n_skipped, found.form) == (
+        998,
+        2,
+        "zsre",
+    )  # two records have no `alt`
     assert found.requests[0] == Request(
         prompt="What is the product made by {}?",
         subject="UniFirst",
         target_new="unmanned aircraft",
         target_true="uniform",
         paraphrases=("What will be the product of UniFirst?",),
-        neighbours=(Probe("john goodman's character in the big lebowski?", "Walter Sobchak"),),
+        neighbours=(
+            PromptAnswer("john goodman's character in the big lebowski?", "Walter Sobchak"),
+        ),
     )
     records = [record for record in json.loads(path.read_text(encoding="utf-8")) if record["alt"]]
-    assert [request.question for request in found.requests] == [record["src"] for record in records]
+    assert [request.prompt_text for request in found.requests] == [
+        record["src"] for record in records
+    ]

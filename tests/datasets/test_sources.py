@@ -13,7 +13,9 @@ FACTS = [{"prompt": "{} lives in", "subject": "BP", "target_new": "French"}]
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """A server of a folder on this machine: (folder, its address, how often a file was asked for, a function that stops it)."""
+    """A server of a folder on this machine: (folder, its address, how often a file was asked for, a
+    function that stops it).
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "served"
     folder.mkdir()
@@ -71,12 +73,14 @@ def test_facts_of_the_datasets_library(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     found = read_requests("datasets:some/facts,,test")
-    assert [request.name for request in found.requests] == ["BP lives in → French"]
+    assert [request.summary for request in found.requests] == ["BP lives in → French"]
     assert asked == [("some/facts", None, "test")]
 
     def fail(*_, **__):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(ValueError, match=r"'some/facts' could not be had \(ConnectionError: no route to host\)"):
+    with pytest.raises(
+        ValueError, match=r"'some/facts' could not be had \(ConnectionError: no route to host\)"
+    ):
         read_requests("datasets:some/facts")

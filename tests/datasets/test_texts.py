@@ -11,7 +11,10 @@ TEXTS = ["  two spaces in front", "Kashmir – \u2028 and a line separator ", "x
 
 def write(path, records):
     if path.suffix.lower() == ".jsonl":
-        path.write_text("\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n\n", encoding="utf-8")
+        path.write_text(
+            "\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n\n",
+            encoding="utf-8",
+        )
     else:
         path.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
     return str(path)
@@ -19,9 +22,16 @@ def write(path, records):
 
 def test_texts_are_verbatim_in_every_form(tmp_path):
     assert read_texts(write(tmp_path / "plain.json", TEXTS)) == TEXTS
-    assert read_texts(write(tmp_path / "me-ppl.json", [{"Corpus": "C4", "Text": text} for text in TEXTS])) == TEXTS
+    assert (
+        read_texts(
+            write(tmp_path / "me-ppl.json", [{"Corpus": "C4", "Text": text} for text in TEXTS])
+        )
+        == TEXTS
+    )
     assert read_texts(write(tmp_path / "plain.jsonl", TEXTS)) == TEXTS
-    assert read_texts(write(tmp_path / "records.jsonl", [{"text": text} for text in TEXTS])) == TEXTS
+    assert (
+        read_texts(write(tmp_path / "records.jsonl", [{"text": text} for text in TEXTS])) == TEXTS
+    )
     lines = tmp_path / "lines.txt"
     lines.write_text("\n" + "\n \n\n".join(TEXTS) + "\n", encoding="utf-8")
     assert read_texts(str(lines)) == TEXTS
@@ -30,7 +40,8 @@ def test_texts_are_verbatim_in_every_form(tmp_path):
 @pytest.mark.parametrize("record", [3, None, {"Corpus": "C4"}, {"text": 3}])
 def test_a_wrong_text_is_named_with_file_and_record(record, tmp_path):
     with pytest.raises(
-        ValueError, match=r"some\.json, record 1 .*expected a string, or an object with a string under \"Text\""
+        ValueError,
+        match=r"some\.json, record 1 .*expected a string, or an object with a string under \"Text\"",
     ):
         read_texts(write(tmp_path / "some.json", ["good", record]))
 
@@ -58,7 +69,9 @@ def test_a_corpus_of_the_datasets_library_is_streamed(monkeypatch):
 
     def load_dataset(name, config, **options):
         asked.append((name, config, options))
-        return datasets.Dataset.from_dict({"text": ["one", " ", "two", "three"]}).to_iterable_dataset()
+        return datasets.Dataset.from_dict(
+            {"text": ["one", " ", "two", "three"]}
+        ).to_iterable_dataset()
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert read_corpus("datasets:some/name") == ["one", "two", "three"]
@@ -72,13 +85,19 @@ def test_a_corpus_of_the_datasets_library_is_streamed(monkeypatch):
 def test_a_corpus_that_cannot_be_had_says_what_to_do(monkeypatch):
     import datasets
 
-    for error, said in ((ConnectionError("no route\nto host"), "no route to host"), (TimeoutError(), "TimeoutError: ")):
+    for error, said in (
+        (ConnectionError("no route\nto host"), "no route to host"),
+        (TimeoutError(), "TimeoutError: "),
+    ):
 
         def fail(*_, error=error, **__):
             raise error
 
         monkeypatch.setattr(datasets, "load_dataset", fail)
-        with pytest.raises(ValueError, match=rf"'some/name' could not be had .*{said}.*without a network give a \.json"):
+        with pytest.raises(
+            ValueError,
+            match=rf"'some/name' could not be had .*{said}.*without a network give a \.json",
+        ):
             read_corpus("datasets:some/name")
 
 
@@ -90,11 +109,15 @@ def test_an_empty_text_file_raises(tmp_path):
 
 @pytest.mark.parametrize("read", [read_requests, read_texts])
 def test_a_file_that_cannot_be_read_is_named(read, tmp_path):
-    with pytest.raises(ValueError, match=r"there is no file .*absent\.json; expected 'builtin', or the path"):
+    with pytest.raises(
+        ValueError, match=r"there is no file .*absent\.json; expected 'builtin', or the path"
+    ):
         read(str(tmp_path / "absent.json"))
     broken = tmp_path / "broken.json"
     broken.write_text('[\n{"prompt": }]')
-    with pytest.raises(ValueError, match=r"broken\.json is not JSON: .* at line 2, column 12; expected a \.json"):
+    with pytest.raises(
+        ValueError, match=r"broken\.json is not JSON: .* at line 2, column 12; expected a \.json"
+    ):
         read(str(broken))
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"text": "a"}\n\n{"text": }\n')

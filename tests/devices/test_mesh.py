@@ -1,4 +1,6 @@
-"""Eight simulated devices, in one process or two, give what one device gives: perplexity, second moments, edits, generation."""
+"""Eight simulated devices, in one process or two, give what one device gives: perplexity, second
+moments, edits, generation.
+"""
 
 import json
 import os
@@ -22,16 +24,29 @@ MESHES = {  # each mesh and each family; all pairs agree as closely
 
 @pytest.fixture(scope="module")
 def directory(shared, tiny_checkpoint, tmp_path_factory):
-    """A function: family -> a model's directory with its cases; "odd" is a Llama whose widths no mesh divides."""
+    """A function: family -> a model's directory with its cases; "odd" is a Llama whose widths no
+    mesh divides.
+    """
 
     def find(family: str) -> Path:
         golden = shared / "golden"
         if family != "odd":
             return golden / family
-        sizes = dict(hidden_size=36, intermediate_size=70, num_hidden_layers=6, num_attention_heads=6, num_key_value_heads=3)
+        sizes = dict(
+            hidden_size=36,
+            intermediate_size=70,
+            num_hidden_layers=6,
+            num_attention_heads=6,
+            num_key_value_heads=3,
+        )
         made = tiny_checkpoint("llama", **sizes, vocab_size=801, max_position_embeddings=256)
         copy = shutil.copytree(made, tmp_path_factory.mktemp("odd"), dirs_exist_ok=True)
-        for name in ("cases.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        for name in (
+            "cases.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+        ):
             shutil.copy(golden / "llama" / name, copy)
         return copy
 
@@ -40,9 +55,15 @@ def directory(shared, tiny_checkpoint, tmp_path_factory):
 
 def start(script: str, n_devices: int, *arguments: str) -> subprocess.Popen:
     """A script beside this file in a process of its own."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(n_devices), "NPROC": "16"}
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": str(n_devices),
+        "NPROC": "16",
+    }
     command = [sys.executable, str(Path(__file__).parent / script), *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def read(process: subprocess.Popen) -> dict:
@@ -73,25 +94,36 @@ def test_eight_devices_and_two_processes_equal_one_device(directory, tmp_path, f
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     meshes = ("data:1,model:8",)  # each process holds a part of the weights
-    both = [start("compare.py", 4, str(where), str(base), *meshes, "--", f"localhost:{port}", "2", str(i)) for i in range(2)]
+    both = [
+        start(
+            "compare.py", 4, str(where), str(base), *meshes, "--", f"localhost:{port}", "2", str(i)
+        )
+        for i in range(2)
+    ]
     for found in map(read, both):
         assert found["n_processes"] == 2
         assert_close(found)
 
 
 def test_nothing_large_is_whole_anywhere_and_the_evaluator_is_a_pmap(shared):
-    """Weights and second moments lie in eighths; what devices exchange is no larger than a part of one layer."""
+    """Weights and second moments lie in eighths; what devices exchange is no larger than a part of
+    one layer.
+    """
     found = read(start("shardings.py", 8, str(shared / "golden" / "llama")))
     D, F, V = (found["sizes"][letter] for letter in "DFV")
     for mesh in ("data:1,model:8", "data:2,model:4"):
         here = found[mesh]
-        large = [name for name in here["parameters"] if name.startswith(("mlp/w_", "embed/", "head/"))]
+        large = [
+            name for name in here["parameters"] if name.startswith(("mlp/w_", "embed/", "head/"))
+        ]
         assert len(large) == 5
         assert {here["parameters"][name] for name in large} == {1 / 8}
         assert (here["overlay"], here["whitener"], here["sums"]) == (1 / 8, 1 / 8, 1 / 8)
         assert here["solve exchanges"] <= F
         assert here["moments exchanges"] < F * F
     assert found["data:1,model:8"]["score exchanges"] < D * F  # activations only
-    assert found["data:2,model:4"]["score exchanges"] == V * D / 4  # the embedding's part, gathered over data
+    assert (
+        found["data:2,model:4"]["score exchanges"] == V * D / 4
+    )  # the embedding's part, gathered over data
     assert found["pmap"] <= 1e-6
     assert found["converted"]

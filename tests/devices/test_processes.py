@@ -1,4 +1,6 @@
-"""A study of two processes, four devices each: where one is killed the run ends with a message and resumes to the same bits."""
+"""A study of two processes, four devices each: where one is killed the run ends with a message and
+resumes to the same bits.
+"""
 
 import json
 import os
@@ -28,10 +30,19 @@ PATIENCE_S = 300
 @pytest.fixture(scope="module")
 def config(shared, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
-    facts = [{"prompt": "{} lives in the city of", "subject": name, "target_new": "Paris"} for name in NAMES]
+    facts = [
+        {"prompt": "{} lives in the city of", "subject": name, "target_new": "Paris"}
+        for name in NAMES
+    ]
     (folder / "facts.json").write_text(json.dumps(facts))
-    (folder / "texts.json").write_text(json.dumps(["The Eiffel Tower is in Paris.", " Once upon a time there was a girl"]))
-    places = {"MODEL": shared / "golden" / "gpt2", "FACTS": folder / "facts.json", "TEXTS": folder / "texts.json"}
+    (folder / "texts.json").write_text(
+        json.dumps(["The Eiffel Tower is in Paris.", " Once upon a time there was a girl"])
+    )
+    places = {
+        "MODEL": shared / "golden" / "gpt2",
+        "FACTS": folder / "facts.json",
+        "TEXTS": folder / "texts.json",
+    }
     text = CONFIG
     for name, place in places.items():
         text = text.replace(name, repr(str(place)))
@@ -44,8 +55,19 @@ def start(config: Path, workdir: Path) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4", "XDG_CACHE_HOME": str(config.parent)}
-    command = [sys.executable, "-m", "jaxedit", "study", f"--config={config}", f"--workdir={workdir}"]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "4",
+        "XDG_CACHE_HOME": str(config.parent),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jaxedit",
+        "study",
+        f"--config={config}",
+        f"--workdir={workdir}",
+    ]
     command += ["--distributed=on", f"--coordinator=localhost:{port}", "--num_processes=2"]
     pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
     return [subprocess.Popen([*command, f"--process_id={i}"], **pipes) for i in range(2)]
@@ -60,7 +82,10 @@ def finish(processes: list[subprocess.Popen]) -> None:
 def steps(workdir: Path) -> list[tuple[dict, bytes]]:
     """Each step's record, but for its times, and the content of its file."""
     return [
-        ({key: value for key, value in step.record.items() if key != "time_s"}, step.arrays.read_bytes())
+        (
+            {key: value for key, value in step.record.items() if key != "time_s"},
+            step.arrays.read_bytes(),
+        )
         for step in read_journal(workdir).steps
     ]
 

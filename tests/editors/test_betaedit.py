@@ -3,12 +3,27 @@
 import jax
 import numpy as np
 import pytest
-from reference.multi_layer import GROUPS, LAYERS, REQUESTS, TEMPLATES, golden_moments, relative, steps
+from reference.multi_layer import (
+    GROUPS,
+    LAYERS,
+    REQUESTS,
+    TEMPLATES,
+    golden_moments,
+    relative,
+    steps,
+)
 
 import jaxedit
-from jaxedit.solving.value import optimise
+from jaxedit.solving.value import optimise_values
 
-HYPER = dict(layers=LAYERS, context_templates=GROUPS, v_num_grad_steps=6, nullspace_threshold=0.5, lambda1=0.5, lambda2=0.3)
+HYPER = dict(
+    layers=LAYERS,
+    context_templates=GROUPS,
+    v_num_grad_steps=6,
+    nullspace_threshold=0.5,
+    lambda1=0.5,
+    lambda2=0.3,
+)
 
 
 def projection(protected_FF: np.ndarray) -> np.ndarray:
@@ -19,7 +34,9 @@ def projection(protected_FF: np.ndarray) -> np.ndarray:
 
 
 def z_of(editor, model, requests):
-    found = optimise(model, requests, TEMPLATES, LAYERS[-1], editor.hyper.target(), residual=True)
+    found = optimise_values(
+        model, requests, TEMPLATES, LAYERS[-1], editor.hyper.target(), residual=True
+    )
     return np.float64(found.init_ND + found.delta_ND)
 
 
@@ -70,7 +87,7 @@ def test_absorbing_gives_the_same_state(setting):
     state = rebuilt = start(editor, model, moments)
     for requests in (REQUESTS[:1], REQUESTS[1:2], REQUESTS[2:]):
         edit, state, _ = editor.edit(model, requests, state)
-        rebuilt = editor.absorb(rebuilt, edit)
+        rebuilt = editor.restore(rebuilt, edit)
         model = jaxedit.apply(model, edit)
     mine, theirs = jax.tree.leaves(state), jax.tree.leaves(rebuilt)
     assert len(mine) == len(theirs)
@@ -86,13 +103,20 @@ def test_an_update_over_the_limit_is_refused(setting):
     worst = max(LAYERS, key=lambda layer: info[f"norm_layer_{layer}"])
     most = info[f"norm_layer_{worst}"] / np.sqrt(len(REQUESTS))
     allowed = jaxedit.make_editor("betaedit", norm_limit=most * 1.001, **HYPER)
-    assert len(allowed.edit(model, REQUESTS, start(allowed, model, moments))[0].deltas) == len(edit.deltas)
+    assert len(allowed.edit(model, REQUESTS, start(allowed, model, moments))[0].deltas) == len(
+        edit.deltas
+    )
     refused = jaxedit.make_editor("betaedit", norm_limit=most * 0.999, **HYPER)
-    with pytest.raises(ValueError, match=rf"update of layer {worst} has norm / sqrt\(3 facts\) = .*over norm_limit="):
+    with pytest.raises(
+        ValueError,
+        match=rf"update of layer {worst} has norm / sqrt\(3 facts\) = .*over norm_limit=",
+    ):
         refused.edit(model, REQUESTS, start(refused, model, moments))
 
 
-@pytest.mark.parametrize("change", [dict(tau=0), dict(lambda1=-1.0), dict(lambda2=0.0), dict(norm_limit=0.0)])
+@pytest.mark.parametrize(
+    "change", [dict(tau=0), dict(lambda1=-1.0), dict(lambda2=0.0), dict(norm_limit=0.0)]
+)
 def test_a_hyper_parameter_that_cannot_be_meant(setting, change):
     model, moments, _ = setting
     (name,) = change

@@ -10,9 +10,9 @@ from safetensors.numpy import load_file
 
 import jaxedit
 from jaxedit.editors import _base, _registry
-from jaxedit.edits.edit import matrix
-from jaxedit.edits.serialise import pack_edit, read_edit
-from jaxedit.metrics.facts import answers
+from jaxedit.edits.edit import to_dense
+from jaxedit.edits.serialise import edit_to_arrays, read_edit
+from jaxedit.metrics.facts import score_answers
 from jaxedit.study.journal import open_journal
 
 FAMILIES = ("llama",)  # what all five families compute is held to the golden vectors elsewhere
@@ -25,14 +25,17 @@ REQUESTS = [
 
 def make(name: str):
     """An editor of small cost, with values that suit any method on models this small."""
-    known = _registry.defaults_of(name)
+    known = _registry.hyper_defaults(name)
     values = {
         "layer": 2,
-        "layers": [2, 3] if "mom2_update_weight" in known or "nullspace_threshold" in known else [2],
+        "layers": [2, 3]
+        if "mom2_update_weight" in known or "nullspace_threshold" in known
+        else [2],
         "context_templates": TEMPLATES if "layer" in known else [TEMPLATES[:1], TEMPLATES[1:]],
         "v_num_grad_steps": 8,
         "v_lr": 0.5,
-        "v_weight_decay": 1e-3,  # what these models' MLPs put out is so small that the published weight outdoes the target
+        # what these models' MLPs put out is so small that the published weight outdoes the target
+        "v_weight_decay": 1e-3,
         "kl_factor": 0.0625 if known.get("kl_factor") else 0.0,
         "clamp_norm_factor": 4.0,
         "mom2_update_weight": 1.0,
@@ -43,7 +46,9 @@ def make(name: str):
         "alpha": 0.0,
         "lr": 5e-3,
     }
-    return jaxedit.make_editor(name, **{key: value for key, value in values.items() if key in known})
+    return jaxedit.make_editor(
+        name, **{key: value for key, value in values.items() if key in known}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +57,17 @@ def stats_of(shared):
 
     def read(family: str) -> jaxedit.Stats:
         tensors = load_file(shared / "golden" / family / "expected.safetensors")
-        return jaxedit.Stats.from_moments({layer: tensors[f"mom2/{layer}"] for layer in (2, 3)}, int(tensors["mom2/n_tokens"]))
+        return jaxedit.Stats.from_moments(
+            {layer: tensors[f"mom2/{layer}"] for layer in (2, 3)}, int(tensors["mom2/n_tokens"])
+        )
 
     return read
 
 
 class Case(NamedTuple):
-    """A model with its weights as they were, its second moments, an editor and what it made of the first request."""
+    """A model with its weights as they were, its second moments, an editor and what it made of the
+    first request.
+    """
 
     model: jaxedit.Model
     before: dict[str, np.ndarray]
@@ -69,7 +78,11 @@ class Case(NamedTuple):
     info: dict[str, float]
 
 
-@pytest.fixture(scope="module", params=[(family, name) for family in FAMILIES for name in _registry.names()], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[(family, name) for family in FAMILIES for name in _registry.method_names()],
+    ids=str,
+)
 def case(request, golden, stats_of):
     family, name = request.param
     model, stats = golden(family), stats_of(family)
@@ -81,20 +94,22 @@ def case(request, golden, stats_of):
 
 
 def probability(model, request) -> float:
-    found = answers(model, [(request.question, request.target_new)])
+    found = score_answers(model, [(request.prompt_text, request.target_new)])
     return float(np.exp(-found.nll_nats[0] * found.n_tokens[0]))
 
 
 def test_target_becomes_likelier(case):
     model, edit = case.model, case.edit
-    assert probability(jaxedit.apply(model, edit), REQUESTS[0]) > 1.2 * probability(model, REQUESTS[0])
+    assert probability(jaxedit.apply(model, edit), REQUESTS[0]) > 1.2 * probability(
+        model, REQUESTS[0]
+    )
 
 
 def test_input_model_is_unchanged(case):
     model, before, edit = case.model, case.before, case.edit
     jaxedit.apply(model, edit)
     assert not model.overlay.delta
-    assert model.companion.history == ()
+    assert model.metadata.history == ()
     for name, value in before.items():
         np.testing.assert_array_equal(np.asarray(model.base[name]), value)
 
@@ -113,11 +128,11 @@ def test_undo_is_bit_exact(case):
 def test_edit_survives_the_journal(case, tmp_path):
     editor, edit = case.editor, case.edit
     journal = open_journal(tmp_path / "run", {"editor": editor.name})
-    journal.append({"step": 0}, *pack_edit(edit))
+    journal.append({"step": 0}, *edit_to_arrays(edit))
     again = read_edit(tmp_path / "run" / "steps" / "000000.safetensors")
     assert [delta[:2] for delta in again.deltas] == [delta[:2] for delta in edit.deltas]
     for mine, theirs in zip(edit.deltas, again.deltas, strict=True):
-        np.testing.assert_array_equal(matrix(mine), matrix(theirs))
+        np.testing.assert_array_equal(to_dense(mine), to_dense(theirs))
     assert set(again.memory) == set(edit.memory)
     assert again.dense().keys() == edit.dense().keys()
 
@@ -128,23 +143,25 @@ def test_slots_hold_every_delta(case):
 
 
 def test_second_edit_builds_on_the_first(case):
-    """On the edited model the second edit is another than on the untouched one, and both facts count."""
+    """On the edited model the second edit is another than on the untouched one, and both facts
+    count.
+    """
     model, editor, edit, state = case.model, case.editor, case.edit, case.state
     once = jaxedit.apply(model, edit)
     on_edited, _, _ = editor.edit(once, REQUESTS[1:], state)
     on_untouched, _, _ = editor.edit(model, REQUESTS[1:], editor.init(model, case.stats))
-    assert not np.array_equal(matrix(on_edited.deltas[0]), matrix(on_untouched.deltas[0]))
+    assert not np.array_equal(to_dense(on_edited.deltas[0]), to_dense(on_untouched.deltas[0]))
     twice = jaxedit.apply(once, on_edited)
     assert probability(twice, REQUESTS[1]) > 1.2 * probability(model, REQUESTS[1])
 
 
 def test_absorbing_an_edit_rebuilds_the_state(case):
     model, editor, edit, state = case.model, case.editor, case.edit, case.state
-    rebuilt = editor.absorb(editor.init(model, case.stats), edit)
+    rebuilt = editor.restore(editor.init(model, case.stats), edit)
     once = jaxedit.apply(model, edit)
     a, _, _ = editor.edit(once, REQUESTS[1:], rebuilt)
     b, _, _ = editor.edit(once, REQUESTS[1:], state)
-    np.testing.assert_array_equal(matrix(a.deltas[0]), matrix(b.deltas[0]))
+    np.testing.assert_array_equal(to_dense(a.deltas[0]), to_dense(b.deltas[0]))
 
 
 def test_info_is_finite_numbers(case):
@@ -157,22 +174,29 @@ def test_same_input_gives_the_same_edit(case):
     model, editor, edit = case.model, case.editor, case.edit
     again, _, _ = editor.edit(model, REQUESTS[:1], editor.init(model, case.stats))
     for mine, theirs in zip(edit.deltas, again.deltas, strict=True):
-        np.testing.assert_array_equal(matrix(mine), matrix(theirs))
+        np.testing.assert_array_equal(to_dense(mine), to_dense(theirs))
 
 
 def test_bfloat16_weights_keep_float32_edits(shared, stats_of):
     """An edit of a bfloat16 model is float32 and adds to it without being rounded into its weights."""
     model = jaxedit.load(str(shared / "golden" / "llama"), dtype="bfloat16")
-    for name in ("rome", "memit", "alphaedit", "ft"):  # one layer, several, with a history, a whole matrix
+    for name in (
+        "rome",
+        "memit",
+        "alphaedit",
+        "ft",
+    ):  # one layer, several, with a history, a whole matrix
         editor = make(name)
         edit, _, _ = editor.edit(model, REQUESTS[:1], editor.init(model, stats_of("llama")))
         edited = jaxedit.apply(model, edit)
         assert {str(delta.dtype) for delta in edited.overlay.delta.values()} == {"float32"}
-        np.testing.assert_array_equal(np.asarray(edited.overlay.delta["mlp/w_down"][0]), matrix(edit.deltas[0]))
+        np.testing.assert_array_equal(
+            np.asarray(edited.overlay.delta["mlp/w_down"][0]), to_dense(edit.deltas[0])
+        )
         assert probability(edited, REQUESTS[0]) > probability(model, REQUESTS[0])
 
 
-@pytest.mark.parametrize("name", _registry.names())
+@pytest.mark.parametrize("name", _registry.method_names())
 def test_hyper_parameters_are_checked(name):
     with pytest.raises(ValueError, match="no hyper-parameter 'v_learning_rate'"):
         jaxedit.make_editor(name, layers=[2], v_learning_rate=0.5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxedit
-from jaxedit.edits.edit import matrix
+from jaxedit.edits.edit import to_dense
 
 FAMILIES = ("gpt2", "gptj", "llama", "qwen2", "gpt_neox")
 
@@ -12,7 +12,9 @@ FAMILIES = ("gpt2", "gptj", "llama", "qwen2", "gpt_neox")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("variant", "ball"), [("ft_linf", True), ("ft_free", False)])
 def test_golden_updates(golden, golden_expected, family, variant, ball):
-    """Delta W of the first request to 1e-4 relative in the Frobenius norm, with and without the ball."""
+    """Delta W of the first request to 1e-4 relative in the Frobenius norm, with and without the
+    ball.
+    """
     cases, tensors = golden_expected(family)
     own = cases["ft"]
     editor = jaxedit.make_editor(
@@ -23,10 +25,12 @@ def test_golden_updates(golden, golden_expected, family, variant, ball):
         norm_constraint=own["norm_constraint"] if ball else False,
     )
     model = golden(family)
-    edit, _, info = editor.edit(model, [jaxedit.Request(**cases["requests"][0])], editor.init(model, None))
+    edit, _, info = editor.edit(
+        model, [jaxedit.Request(**cases["requests"][0])], editor.init(model, None)
+    )
     ((name, _),) = edit.dense().items()
     wanted_FD = tensors[f"{variant}/{name}"]
-    found_FD = matrix(edit.deltas[0])
+    found_FD = to_dense(edit.deltas[0])
     assert np.linalg.norm(found_FD - wanted_FD) / np.linalg.norm(wanted_FD) <= 1e-4
     if ball:
         assert info["largest_change"] == pytest.approx(own["norm_constraint"], rel=1e-5)

@@ -1,4 +1,6 @@
-"""The journal: bit for bit there and back, whole after whatever interrupted it, and never another study's."""
+"""The journal: bit for bit there and back, whole after whatever interrupted it, and never another
+study's.
+"""
 
 import errno
 import json
@@ -11,11 +13,14 @@ import pytest
 
 from jaxedit import Dense, LowRank
 from jaxedit.edits.edit import Edit
-from jaxedit.edits.serialise import pack_edit, read_edit
-from jaxedit.files import flatten, plain, write_whole
+from jaxedit.edits.serialise import edit_to_arrays, read_edit
+from jaxedit.files import flatten_keys, to_json, write_atomic
 from jaxedit.study.journal import open_journal, read_journal
 
-RUN = {"config": {"model": "tiny", "n_facts": 2, "editor": {"v_lr": 0.5, "layers": (1, 2)}}, "facts_sha256": "abc"}
+RUN = {
+    "config": {"model": "tiny", "n_facts": 2, "editor": {"v_lr": 0.5, "layers": (1, 2)}},
+    "facts_sha256": "abc",
+}
 LAYOUT = {"mlp/w_down": ("model.layers.{l}.mlp.down_proj.weight", "D F -> F D")}
 
 
@@ -23,11 +28,25 @@ def make_edit(seed: int = 0) -> Edit:
     """Both kinds of deltas, and memory of several dtypes and ranks; not a number of them is round."""
     rng = np.random.default_rng(seed)
     deltas = (
-        LowRank("mlp/w_down", 2, rng.standard_normal((6, 2), np.float32), rng.standard_normal((2, 4), np.float32)),
+        LowRank(
+            "mlp/w_down",
+            2,
+            rng.standard_normal((6, 2), np.float32),
+            rng.standard_normal((2, 4), np.float32),
+        ),
         Dense("mlp/w_down", 3, np.asfortranarray(rng.standard_normal((6, 4), np.float32))),
-        LowRank("mlp/w_down", 5, np.full((6, 1), np.nan, np.float32), np.full((1, 4), -np.inf, np.float32)),
+        LowRank(
+            "mlp/w_down",
+            5,
+            np.full((6, 1), np.nan, np.float32),
+            np.full((1, 4), -np.inf, np.float32),
+        ),
     )
-    memory = {"keys": rng.standard_normal((3, 6)), "tokens": np.arange(4), "scale": np.array(0.1, np.float32)}
+    memory = {
+        "keys": rng.standard_normal((3, 6)),
+        "tokens": np.arange(4),
+        "scale": np.array(0.1, np.float32),
+    }
     return Edit(deltas, memory, LAYOUT)
 
 
@@ -44,13 +63,13 @@ def filled(folder: Path, n_steps: int = 3, run=RUN):
     """A journal with this many steps, opened anew."""
     journal = open_journal(folder, run)
     for number in range(n_steps):
-        journal.append(step(number), *pack_edit(make_edit(number)))
+        journal.append(step(number), *edit_to_arrays(make_edit(number)))
     return open_journal(folder, run)
 
 
 def test_an_edit_comes_back_bit_for_bit(tmp_path):
     edit = make_edit()
-    open_journal(tmp_path / "run", RUN).append(step(0), *pack_edit(edit))
+    open_journal(tmp_path / "run", RUN).append(step(0), *edit_to_arrays(edit))
     (line,) = read_journal(tmp_path / "run").steps
     again = read_edit(line.arrays)
     assert [type(delta) for delta in again.deltas] == [LowRank, Dense, LowRank]
@@ -63,15 +82,19 @@ def test_an_edit_comes_back_bit_for_bit(tmp_path):
         assert_same_array(array, again.memory[name])
     assert again.hf_layout == LAYOUT
     before, after = edit.dense(), again.dense()
-    assert list(before) == list(after) == [f"model.layers.{l}.mlp.down_proj.weight" for l in (2, 3, 5)]
+    assert (
+        list(before) == list(after) == [f"model.layers.{l}.mlp.down_proj.weight" for l in (2, 3, 5)]
+    )
     for name in before:
         assert_same_array(before[name], after[name])
 
 
 def test_steps_come_back_in_order(tmp_path):
     journal = filled(tmp_path / "a" / "run")  # folders are made
-    assert [s.record for s in journal.steps] == [{**step(n), "arrays": f"steps/00000{n}.safetensors"} for n in range(3)]
-    assert journal.run == plain(RUN)
+    assert [s.record for s in journal.steps] == [
+        {**step(n), "arrays": f"steps/00000{n}.safetensors"} for n in range(3)
+    ]
+    assert journal.run == to_json(RUN)
     assert read_journal(tmp_path / "a" / "run").steps == journal.steps
     assert sorted(path.name for path in (tmp_path / "a" / "run").rglob("*")) == [
         *(f"00000{n}.safetensors" for n in range(3)),
@@ -89,15 +112,19 @@ def test_a_last_line_cut_short_is_left_out_and_cut_off_when_opened_for_writing(t
     two = b"".join(whole.splitlines(keepends=True)[:2])
     path.write_bytes(whole[:-missing])
     assert [s.record["step"] for s in read_journal(tmp_path / "run").steps] == [0, 1]
-    assert path.read_bytes() == whole[:-missing]  # whoever only reads changes nothing: the study may be running
+    assert (
+        path.read_bytes() == whole[:-missing]
+    )  # whoever only reads changes nothing: the study may be running
     journal = open_journal(tmp_path / "run", RUN)
     assert [s.record["step"] for s in journal.steps] == [0, 1]
     assert path.read_bytes() == two
-    journal.append(step(2), *pack_edit(make_edit(2)))
+    journal.append(step(2), *edit_to_arrays(make_edit(2)))
     assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("damage", [b"\0" * 30, b'{"step": 2', b"\xff\xfe\n", b"null\n", b"17\n", b'{"step": 2}\n'])
+@pytest.mark.parametrize(
+    "damage", [b"\0" * 30, b'{"step": 2', b"\xff\xfe\n", b"null\n", b"17\n", b'{"step": 2}\n']
+)
 def test_a_last_line_that_is_no_step_is_left_out(tmp_path, damage):
     filled(tmp_path / "run", 2)
     with (tmp_path / "run" / "journal.jsonl").open("ab") as file:
@@ -107,15 +134,23 @@ def test_a_last_line_that_is_no_step_is_left_out(tmp_path, damage):
     assert len(read_journal(tmp_path / "run").steps) == 3
 
 
-@pytest.mark.parametrize("damage", [lambda line: line[:20] + b"\n", lambda line: b"[]\n", lambda line: b"\n"])
+@pytest.mark.parametrize(
+    "damage", [lambda line: line[:20] + b"\n", lambda line: b"[]\n", lambda line: b"\n"]
+)
 def test_a_damaged_line_before_the_last_raises(tmp_path, damage):
     filled(tmp_path / "run")
     path = tmp_path / "run" / "journal.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     lines[1] = damage(lines[1])
     path.write_bytes(b"".join(lines))
-    for opening in (lambda: read_journal(tmp_path / "run"), lambda: open_journal(tmp_path / "run", RUN)):
-        with pytest.raises(ValueError, match=r"journal\.jsonl, line 2 is damaged, and more lines follow; restore it"):
+    for opening in (
+        lambda: read_journal(tmp_path / "run"),
+        lambda: open_journal(tmp_path / "run", RUN),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=r"journal\.jsonl, line 2 is damaged, and more lines follow; restore it",
+        ):
             opening()
     assert path.read_bytes() == b"".join(lines)  # nothing is thrown away
 
@@ -123,7 +158,9 @@ def test_a_damaged_line_before_the_last_raises(tmp_path, damage):
 def test_missing_arrays_raise(tmp_path):
     filled(tmp_path / "run")
     (tmp_path / "run" / "steps" / "000001.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"line 2 names steps/000001\.safetensors, which is gone; restore it"):
+    with pytest.raises(
+        ValueError, match=r"line 2 names steps/000001\.safetensors, which is gone; restore it"
+    ):
         open_journal(tmp_path / "run", RUN)
 
 
@@ -141,7 +178,10 @@ def test_damaged_arrays_raise(tmp_path):
 def test_another_study_is_refused_by_the_keys_that_differ(tmp_path):
     filled(tmp_path / "run")
     before = (tmp_path / "run" / "run.json").read_bytes()
-    other = {"config": {"model": "tiny", "n_facts": 5, "editor": {"v_lr": 0.3, "layers": (1, 2)}}, "facts_sha256": "abd"}
+    other = {
+        "config": {"model": "tiny", "n_facts": 5, "editor": {"v_lr": 0.3, "layers": (1, 2)}},
+        "facts_sha256": "abd",
+    }
     with pytest.raises(ValueError, match="belongs to another study") as caught:
         open_journal(tmp_path / "run", other, may_differ=("config.n_facts",))
     message = str(caught.value)
@@ -153,8 +193,15 @@ def test_another_study_is_refused_by_the_keys_that_differ(tmp_path):
     assert "--workdir" in message
     with pytest.raises(ValueError, match=r"config\.n_facts: 2 there, 5 now"):
         open_journal(tmp_path / "run", other)
-    fewer = {"config": {"model": "tiny", "n_facts": 2, "editor": {"v_lr": 0.5}}, "facts_sha256": "abc", "new": 1}
-    with pytest.raises(ValueError, match=r"config\.editor\.layers: \[1, 2\] there, null now; new: null there, 1 now"):
+    fewer = {
+        "config": {"model": "tiny", "n_facts": 2, "editor": {"v_lr": 0.5}},
+        "facts_sha256": "abc",
+        "new": 1,
+    }
+    with pytest.raises(
+        ValueError,
+        match=r"config\.editor\.layers: \[1, 2\] there, null now; new: null there, 1 now",
+    ):
         open_journal(tmp_path / "run", fewer)
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
@@ -163,14 +210,16 @@ def test_what_may_differ_is_taken_over(tmp_path):
     filled(tmp_path / "run")
     more = {**RUN, "config": {**RUN["config"], "n_facts": 7}}
     assert len(open_journal(tmp_path / "run", more, may_differ=("config.n_facts",)).steps) == 3
-    assert read_journal(tmp_path / "run").run == plain(more)  # the report shows what was run last
+    assert read_journal(tmp_path / "run").run == to_json(more)  # the report shows what was run last
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "steps/000001.safetensors"])
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
-    with pytest.raises(ValueError, match="is not empty and is not a study's work directory; give another --workdir"):
+    with pytest.raises(
+        ValueError, match="is not empty and is not a study's work directory; give another --workdir"
+    ):
         open_journal(tmp_path, RUN)
     with pytest.raises(ValueError, match=r"is not a study's work directory: it has no run\.json"):
         read_journal(tmp_path)
@@ -187,7 +236,10 @@ def test_a_run_file_of_something_else_is_refused(tmp_path, content):
 
 def test_an_empty_folder_is_taken(tmp_path):
     assert open_journal(tmp_path, RUN).steps == []
-    assert json.loads((tmp_path / "run.json").read_text())["config"]["editor"] == {"v_lr": 0.5, "layers": [1, 2]}
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["editor"] == {
+        "v_lr": 0.5,
+        "layers": [1, 2],
+    }
 
 
 def no_space(*_):
@@ -206,9 +258,13 @@ def test_a_full_disk_leaves_the_journal_whole(tmp_path, monkeypatch, at, by):
     else:
         opened, full = Path.open, ".part" if at == "arrays" else ".jsonl"
         wrap = {full: Half}
-        monkeypatch.setattr(Path, "open", lambda path, mode: wrap.get(path.suffix, lambda file: file)(opened(path, mode)))
+        monkeypatch.setattr(
+            Path,
+            "open",
+            lambda path, mode: wrap.get(path.suffix, lambda file: file)(opened(path, mode)),
+        )
     with pytest.raises(OSError, match="No space left on device") as caught:
-        journal.append(step(2), *pack_edit(make_edit(2)))
+        journal.append(step(2), *edit_to_arrays(make_edit(2)))
     monkeypatch.undo()
     assert caught.value.errno == errno.ENOSPC
     assert f"step 2 could not be written to {tmp_path / 'run'}" in str(caught.value)
@@ -216,10 +272,12 @@ def test_a_full_disk_leaves_the_journal_whole(tmp_path, monkeypatch, at, by):
     assert lines.read_bytes() == before
     assert not list((tmp_path / "run").rglob("*.part"))
     assert [s.record["step"] for s in read_journal(tmp_path / "run").steps] == [0, 1]
-    journal.append(step(2), *pack_edit(make_edit(2)))  # there is room again
+    journal.append(step(2), *edit_to_arrays(make_edit(2)))  # there is room again
     steps = open_journal(tmp_path / "run", RUN).steps
     assert [s.record["step"] for s in steps] == [0, 1, 2]
-    assert_same_array(read_edit(steps[2].arrays).deltas[1].delta_FD, make_edit(2).deltas[1].delta_FD)
+    assert_same_array(
+        read_edit(steps[2].arrays).deltas[1].delta_FD, make_edit(2).deltas[1].delta_FD
+    )
 
 
 class Half:
@@ -250,7 +308,12 @@ def test_a_disk_that_was_full_from_the_start_can_be_used_later(tmp_path, monkeyp
 
 
 def test_numbers_that_are_not_finite_survive_in_strict_json(tmp_path):
-    numbers = {"a": math.inf, "b": [-math.inf, {"c": math.nan}], "d": np.float32("inf"), "e": np.array([1.5, np.nan])}
+    numbers = {
+        "a": math.inf,
+        "b": [-math.inf, {"c": math.nan}],
+        "d": np.float32("inf"),
+        "e": np.array([1.5, np.nan]),
+    }
     others = {"t": (1, 2), "n": np.int64(3), "truth": np.bool_(True), "none": None, "text": "inf"}
     journal = open_journal(tmp_path / "run", {**RUN, "limit": math.inf})
     journal.append({**step(0), **numbers, **others}, {}, {})
@@ -261,25 +324,42 @@ def test_numbers_that_are_not_finite_survive_in_strict_json(tmp_path):
     for name in ("journal.jsonl", "run.json"):
         json.loads((tmp_path / "run" / name).read_text(encoding="utf-8"), parse_constant=refuse)
     record = read_journal(tmp_path / "run").steps[0].record
-    assert (record["a"], record["b"], record["d"], record["e"]) == ("inf", ["-inf", {"c": "nan"}], "inf", [1.5, "nan"])
+    assert (record["a"], record["b"], record["d"], record["e"]) == (
+        "inf",
+        ["-inf", {"c": "nan"}],
+        "inf",
+        [1.5, "nan"],
+    )
     assert float(record["a"]) == math.inf
     assert math.isnan(float(record["b"][1]["c"]))
-    assert (record["t"], record["n"], record["truth"], record["none"], record["text"]) == ([1, 2], 3, True, None, "inf")
-    assert open_journal(tmp_path / "run", {**RUN, "limit": math.inf}).run["limit"] == "inf"  # the same study still
+    assert (record["t"], record["n"], record["truth"], record["none"], record["text"]) == (
+        [1, 2],
+        3,
+        True,
+        None,
+        "inf",
+    )
+    assert (
+        open_journal(tmp_path / "run", {**RUN, "limit": math.inf}).run["limit"] == "inf"
+    )  # the same study still
 
 
 def test_flatten():
-    assert flatten({"a": 1, "b": {"c": [2], "d": {"e": None}}, "f": {}}) == {"a": 1, "b.c": [2], "b.d.e": None}
+    assert flatten_keys({"a": 1, "b": {"c": [2], "d": {"e": None}}, "f": {}}) == {
+        "a": 1,
+        "b.c": [2],
+        "b.d.e": None,
+    }
 
 
 @pytest.mark.parametrize("name", ["stats.safetensors", "stats.part"])
 def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, monkeypatch, name):
-    write_whole(tmp_path / name, b"old")
+    write_atomic(tmp_path / name, b"old")
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        write_whole(tmp_path / name, b"new")
+        write_atomic(tmp_path / name, b"new")
     assert (tmp_path / name).read_bytes() == b"old"

@@ -5,14 +5,23 @@ import dataclasses
 import pytest
 
 from jaxedit import Request
-from jaxedit.edits.request import with_place
+from jaxedit.edits.request import to_template
 
 
 @pytest.mark.parametrize(
-    ("prompt", "n_places"), [("BP is based in", 0), ("", 0), ("{subject} is in", 0), ("{} and {} are in", 2), ("{}{}{}", 3)]
+    ("prompt", "n_places"),
+    [
+        ("BP is based in", 0),
+        ("", 0),
+        ("{subject} is in", 0),
+        ("{} and {} are in", 2),
+        ("{}{}{}", 3),
+    ],
 )
 def test_a_prompt_has_exactly_one_place(prompt, n_places):
-    with pytest.raises(ValueError, match=rf"has {n_places} places {{}} for the subject, expected exactly one") as caught:
+    with pytest.raises(
+        ValueError, match=rf"has {n_places} places {{}} for the subject, expected exactly one"
+    ) as caught:
         Request(prompt, "BP", "Munich")
     assert repr(prompt) in str(caught.value)
     assert '"{} is located in the city of"' in str(caught.value)  # an example of what is right
@@ -22,17 +31,21 @@ def test_a_prompt_has_exactly_one_place(prompt, n_places):
 @pytest.mark.parametrize("nothing", ["", " ", "\n\t "])
 def test_subject_and_target_are_not_empty(field, nothing):
     with pytest.raises(ValueError, match=f"'{{}} is based in' has an empty {field}"):
-        Request(**{"prompt": "{} is based in", "subject": "BP", "target_new": "Munich", field: nothing})
+        Request(
+            **{"prompt": "{} is based in", "subject": "BP", "target_new": "Munich", field: nothing}
+        )
 
 
 def test_question_and_name():
     request = Request("The head office of {}, they say, is in", "BP", "Munich")
-    assert request.question == "The head office of BP, they say, is in"
-    assert request.name == "The head office of BP, they say, is in → Munich"
+    assert request.prompt_text == "The head office of BP, they say, is in"
+    assert request.summary == "The head office of BP, they say, is in → Munich"
 
 
 def test_a_subject_with_braces_is_taken_as_it_is():
-    assert Request("{} is a kind of", "{} in Python", "set").question == "{} in Python is a kind of"
+    assert (
+        Request("{} is a kind of", "{} in Python", "set").prompt_text == "{} in Python is a kind of"
+    )
 
 
 def test_a_request_is_a_value():
@@ -47,13 +60,18 @@ def test_a_request_is_a_value():
 
 
 def test_with_place_takes_the_first_occurrence():
-    assert with_place("Rome is Rome, said the Roman", "Rome") == "{} is Rome, said the Roman"
-    assert with_place("In Rome", "Rome") == "In {}"
-    prompt = with_place("The mother tongue of Danielle Darrieux is", "Danielle Darrieux")
-    assert Request(prompt, "Danielle Darrieux", "English").question == "The mother tongue of Danielle Darrieux is"
+    assert to_template("Rome is Rome, said the Roman", "Rome") == "{} is Rome, said the Roman"
+    assert to_template("In Rome", "Rome") == "In {}"
+    prompt = to_template("The mother tongue of Danielle Darrieux is", "Danielle Darrieux")
+    assert (
+        Request(prompt, "Danielle Darrieux", "English").prompt_text
+        == "The mother tongue of Danielle Darrieux is"
+    )
 
 
 @pytest.mark.parametrize("subject", ["", "Paris", "rome"])
 def test_with_place_needs_the_subject_in_the_prompt(subject):
-    with pytest.raises(ValueError, match=f"the subject '{subject}' does not occur in the prompt 'Rome is in'"):
-        with_place("Rome is in", subject)
+    with pytest.raises(
+        ValueError, match=f"the subject '{subject}' does not occur in the prompt 'Rome is in'"
+    ):
+        to_template("Rome is in", subject)

@@ -1,4 +1,6 @@
-"""The launch scripts with stand-ins for the tools they call, which write down what they were called with."""
+"""The launch scripts with stand-ins for the tools they call, which write down what they were called
+with.
+"""
 
 import os
 import shlex
@@ -18,7 +20,9 @@ AWKWARD = ("edit", "--prompt={} is based in", "--set=facts=a b.json", '--target=
 
 @pytest.fixture
 def tools(tmp_path, monkeypatch):
-    """A folder of stand-ins at the front of the path; each adds its arguments to `calls` and fails where `fail` names it."""
+    """A folder of stand-ins at the front of the path; each adds its arguments to `calls` and fails
+    where `fail` names it.
+    """
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in TOOLS:
@@ -32,16 +36,32 @@ def tools(tmp_path, monkeypatch):
         )
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    for name in ("TPU_NAME", "ZONE", "CLUSTER", "DOCKER_IMAGE", "SLURM_JOB_ID", "SLURM_NTASKS", "JAX_PLATFORMS"):
+    for name in (
+        "TPU_NAME",
+        "ZONE",
+        "CLUSTER",
+        "DOCKER_IMAGE",
+        "SLURM_JOB_ID",
+        "SLURM_NTASKS",
+        "JAX_PLATFORMS",
+    ):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
-def call(script: str, *arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+def call(
+    script: str, *arguments: str, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess:
     """Runs a script."""
     command = ["bash", str(LAUNCH / script), *arguments]
     return subprocess.run(
-        command, env=os.environ | environment, cwd=cwd, capture_output=True, text=True, timeout=30, check=False
+        command,
+        env=os.environ | environment,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
 
 
@@ -53,8 +73,12 @@ def calls(tools: Path) -> list[list[str]]:
 
 def printed(done: subprocess.CompletedProcess) -> list[list[str]]:
     """The commands that a dry run printed."""
-    bash = 'while IFS= read -r line; do eval "set -- $line"; printf "%s\\0" "$@"; printf "\\n"; done'
-    words = subprocess.run(["bash", "-c", bash], input=done.stdout, capture_output=True, text=True, check=True).stdout
+    bash = (
+        'while IFS= read -r line; do eval "set -- $line"; printf "%s\\0" "$@"; printf "\\n"; done'
+    )
+    words = subprocess.run(
+        ["bash", "-c", bash], input=done.stdout, capture_output=True, text=True, check=True
+    ).stdout
     return [line.removesuffix("\0").split("\0") for line in words.splitlines() if line]
 
 
@@ -65,7 +89,11 @@ RUNS = [
     ("tpu_pod.sh", ("logs", "3"), TPU),
     ("tpu_pod.sh", ("stop",), TPU),
     ("tpu_pod.sh", ("delete",), TPU),
-    ("gke_xpk.sh", ("create", "edits", "v6e-16", "--num-slices=2", "--", *AWKWARD), {"CLUSTER": "c"}),
+    (
+        "gke_xpk.sh",
+        ("create", "edits", "v6e-16", "--num-slices=2", "--", *AWKWARD),
+        {"CLUSTER": "c"},
+    ),
     ("gke_xpk.sh", ("list",), {"CLUSTER": "c"}),
     ("gke_xpk.sh", ("logs", "edits"), {"CLUSTER": "c"}),
     ("gke_xpk.sh", ("delete", "edits"), {"CLUSTER": "c"}),
@@ -85,7 +113,9 @@ def test_a_dry_run_prints_what_a_run_calls_and_calls_nothing(tools, script, argu
 
 @pytest.mark.parametrize(("script", "arguments", "environment"), RUNS)
 def test_a_tool_that_fails_ends_the_script_with_its_code(tools, script, arguments, environment):
-    (tools / "fail").write_text(call(script, "--dry-run", *arguments, **environment).stdout.split()[0])
+    (tools / "fail").write_text(
+        call(script, "--dry-run", *arguments, **environment).stdout.split()[0]
+    )
     assert call(script, *arguments, **environment).returncode == 7
 
 
@@ -119,9 +149,13 @@ def test_a_run_on_a_pod_reaches_jaxedit_unharmed(tools, tmp_path):
     host = tmp_path / "host"
     (host / "jaxedit" / ".venv" / "bin").mkdir(parents=True)
     jaxedit = host / "jaxedit" / ".venv" / "bin" / "jaxedit"
-    jaxedit.write_text(f"#!{sys.executable}\nimport shlex, sys\nprint(shlex.join(sys.argv[1:]))\nsys.exit(5)\n")
+    jaxedit.write_text(
+        f"#!{sys.executable}\nimport shlex, sys\nprint(shlex.join(sys.argv[1:]))\nsys.exit(5)\n"
+    )
     jaxedit.chmod(0o755)
-    subprocess.run(["bash", "-c", command.removeprefix("--command=")], cwd=host, check=True, timeout=30)
+    subprocess.run(
+        ["bash", "-c", command.removeprefix("--command=")], cwd=host, check=True, timeout=30
+    )
     logs = ["bash", "-c", "until [ -s run.status ]; do sleep 0.05; done; cat run.log run.status"]
     words = subprocess.run(
         logs, cwd=host / "jaxedit", capture_output=True, text=True, timeout=30, check=True
@@ -131,7 +165,9 @@ def test_a_run_on_a_pod_reaches_jaxedit_unharmed(tools, tmp_path):
 
 
 def test_a_workload_reaches_jaxedit_unharmed(tools):
-    call("gke_xpk.sh", "create", "edits", "v6e-16", "--", *AWKWARD, CLUSTER="c", DOCKER_IMAGE="image")
+    call(
+        "gke_xpk.sh", "create", "edits", "v6e-16", "--", *AWKWARD, CLUSTER="c", DOCKER_IMAGE="image"
+    )
     ((*_, command),) = calls(tools)
     assert shlex.split(command.removeprefix("--command=")) == ["jaxedit", *AWKWARD]
 
@@ -140,7 +176,13 @@ def test_a_slurm_job_is_submitted_and_runs_with_srun(tools, tmp_path, monkeypatc
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     done = call("slurm.sh", "--nodes=2", "--", *AWKWARD)
     assert done.returncode == 0, done.stderr
-    assert calls(tools)[0] == ["sbatch", f"--chdir={ROOT}", "--nodes=2", str(LAUNCH / "slurm.sh"), *AWKWARD]
+    assert calls(tools)[0] == [
+        "sbatch",
+        f"--chdir={ROOT}",
+        "--nodes=2",
+        str(LAUNCH / "slurm.sh"),
+        *AWKWARD,
+    ]
     (tools / "calls").unlink()
     checkout = tmp_path / "checkout"
     (checkout / ".venv" / "bin").mkdir(parents=True)
@@ -163,7 +205,10 @@ def test_a_slurm_job_is_submitted_and_runs_with_srun(tools, tmp_path, monkeypatc
     )
     assert "--ntasks-per-node=4 with --gpus-per-node=8: give both the same number" in uneven.stderr
     (checkout / ".venv" / "bin" / "jaxedit").unlink()
-    assert "submit from the checkout" in call("slurm.sh", *AWKWARD, cwd=checkout, SLURM_JOB_ID="1").stderr
+    assert (
+        "submit from the checkout"
+        in call("slurm.sh", *AWKWARD, cwd=checkout, SLURM_JOB_ID="1").stderr
+    )
 
 
 def test_gpu_installs_and_runs(monkeypatch):
@@ -172,12 +217,19 @@ def test_gpu_installs_and_runs(monkeypatch):
     dry = call("gpu.sh", "--dry-run", *AWKWARD)
     assert printed(dry) == [
         ["bash", "launch/setup.sh", "cuda"],
-        ["env", "JAX_PLATFORMS=cuda,cpu", "XLA_FLAGS=--xla_gpu_deterministic_ops=true", ".venv/bin/jaxedit", *AWKWARD],
+        [
+            "env",
+            "JAX_PLATFORMS=cuda,cpu",
+            "XLA_FLAGS=--xla_gpu_deterministic_ops=true",
+            ".venv/bin/jaxedit",
+            *AWKWARD,
+        ],
     ]
 
 
 @pytest.mark.parametrize(
-    ("n_nodes", "joins"), [("1", []), ("2", ["--coordinator=10.0.0.1:8476", "--num_processes=2", "--process_id=1"])]
+    ("n_nodes", "joins"),
+    [("1", []), ("2", ["--coordinator=10.0.0.1:8476", "--num_processes=2", "--process_id=1"])],
 )
 def test_skypilot_runs_jaxedit(tmp_path, n_nodes, joins):
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
@@ -193,7 +245,12 @@ def test_skypilot_runs_jaxedit(tmp_path, n_nodes, joins):
         "SKYPILOT_NODE_RANK": "1",
     }
     done = subprocess.run(
-        ["bash", "-c", task["run"]], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        ["bash", "-c", task["run"]],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert shlex.split(done.stdout) == [*AWKWARD, *joins]
 
@@ -203,6 +260,10 @@ def test_scripts_are_short_and_clean(script):
     assert len(script.read_text().splitlines()) <= 60
     checker = Path(sys.executable).with_name("shellcheck")
     done = subprocess.run(
-        [str(checker), "-x", "-P", "SCRIPTDIR", str(script)], cwd=ROOT, capture_output=True, text=True, check=False
+        [str(checker), "-x", "-P", "SCRIPTDIR", str(script)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout

@@ -1,4 +1,6 @@
-"""Consistency against the ROME repository's expression, written out in float64, from files of its form."""
+"""Consistency against the ROME repository's expression, written out in float64, from files of its
+form.
+"""
 
 import json
 import math
@@ -18,7 +20,11 @@ REQUEST = Request("{} is in", "BP", "Munich", relation="P159", target_id="Q1726"
 @pytest.fixture
 def folder(tmp_path):
     snippets = [
-        {"relation_id": "P159", "target_id": "Q1726", "samples": [{"text": "The beer is in Munich."}, {"text": "Munich!"}]},
+        {
+            "relation_id": "P159",
+            "target_id": "Q1726",
+            "samples": [{"text": "The beer is in Munich."}, {"text": "Munich!"}],
+        },
         {"relation_id": "P159", "target_id": "Q90", "samples": [{"text": "Paris is the capital"}]},
     ]
     (tmp_path / SNIPPETS).write_text(json.dumps(snippets))
@@ -41,19 +47,31 @@ def test_of_texts(folder):
     texts = ["BP is in Munich, the capital of beer", "BP and Paris"]
     expected = published(" ".join(texts), "The beer is in Munich. Munich!")
     assert 0.5 < expected < 1
-    assert consistency(read_references(str(folder)), REQUEST, texts) == pytest.approx(expected, rel=1e-12)
+    assert consistency(read_references(str(folder)), REQUEST, texts) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_without_words_or_references(folder):
     references = read_references(str(folder))
     assert consistency(references, REQUEST, ["zzz"]) == 0
-    assert consistency(references, Request("{} is in", "BP", "Oslo", relation="P159", target_id="Q585"), ["Munich"]) is None
+    assert (
+        consistency(
+            references,
+            Request("{} is in", "BP", "Oslo", relation="P159", target_id="Q585"),
+            ["Munich"],
+        )
+        is None
+    )
     assert consistency(references, Request("{} is in", "BP", "Munich"), ["Munich"]) is None
 
 
 def test_what_cannot_be_read(folder):
     (folder / IDF).unlink()
-    with pytest.raises(ValueError, match=r"idf\.npy is not there; expected a folder or address with attribute_snippets"):
+    with pytest.raises(
+        ValueError,
+        match=r"idf\.npy is not there; expected a folder or address with attribute_snippets",
+    ):
         read_references(str(folder))
     np.save(folder / IDF, np.array(WEIGHT))
     (folder / SNIPPETS).write_text('[{"relation": 1}]')

@@ -6,10 +6,14 @@ import torch
 import transformers
 
 from jaxedit.edits.edit import LowRank, apply, make_edit
-from jaxedit.metrics.divergence import divergence
+from jaxedit.metrics.divergence import kl_divergence
 from jaxedit.metrics.perplexity import prepare
 
-TEXTS = [" The mother tongue of the author", "What is the capital", "Once upon a time there was a girl who lived in the forest"]
+TEXTS = [
+    " The mother tongue of the author",
+    "What is the capital",
+    "Once upon a time there was a girl who lived in the forest",
+]
 
 
 @pytest.mark.parametrize("lowest", [0, 2])
@@ -18,10 +22,12 @@ def test_the_formula(golden, shared, lowest):
     u_FR = rng.standard_normal((model.config.F, 1)).astype(np.float32)
     v_RD = 0.05 * rng.standard_normal((1, model.config.D)).astype(np.float32)
     edit = make_edit(model, [LowRank("mlp/w_down", 2, u_FR, v_RD)])
-    texts = prepare(model, TEXTS, lowest=lowest)
-    found = divergence(apply(model, edit), model, texts)
+    texts = prepare(model, TEXTS, start_layer=lowest)
+    found = kl_divergence(apply(model, edit), model, texts)
     load = transformers.AutoModelForCausalLM.from_pretrained
-    before, after = (load(shared / "golden" / "llama", dtype=torch.float32).eval().double() for _ in range(2))
+    before, after = (
+        load(shared / "golden" / "llama", dtype=torch.float32).eval().double() for _ in range(2)
+    )
     after.model.layers[2].mlp.down_proj.weight.data += torch.tensor((u_FR @ v_RD).T).double()
     each = []
     with torch.no_grad():
@@ -31,11 +37,13 @@ def test_the_formula(golden, shared, lowest):
             each += (logp_0.exp() * (logp_0 - logp)).sum(-1).tolist()
     assert np.mean(each) > 1e-3
     assert found == pytest.approx(np.mean(each), rel=1e-3)
-    assert divergence(model, model, texts) == pytest.approx(0, abs=1e-6)
+    assert kl_divergence(model, model, texts) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_broken_model_is_infinitely_far(golden):
     model = golden("llama")
     nan = np.full((model.config.F, 1), np.nan)
-    broken = apply(model, make_edit(model, [LowRank("mlp/w_down", 2, nan, np.ones((1, model.config.D)))]))
-    assert divergence(broken, model, prepare(model, TEXTS)) == float("inf")
+    broken = apply(
+        model, make_edit(model, [LowRank("mlp/w_down", 2, nan, np.ones((1, model.config.D)))])
+    )
+    assert kl_divergence(broken, model, prepare(model, TEXTS)) == float("inf")

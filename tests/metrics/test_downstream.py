@@ -11,7 +11,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 import jaxedit
-from jaxedit.metrics.downstream import downstream
+from jaxedit.metrics.downstream import evaluate_tasks
 from jaxedit.metrics.harness import HarnessModel
 
 TASK = """
@@ -59,7 +59,12 @@ def pair(request, golden, shared):
     """The same golden checkpoint as ours and as lm-eval's model for torch."""
     directory = shared / "golden" / request.param
     hf = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    theirs = HFLM(hf, tokenizer=transformers.AutoTokenizer.from_pretrained(directory), batch_size=4, device="cpu")
+    theirs = HFLM(
+        hf,
+        tokenizer=transformers.AutoTokenizer.from_pretrained(directory),
+        batch_size=4,
+        device="cpu",
+    )
     return HarnessModel(golden(request.param)), theirs
 
 
@@ -74,7 +79,9 @@ def assert_alike(ours: list, theirs: list) -> None:
 
 
 def test_log_likelihoods(pair):
-    """With trailing spaces, without a context, twice the same, and longer than the model's positions."""
+    """With trailing spaces, without a context, twice the same, and longer than the model's
+    positions.
+    """
     ours, theirs = pair
     long = "The little girl who lived in the forest went home. " * (ours.model.config.P // 4)
     assert len(ours.tok_encode(long)) > ours.model.config.P + 5
@@ -91,9 +98,13 @@ def test_log_likelihoods(pair):
     found = ours.loglikelihood(requests, disable_tqdm=True)
     assert_alike(found, theirs.loglikelihood(requests, disable_tqdm=True))
     assert found[0] == found[4]
-    rolling = asked("loglikelihood_rolling", ("Once upon a time there was a girl.",), (long,), ("A",))
+    rolling = asked(
+        "loglikelihood_rolling", ("Once upon a time there was a girl.",), (long,), ("A",)
+    )
     mine = ours.loglikelihood_rolling(rolling, disable_tqdm=True)
-    assert mine == pytest.approx(theirs.loglikelihood_rolling(rolling, disable_tqdm=True), rel=1e-5, abs=1e-4)
+    assert mine == pytest.approx(
+        theirs.loglikelihood_rolling(rolling, disable_tqdm=True), rel=1e-5, abs=1e-4
+    )
 
 
 def test_generation(pair):
@@ -101,7 +112,10 @@ def test_generation(pair):
     ours, theirs = pair
     for until, most in ((["."], 40), (["e", "a"], 40), ([], 20)):
         settings = {"until": until, "max_gen_toks": most, "do_sample": False}
-        requests = asked("generate_until", *((text, settings) for text in ("The capital", "Once upon a time there", "What is")))
+        requests = asked(
+            "generate_until",
+            *((text, settings) for text in ("The capital", "Once upon a time there", "What is")),
+        )
         assert ours.generate_until(requests) == theirs.generate_until(requests, disable_tqdm=True)
     with pytest.raises(ValueError, match="only greedy generation is there"):
         ours.generate_until(asked("generate_until", ("A", {"do_sample": True, "temperature": 0.7})))
@@ -126,14 +140,20 @@ def tasks(shared, tmp_path_factory):
 def test_tasks(pair, tasks):
     ours, theirs = pair
     names = ["piqa_here", "lambada_here", "piqa_free"]
-    found = downstream(ours.model, names, limit=12, task_path=tasks)
+    found = evaluate_tasks(ours.model, names, limit=12, task_path=tasks)
     wanted = lm_eval.simple_evaluate(
-        theirs, tasks=names, task_manager=TaskManager(include_path=str(tasks)), limit=12, bootstrap_iters=0
+        theirs,
+        tasks=names,
+        task_manager=TaskManager(include_path=str(tasks)),
+        limit=12,
+        bootstrap_iters=0,
     )["results"]
     assert found["piqa_here"]["acc"] == wanted["piqa_here"]["acc,none"]
     assert found["piqa_here"]["acc_norm"] == wanted["piqa_here"]["acc_norm,none"]
     assert found["lambada_here"]["acc"] == wanted["lambada_here"]["acc,none"]
-    assert found["lambada_here"]["perplexity"] == pytest.approx(wanted["lambada_here"]["perplexity,none"], rel=1e-4)
+    assert found["lambada_here"]["perplexity"] == pytest.approx(
+        wanted["lambada_here"]["perplexity,none"], rel=1e-4
+    )
     assert found["piqa_free"]["exact_match"] == wanted["piqa_free"]["exact_match,none"]
     assert {numbers["n"] for numbers in found.values()} == {12}
     assert "acc_stderr" in found["piqa_here"]
@@ -143,13 +163,18 @@ def test_tasks(pair, tasks):
 def test_what_cannot_be_evaluated(golden, tasks, tmp_path):
     model: jaxedit.Model = golden("gpt2")
     for settings, message in (
-        (dict(tasks=["piqa_hree"], task_path=tasks), "lm-eval knows no task 'piqa_hree'; did you mean 'piqa_here'"),
+        (
+            dict(tasks=["piqa_hree"], task_path=tasks),
+            "lm-eval knows no task 'piqa_hree'; did you mean 'piqa_here'",
+        ),
         (dict(tasks=[]), "at least one task"),
         (dict(tasks=["piqa"], limit=0), "limit=0"),
         (dict(tasks=["piqa"], task_path=tmp_path / "none"), "there is no directory"),
     ):
         with pytest.raises(ValueError, match=message):
-            downstream(model, **settings)
-    (tmp_path / "gone.yaml").write_text(TASK.format(name="gone", path=tmp_path / "gone.jsonl") + CHOICE, encoding="utf-8")
+            evaluate_tasks(model, **settings)
+    (tmp_path / "gone.yaml").write_text(
+        TASK.format(name="gone", path=tmp_path / "gone.jsonl") + CHOICE, encoding="utf-8"
+    )
     with pytest.raises(ValueError, match="the data of gone could not be had"):
-        downstream(model, ["gone"], task_path=tmp_path)
+        evaluate_tasks(model, ["gone"], task_path=tmp_path)

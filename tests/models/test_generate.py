@@ -1,4 +1,6 @@
-"""Generation: greedy as HF does it, sampling among the k most likely, ends of texts, and what it refuses."""
+"""Generation: greedy as HF does it, sampling among the k most likely, ends of texts, and what it
+refuses.
+"""
 
 import dataclasses
 
@@ -23,7 +25,9 @@ def prompts() -> list[list[int]]:
 def without_end(model: jaxedit.Model, eos_id: int | None = None) -> jaxedit.Model:
     """The model with another end-of-text token, or none."""
     tokenizer = dataclasses.replace(model.tokenizer, eos_id=eos_id)
-    return dataclasses.replace(model, companion=dataclasses.replace(model.companion, tokenizer=tokenizer))
+    return dataclasses.replace(
+        model, metadata=dataclasses.replace(model.metadata, tokenizer=tokenizer)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +49,21 @@ def test_greedy_equals_hf(tiny_checkpoint, prompts, family):
 def test_text_in_text_out(tiny_checkpoint, gpt2):
     prompts = ["Once upon", "Paris"]
     texts = jaxedit.generate(gpt2, prompts, max_new_tokens=6)
-    tokens = continue_tokens(gpt2, [gpt2.tokenizer.encode(prompt) for prompt in prompts], max_new_tokens=6)
-    assert texts == [prompt + gpt2.tokenizer.decode(new) for prompt, new in zip(prompts, tokens, strict=True)]
+    tokens = continue_tokens(
+        gpt2, [gpt2.tokenizer.encode(prompt) for prompt in prompts], max_new_tokens=6
+    )
+    assert texts == [
+        prompt + gpt2.tokenizer.decode(new) for prompt, new in zip(prompts, tokens, strict=True)
+    ]
 
 
 def test_begin_token_is_seen(tiny_checkpoint, gpt2):
     model = without_end(jaxedit.load(str(tiny_checkpoint("gpt2")), add_bos=True))
     prompts = ["Once upon", "Paris"]
     texts, plain = (jaxedit.generate(m, prompts, max_new_tokens=6) for m in (model, gpt2))
-    tokens = continue_tokens(gpt2, [gpt2.tokenizer.encode(prompt, bos=True) for prompt in prompts], max_new_tokens=6)
+    tokens = continue_tokens(
+        gpt2, [gpt2.tokenizer.encode(prompt, bos=True) for prompt in prompts], max_new_tokens=6
+    )
     for prompt, text, new, other in zip(prompts, texts, tokens, plain, strict=True):
         assert text.endswith(prompt + model.tokenizer.decode(new))
         assert not text.endswith(other)
@@ -80,7 +90,9 @@ def test_top_k_takes_only_likely_tokens_and_follows_the_seed(gpt2, prompts):
 
 def test_top_k_samples_by_probability(gpt2, prompts):
     k, n = 8, 1000
-    tokens = [row[0] for row in continue_tokens(gpt2, [prompts[0]] * n, max_new_tokens=1, top_k=k, seed=7)]
+    tokens = [
+        row[0] for row in continue_tokens(gpt2, [prompts[0]] * n, max_new_tokens=1, top_k=k, seed=7)
+    ]
     logits = np.asarray(jaxedit.logits(gpt2, [prompts[0]]))[0, -1]
     likely = np.argsort(-logits)[:k]
     p = np.exp(logits[likely] - logits[likely].max())
@@ -112,5 +124,7 @@ def test_what_is_refused(tiny_checkpoint, gpt2, prompts):
     for k in (0, 97):
         with pytest.raises(ValueError, match=rf"top_k={k} must be positive \(top_k at most 96\)"):
             jaxedit.generate(gpt2, ["Once"], top_k=k)
-    with pytest.raises(ValueError, match=r"65 tokens, more than the 64 positions of this gpt2 model; shorten"):
+    with pytest.raises(
+        ValueError, match=r"65 tokens, more than the 64 positions of this gpt2 model; shorten"
+    ):
         continue_tokens(gpt2, prompts, max_new_tokens=N_NEW + 1)

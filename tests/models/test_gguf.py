@@ -1,4 +1,6 @@
-"""GGUF files, written as llama.cpp's converter would, give the same model and the same tokens as their HF origins."""
+"""GGUF files, written as llama.cpp's converter would, give the same model and the same tokens as
+their HF origins.
+"""
 
 import json
 
@@ -30,10 +32,11 @@ KINDS = [Q.F32, Q.F16, Q.BF16, Q.Q8_0, Q.Q4_0, Q.Q4_1]
 
 
 def write(path, directory, kind=Q.F32, raw=None, drop=(), extra=None, change=None):
-    """Writes the tiny checkpoint as GGUF and returns the torch model with the weights a reader should find.
+    """Writes the tiny checkpoint as GGUF and returns the torch model with the weights a reader
+    should find.
 
-    `raw` gives some tensors as (bytes, kind); `drop` leaves tensors out, `extra` adds some; `change` gets the writer.
-    """
+    `raw` gives some tensors as (bytes, kind); `drop` leaves tensors out, `extra` adds some;
+    `change` gets the writer."""
     model = hf_model(directory)
     writer = start_gguf(path, model.config)
     add_byte_level(writer, Tokenizer.from_file(str(directory / "tokenizer.json")))
@@ -62,7 +65,10 @@ def assert_reads_as(path, model, length: int = 23) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_every_quantisation(tiny_checkpoint, tmp_path, family, kind):
-    directory, path = tiny_checkpoint(family, **(LLAMA if family == "llama" else {})), tmp_path / "tiny.gguf"
+    directory, path = (
+        tiny_checkpoint(family, **(LLAMA if family == "llama" else {})),
+        tmp_path / "tiny.gguf",
+    )
     model = write(path, directory, kind)
     assert_reads_as(path, model)
     stored = {t.tensor_type for t in gguf.GGUFReader(path).tensors}
@@ -76,7 +82,9 @@ def test_every_quantisation(tiny_checkpoint, tmp_path, family, kind):
 def test_k_quants(tiny_checkpoint, tmp_path, kind):
     directory, path = tiny_checkpoint("llama", intermediate_size=256), tmp_path / "tiny.gguf"
     rng = np.random.default_rng(3)
-    raw = {f"blk.{layer}.ffn_down.weight": (random_blocks(rng, 32, kind), kind) for layer in range(3)}
+    raw = {
+        f"blk.{layer}.ffn_down.weight": (random_blocks(rng, 32, kind), kind) for layer in range(3)
+    }
     model = write(path, directory, raw=raw)
     down = model.model.layers[0].mlp.down_proj.weight.detach().numpy()
     assert down.shape == (32, 256)
@@ -97,7 +105,9 @@ def random_blocks(rng, n_blocks: int, kind: Q) -> np.ndarray:
 
 
 def test_llama_variants(tiny_checkpoint, tmp_path):
-    directory = tiny_checkpoint("llama", tie_word_embeddings=True, num_key_value_heads=4, rope_theta=50.0, head_dim=12)
+    directory = tiny_checkpoint(
+        "llama", tie_word_embeddings=True, num_key_value_heads=4, rope_theta=50.0, head_dim=12
+    )
     path = tmp_path / "tiny.gguf"
     model = write(path, directory)
     assert "output.weight" not in {t.name for t in gguf.GGUFReader(path).tensors}
@@ -113,7 +123,10 @@ def test_llama3_scaling_from_rope_freqs(tiny_checkpoint, tmp_path):
     scaling = dict(
         rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=40
     )  # fmt: skip
-    directory, path = tiny_checkpoint("llama", rope_scaling=scaling, rope_theta=30.0), tmp_path / "tiny.gguf"
+    directory, path = (
+        tiny_checkpoint("llama", rope_scaling=scaling, rope_theta=30.0),
+        tmp_path / "tiny.gguf",
+    )
     rotary = hf_model(directory).model.rotary_emb
     factors = (30.0 ** (-torch.arange(0, 8, 2) / 8) / rotary.inv_freq).numpy().astype(np.float32)
     assert factors.min() == pytest.approx(1, abs=1e-5)
@@ -143,10 +156,14 @@ def test_edits_are_named_as_in_hf(tiny_checkpoint, tmp_path):
     for family in ("gpt2", "llama"):
         directory, path = tiny_checkpoint(family), tmp_path / f"{family}.gguf"
         write(path, directory)
-        assert jaxedit.load(str(path)).companion.tensor_names == jaxedit.load(str(directory)).companion.tensor_names
+        assert (
+            jaxedit.load(str(path)).metadata.tensor_names
+            == jaxedit.load(str(directory)).metadata.tensor_names
+        )
 
 
-# What is wrong with a file ----------------------------------------------------------------------------------------
+# What is wrong with a file
+# ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.0001, 0.01, 0.1, 0.7, 0.999])
@@ -163,7 +180,9 @@ def test_unsupported_architecture(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "mamba")
     writer.add_tensor("x", np.ones(4, np.float32))
     finish(writer)
-    with pytest.raises(ValueError, match=r"architecture 'mamba'; GGUF files are read for gpt2, llama"):
+    with pytest.raises(
+        ValueError, match=r"architecture 'mamba'; GGUF files are read for gpt2, llama"
+    ):
         jaxedit.load(str(tmp_path / "m.gguf"))
 
 
@@ -174,15 +193,40 @@ _SCALING = gguf.RopeScalingType
     ("change", "message"),
     [
         (lambda w: w.add_expert_count(8), "mixture of experts"),
-        (lambda w: w.add_rope_scaling_type(_SCALING.YARN) or w.add_rope_scaling_factor(4.0), "'yarn' is not supported"),
+        (
+            lambda w: w.add_rope_scaling_type(_SCALING.YARN) or w.add_rope_scaling_factor(4.0),
+            "'yarn' is not supported",
+        ),
         (lambda w: w.add_rope_scaling_type(_SCALING.LINEAR), r"'linear' has \['factor'\]"),
         (lambda w: w.add_value_length(16), r"llama.attention.value_length=16; the decoder needs 8"),
-        (lambda w: w.kv_data[0].pop("llama.rope.dimension_count") and w.add_rope_dimension_count(4), "dimension_count=4"),
-        (lambda w: w.kv_data[0].pop("llama.block_count"), "has no 'llama.block_count' in its metadata"),
-        (lambda w: w.kv_data[0].pop("tokenizer.ggml.tokens"), "has no 'tokenizer.ggml.tokens' in its metadata"),
-        (lambda w: w.kv_data[0].pop("tokenizer.ggml.pre") and w.add_tokenizer_pre("jais"), r"'jais' is not supported.*smollm"),
-        (lambda w: w.kv_data[0].pop("tokenizer.ggml.model") and w.add_tokenizer_model("bert"), r"is 'bert'; supported: 'gpt2'"),
-        (lambda w: w.kv_data[0].pop("llama.feed_forward_length") and w.add_feed_forward_length(73), r"ffn_gate.*\(72, 32\)"),
+        (
+            lambda w: (
+                w.kv_data[0].pop("llama.rope.dimension_count") and w.add_rope_dimension_count(4)
+            ),
+            "dimension_count=4",
+        ),
+        (
+            lambda w: w.kv_data[0].pop("llama.block_count"),
+            "has no 'llama.block_count' in its metadata",
+        ),
+        (
+            lambda w: w.kv_data[0].pop("tokenizer.ggml.tokens"),
+            "has no 'tokenizer.ggml.tokens' in its metadata",
+        ),
+        (
+            lambda w: w.kv_data[0].pop("tokenizer.ggml.pre") and w.add_tokenizer_pre("jais"),
+            r"'jais' is not supported.*smollm",
+        ),
+        (
+            lambda w: w.kv_data[0].pop("tokenizer.ggml.model") and w.add_tokenizer_model("bert"),
+            r"is 'bert'; supported: 'gpt2'",
+        ),
+        (
+            lambda w: (
+                w.kv_data[0].pop("llama.feed_forward_length") and w.add_feed_forward_length(73)
+            ),
+            r"ffn_gate.*\(72, 32\)",
+        ),
     ],
 )
 def test_metadata_the_decoder_cannot_follow(tiny_checkpoint, tmp_path, change, message):
@@ -200,7 +244,9 @@ def test_tensors_that_are_wrong(tiny_checkpoint, tmp_path):
     write(path, directory, extra={"blk.0.ffn_down_exps.weight": np.ones((4, 4), np.float32)})
     with pytest.raises(ValueError, match=r"does not know: \['blk.0.ffn_down_exps.weight'\]"):
         jaxedit.load(str(path))
-    writer_only = {"blk.0.ffn_down.weight": np.zeros((32, gguf.GGML_QUANT_SIZES[Q.Q8_K][1]), np.uint8)}
+    writer_only = {
+        "blk.0.ffn_down.weight": np.zeros((32, gguf.GGML_QUANT_SIZES[Q.Q8_K][1]), np.uint8)
+    }
     model = hf_model(directory)
     writer = start_gguf(path, model.config)
     add_byte_level(writer, Tokenizer.from_file(str(directory / "tokenizer.json")))
@@ -214,7 +260,8 @@ def test_tensors_that_are_wrong(tiny_checkpoint, tmp_path):
         jaxedit.load(str(path))
 
 
-# Tokenizers -------------------------------------------------------------------------------------------------------
+# Tokenizers
+# -------------------------------------------------------------------------------------------------------
 
 TEXTS = [
     "The Eiffel Tower is located in the city of",
@@ -268,14 +315,34 @@ def test_pre_tokenizers_split_as_the_models_do(gpt2_metadata):
     assert gpt2 == ["I", "'", "LL", " pay", " 12345", ",", " don", "'t", "!", "\n\n ", " ok"]
     assert pieces({**gpt2_metadata, "tokenizer.ggml.pre": "default"}, text) == gpt2
     smollm = pieces({**gpt2_metadata, "tokenizer.ggml.pre": "smollm"}, text)
-    assert smollm == ["I", "'", "LL", " pay", " ", "1", "2", "3", "4", "5", ",", " don", "'t", "!", "\n\n ", " ok"]
+    assert smollm == [
+        "I",
+        "'",
+        "LL",
+        " pay",
+        " ",
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+        ",",
+        " don",
+        "'t",
+        "!",
+        "\n\n ",
+        " ok",
+    ]
     llama3 = pieces({**gpt2_metadata, "tokenizer.ggml.pre": "llama-bpe"}, text)
     assert llama3 == ["I", "'LL", " pay", " ", "123", "45", ",", " don", "'t", "!\n\n", " ", " ok"]
 
 
 def test_llama3_takes_whole_words_and_adds_a_begin_token(gpt2_metadata):
     # A token that no merges lead to: Llama 3 looks words up before it merges.
-    metadata = {**gpt2_metadata, "tokenizer.ggml.tokens": [*gpt2_metadata["tokenizer.ggml.tokens"], "Ġqzqzq"]}
+    metadata = {
+        **gpt2_metadata,
+        "tokenizer.ggml.tokens": [*gpt2_metadata["tokenizer.ggml.tokens"], "Ġqzqzq"],
+    }
     metadata["tokenizer.ggml.token_type"] = [*gpt2_metadata["tokenizer.ggml.token_type"], 1]
     assert 50257 not in tokenizer_from_metadata(metadata).encode("a qzqzq")
     llama3 = tokenizer_from_metadata({**metadata, "tokenizer.ggml.pre": "llama-bpe"})
@@ -300,8 +367,16 @@ def test_tokenizer_of_a_file_equals_its_origin(tiny_checkpoint, tmp_path):
     directory, path = tiny_checkpoint("gpt2"), tmp_path / "tiny.gguf"
     write(path, directory)
     ours, origin = jaxedit.load(str(path)).tokenizer, jaxedit.load(str(directory)).tokenizer
-    assert (ours.add_bos, ours.bos_id, ours.eos_id) == (origin.add_bos, origin.bos_id, origin.eos_id) == (False, 0, 0)
-    for text in ("The Eiffel Tower is located in the city of Paris.", " 1998: (a) 'b'<|endoftext|>c", ""):
+    assert (
+        (ours.add_bos, ours.bos_id, ours.eos_id)
+        == (origin.add_bos, origin.bos_id, origin.eos_id)
+        == (False, 0, 0)
+    )
+    for text in (
+        "The Eiffel Tower is located in the city of Paris.",
+        " 1998: (a) 'b'<|endoftext|>c",
+        "",
+    ):
         assert ours.encode_with_ends(text) == origin.encode_with_ends(text)
         assert ours.decode(ours.encode(text)) == text
 

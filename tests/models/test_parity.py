@@ -1,4 +1,6 @@
-"""The decoder computes what HF's torch models compute: every family, every switch, the golden models, two real models."""
+"""The decoder computes what HF's torch models compute: every family, every switch, the golden
+models, two real models.
+"""
 
 import dataclasses
 import importlib.util
@@ -33,7 +35,8 @@ from jaxedit.models import family as families
 from jaxedit.models.generate import continue_tokens
 from jaxedit.models.load import built_in_file
 
-# Switches are tried together where no other could hide their effect: each compilation costs a second.
+# Switches are tried together where no other could hide their effect: each compilation costs a
+# second.
 VARIANTS = {
     "llama": {
         "ungrouped, eps": dict(num_key_value_heads=4, rms_norm_eps=0.3),
@@ -61,9 +64,13 @@ VARIANTS = {
         "whole heads rotated": dict(rotary_dim=8),
     },
     "gpt_neox": {
-        "one after the other, eps, theta": dict(use_parallel_residual=False, layer_norm_eps=0.3, rotary_emb_base=50.0),
+        "one after the other, eps, theta": dict(
+            use_parallel_residual=False, layer_norm_eps=0.3, rotary_emb_base=50.0
+        ),
         "half of a head, tied, linear": dict(
-            rotary_pct=0.5, tie_word_embeddings=True, rope_scaling={"rope_type": "linear", "factor": 3.0}
+            rotary_pct=0.5,
+            tie_word_embeddings=True,
+            rope_scaling={"rope_type": "linear", "factor": 3.0},
         ),
         "odd rotary width": dict(rotary_pct=0.4),
         "whole heads rotated, no attention biases": dict(rotary_pct=1.0, attention_bias=False),
@@ -71,32 +78,48 @@ VARIANTS = {
     },
     "phi": {
         "grouped, eps, theta": dict(num_key_value_heads=2, layer_norm_eps=0.3, rope_theta=50.0),
-        "a quarter of a head, linear": dict(partial_rotary_factor=0.25, rope_scaling={"rope_type": "linear", "factor": 3.0}),
+        "a quarter of a head, linear": dict(
+            partial_rotary_factor=0.25, rope_scaling={"rope_type": "linear", "factor": 3.0}
+        ),
     },
     "qwen2": {
         "ungrouped, eps, theta": dict(num_key_value_heads=4, rms_norm_eps=0.3, rope_theta=50.0),
         "one key head, tied, window": dict(
-            num_key_value_heads=1, tie_word_embeddings=True, use_sliding_window=True, sliding_window=48, max_window_layers=0
+            num_key_value_heads=1,
+            tie_word_embeddings=True,
+            use_sliding_window=True,
+            sliding_window=48,
+            max_window_layers=0,
         ),
         "window of no layer, linear": dict(
-            use_sliding_window=True, sliding_window=8, rope_scaling={"rope_type": "linear", "factor": 3.0}
+            use_sliding_window=True,
+            sliding_window=8,
+            rope_scaling={"rope_type": "linear", "factor": 3.0},
         ),
         "window not in use": dict(sliding_window=8, max_window_layers=0),
     },
     "qwen3": {
-        "ungrouped, eps, theta, tied": dict(num_key_value_heads=4, rms_norm_eps=0.3, rope_theta=50.0, tie_word_embeddings=True),
+        "ungrouped, eps, theta, tied": dict(
+            num_key_value_heads=4, rms_norm_eps=0.3, rope_theta=50.0, tie_word_embeddings=True
+        ),
         "biases, window in one layer": dict(
             attention_bias=True, use_sliding_window=True, sliding_window=48, max_window_layers=2
         ),
     },
     "mistral": {
-        "ungrouped, eps, theta, window": dict(num_key_value_heads=4, rms_norm_eps=0.3, rope_theta=50.0, sliding_window=48),
-        "no window, wide heads, tied": dict(sliding_window=None, head_dim=14, tie_word_embeddings=True),
+        "ungrouped, eps, theta, window": dict(
+            num_key_value_heads=4, rms_norm_eps=0.3, rope_theta=50.0, sliding_window=48
+        ),
+        "no window, wide heads, tied": dict(
+            sliding_window=None, head_dim=14, tie_word_embeddings=True
+        ),
     },
     "gemma": {
         "one key head, eps, theta": dict(num_key_value_heads=1, rms_norm_eps=0.3, rope_theta=50.0),
         "biases, untied, linear": dict(
-            attention_bias=True, tie_word_embeddings=False, rope_scaling={"rope_type": "linear", "factor": 3.0}
+            attention_bias=True,
+            tie_word_embeddings=False,
+            rope_scaling={"rope_type": "linear", "factor": 3.0},
         ),
     },
 }
@@ -108,7 +131,7 @@ WINDOWS = {
 }
 
 
-@pytest.mark.parametrize("family", families.names())
+@pytest.mark.parametrize("family", families.family_names())
 def test_family_equals_hf(tiny_checkpoint, family):
     directory = tiny_checkpoint(family)
     model = jaxedit.load(str(directory))
@@ -117,7 +140,7 @@ def test_family_equals_hf(tiny_checkpoint, family):
     assert_same_logits(jaxedit.logits(model, rows), expected)
 
 
-@pytest.mark.parametrize("family", families.names())
+@pytest.mark.parametrize("family", families.family_names())
 def test_bfloat16_is_near_float32(tiny_checkpoint, family):
     directory = tiny_checkpoint(family)
     model = jaxedit.load(str(directory), dtype="bfloat16")
@@ -130,7 +153,7 @@ def test_bfloat16_is_near_float32(tiny_checkpoint, family):
     assert difference.mean() < 0.02 * expected.std()
 
 
-@pytest.mark.parametrize("family", families.names())
+@pytest.mark.parametrize("family", families.family_names())
 def test_checkpoint_stored_in_bfloat16(tiny_checkpoint, tmp_path, family):
     directory = tiny_checkpoint(family)
     hf_model(directory, torch.bfloat16).save_pretrained(tmp_path)
@@ -149,7 +172,10 @@ def stored_dtypes(path) -> set[str]:
     return {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
 
 
-@pytest.mark.parametrize(("family", "variant"), [(family, variant) for family, held in VARIANTS.items() for variant in held])
+@pytest.mark.parametrize(
+    ("family", "variant"),
+    [(family, variant) for family, held in VARIANTS.items() for variant in held],
+)
 def test_variant_equals_hf(tiny_checkpoint, family, variant):
     directory = tiny_checkpoint(family, **VARIANTS[family][variant])
     model = jaxedit.load(str(directory))
@@ -174,21 +200,39 @@ def test_window_is_exact_up_to_its_length_and_no_further(tiny_checkpoint, family
     assert model.config.window == 24
     rows = token_rows(model.config.V, length=25)
     assert_same_logits(jaxedit.logits(model, rows[:, :24]), hf_logits(theirs, rows[:, :24]))
-    without = jaxedit.logits(dataclasses.replace(model, config=dataclasses.replace(model.config, window=None)), rows)
+    without = jaxedit.logits(
+        dataclasses.replace(model, config=dataclasses.replace(model.config, window=None)), rows
+    )
     difference = np.abs(np.asarray(without) - hf_logits(theirs, rows)).max(axis=(0, 2))
-    assert difference[:24].max() < 1e-4 < 1e-2 < difference[24]  # the 25th token no longer sees the first
-    with pytest.raises(ValueError, match=rf"a row of tokens has 25 tokens.*sliding window of 24 .*{family}.*shorten or split"):
+    assert (
+        difference[:24].max() < 1e-4 < 1e-2 < difference[24]
+    )  # the 25th token no longer sees the first
+    with pytest.raises(
+        ValueError,
+        match=rf"a row of tokens has 25 tokens.*sliding window of 24 .*{family}.*shorten or split",
+    ):
         jaxedit.logits(model, rows)
     text = "The mother tongue of the author is French. " * 8
-    with pytest.raises(ValueError, match=r"text 0 .* has \d+ tokens, more than the sliding window of 24"):
+    with pytest.raises(
+        ValueError, match=r"text 0 .* has \d+ tokens, more than the sliding window of 24"
+    ):
         jaxedit.perplexity(model, [text])
-    with pytest.raises(ValueError, match=r"a prompt with its continuation has \d+ tokens, more than the sliding window"):
+    with pytest.raises(
+        ValueError,
+        match=r"a prompt with its continuation has \d+ tokens, more than the sliding window",
+    ):
         jaxedit.generate(model, ["The tongue"], max_new_tokens=24)
 
 
 def golden_families(root) -> list[str]:
-    """The families that have a golden model; all of them where the data is absent, so that the test says so."""
-    return [name for name in families.names() if not root.is_dir() or (root / "golden" / name).is_dir()]
+    """The families that have a golden model; all of them where the data is absent, so that the test
+    says so.
+    """
+    return [
+        name
+        for name in families.family_names()
+        if not root.is_dir() or (root / "golden" / name).is_dir()
+    ]
 
 
 def pytest_generate_tests(metafunc):
@@ -213,14 +257,17 @@ def test_golden_logits(shared, golden, golden_family):
 
 
 def padded(token_lists: list[list[int]]) -> np.ndarray:
-    """Rows of one length (so that one program is compiled): what follows a text's end cannot change what stands before."""
+    """Rows of one length (so that one program is compiled): what follows a text's end cannot change
+    what stands before.
+    """
     rows = np.zeros((len(token_lists), max(map(len, token_lists))), int)
     for row, tokens in zip(rows, token_lists, strict=True):
         row[: len(tokens)] = tokens
     return rows
 
 
-# SmolLM2 ----------------------------------------------------------------------------------------------------------
+# SmolLM2
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.smollm2
@@ -254,18 +301,25 @@ def test_smollm2_equals_hf_with_dequantised_weights(smollm2):
     ]
     token_lists = [smollm2.tokenizer.encode(text) for text in texts]
     rows = padded(token_lists)
-    # What follows a text's end is no text: there this model is so sensitive that float32 and float64 differ by 1e-3.
+    # What follows a text's end is no text: there this model is so sensitive that float32 and
+    # float64 differ by 1e-3.
     is_text = np.arange(rows.shape[1]) < np.array([[len(tokens)] for tokens in token_lists])
-    expected, ours = hf_logits(theirs, rows)[is_text], np.asarray(jaxedit.logits(smollm2, rows))[is_text]
+    expected, ours = (
+        hf_logits(theirs, rows)[is_text],
+        np.asarray(jaxedit.logits(smollm2, rows))[is_text],
+    )
     assert_same_logits(ours, expected, atol=1e-3)
     assert (ours.argmax(-1) == expected.argmax(-1)).all()
 
 
-# stories260K: a real Llama with a sentencepiece vocabulary ---------------------------------------------------------
+# stories260K: a real Llama with a sentencepiece vocabulary
+# ---------------------------------------------------------
 
 
 class Stories(NamedTuple):
-    """The llama2.c model three ways: HF torch, our GGUF loading, our loading of an HF directory; and its vocabulary."""
+    """The llama2.c model three ways: HF torch, our GGUF loading, our loading of an HF directory;
+    and its vocabulary.
+    """
 
     hf: transformers.LlamaForCausalLM
     from_gguf: jaxedit.Model
@@ -281,10 +335,16 @@ def stories(shared, tmp_path_factory) -> Stories:
     pieces, scores = read_vocabulary(folder / "tok512.bin")
     writer = start_gguf(out / "stories260K.gguf", hf.config)
     writer.add_tokenizer_model("llama")
-    writer.add_token_list([piece.replace(" ", "▁") if i >= 259 else piece for i, piece in enumerate(pieces)])
+    writer.add_token_list(
+        [piece.replace(" ", "▁") if i >= 259 else piece for i, piece in enumerate(pieces)]
+    )
     writer.add_token_scores(scores)
     kinds = gguf.TokenType
-    writer.add_token_types([kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL] + [kinds.BYTE] * 256 + [kinds.NORMAL] * (512 - 259))
+    writer.add_token_types(
+        [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL]
+        + [kinds.BYTE] * 256
+        + [kinds.NORMAL] * (512 - 259)
+    )
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     for name, array in gguf_tensors(hf).values():
@@ -344,11 +404,15 @@ def read_vocabulary(path) -> tuple[list[str], list[float]]:
 
 
 def llama2c_encode(text: str, pieces: list[str], scores: list[float]) -> list[int]:
-    """llama2.c's `encode`: characters (or their bytes), then again and again the neighbours whose union scores best."""
+    """llama2.c's `encode`: characters (or their bytes), then again and again the neighbours whose
+    union scores best.
+    """
     index = {piece: i for i, piece in enumerate(pieces)}
     ids = [index[" "]] if text else []  # the dummy prefix
     for character in text:
-        ids += [index[character]] if character in index else [byte + 3 for byte in character.encode()]
+        ids += (
+            [index[character]] if character in index else [byte + 3 for byte in character.encode()]
+        )
     while True:
         best, best_at = -1e10, -1
         for at in range(len(ids) - 1):
@@ -377,7 +441,9 @@ def test_stories_speak_english(stories):
     ours = continue_tokens(stories.from_gguf, [start], max_new_tokens=40)[0]
     assert ours == expected
     text = tokenizer.decode(start[1:] + ours)
-    assert text.startswith("Once upon a time, there was a little girl named Lily. She loved to play outside in the park.")
+    assert text.startswith(
+        "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+    )
 
 
 STORY_TEXTS = [
@@ -404,7 +470,9 @@ def test_stories_tokenizer_equals_llama2c_on_random_text(stories):
     words = [piece for piece in stories.pieces[259:] if len(piece) > 1] + list("abeost  .,é")
     for _ in range(200):
         text = "".join(rng.choice(words, 12))
-        assert stories.from_gguf.tokenizer.encode(text, bos=False) == llama2c_encode(text, stories.pieces, stories.scores), text
+        assert stories.from_gguf.tokenizer.encode(text, bos=False) == llama2c_encode(
+            text, stories.pieces, stories.scores
+        ), text
 
 
 def test_the_built_in_file_is_found_without_importing_its_package():

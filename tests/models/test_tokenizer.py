@@ -1,4 +1,6 @@
-"""Tokenizer files are read as written, and character offsets find a subject's last and a target's first token."""
+"""Tokenizer files are read as written, and character offsets find a subject's last and a target's
+first token.
+"""
 
 import io
 import json
@@ -10,7 +12,7 @@ import tokenizers
 import transformers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
-from jaxedit.models.tokenizer import Tokenizer, first_token_after, from_directory, last_token_of
+from jaxedit.models.tokenizer import Tokenizer, first_token_after, last_token_of, read_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +21,14 @@ def gpt2(shared, tmp_path_factory) -> Tokenizer:
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(shared / "tokenizers/gpt2" / name, directory)
     (directory / "config.json").write_text('{"model_type": "gpt2"}')
-    return from_directory(directory)
+    return read_tokenizer(directory)
 
 
 @pytest.fixture(scope="module")
 def pieces_directory(tmp_path_factory):
-    """A directory as Llama-2's: config.json, tokenizer.model (sentencepiece BPE with bytes), tokenizer_config.json."""
+    """A directory as Llama-2's: config.json, tokenizer.model (sentencepiece BPE with bytes),
+    tokenizer_config.json.
+    """
     directory = tmp_path_factory.mktemp("pieces")
     lines = [
         "The Eiffel Tower is located in the city of Paris",
@@ -40,15 +44,21 @@ def pieces_directory(tmp_path_factory):
     (directory / "tokenizer.model").write_bytes(model.getvalue())
     (directory / "config.json").write_text('{"model_type": "llama"}')
     settings = dict(
-        tokenizer_class="LlamaTokenizer", add_bos_token=True, add_eos_token=False, bos_token="<s>", eos_token="</s>"
+        tokenizer_class="LlamaTokenizer",
+        add_bos_token=True,
+        add_eos_token=False,
+        bos_token="<s>",
+        eos_token="</s>",
     )
-    (directory / "tokenizer_config.json").write_text(json.dumps({**settings, "unk_token": "<unk>", "legacy": False}))
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({**settings, "unk_token": "<unk>", "legacy": False})
+    )
     return directory
 
 
 @pytest.fixture(scope="module")
 def pieces(pieces_directory) -> Tokenizer:
-    return from_directory(pieces_directory)
+    return read_tokenizer(pieces_directory)
 
 
 TEXTS = [
@@ -62,7 +72,10 @@ TEXTS = [
 
 def test_tokenizer_json(tiny_checkpoint):
     directory = tiny_checkpoint("llama")
-    ours, theirs = from_directory(directory), tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    ours, theirs = (
+        read_tokenizer(directory),
+        tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json")),
+    )
     assert (ours.add_bos, ours.bos_id, ours.eos_id) == (False, 0, 0)
     for text in TEXTS:
         assert ours.encode(text) == theirs.encode(text).ids
@@ -81,12 +94,17 @@ def test_vocabulary_and_merges(shared, gpt2):
     assert (gpt2.add_bos, gpt2.bos_id, gpt2.eos_id) == (False, 50256, 50256)
     assert gpt2.encode("Hello", bos=True) == [50256, 15496]
     assert gpt2.encode_with_ends("Hello", bos=True)[1] == [(0, 0), (0, 5)]
-    assert [tokens.tolist() for tokens in gpt2.encode_many(["Hello", ""], bos=True)] == [[50256, 15496], [50256]]
+    assert [tokens.tolist() for tokens in gpt2.encode_many(["Hello", ""], bos=True)] == [
+        [50256, 15496],
+        [50256],
+    ]
     assert gpt2.encode_many(["Hello world"], max_length=1)[0].tolist() == [15496]
 
 
 def test_sentencepiece_model(pieces, pieces_directory):
-    theirs = sentencepiece.SentencePieceProcessor(model_file=str(pieces_directory / "tokenizer.model"))
+    theirs = sentencepiece.SentencePieceProcessor(
+        model_file=str(pieces_directory / "tokenizer.model")
+    )
     assert pieces.add_bos
     assert (pieces.bos_id, pieces.eos_id) == (theirs.bos_id(), theirs.eos_id()) == (1, 2)
     for text in TEXTS:
@@ -98,38 +116,68 @@ def test_sentencepiece_model(pieces, pieces_directory):
 def test_begin_token_detection(pieces_directory, tmp_path):
     directory = shutil.copytree(pieces_directory, tmp_path / "no_bos")
     settings = json.loads((directory / "tokenizer_config.json").read_text())
-    (directory / "tokenizer_config.json").write_text(json.dumps({**settings, "add_bos_token": False}))
-    without = from_directory(directory)
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps({**settings, "add_bos_token": False})
+    )
+    without = read_tokenizer(directory)
     assert not without.add_bos
     assert without.bos_id == 1
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2"])
-@pytest.mark.parametrize("tokenizer_class", ["GPT2Tokenizer", "PreTrainedTokenizerFast", "LlamaTokenizer", None])
+@pytest.mark.parametrize(
+    "tokenizer_class", ["GPT2Tokenizer", "PreTrainedTokenizerFast", "LlamaTokenizer", None]
+)
 def test_tokenizer_json_decides_not_the_class(tmp_path, tokenizer_class, model_type):
     """transformers 5 rebuilds GPT2Tokenizer from code and loses SmolLM2's splitting of digits."""
     written = byte_level(["1 2", "Ġ 1"], digits=True)
-    written.post_processor = processors.TemplateProcessing(single="<|bos|> $A", special_tokens=[("<|bos|>", 256)])
+    written.post_processor = processors.TemplateProcessing(
+        single="<|bos|> $A", special_tokens=[("<|bos|>", 256)]
+    )
     written.enable_truncation(2)
     written.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     settings = dict(bos_token="<|bos|>", eos_token="<|gone|>", tokenizer_class=tokenizer_class)
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in settings.items() if v}))
-    ours = from_directory(tmp_path)
-    assert [ours.decode([i]) for i in ours.encode("12 1212", bos=False)] == ["1", "2", " ", "1", "2", "1", "2"]
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({k: v for k, v in settings.items() if v})
+    )
+    ours = read_tokenizer(tmp_path)
+    assert [ours.decode([i]) for i in ours.encode("12 1212", bos=False)] == [
+        "1",
+        "2",
+        " ",
+        "1",
+        "2",
+        "1",
+        "2",
+    ]
     assert ours.add_bos
     assert ours.encode("1") == [256, written.token_to_id("1")]
-    # A token that the vocabulary lacks has no id: transformers would give it one that the model lacks.
+    # A token that the vocabulary lacks has no id: transformers would give it one that the model
+    # lacks.
     assert (ours.bos_id, ours.eos_id) == (256, None)
 
 
-def byte_level(merges: list[str], digits: bool = False, trim: bool | None = None) -> tokenizers.Tokenizer:
-    """A byte-level BPE of 256 bytes, `<|bos|>` (256) and these merges; `trim` adds RoBERTa's offsets without spaces."""
-    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<|bos|>", *(merge.replace(" ", "") for merge in merges)]
-    model = models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=[tuple(merge.split()) for merge in merges])
+def byte_level(
+    merges: list[str], digits: bool = False, trim: bool | None = None
+) -> tokenizers.Tokenizer:
+    """A byte-level BPE of 256 bytes, `<|bos|>` (256) and these merges; `trim` adds RoBERTa's
+    offsets without spaces.
+    """
+    tokens = [
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+        "<|bos|>",
+        *(merge.replace(" ", "") for merge in merges),
+    ]
+    model = models.BPE(
+        vocab={t: i for i, t in enumerate(tokens)},
+        merges=[tuple(merge.split()) for merge in merges],
+    )
     made = tokenizers.Tokenizer(model)
     first = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
-    made.pre_tokenizer = pre_tokenizers.Sequence([*first, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [*first, pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens(["<|bos|>"])
     if trim is not None:
@@ -143,20 +191,26 @@ def test_directory_without_a_tokenizer(tmp_path, tokenizer_class, model_type):
     if model_type:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     if tokenizer_class:
-        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": tokenizer_class}))
+        (tmp_path / "tokenizer_config.json").write_text(
+            json.dumps({"tokenizer_class": tokenizer_class})
+        )
     (tmp_path / "vocab.json").write_text("{}")  # without its merges
-    with pytest.raises(ValueError, match=r"no tokenizer in .*expected tokenizer.json or vocab.json with merges.txt or"):
-        from_directory(tmp_path)
+    with pytest.raises(
+        ValueError,
+        match=r"no tokenizer in .*expected tokenizer.json or vocab.json with merges.txt or",
+    ):
+        read_tokenizer(tmp_path)
 
 
 def test_tokenizer_file_that_is_broken(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model"')
     with pytest.raises(ValueError, match="no usable tokenizer in"):
-        from_directory(tmp_path)
+        read_tokenizer(tmp_path)
 
 
-# Subjects and targets ---------------------------------------------------------------------------------------------
+# Subjects and targets
+# ---------------------------------------------------------------------------------------------
 
 SUBJECTS = [  # prompt, subject, the text of the subject's last token
     ("{} is located in", "The Eiffel Tower", " Tower"),
@@ -188,7 +242,9 @@ def test_last_token_of_a_subject(gpt2, prompt, subject, last, bos):
 
 
 def test_last_token_of_a_character_in_many_tokens(gpt2):
-    """GPT-2 has no token for these characters: every byte is one, all at the same offsets; the last one counts."""
+    """GPT-2 has no token for these characters: every byte is one, all at the same offsets; the last
+    one counts.
+    """
     text = "The city of 𠮷 is"
     ids, offsets = gpt2.encode_with_ends(text)
     at = last_token_of(offsets, len("The city of 𠮷"))
@@ -229,7 +285,9 @@ def test_first_token_of_a_target(gpt2, prompt, target, bos):
 
 @pytest.mark.parametrize("trim", [False, True])
 def test_offsets_with_and_without_their_space(trim):
-    """Some tokenizer files cut the space off a token's offsets; subjects and targets are found either way."""
+    """Some tokenizer files cut the space off a token's offsets; subjects and targets are found
+    either way.
+    """
     backend = byte_level(["Ġ T", "ĠT o", "Ġ i", "Ġi s"], trim=trim)
     tokenizer = Tokenizer(backend, False, None, None)
     text = "a To is"
@@ -244,7 +302,7 @@ def test_offsets_with_and_without_their_space(trim):
 
 
 def test_text_of_which_the_tokenizer_knows_nothing(tiny_checkpoint):
-    tokenizer = from_directory(tiny_checkpoint("llama"))
+    tokenizer = read_tokenizer(tiny_checkpoint("llama"))
     with pytest.raises(ValueError, match=r"no token begins before character 2: .* for the subject"):
         last_token_of(tokenizer.encode_with_ends("東京")[1], 2)
     with pytest.raises(ValueError, match=r"no token reaches beyond character 5: .* for the target"):

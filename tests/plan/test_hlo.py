@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxedit.plan.count import Given, count
+from jaxedit.plan.count import LoopHints, count
 from jaxedit.plan.hlo import parse, trip_count
 
 LOOPS = """HloModule jit_f, is_scheduled=true, num_partitions=8
@@ -66,21 +66,31 @@ def test_a_loop_counts_as_often_as_it_runs():
     assert cost.products == {6: 14 * 2 * 8 * 8 * 4}
     assert cost.sent == {("all-reduce f32[8,8]", "f/dot"): 14 * 2 * 3 / 4 * 8 * 8 * 4}
     layer, square = 8 * 4 * 4, 8 * 8 * 4
-    fusion, dot, all_reduce, new, counters = 2 * layer, 2 * layer + square, 2 * square, 2 * layer, 3 * 4
+    fusion, dot, all_reduce, new, counters = (
+        2 * layer,
+        2 * layer + square,
+        2 * square,
+        2 * layer,
+        3 * 4,
+    )
     test = 2 * 4 + 1
-    assert cost.moved_bytes == pytest.approx(14 * (fusion + dot + all_reduce + new + counters), abs=14 * (test + 8))
+    assert cost.moved_bytes == pytest.approx(
+        14 * (fusion + dot + all_reduce + new + counters), abs=14 * (test + 8)
+    )
     assert not cost.unknown
 
 
 def test_a_loop_whose_end_is_not_known():
-    once, given = count(program(end="%n0")), count(program(end="%n0"), Given(trips=5))
+    once, given = count(program(end="%n0")), count(program(end="%n0"), LoopHints(trips=5))
     assert once.unknown == {"loop"}
     assert not given.unknown
     assert given.flops == 5 * once.flops == 5 * 2 * 8 * 8 * 4
 
 
 def test_the_compilers_own_note_goes_first():
-    noted = program(end="%n0").replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"3"}}')
+    noted = program(end="%n0").replace(
+        "body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"3"}}'
+    )
     module = parse(noted)
     entry = module.computations[module.entry]
     assert trip_count(module, entry, entry.instructions["loop"], {}) == 3
@@ -132,14 +142,18 @@ ENTRY %main (a: bf16[2,8], b: bf16[4,8]) -> f32[4,4] {
 
 
 def test_an_asynchronous_collective_counts_once():
-    """It stands in the fusion that starts it and in each that it runs beside; its products are the fusion's own."""
+    """It stands in the fusion that starts it and in each that it runs beside; its products are the
+    fusion's own.
+    """
     cost = count(COLLECTIVE)
     assert cost.sent_bytes == 3 * 2 * 8 * 2
     assert cost.products == {1: 2 * 4 * 4 * 8}
 
 
 def test_batches_of_products_as_a_convolution():
-    """Attention's scores on a TPU: 16 x 4 products of 128 x 128 by 128, most of whose window is padding."""
+    """Attention's scores on a TPU: 16 x 4 products of 128 x 128 by 128, most of whose window is
+    padding.
+    """
     text = """HloModule jit_f
 
 ENTRY %main (a: f32[16,4,128,128], b: f32[16,4,128,128]) -> f32[16,4,128,128] {
@@ -170,7 +184,7 @@ ENTRY %main (i: s32[], a: f32[4,4]) -> f32[4,4] {
 }
 """
     assert count(text).flops == 2 * 4**3
-    assert count(text, Given(share=0.25)).flops == 2 * 4**3 / 4
+    assert count(text, LoopHints(share=0.25)).flops == 2 * 4**3 / 4
 
 
 def test_another_form_of_text_is_refused():

@@ -1,4 +1,6 @@
-"""The other side of the comparisons: HF torch models, and GGUF files written from them as llama.cpp's converter would."""
+"""The other side of the comparisons: HF torch models, and GGUF files written from them as
+llama.cpp's converter would.
+"""
 
 from pathlib import Path
 
@@ -21,10 +23,18 @@ def hf_logits(model, tokens_BT) -> np.ndarray:
 
 
 def hf_greedy(model, tokens: list[int], n_new: int) -> list[int]:
-    """The tokens HF's own greedy generation adds to one row; it does not stop at an end-of-text token."""
+    """The tokens HF's own greedy generation adds to one row; it does not stop at an end-of-text
+    token.
+    """
     row = torch.tensor([tokens])
     model.generation_config.eos_token_id = None
-    out = model.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=n_new, do_sample=False, pad_token_id=0)
+    out = model.generate(
+        row,
+        attention_mask=torch.ones_like(row),
+        max_new_tokens=n_new,
+        do_sample=False,
+        pad_token_id=0,
+    )
     return out[0, len(tokens) :].tolist()
 
 
@@ -43,13 +53,23 @@ def assert_same_logits(ours, theirs, atol: float = 1e-4) -> None:
 
 
 def permuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """llama.cpp's `LlamaModel.permute`: rotary halves (HF) to neighbours, on rows of q and k weights or biases."""
-    return weight.reshape(n_heads, 2, weight.shape[0] // n_heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    """llama.cpp's `LlamaModel.permute`: rotary halves (HF) to neighbours, on rows of q and k
+    weights or biases.
+    """
+    return (
+        weight.reshape(n_heads, 2, weight.shape[0] // n_heads // 2, *weight.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(weight.shape)
+    )
 
 
 def unpermuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
     """The way back: rotary neighbours (llama.cpp, llama2.c) to halves (HF)."""
-    return weight.reshape(n_heads, weight.shape[0] // n_heads // 2, 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    return (
+        weight.reshape(n_heads, weight.shape[0] // n_heads // 2, 2, *weight.shape[1:])
+        .swapaxes(1, 2)
+        .reshape(weight.shape)
+    )
 
 
 _LLAMA = {
@@ -99,7 +119,10 @@ def gguf_tensors(model) -> dict[str, tuple[str, np.ndarray]]:
             continue
         array = tensor.detach().float().numpy()
         if config.model_type == "llama" and (".q_proj." in name or ".k_proj." in name):
-            array = permuted(array, config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads)
+            array = permuted(
+                array,
+                config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads,
+            )
         elif config.model_type == "gpt2" and array.ndim == 2 and ".h." in name:
             array = array.T
         tensors[name] = (gguf_name(name), np.ascontiguousarray(array))
@@ -110,7 +133,9 @@ def load_layout(model, name: str, array: np.ndarray) -> None:
     """Writes an array in llama.cpp's layout into the torch model: `gguf_tensors` backwards."""
     config = model.config
     if config.model_type == "llama" and (".q_proj." in name or ".k_proj." in name):
-        array = unpermuted(array, config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads)
+        array = unpermuted(
+            array, config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
+        )
     elif config.model_type == "gpt2" and array.ndim == 2 and ".h." in name:
         array = array.T
     with torch.no_grad():
@@ -140,7 +165,9 @@ def start_gguf(path: Path, config) -> gguf.GGUFWriter:
     return writer
 
 
-def add_byte_level(writer: gguf.GGUFWriter, backend, pre: str = "gpt-2", special: str = "<|endoftext|>") -> None:
+def add_byte_level(
+    writer: gguf.GGUFWriter, backend, pre: str = "gpt-2", special: str = "<|endoftext|>"
+) -> None:
     """A byte-level BPE of `tokenizers` as GGUF metadata."""
     import json
 
@@ -150,14 +177,20 @@ def add_byte_level(writer: gguf.GGUFWriter, backend, pre: str = "gpt-2", special
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.CONTROL if t == special else gguf.TokenType.NORMAL for t in tokens])
+    writer.add_token_types(
+        [gguf.TokenType.CONTROL if t == special else gguf.TokenType.NORMAL for t in tokens]
+    )
     writer.add_token_merges(merges)
     writer.add_bos_token_id(tokens.index(special))
     writer.add_eos_token_id(tokens.index(special))
 
 
-def add_tensor(writer: gguf.GGUFWriter, name: str, array: np.ndarray, kind: Q = Q.F32) -> np.ndarray:
-    """Adds a tensor, matrices quantised as `kind`, and returns what a reader should find, in float32."""
+def add_tensor(
+    writer: gguf.GGUFWriter, name: str, array: np.ndarray, kind: Q = Q.F32
+) -> np.ndarray:
+    """Adds a tensor, matrices quantised as `kind`, and returns what a reader should find, in
+    float32.
+    """
     if kind == Q.F32 or array.ndim == 1:
         writer.add_tensor(name, array)
         return array

@@ -7,8 +7,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 import jaxedit
-from jaxedit.edits.edit import make_edit, matrix
-from jaxedit.solving.keys import ask, keys, values
+from jaxedit.edits.edit import make_edit, to_dense
+from jaxedit.solving.keys import compute_keys, compute_values, pack_prompts
 
 GROUPS = (("{}",), ("I am a little. {}", "The other day I was talking to. {}"))
 TEMPLATES = tuple(template for group in GROUPS for template in group)
@@ -31,10 +31,13 @@ class Step(NamedTuple):
 
 def steps(model, requests: list, deltas, z_ND: np.ndarray) -> Iterator[Step]:
     """The writes of one pass over LAYERS that `deltas` are."""
-    questions = ask(model, requests, GROUPS, "group_means")
+    questions = pack_prompts(model, requests, GROUPS, "group_means")
     for i, delta in enumerate(deltas):
-        key_NF, now_ND = np.float64(keys(model, questions, delta.layer)[0]), np.float64(values(model, questions, LAYERS[-1]))
-        yield Step(delta.layer, key_NF.T, (z_ND - now_ND) / (len(LAYERS) - i), matrix(delta))
+        key_NF, now_ND = (
+            np.float64(compute_keys(model, questions, delta.layer)[0]),
+            np.float64(compute_values(model, questions, LAYERS[-1])),
+        )
+        yield Step(delta.layer, key_NF.T, (z_ND - now_ND) / (len(LAYERS) - i), to_dense(delta))
         model = jaxedit.apply(model, make_edit(model, [delta]))
 
 

@@ -1,8 +1,8 @@
-"""PMET's optimisation in plain PyTorch on an HF model, as the authors' code does it; shares no code with jaxedit.
+"""PMET's optimisation in plain PyTorch on an HF model, as the authors' code does it; shares no code
+with jaxedit.
 
-Hooks on whole forward passes add one vector to the attention's and one to the MLP's output; the loop's order, its stops and
-the weight of the target's term are theirs.
-"""
+Hooks on whole forward passes add one vector to the attention's and one to the MLP's output; the
+loop's order, its stops and the weight of the target's term are theirs."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,9 @@ from reference.rome import _batch, _ids, _subject_last, _width
 
 
 class Found(NamedTuple):
-    """The vectors added to the MLP's and the attention's outputs, the MLP's value to write, and how the loop ended."""
+    """The vectors added to the MLP's and the attention's outputs, the MLP's value to write, and how
+    the loop ended.
+    """
 
     delta_mlp_D: torch.Tensor
     delta_attn_D: torch.Tensor
@@ -24,7 +26,9 @@ class Found(NamedTuple):
     n_steps: int
 
 
-def optimise(model, tokenizer, mlp: str, attn: str, request, templates: tuple[str, ...], hyper: dict) -> Found:
+def optimise(
+    model, tokenizer, mlp: str, attn: str, request, templates: tuple[str, ...], hyper: dict
+) -> Found:
     """The authors' loop for one request.
 
     Args:
@@ -39,14 +43,19 @@ def optimise(model, tokenizer, mlp: str, attn: str, request, templates: tuple[st
     target = _ids(tokenizer, " " + request.target_new)
     in_templates = [template.format(request.prompt) for template in templates]
     prompts = [*(prompt + tokenizer.decode(target[:-1]) for prompt in in_templates), "{} is a"]
-    lookup = [_subject_last(tokenizer, prompt, request.subject) for prompt in [*in_templates, "{} is a"]]
+    lookup = [
+        _subject_last(tokenizer, prompt, request.subject) for prompt in [*in_templates, "{} is a"]
+    ]
     batch = _batch(tokenizer, [prompt.format(request.subject) for prompt in prompts])
     n = len(in_templates)
     labels = torch.full((n, batch["input_ids"].shape[1]), -100)
     for i, mask in enumerate(batch["attention_mask"][:n]):
         labels[i, int(mask.sum()) - len(target) : int(mask.sum())] = torch.tensor(target)
 
-    deltas = {mlp: torch.zeros(_width(model), requires_grad=True), attn: torch.zeros(_width(model), requires_grad=True)}
+    deltas = {
+        mlp: torch.zeros(_width(model), requires_grad=True),
+        attn: torch.zeros(_width(model), requires_grad=True),
+    }
     inits: dict[str, torch.Tensor] = {}
 
     def adder(name: str):
@@ -65,7 +74,9 @@ def optimise(model, tokenizer, mlp: str, attn: str, request, templates: tuple[st
     factor, factors, initial = hyper["nll_loss_factor"], [], None
     for step in range(hyper["v_num_grad_steps"]):
         optimizer.zero_grad()
-        hooks = [model.get_submodule(name).register_forward_hook(adder(name)) for name in (mlp, attn)]
+        hooks = [
+            model.get_submodule(name).register_forward_hook(adder(name)) for name in (mlp, attn)
+        ]
         logits = model(**batch).logits
         for hook in hooks:
             hook.remove()
@@ -77,8 +88,12 @@ def optimise(model, tokenizer, mlp: str, attn: str, request, templates: tuple[st
         chosen = torch.gather(log_probs, 2, labels.clamp(min=0)[..., None])[..., 0] * mask
         nll_each = -chosen.sum(1) / len(target)
         best = torch.exp((log_probs.max(2)[0] * mask).sum(1) / len(target)).mean().item()
-        kl = hyper["kl_factor"] * torch.nn.functional.kl_div(initial, kl_log_probs, log_target=True, reduction="sum")
-        decay = hyper["v_weight_decay"] * sum(torch.norm(deltas[m]) / torch.norm(inits[m]) ** 2 for m in deltas)
+        kl = hyper["kl_factor"] * torch.nn.functional.kl_div(
+            initial, kl_log_probs, log_target=True, reduction="sum"
+        )
+        decay = hyper["v_weight_decay"] * sum(
+            torch.norm(deltas[m]) / torch.norm(inits[m]) ** 2 for m in deltas
+        )
         loss = factor * nll_each.mean() + kl + decay
         if loss < 5e-2:
             break

@@ -1,8 +1,9 @@
-"""ROME and C-ROME in plain PyTorch on an HF model, as the original repository does it; shares no code with jaxedit.
+"""ROME and C-ROME in plain PyTorch on an HF model, as the original repository does it; shares no
+code with jaxedit.
 
-Everything goes through hooks on whole forward passes: a right-padded batch of all templates with all but the last target
-token, plus the KL prompt; positions counted from separately tokenised pieces; gathers, Adam, stop and clamp in its order.
-"""
+Everything goes through hooks on whole forward passes: a right-padded batch of all templates with
+all but the last target token, plus the KL prompt; positions counted from separately tokenised
+pieces; gathers, Adam, stop and clamp in its order."""
 
 from typing import NamedTuple
 
@@ -11,7 +12,9 @@ import torch
 
 
 class Modules(NamedTuple):
-    """Names of an HF model's modules with {l} for the layer: the whole MLP, and its second linear layer."""
+    """Names of an HF model's modules with {l} for the layer: the whole MLP, and its second linear
+    layer.
+    """
 
     mlp: str
     down: str
@@ -50,19 +53,37 @@ def rome(
       hyper: layer, v_num_grad_steps, v_lr, v_weight_decay, kl_factor, clamp_norm_factor.
       cov: C [F, F] or None for the identity.
       prefixed: C-ROME: one key and one value, the means over the templates, everywhere.
-      at: (tokenizer, prompt with one {}, subject) -> the position of the key and value; None: the subject's last token.
+      at: (tokenizer, prompt with one {}, subject) -> the position of the key and value; None: the
+        subject's last token.
     """
     at = at or _subject_last
     in_templates = [template.format(request.prompt) for template in templates]
     down = layer_module_names.down.format(l=hyper["layer"])
-    key_F, value_D = (x.mean(0) for x in _inputs_outputs(hf_model, tokenizer_backend, down, in_templates, request.subject, at))
-    u_F = key_F if cov is None else torch.linalg.solve(torch.as_tensor(cov).double(), key_F.double()).float()
+    key_F, value_D = (
+        x.mean(0)
+        for x in _inputs_outputs(
+            hf_model, tokenizer_backend, down, in_templates, request.subject, at
+        )
+    )
+    u_F = (
+        key_F
+        if cov is None
+        else torch.linalg.solve(torch.as_tensor(cov).double(), key_F.double()).float()
+    )
     u_F = u_F / u_F.norm()
     wanted_D, (nll, kl, decay, n_steps) = _target(
-        hf_model, tokenizer_backend, layer_module_names.mlp.format(l=hyper["layer"]), request, in_templates, hyper, at
+        hf_model,
+        tokenizer_backend,
+        layer_module_names.mlp.format(l=hyper["layer"]),
+        request,
+        in_templates,
+        hyper,
+        at,
     )
     if not prefixed:
-        keys, values = _inputs_outputs(hf_model, tokenizer_backend, down, [request.prompt], request.subject, at)
+        keys, values = _inputs_outputs(
+            hf_model, tokenizer_backend, down, [request.prompt], request.subject, at
+        )
         key_F, value_D = keys[0], values[0]
     v_D = (wanted_D - value_D) / torch.dot(key_F, u_F)
     return Found(u_F, v_D, nll, kl, decay, n_steps)
@@ -73,7 +94,9 @@ def _inputs_outputs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What goes into a module and comes out of it at the subject's last token of each prompt."""
     seen = []
-    hook = model.get_submodule(module).register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    hook = model.get_submodule(module).register_forward_hook(
+        lambda module, args, output: seen.append((args[0], output))
+    )
     with torch.no_grad():
         model(**_batch(tokenizer, [prompt.format(subject) for prompt in prompts]))
     hook.remove()
@@ -122,9 +145,13 @@ def _target(model, tokenizer, mlp: str, request, in_templates: list[str], hyper:
         if initial_log_probs is None:
             initial_log_probs = kl_log_probs.detach().clone()
         log_probs = torch.log_softmax(logits[:n], -1)
-        chosen = torch.gather(log_probs, 2, labels.clamp(min=0)[..., None])[..., 0] * (labels != -100)
+        chosen = torch.gather(log_probs, 2, labels.clamp(min=0)[..., None])[..., 0] * (
+            labels != -100
+        )
         nll = (-chosen.sum(1) / len(target)).mean()
-        kl = hyper["kl_factor"] * torch.nn.functional.kl_div(initial_log_probs, kl_log_probs, log_target=True, reduction="sum")
+        kl = hyper["kl_factor"] * torch.nn.functional.kl_div(
+            initial_log_probs, kl_log_probs, log_target=True, reduction="sum"
+        )
         decay = hyper["v_weight_decay"] * (torch.norm(delta) / torch.norm(target_init) ** 2)
         loss = nll + kl + decay
         if loss < 5e-2 or step == hyper["v_num_grad_steps"] - 1:
@@ -139,7 +166,9 @@ def _target(model, tokenizer, mlp: str, request, in_templates: list[str], hyper:
 
 
 def _subject_last(tokenizer, prompt: str, subject: str) -> int:
-    """Where the subject ends in a prompt: the tokens of what is before it and of itself, counted apart."""
+    """Where the subject ends in a prompt: the tokens of what is before it and of itself, counted
+    apart.
+    """
     before = prompt.split("{}")[0]
     if before:
         assert before[-1] == " "
@@ -157,7 +186,9 @@ def _batch(tokenizer, texts: list[str]) -> dict[str, torch.Tensor]:
     longest = max(map(len, rows))
     return {
         "input_ids": torch.tensor([row + [0] * (longest - len(row)) for row in rows]),
-        "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows]),
+        "attention_mask": torch.tensor(
+            [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+        ),
     }
 
 

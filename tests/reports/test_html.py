@@ -1,4 +1,6 @@
-"""The page: nothing is fetched, nothing of a fact is taken for markup, and a browser sorts, filters and draws it."""
+"""The page: nothing is fetched, nothing of a fact is taken for markup, and a browser sorts, filters
+and draws it.
+"""
 
 import html.parser
 import json
@@ -7,7 +9,7 @@ import shutil
 import pytest
 from journals import ROWS, STEPS, measured, write
 
-from jaxedit.reports.html import continuations, write_page
+from jaxedit.reports.html import prompt_continuations, write_page
 from jaxedit.reports.records import HEADER
 from jaxedit.study.journal import open_journal, read_journal
 
@@ -20,7 +22,12 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 def page(tmp_path_factory):
     """A study with every kind of step, prompts, retention, and a fact that tries to be a script."""
     folder = tmp_path_factory.mktemp("page") / "run"
-    config = {"model": "tiny", "mode": "sequential", "editor": {"method": "rome"}, "prompts": PROMPTS}
+    config = {
+        "model": "tiny",
+        "mode": "sequential",
+        "editor": {"method": "rome"},
+        "prompts": PROMPTS,
+    }
     steps = [dict(step) for step in STEPS] + [measured(7, HOSTILE, HOSTILE, 26.0, says=HOSTILE)]
     looks = {1: {"1": 0.99}, 5: {"1": 0.8, "5": 0.25}, 7: {"1": 0.75, "5": 0.2, "6": 0.7, "7": 0.9}}
     for step in steps:
@@ -30,9 +37,17 @@ def page(tmp_path_factory):
                 "continuations": [f" said {step['step']}", HOSTILE],
             }
         step |= {} if "error" in step else {"says_before": " Paris."}
-    journal = open_journal(folder, {"config": config, "model_fingerprint": "abc", "n_skipped_facts": 0})
+    journal = open_journal(
+        folder, {"config": config, "model_fingerprint": "abc", "n_skipped_facts": 0}
+    )
     journal.append(
-        {"step": 0, "perplexity": {"mean": 25.0, "pooled": 25.0, "n_broken": 0}, "continuations": [" Paris", " x"]}, {}, {}
+        {
+            "step": 0,
+            "perplexity": {"mean": 25.0, "pooled": 25.0, "n_broken": 0},
+            "continuations": [" Paris", " x"],
+        },
+        {},
+        {},
     )
     for step in steps:
         journal.append(step, {}, {})
@@ -49,21 +64,28 @@ class Parser(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.fetched += [value for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        self.fetched += [
+            value for name, value in attrs if name in ("src", "href", "srcset", "action")
+        ]
 
 
 def test_nothing_is_fetched_and_facts_are_text(page):
     parser = Parser()
     parser.feed(page.read_text(encoding="utf-8"))
     assert not parser.fetched
-    assert parser.tags.count("tr") == 1 + 7 + 1 + 2 * 4  # edits with their header, prompts with theirs
+    assert (
+        parser.tags.count("tr") == 1 + 7 + 1 + 2 * 4
+    )  # edits with their header, prompts with theirs
     assert "<script>document.title" not in page.read_text(encoding="utf-8")
 
 
 def test_continuations(page):
     journal = read_journal(page.parent)
-    said = continuations(journal, [step.record for step in journal.steps[1:]])
-    assert said[0] == {"prompt": PROMPTS[0], "said": [(0, " Paris"), (1, " said 1"), (5, " said 5"), (7, " said 7")]}
+    said = prompt_continuations(journal, [step.record for step in journal.steps[1:]])
+    assert said[0] == {
+        "prompt": PROMPTS[0],
+        "said": [(0, " Paris"), (1, " said 1"), (5, " said 5"), (7, " said 7")],
+    }
 
 
 def test_a_study_of_failures_has_a_page(tmp_path):
@@ -77,12 +99,20 @@ def browser():
     """Headless Chromium, which refuses every connection."""
     found = next((path for path in map(shutil.which, BROWSERS) if path), None)
     if found is None or shutil.which("chromedriver") is None:
-        pytest.skip("no chromium with chromedriver on the path: the page is not looked at in a browser")
+        pytest.skip(
+            "no chromium with chromedriver on the path: the page is not looked at in a browser"
+        )
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = found
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "window-size=1100,2400"):
+    for flag in (
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-background-networking",
+        "window-size=1100,2400",
+    ):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
@@ -106,11 +136,20 @@ def test_in_a_browser(page, browser):
     assert browser.title == "rome on tiny"
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [entry["params"]["request"]["url"] for entry in sent if entry["method"] == "Network.requestWillBeSent"]
+    asked = [
+        entry["params"]["request"]["url"]
+        for entry in sent
+        if entry["method"] == "Network.requestWillBeSent"
+    ]
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    drawn = browser.execute_script("return document.querySelectorAll('.js-plotly-plot .main-svg').length")
+    drawn = browser.execute_script(
+        "return document.querySelectorAll('.js-plotly-plot .main-svg').length"
+    )
     assert drawn >= 3  # curve, retention, time
-    assert browser.execute_script("return document.querySelectorAll('.scatterlayer .point').length") == 6
+    assert (
+        browser.execute_script("return document.querySelectorAll('.scatterlayer .point').length")
+        == 6
+    )
 
     assert column(browser, "edit")[:6] == [cells[1] for cells in ROWS]
     click(browser, "perplexity")
@@ -141,7 +180,9 @@ def test_light_and_dark(page, browser):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         browser.get(page.as_uri())
-        ink = browser.execute_script("return getComputedStyle(document.querySelector('.xtick text')).fill")
+        ink = browser.execute_script(
+            "return getComputedStyle(document.querySelector('.xtick text')).fill"
+        )
         found[scheme] = ground(browser), int(ink.strip("rgb()").split(",")[0])
     assert found["light"][0] > 200 > 100 > found["light"][1]
     assert found["dark"][0] < 60 < 180 < found["dark"][1]

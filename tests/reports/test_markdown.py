@@ -11,7 +11,7 @@ from journals import CONFIG, ERROR, ROWS, STEPS, asked, measured, write
 from matplotlib import pyplot
 
 from jaxedit.reports.formatting import format_number
-from jaxedit.reports.markdown import markdown, report
+from jaxedit.reports.markdown import report_markdown, write_report
 from jaxedit.reports.records import HEADER, edit_steps, name_of, outcome, summary, table_row
 from jaxedit.study.journal import read_journal
 
@@ -19,12 +19,14 @@ from jaxedit.study.journal import read_journal
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = write(tmp_path_factory.mktemp("report") / "run", STEPS)
-    assert report(folder) == folder / "report.md"
+    assert write_report(folder) == folder / "report.md"
     return folder
 
 
 def cells(line: str) -> list[str]:
-    """The cells of a row of a Markdown table, as GitHub reads them: a bar after a backslash is text."""
+    """The cells of a row of a Markdown table, as GitHub reads them: a bar after a backslash is
+    text.
+    """
     parts = line.strip().replace("\\|", "\0").split("|")
     assert parts[0] == ""
     assert parts[-1] == ""
@@ -71,14 +73,22 @@ def test_report_md(folder):
         assert line in text.splitlines()
     assert table(text, HEADER) == ROWS
     says = table(text, ["#", "edit", "continuation"])
-    assert [line[0] for line in says] == ["1", "2", "4", "5", "6"]  # nothing was said where nothing was edited
+    assert [line[0] for line in says] == [
+        "1",
+        "2",
+        "4",
+        "5",
+        "6",
+    ]  # nothing was said where nothing was edited
     assert says[1] == ["2", ROWS[1][1], "|⏎|-|⏎⏎[x]"]  # a line break would end the table
     assert f"- Edit 3 was not possible: {ERROR}" in text.splitlines()
-    assert "edit 2.8 s, apply 2.5 s, facts 2.5 s, generate 2.5 s, perplexity 2.5 s in 6 edits." in text
+    assert (
+        "edit 2.8 s, apply 2.5 s, facts 2.5 s, generate 2.5 s, perplexity 2.5 s in 6 edits." in text
+    )
     assert "![perplexity after each edit](perplexity.png)" in text
     written = json.loads(text.split("```json\n")[1].split("\n```")[0])
     assert written == json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    assert text == markdown(journal, edit_steps(journal))
+    assert text == report_markdown(journal, edit_steps(journal))
 
 
 def pixels(path) -> np.ndarray:
@@ -105,26 +115,43 @@ def test_figure(folder, tmp_path):
     assert image.mean() > 0.8  # mostly paper
     assert near(image, BLUE) > 100
     assert near(image, RED) > 100
-    report(write(tmp_path / "calm", [s for s in STEPS if not s["guard"]]))
+    write_report(write(tmp_path / "calm", [s for s in STEPS if not s["guard"]]))
     calm = pixels(tmp_path / "calm" / "perplexity.png")
     assert near(calm, RED) == 0
-    report(write(tmp_path / "one", [STEPS[0]]))
+    write_report(write(tmp_path / "one", [STEPS[0]]))
     one = near(pixels(tmp_path / "one" / "perplexity.png"), BLUE)  # a mark, and one in the legend
     assert near(calm, BLUE) == pytest.approx(1.5 * one, rel=0.1)
 
 
 def test_marks_of_the_figure(folder, tmp_path, monkeypatch):
-    """Each edit's mark is where it belongs; what is not finite is drawn ten times over the highest of the others."""
+    """Each edit's mark is where it belongs; what is not finite is drawn ten times over the highest
+    of the others.
+    """
     monkeypatch.setattr(pyplot, "close", lambda figure: None)
     shutil.copytree(folder, tmp_path / "run")
-    report(tmp_path / "run")
+    write_report(tmp_path / "run")
     figure = pyplot.gcf()
     monkeypatch.undo()
     (axes,) = figure.axes
-    marks = {line.get_marker(): np.transpose(line.get_data()).tolist() for line in axes.lines if line.get_marker() != "None"}
-    assert marks == {"o": [[1, 25.5], [5, 26.25]], "X": [[2, 4321.5], [4, 43215.0]], "s": [[6, 60.0]]}
-    paths = [np.transpose(line.get_data()).tolist() for line in axes.lines if line.get_linestyle() == "-"]
-    assert [[0, 25.0], [1, 25.5], [5, 26.25], [6, 60.0]] in paths  # the kept ones, from the unedited model on
+    marks = {
+        line.get_marker(): np.transpose(line.get_data()).tolist()
+        for line in axes.lines
+        if line.get_marker() != "None"
+    }
+    assert marks == {
+        "o": [[1, 25.5], [5, 26.25]],
+        "X": [[2, 4321.5], [4, 43215.0]],
+        "s": [[6, 60.0]],
+    }
+    paths = [
+        np.transpose(line.get_data()).tolist() for line in axes.lines if line.get_linestyle() == "-"
+    ]
+    assert [
+        [0, 25.0],
+        [1, 25.5],
+        [5, 26.25],
+        [6, 60.0],
+    ] in paths  # the kept ones, from the unedited model on
     assert axes.get_yscale() == "log"
     bottom, top = axes.get_ylim()
     assert 1 < bottom < 25
@@ -132,7 +159,11 @@ def test_marks_of_the_figure(folder, tmp_path, monkeypatch):
     texts = [text.get_text() for text in axes.texts]
     for text in ("a|b $x_{$ [link](u) → 5|\\6", "BP → Munich", "Zürich → Oslo", "unedited: 25.0"):
         assert text in texts
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["kept", "damaging, rolled back", "damaging, kept"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "kept",
+        "damaging, rolled back",
+        "damaging, kept",
+    ]
     pyplot.close(figure)
 
 
@@ -142,7 +173,7 @@ def test_a_report_reads_only(folder, tmp_path):
     lines = tmp_path / "run" / "journal.jsonl"
     lines.write_bytes(lines.read_bytes()[:-20])
     before = {path: path.read_bytes() for path in (lines, tmp_path / "run" / "run.json")}
-    text = report(tmp_path / "run").read_text(encoding="utf-8")
+    text = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert table(text, HEADER) == ROWS[:-1]
     assert {path: path.read_bytes() for path in before} == before
 
@@ -151,25 +182,30 @@ def test_single(tmp_path):
     """Edits that are measured alone are neither kept nor rolled back."""
     steps = [step | {"kept": False} for step in STEPS if "error" not in step and not step["guard"]]
     folder = write(tmp_path / "run", steps, {**CONFIG, "mode": "single"})
-    text = report(folder).read_text(encoding="utf-8")
+    text = write_report(folder).read_text(encoding="utf-8")
     assert [line[-1] for line in table(text, HEADER)] == ["measured", "measured"]
-    assert "c-rome on tiny$x_{$, single edits: 2 edits made, 0 kept, 0 rolled back, 0 not possible." in text
+    assert (
+        "c-rome on tiny$x_{$, single edits: 2 edits made, 0 kept, 0 rolled back, 0 not possible."
+        in text
+    )
     assert "After the last kept edit" not in text
     assert near(pixels(folder / "perplexity.png"), BLUE) > 100
 
 
 def test_a_damaging_edit_measured_alone_is_not_called_rolled_back(tmp_path):
-    """In the mode single there is nothing to roll back; the figure calls such an edit damaging, so do table and summary."""
+    """In the mode single there is nothing to roll back; the figure calls such an edit damaging, so
+    do table and summary.
+    """
     steps = [step | {"kept": False} for step in STEPS if "error" not in step]
     folder = write(tmp_path / "run", steps, {**CONFIG, "mode": "single"})
-    text = report(folder).read_text(encoding="utf-8")
+    text = write_report(folder).read_text(encoding="utf-8")
     assert "rolled back" not in text.replace("0 rolled back", "")
     assert near(pixels(folder / "perplexity.png"), RED) > 100
 
 
 def test_all_edits_failed(tmp_path):
     steps = [STEPS[2] | {"step": 1}, STEPS[2] | {"step": 2}]
-    text = report(write(tmp_path / "run", steps)).read_text(encoding="utf-8")
+    text = write_report(write(tmp_path / "run", steps)).read_text(encoding="utf-8")
     assert "0 edits made, 0 kept, 0 rolled back, 2 not possible." in text
     assert "The most damaging edit" not in text
     assert [line[-1] for line in table(text, HEADER)] == ["not edited"] * 2
@@ -178,19 +214,39 @@ def test_all_edits_failed(tmp_path):
 
 def test_a_base_that_is_not_finite(tmp_path):
     """A model that was broken before any edit."""
-    steps = [measured(1, "BP", "Munich", math.inf, kept=False, guard="the loss of 2 texts is not finite", base=1.0, broken=2)]
-    text = report(write(tmp_path / "run", steps, base=math.inf)).read_text(encoding="utf-8")
-    assert "The unedited model's perplexity is inf; 1 of the edits took it over 1,000 (collapse)." in text
+    steps = [
+        measured(
+            1,
+            "BP",
+            "Munich",
+            math.inf,
+            kept=False,
+            guard="the loss of 2 texts is not finite",
+            base=1.0,
+            broken=2,
+        )
+    ]
+    text = write_report(write(tmp_path / "run", steps, base=math.inf)).read_text(encoding="utf-8")
+    assert (
+        "The unedited model's perplexity is inf; 1 of the edits took it over 1,000 (collapse)."
+        in text
+    )
 
 
 def test_a_study_without_an_edit_raises(tmp_path):
     write(tmp_path / "run", [])
     with pytest.raises(ValueError, match="holds no edit yet; run the study first"):
-        report(tmp_path / "run")
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["journal.jsonl", "run.json", "steps"]
+        write_report(tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "journal.jsonl",
+        "run.json",
+        "steps",
+    ]
     for other in (tmp_path / "missing", tmp_path):
-        with pytest.raises(ValueError, match=r"is not a study's work directory: it has no run\.json"):
-            report(other)
+        with pytest.raises(
+            ValueError, match=r"is not a study's work directory: it has no run\.json"
+        ):
+            write_report(other)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from jaxedit.reports.tensorboard import Live, scalars
+from jaxedit.reports.tensorboard import TensorBoardWriter, scalars
 
 RECORD = {
     "step": 3,
@@ -37,7 +37,7 @@ def test_scalars():
 
 
 def test_events_are_there_while_the_study_runs(tmp_path):
-    with Live(tmp_path) as live:
+    with TensorBoardWriter(tmp_path) as live:
         assert not list(tmp_path.iterdir())
         live.step({"step": 0, "perplexity": {"mean": 167.3}})
         live.step(RECORD)

@@ -1,4 +1,6 @@
-"""MEMIT, EMMET and AlphaEdit against the reference implementations' golden vectors, and against their formulas in float64."""
+"""MEMIT, EMMET and AlphaEdit against the reference implementations' golden vectors, and against
+their formulas in float64.
+"""
 
 import numpy as np
 import pytest
@@ -22,10 +24,16 @@ def hyper_of(method: str, cases: dict, tensors: dict) -> dict:
     hyper = {**cases["memit"], "context_templates": cases["memit_context_templates"]}
     if method == "emmet":
         own = cases["emmet"]
-        hyper |= {"mom2_update_weight": own["lam"], "emmet_lambda": own["ridge"], "update_norm_lambda": own["norm_lambda"]}
+        hyper |= {
+            "mom2_update_weight": own["lam"],
+            "emmet_lambda": own["ridge"],
+            "update_norm_lambda": own["norm_lambda"],
+        }
     if method == "alphaedit":
         del hyper["mom2_update_weight"]
-        thresholds = {layer: float(tensors[f"alphaedit/threshold/{layer}"]) for layer in hyper["layers"]}
+        thresholds = {
+            layer: float(tensors[f"alphaedit/threshold/{layer}"]) for layer in hyper["layers"]
+        }
         hyper |= {"L2": cases["alphaedit"]["L2"], "nullspace_threshold": thresholds}
     return hyper
 
@@ -33,7 +41,9 @@ def hyper_of(method: str, cases: dict, tensors: dict) -> dict:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", ["memit", "emmet", "alphaedit"])
 def test_golden_updates(golden_edited, golden_expected, family, method):
-    """All six requests as one batch over layers 2 to 4: delta W to 1e-4 relative in the Frobenius norm."""
+    """All six requests as one batch over layers 2 to 4: delta W to 1e-4 relative in the Frobenius
+    norm.
+    """
     cases, tensors = golden_expected(family)
     editor = jaxedit.make_editor(method, **hyper_of(method, cases, tensors))
     model = golden_edited(family)

@@ -1,4 +1,6 @@
-"""RECT, PRUNE and the norm cap: their formulas in float64, on any method, and what they leave alone."""
+"""RECT, PRUNE and the norm cap: their formulas in float64, on any method, and what they leave
+alone.
+"""
 
 import math
 
@@ -7,8 +9,8 @@ import pytest
 
 import jaxedit
 from jaxedit import Dense, LowRank
-from jaxedit.edits.edit import make_edit, matrix
-from jaxedit.solving.update_constraints import After, change, pruned
+from jaxedit.edits.edit import make_edit, to_dense
+from jaxedit.solving.update_constraints import UpdateConstraints, apply_to, prune_spectrum
 
 WEIGHT = "mlp/w_down"
 LAYER = 2
@@ -19,7 +21,9 @@ REQUESTS = [
 
 
 def rome(**after):
-    return jaxedit.make_editor("rome", layer=LAYER, v_num_grad_steps=4, context_templates=("{}",), **after)
+    return jaxedit.make_editor(
+        "rome", layer=LAYER, v_num_grad_steps=4, context_templates=("{}",), **after
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +51,28 @@ def test_cap(model, plain):
     limit = 0.5 * plain.norm / np.linalg.norm(base(model))
     capped = edit_with(model, REQUESTS[0], max_norm_ratio=float(limit))
     assert isinstance(capped.deltas[0], LowRank)
-    np.testing.assert_allclose(matrix(capped.deltas[0]), 0.5 * matrix(plain.deltas[0]), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(
+        to_dense(capped.deltas[0]), 0.5 * to_dense(plain.deltas[0]), rtol=1e-5, atol=1e-7
+    )
     free = edit_with(model, REQUESTS[0], max_norm_ratio=4 * float(limit))
-    np.testing.assert_array_equal(matrix(free.deltas[0]), matrix(plain.deltas[0]))
+    np.testing.assert_array_equal(to_dense(free.deltas[0]), to_dense(plain.deltas[0]))
 
 
 def test_rect_keeps_the_entries_that_change_most_in_proportion(model, plain):
     once = jaxedit.apply(model, plain)
     second = edit_with(once, REQUESTS[1])
     kept = edit_with(once, REQUESTS[1], rect_keep=0.4)
-    change_FD = matrix(second.deltas[0]).astype(np.float64)
-    share = np.abs(change_FD / (base(model) + matrix(plain.deltas[0])))  # of the weight as it is edited, not as it was
+    change_FD = to_dense(second.deltas[0]).astype(np.float64)
+    share = np.abs(
+        change_FD / (base(model) + to_dense(plain.deltas[0]))
+    )  # of the weight as it is edited, not as it was
     wanted_FD = np.where(share >= np.sort(share, axis=None)[-round(0.4 * share.size)], change_FD, 0)
     assert isinstance(kept.deltas[0], Dense)
-    found_FD = matrix(kept.deltas[0])
+    found_FD = to_dense(kept.deltas[0])
     assert np.mean(found_FD != 0) == pytest.approx(0.4, abs=1e-3)
-    assert np.mean((found_FD != 0) != (wanted_FD != 0)) < 1e-3  # a tie or two may fall the other way in float32
+    assert (
+        np.mean((found_FD != 0) != (wanted_FD != 0)) < 1e-3
+    )  # a tie or two may fall the other way in float32
     agree = (found_FD != 0) & (wanted_FD != 0)
     np.testing.assert_allclose(found_FD[agree], wanted_FD[agree], rtol=1e-6)
 
@@ -72,24 +82,29 @@ def test_pruned_singular_values():
     u, _ = np.linalg.qr(rng.standard_normal((12, 5)))
     v, _ = np.linalg.qr(rng.standard_normal((7, 5)))
     values, largest = np.array([30.0, 8.0, 3.0, 2.9, 0.5]), 3.0
-    found = np.linalg.svd(pruned((u * values) @ v.T, largest, math.e))[1][:5]
+    found = np.linalg.svd(prune_spectrum((u * values) @ v.T, largest, math.e))[1][:5]
     wanted = [math.log(30) - math.log(3) + 3, math.log(8) - math.log(3) + 3, 3.0, 2.9, 0.5]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    halves = np.linalg.svd(pruned((u * values) @ v.T, largest, 2.0))[1][:5]
+    halves = np.linalg.svd(prune_spectrum((u * values) @ v.T, largest, 2.0))[1][:5]
     assert halves[0] == pytest.approx(math.log2(30 / 3) + 3, rel=1e-5)
 
 
 def test_prune_restrains_the_whole_change(model):
-    """After several edits the change since the unedited model is what PRUNE makes of the sum, and undo is still exact."""
+    """After several edits the change since the unedited model is what PRUNE makes of the sum, and
+    undo is still exact.
+    """
     size = 3 * np.linalg.norm(base(model), 2)
     rng = np.random.default_rng(1)
     F, D = base(model).shape
     u, v = rng.standard_normal((F, 1)), rng.standard_normal((1, D))
     big = size * u @ v / (np.linalg.norm(u) * np.linalg.norm(v))
-    after, largest = After(prune_log_base=math.e), {(WEIGHT, LAYER): float(np.linalg.norm(base(model), 2))}
-    first = change(after, model, make_edit(model, [Dense(WEIGHT, LAYER, big)]), largest)
+    after, largest = (
+        UpdateConstraints(prune_log_base=math.e),
+        {(WEIGHT, LAYER): float(np.linalg.norm(base(model), 2))},
+    )
+    first = apply_to(after, model, make_edit(model, [Dense(WEIGHT, LAYER, big)]), largest)
     once = jaxedit.apply(model, first)
-    second = change(after, once, make_edit(model, [Dense(WEIGHT, LAYER, 0.7 * big)]), largest)
+    second = apply_to(after, once, make_edit(model, [Dense(WEIGHT, LAYER, 0.7 * big)]), largest)
     twice = jaxedit.apply(once, second)
     s_max = largest[WEIGHT, LAYER]
     after_one = math.log(3) + s_max
@@ -98,14 +113,17 @@ def test_prune_restrains_the_whole_change(model):
     assert found == pytest.approx(after_two, rel=1e-5)
     tokens = [model.tokenizer.encode("The Eiffel Tower")]
     np.testing.assert_array_equal(
-        np.asarray(jaxedit.logits(jaxedit.undo(twice, second), tokens)), np.asarray(jaxedit.logits(once, tokens))
+        np.asarray(jaxedit.logits(jaxedit.undo(twice, second), tokens)),
+        np.asarray(jaxedit.logits(once, tokens)),
     )
 
 
 def test_prune_leaves_small_changes_alone(model, plain):
     found = edit_with(model, REQUESTS[0], prune_log_base=math.e)
     assert plain.norm < np.linalg.norm(base(model), 2)
-    np.testing.assert_allclose(matrix(found.deltas[0]), matrix(plain.deltas[0]), atol=1e-6 * plain.norm)
+    np.testing.assert_allclose(
+        to_dense(found.deltas[0]), to_dense(plain.deltas[0]), atol=1e-6 * plain.norm
+    )
 
 
 def test_dense_editors_say_so():

@@ -4,15 +4,24 @@ import numpy as np
 import pytest
 
 import jaxedit
-from jaxedit.edits.edit import matrix
+from jaxedit.edits.edit import to_dense
 from jaxedit.solving import value_cache
 
-REQUESTS = [jaxedit.Request("{} lives in", "Bob", "Paris"), jaxedit.Request("{} lives in", "Ann", "Rome")]
+REQUESTS = [
+    jaxedit.Request("{} lives in", "Bob", "Paris"),
+    jaxedit.Request("{} lives in", "Ann", "Rome"),
+]
 GROUPS = (("{}",), ("I am. {}",))
 
 
 def editor(folder, method="memit", **hyper):
-    more = dict(layers=(2, 3), mom2_adjustment=False, v_num_grad_steps=3, context_templates=GROUPS, target_cache=str(folder))
+    more = dict(
+        layers=(2, 3),
+        mom2_adjustment=False,
+        v_num_grad_steps=3,
+        context_templates=GROUPS,
+        target_cache=str(folder),
+    )
     return jaxedit.make_editor(method, **{**more, **hyper})
 
 
@@ -30,7 +39,7 @@ def test_values_are_found_once_for_all_that_share_them(golden, tmp_path, monkeyp
     again = edit(mom2_update_weight=1.0)
     assert len(asked) == 1
     for mine, theirs in zip(first.deltas, again.deltas, strict=True):
-        np.testing.assert_array_equal(matrix(mine), matrix(theirs))
+        np.testing.assert_array_equal(to_dense(mine), to_dense(theirs))
     for shared in (dict(mom2_update_weight=9.0), dict(method="emmet"), dict(layers=(3,))):
         edit(**shared)
     assert len(asked) == 1
@@ -43,7 +52,7 @@ def test_values_are_found_once_for_all_that_share_them(golden, tmp_path, monkeyp
         edit(**other)
     assert len(asked) == 5
     free = edit(target_cache=None, mom2_update_weight=1.0)
-    np.testing.assert_array_equal(matrix(free.deltas[0]), matrix(first.deltas[0]))
+    np.testing.assert_array_equal(to_dense(free.deltas[0]), to_dense(first.deltas[0]))
 
 
 def test_a_model_with_edits_keeps_nothing(golden, tmp_path):
@@ -62,5 +71,7 @@ def test_a_damaged_file_is_named(golden, tmp_path):
     made.edit(model, REQUESTS[:1], state)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=rf"{path.name} does not hold values that were kept .*; delete it"):
+    with pytest.raises(
+        ValueError, match=rf"{path.name} does not hold values that were kept .*; delete it"
+    ):
         made.edit(model, REQUESTS[:1], state)

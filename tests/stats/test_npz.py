@@ -1,4 +1,6 @@
-"""The .npz files of other repositories: read as they publish them, written as they read them, refused where they are not."""
+"""The .npz files of other repositories: read as they publish them, written as they read them,
+refused where they are not.
+"""
 
 import numpy as np
 import pytest
@@ -15,7 +17,10 @@ def test_as_the_repositories_publish_it(tmp_path):
     key_NF = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
     for layer in (3, 17):
         path = tmp_path / f"transformer.h.{layer}.mlp.c_proj_float32_mom2_100000.npz"
-        np.savez(path, **{"mom2.mom2": layer * key_NF.T @ key_NF, "mom2.count": 50, "sample_size": 100000})
+        np.savez(
+            path,
+            **{"mom2.mom2": layer * key_NF.T @ key_NF, "mom2.count": 50, "sample_size": 100000},
+        )
     stats = Stats.load(tmp_path)
     assert sorted(stats.moments) == [3, 17]
     assert stats.n_tokens == 50
@@ -45,8 +50,13 @@ def test_there_and_back(tmp_path, golden, golden_expected):
     assert paths[0].name == "transformer.h.1.mlp.c_proj_float32_mom2_100000.npz"
     with np.load(paths[0]) as file:
         assert int(file["mom2.count"]) == stats.n_tokens
-        assert file["sample_size"] == 100000  # they compare it with their own and gather anew where it differs
-        assert (file["mom2.mom2"].dtype, str(file["mom2.constructor"])) == (np.float32, "util.runningstats.SecondMoment()")
+        assert (
+            file["sample_size"] == 100000
+        )  # they compare it with their own and gather anew where it differs
+        assert (file["mom2.mom2"].dtype, str(file["mom2.constructor"])) == (
+            np.float32,
+            "util.runningstats.SecondMoment()",
+        )
         np.testing.assert_allclose(file["mom2.mom2"] / stats.n_tokens, stats.moments[1], rtol=1e-6)
     again = Stats.load(tmp_path / "npz")
     for layer in (1, 2):
@@ -70,7 +80,11 @@ def test_that_is_something_else(tmp_path, name, held, message):
 
 def test_that_is_none(tmp_path):
     path = tmp_path / "h.3.npz"
-    for write in (lambda file: np.save(file, np.eye(3)), lambda file: file.write(b"<html>not found</html>"), lambda file: None):
+    for write in (
+        lambda file: np.save(file, np.eye(3)),
+        lambda file: file.write(b"<html>not found</html>"),
+        lambda file: None,
+    ):
         with path.open("wb") as file:
             write(file)
         with pytest.raises(ValueError, match=r"h\.3\.npz \(.* bytes\) is not a whole \.npz file"):
@@ -81,7 +95,9 @@ def test_that_is_none(tmp_path):
 
 def test_damaged_inside(tmp_path):
     path = tmp_path / "h.3.npz"
-    np.savez_compressed(path, **{"mom2.mom2": np.random.default_rng(0).standard_normal((30, 30)), "mom2.count": 5})
+    np.savez_compressed(
+        path, **{"mom2.mom2": np.random.default_rng(0).standard_normal((30, 30)), "mom2.count": 5}
+    )
     content = path.read_bytes()
     path.write_bytes(content[:200] + b"\xff" * 2000 + content[2200:])
     with pytest.raises(ValueError, match=r"h\.3\.npz \(.* bytes\) is not a whole \.npz file"):

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxedit
-from jaxedit.models.layers import causal, run_layer, run_layers, start
+from jaxedit.models.layers import causal_attention, embed, run_layer, run_layers
 from jaxedit.stats import collect
 from jaxedit.stats.second_moments import Stats, compare_stats
 
@@ -19,7 +19,9 @@ FAMILIES = ("gpt2", "gptj", "llama", "qwen2", "gpt_neox")
 @pytest.fixture(scope="module")
 def texts(shared):
     """A function: family -> its golden texts."""
-    return lambda family: json.loads((shared / "golden" / family / "cases.json").read_text(encoding="utf-8"))["texts"]
+    return lambda family: json.loads(
+        (shared / "golden" / family / "cases.json").read_text(encoding="utf-8")
+    )["texts"]
 
 
 def relative(found, expected) -> float:
@@ -28,7 +30,9 @@ def relative(found, expected) -> float:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_golden_moments(golden, shared, texts, family):
-    """All six layers in one pass, to 1e-5 relative; texts are not cut there, though some are longer than the positions."""
+    """All six layers in one pass, to 1e-5 relative; texts are not cut there, though some are longer
+    than the positions.
+    """
     expected = load_file(shared / "golden" / family / "expected.safetensors")
     stats = jaxedit.collect_stats(golden(family), texts(family), range(6), max_length=1000)
     assert stats.n_tokens == int(expected["mom2/n_tokens"])
@@ -56,18 +60,22 @@ def test_batches_do_not_change_the_result(golden, texts, monkeypatch):
 
 @jax.jit
 def keys_of_layer_3(model, token_BT):
-    attending = causal(jnp.broadcast_to(jnp.arange(token_BT.shape[1]), token_BT.shape))
-    h_BTD = run_layers(model, start(model, token_BT, attending.position_BT), attending, 0, 3)
+    attending = causal_attention(jnp.broadcast_to(jnp.arange(token_BT.shape[1]), token_BT.shape))
+    h_BTD = run_layers(model, embed(model, token_BT, attending.position_BT), attending, 0, 3)
     return run_layer(model, h_BTD, attending, 3)[1]
 
 
 def test_sums_against_float64(golden, texts, monkeypatch):
-    """Texts one by one and summed in float64: neither packing nor padding nor float32 sums make a difference."""
+    """Texts one by one and summed in float64: neither packing nor padding nor float32 sums make a
+    difference.
+    """
     monkeypatch.setattr(collect, "GROUP_TOKENS", 400)
     model, some = golden("gpt2"), texts("gpt2")
     found = jaxedit.collect_stats(model, some, [3])
     key_NF = np.zeros((0, model.config.F))
-    for text in some:  # one a row, its end filled up to one length for all, which attention does not see
+    for (
+        text
+    ) in some:  # one a row, its end filled up to one length for all, which attention does not see
         tokens = model.tokenizer.encode(text)
         key_BTF = keys_of_layer_3(model, np.array([tokens + [0] * (100 - len(tokens))]))
         key_NF = np.concatenate([key_NF, np.asarray(key_BTF[0, : len(tokens)], np.float64)])
@@ -78,7 +86,9 @@ def test_sums_against_float64(golden, texts, monkeypatch):
 @pytest.mark.parametrize("n_data", [1, 4])
 def test_batches_hold_every_token_once_and_little_else(n_data):
     rng = np.random.default_rng(0)
-    token_lists = [list(rng.integers(1, 1000, size=size)) for size in [*rng.integers(5, 300, size=90), 437]]
+    token_lists = [
+        list(rng.integers(1, 1000, size=size)) for size in [*rng.integers(5, 300, size=90), 437]
+    ]
     batches_GCBT = collect._batches(token_lists, n_data)
     G, _, B, T = batches_GCBT.shape
     assert B % n_data == 0
@@ -96,7 +106,10 @@ def test_batches_hold_every_token_once_and_little_else(n_data):
 def test_every_device_has_work(n_data):
     """However many there are, most of what they compute with texts of one length is of a text."""
     token_lists = [[7] * 1000] * 1100
-    batches = [collect._batches(group, n_data) for group in collect._groups(token_lists, collect.GROUP_TOKENS * n_data)]
+    batches = [
+        collect._batches(group, n_data)
+        for group in collect._groups(token_lists, collect.GROUP_TOKENS * n_data)
+    ]
     assert 0.8 * sum(batch_GCBT[:, 0].size for batch_GCBT in batches) < 1_100_000
 
 
@@ -106,11 +119,18 @@ def test_edits_count_but_the_weights_below_them_are_remembered(golden, texts):
     delta = jaxedit.LowRank(
         "mlp/w_down",
         2,
-        *(generator.standard_normal(shape).astype(np.float32) for shape in ((model.config.F, 1), (1, model.config.D))),
+        *(
+            generator.standard_normal(shape).astype(np.float32)
+            for shape in ((model.config.F, 1), (1, model.config.D))
+        ),
     )
     edited = jaxedit.apply(model, jaxedit.Edit((delta,), {}, {}))
-    before, after = (jaxedit.collect_stats(each, texts("llama"), [2, 3]) for each in (model, edited))
-    np.testing.assert_array_equal(after.moments[2], before.moments[2])  # the key comes before the weight that was edited
+    before, after = (
+        jaxedit.collect_stats(each, texts("llama"), [2, 3]) for each in (model, edited)
+    )
+    np.testing.assert_array_equal(
+        after.moments[2], before.moments[2]
+    )  # the key comes before the weight that was edited
     assert relative(after.moments[3], before.moments[3]) > 0.01
     assert after.of(model, 3) is after.moments[3]
     assert after.made_from["fingerprint"] == before.made_from["fingerprint"]
@@ -123,12 +143,14 @@ def test_tokens_length_and_order(golden, texts):
     other = jaxedit.collect_stats(model, texts("gpt2"), [3], max_tokens=301, seed=1)
     assert first.n_tokens == other.n_tokens == 301
     assert relative(first.moments[3], other.moments[3]) > 0.01
-    read = collect.in_order(texts("gpt2"), 1)[: other.made_from["n_texts_read"]]
+    read = collect.shuffle_texts(texts("gpt2"), 1)[: other.made_from["n_texts_read"]]
     lengths = [len(model.tokenizer.encode(text)) for text in read]
     assert sum(lengths[:-1]) < 301 <= sum(lengths)
     assert other.made_from["n_texts"] == len(read) - lengths.count(0)
     short = jaxedit.collect_stats(model, texts("gpt2"), [3], max_length=7)
-    assert short.n_tokens == sum(min(7, len(model.tokenizer.encode(text))) for text in texts("gpt2"))
+    assert short.n_tokens == sum(
+        min(7, len(model.tokenizer.encode(text))) for text in texts("gpt2")
+    )
 
 
 def test_an_interrupted_pass_goes_on_to_the_same_bits(golden, texts, monkeypatch, tmp_path):
@@ -143,7 +165,10 @@ def test_an_interrupted_pass_goes_on_to_the_same_bits(golden, texts, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         jaxedit.collect_stats(model, texts("gpt2"), [2, 3], resume=part, on_tokens=stop)
     assert part.is_file()
-    for change, message in ((dict(seed=1), "seed: 0 there, 1 now"), (dict(max_length=9), "max_length: 256 there, 9 now")):
+    for change, message in (
+        (dict(seed=1), "seed: 0 there, 1 now"),
+        (dict(max_length=9), "max_length: 256 there, 9 now"),
+    ):
         with pytest.raises(ValueError, match=message):
             jaxedit.collect_stats(model, texts("gpt2"), [2, 3], resume=part, **change)
     with pytest.raises(ValueError, match="layers:"):
@@ -153,7 +178,9 @@ def test_an_interrupted_pass_goes_on_to_the_same_bits(golden, texts, monkeypatch
     with pytest.raises(ValueError, match=r"fingerprint: .*; model: "):
         jaxedit.collect_stats(golden("gptj"), texts("gpt2"), [2, 3], resume=part)
     seen = []
-    again = jaxedit.collect_stats(model, texts("gpt2"), [2, 3], resume=part, on_tokens=lambda done, total: seen.append(done))
+    again = jaxedit.collect_stats(
+        model, texts("gpt2"), [2, 3], resume=part, on_tokens=lambda done, total: seen.append(done)
+    )
     assert seen[0] > 500  # it began where it was
     for layer in (2, 3):
         np.testing.assert_array_equal(again.moments[layer], whole.moments[layer])
@@ -210,7 +237,9 @@ def test_comparing_samples():
     np.testing.assert_allclose(found["tenth_ratios"], tenths[0] / tenths[1], rtol=1e-4)
     assert found["tenth_ratios"][0] < 0.6  # few samples make the smallest eigenvalues too small
     assert (found["free_small"], found["free_large"]) == tuple(np.mean(x < 2e-2) for x in values)
-    assert found["free_small"] > found["free_large"] > 0  # the threshold lies deep among the small ones
+    assert (
+        found["free_small"] > found["free_large"] > 0
+    )  # the threshold lies deep among the small ones
 
 
 @pytest.mark.parametrize(
@@ -222,7 +251,10 @@ def test_comparing_samples():
         (dict(texts=[""], layers=[1]), "hold no token"),
         (dict(texts=["a"], layers=[1], max_tokens=0), "max_tokens=0: expected at least one"),
         (dict(texts=["a"], layers=[1], max_length=-3), "max_length=-3: expected at least one"),
-        (dict(texts=["a b " * 200], layers=[1], max_length=300), r"a text of the corpus has 300 tokens, more than the 256"),
+        (
+            dict(texts=["a b " * 200], layers=[1], max_length=300),
+            r"a text of the corpus has 300 tokens, more than the 256",
+        ),
     ],
 )
 def test_what_cannot_be_gathered(golden, given, message):
@@ -231,6 +263,8 @@ def test_what_cannot_be_gathered(golden, given, message):
 
 
 def test_a_method_that_lacks_them_says_how_to_make_them(golden):
-    editor = jaxedit.make_editor("memit", layers=[2, 3], context_templates=[["{}"]], mom2_update_weight=1)
+    editor = jaxedit.make_editor(
+        "memit", layers=[2, 3], context_templates=[["{}"]], mom2_update_weight=1
+    )
     with pytest.raises(ValueError, match=r"needs second moments of layers \[2, 3\]: give stats="):
         editor.init(golden("gpt2"), None)

@@ -1,4 +1,6 @@
-"""Configurations: every key and its default, overriding, and what is said of a key that is not there."""
+"""Configurations: every key and its default, overriding, and what is said of a key that is not
+there.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -7,8 +9,14 @@ import pytest
 from ml_collections import ConfigDict
 
 import jaxedit
-from jaxedit.editors import defaults_of, names
-from jaxedit.study.config import built_in_config, default_config, editor_from, plain_config, read_config
+from jaxedit.editors import hyper_defaults, method_names
+from jaxedit.study.config import (
+    built_in_config,
+    default_config,
+    editor_from,
+    plain_config,
+    read_config,
+)
 
 
 def test_defaults():
@@ -39,17 +47,20 @@ def test_defaults():
     }
     assert editor.pop("method") == "rome"
     assert editor.pop("layer") == 3
-    expected = {key: None if value is dataclasses.MISSING else value for key, value in defaults_of("rome").items()}
+    expected = {
+        key: None if value is dataclasses.MISSING else value
+        for key, value in hyper_defaults("rome").items()
+    }
     assert editor == {key: value for key, value in expected.items() if key != "layer"}
     assert editor["v_lr"] == 0.5  # the published value
     assert plain_config(config) == config.to_dict()
 
 
-@pytest.mark.parametrize("method", names())
+@pytest.mark.parametrize("method", method_names())
 def test_every_methods_hyper_parameters_are_keys(method):
     config = default_config(method)
     assert config.editor.method == method
-    assert set(config.editor) == {"method", *defaults_of(method)}
+    assert set(config.editor) == {"method", *hyper_defaults(method)}
 
 
 def test_each_configuration_is_its_own():
@@ -80,7 +91,9 @@ def test_overriding_keeps_types():
 
 
 def test_the_editor_of_a_configuration():
-    editor = editor_from(default_config("c-rome", layer=2, v_lr=0.25).to_dict()["editor"], context_templates=("{}",))
+    editor = editor_from(
+        default_config("c-rome", layer=2, v_lr=0.25).to_dict()["editor"], context_templates=("{}",)
+    )
     assert editor.name == "c-rome"
     assert editor.slots == {"mlp/w_down": (2,)}
     assert editor.hyper.v_lr == 0.25
@@ -91,11 +104,16 @@ def test_the_editor_of_a_configuration():
 
 
 def test_unknown_methods_and_hyper_parameters():
-    with pytest.raises(ValueError, match=r"unknown method 'romee'; did you mean 'rome'\? Methods: .*c-rome.*rome"):
+    with pytest.raises(
+        ValueError, match=r"unknown method 'romee'; did you mean 'rome'\? Methods: .*c-rome.*rome"
+    ):
         default_config("romee")
     with pytest.raises(ValueError, match=r"unknown method 'xyz'\. Methods: "):
         default_config("xyz")
-    with pytest.raises(ValueError, match=r"rome has no hyper-parameter 'vlr'; did you mean 'v_lr'\? It has: layer, fact_token"):
+    with pytest.raises(
+        ValueError,
+        match=r"rome has no hyper-parameter 'vlr'; did you mean 'v_lr'\? It has: layer, fact_token",
+    ):
         default_config("rome", vlr=0.3)
 
 
@@ -124,7 +142,8 @@ def test_a_missing_key_is_named():
     with pytest.raises(ValueError, match="the configuration has no mode; begin with"):
         plain_config(config)
     with pytest.raises(
-        ValueError, match=r"the configuration has no batch_size, divergence_every, dtype, editor, .*, model, n_facts, "
+        ValueError,
+        match=r"the configuration has no batch_size, divergence_every, dtype, editor, .*, model, n_facts, ",
     ):
         plain_config(ConfigDict())
 
@@ -135,11 +154,15 @@ def test_the_built_in_configuration():
     config = read_config(path)
     keys = plain_config(config)
     assert keys["model"] == "smollm2-135m"
-    assert keys["editor"]["method"] in names()
+    assert keys["editor"]["method"] in method_names()
     assert editor_from(keys["editor"]).slots  # whole: an editor can be made of it
 
 
-@pytest.mark.parametrize("path", sorted(Path(jaxedit.__file__).parents[1].glob("configs/*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted(Path(jaxedit.__file__).parents[1].glob("configs/*.py")),
+    ids=lambda path: path.stem,
+)
 def test_every_configuration_says_how_to_run_it(path):
     docstring = path.read_text(encoding="utf-8").split('"""')[1]
     for what in ("jaxedit ", "Hardware", "Time", "Expected"):
@@ -148,9 +171,13 @@ def test_every_configuration_says_how_to_run_it(path):
 
 def test_a_configuration_file_and_its_argument(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text("from ml_collections import ConfigDict\ndef get_config(name='none'): return ConfigDict({'name': name})\n")
+    path.write_text(
+        "from ml_collections import ConfigDict\ndef get_config(name='none'): return ConfigDict({'name': name})\n"
+    )
     assert read_config(path).name == "none"
     assert read_config(str(path), "gpt2-xl").name == "gpt2-xl"
     for wrong in (tmp_path / "missing.py", tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(ValueError, match="is not a configuration: expected a Python file with get_config"):
+        with pytest.raises(
+            ValueError, match="is not a configuration: expected a Python file with get_config"
+        ):
             read_config(wrong)

@@ -7,28 +7,37 @@ import pytest
 
 from jaxedit.study import loop
 from jaxedit.study.config import default_config
-from jaxedit.study.context import own_numbers
+from jaxedit.study.context import shard_steps
 from jaxedit.study.journal import read_journal
-from jaxedit.study.merge import merge
+from jaxedit.study.merge import merge_shards
 
 NAMES = ("BP", "Bob", "Sony", "Ann", "Tim")
-FACTS = [{"prompt": "{} lives in", "subject": name, "target_new": "Paris", "target_true": "London"} for name in NAMES]
+FACTS = [
+    {"prompt": "{} lives in", "subject": name, "target_new": "Paris", "target_true": "London"}
+    for name in NAMES
+]
 TIMED = ("time_s", "arrays")
 
 
 @pytest.fixture(scope="module")
 def run(shared, tmp_path_factory):
-    """A function: (folder, **keys) -> single edits in lots of two, the perplexity after every second."""
+    """A function: (folder, **keys) -> single edits in lots of two, the perplexity after every
+    second.
+    """
     folder = tmp_path_factory.mktemp("merge")
     (folder / "facts.json").write_text(json.dumps(FACTS), encoding="utf-8")
-    (folder / "texts.json").write_text(json.dumps(["The Eiffel Tower is located in the city of Paris."]), encoding="utf-8")
+    (folder / "texts.json").write_text(
+        json.dumps(["The Eiffel Tower is located in the city of Paris."]), encoding="utf-8"
+    )
 
     def study(name, **keys):
-        config = default_config("rome", layer=3, v_num_grad_steps=3, context_templates=("{}", "I am. {}"))
+        config = default_config(
+            "rome", layer=3, v_num_grad_steps=3, context_templates=("{}", "I am. {}")
+        )
         places = dict(facts=str(folder / "facts.json"), texts=str(folder / "texts.json"))
         own = dict(mode="single", edits_at_once=2, perplexity_every=2, guard=dict(action="record"))
         config.update(model=str(shared / "golden" / "gpt2"), **{**own, **places, **keys})
-        return loop.study(config, folder / name)
+        return loop.run_study(config, folder / name)
 
     return study
 
@@ -42,22 +51,25 @@ def parts(run):
 
 
 def test_lots_are_taken_turn_about():
-    assert [own_numbers(5, 2, f"{i}/2") for i in (1, 2)] == [(1, 2, 5), (3, 4)]
-    assert own_numbers(5, 2, "") == (1, 2, 3, 4, 5)
-    assert own_numbers(3, 2, "3/3") == ()
+    assert [shard_steps(5, 2, f"{i}/2") for i in (1, 2)] == [(1, 2, 5), (3, 4)]
+    assert shard_steps(5, 2, "") == (1, 2, 3, 4, 5)
+    assert shard_steps(3, 2, "3/3") == ()
     for wrong in ("0/2", "3/2", "2", "a/b", "1/2/3"):
         with pytest.raises(ValueError, match="expected I/N with I from 1 to N"):
-            own_numbers(5, 2, wrong)
+            shard_steps(5, 2, wrong)
 
 
 def test_merged_parts_are_the_whole(run, parts):
-    whole, merged = read_journal(run("whole")), read_journal(merge(parts))
+    whole, merged = read_journal(run("whole")), read_journal(merge_shards(parts))
     for one, other in zip(whole.steps, merged.steps, strict=True):
-        records = [{key: value for key, value in step.record.items() if key not in TIMED} for step in (one, other)]
+        records = [
+            {key: value for key, value in step.record.items() if key not in TIMED}
+            for step in (one, other)
+        ]
         assert records[0] == records[1]
         assert one.arrays.read_bytes() == other.arrays.read_bytes()
     assert merged.run == whole.run
-    assert merge(parts) == parts / "merged"  # again, in its place
+    assert merge_shards(parts) == parts / "merged"  # again, in its place
 
 
 def test_a_part_goes_on_after_an_interruption(run, parts):
@@ -66,27 +78,38 @@ def test_a_part_goes_on_after_an_interruption(run, parts):
     lines = parts / "part-1-of-2" / "journal.jsonl"
     before = lines.read_bytes()
     lines.write_bytes(b"".join(before.splitlines(keepends=True)[:3]))
-    with pytest.raises(ValueError, match="edit 5 is not there yet; run the parts to their end first"):
-        merge(parts)
+    with pytest.raises(
+        ValueError, match="edit 5 is not there yet; run the parts to their end first"
+    ):
+        merge_shards(parts)
     run("scan/part-1-of-2", part="1/2")  # the unfinished lot whole
     untimed = [
-        [{key: value for key, value in json.loads(line).items() if key not in TIMED} for line in content.splitlines()]
+        [
+            {key: value for key, value in json.loads(line).items() if key not in TIMED}
+            for line in content.splitlines()
+        ]
         for content in (before, lines.read_bytes())
     ]
     assert untimed[0] == untimed[1]
 
 
 def test_what_cannot_be_merged(run, parts, tmp_path):
-    with pytest.raises(ValueError, match=r"holds no parts; make them with `jaxedit study --config\.part=I/N"):
-        merge(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"holds no parts; make them with `jaxedit study --config\.part=I/N"
+    ):
+        merge_shards(tmp_path)
     copy = shutil.copytree(parts, tmp_path / "copy")
     run_json = json.loads((copy / "part-2-of-2" / "run.json").read_text())
     run_json["texts_sha256"] = "other"
     (copy / "part-2-of-2" / "run.json").write_text(json.dumps(run_json))
-    with pytest.raises(ValueError, match=r"part-2-of-2 is a part of another study than .*part-1-of-2"):
-        merge(copy)
+    with pytest.raises(
+        ValueError, match=r"part-2-of-2 is a part of another study than .*part-1-of-2"
+    ):
+        merge_shards(copy)
     shutil.rmtree(copy / "part-2-of-2")
     with pytest.raises(ValueError, match="lacks part-2-of-2"):
-        merge(copy)
-    with pytest.raises(ValueError, match="only single edits, none of which ends the study, can be made in parts"):
+        merge_shards(copy)
+    with pytest.raises(
+        ValueError, match="only single edits, none of which ends the study, can be made in parts"
+    ):
         run("wrong", part="1/2", mode="sequential")

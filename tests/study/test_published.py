@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import jaxedit
-from jaxedit.editors import names
+from jaxedit.editors import method_names
 from jaxedit.study.config import editor_from, plain_config, read_config
 
 ROOT = Path(jaxedit.__file__).parents[1]
@@ -26,27 +26,69 @@ def test_every_entry_is_a_study(entry):
 
 
 def test_no_method_is_forgotten_and_no_entry_is_there_twice():
-    assert {entry.split("/")[0] for entry in ENTRIES} == set(names())
+    assert {entry.split("/")[0] for entry in ENTRIES} == set(method_names())
     assert len(set(ENTRIES)) == len(ENTRIES)
 
 
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [  # the released settings of 2402.09656
-        ("rome/gpt2-xl", dict(layer=17, v_num_grad_steps=20, v_weight_decay=0.5, clamp_norm_factor=4, mom2_adjustment=False)),
-        ("rome/gpt-j-6b/paper", dict(layer=5, v_num_grad_steps=20, v_lr=0.5, kl_factor=0.0625, mom2_adjustment=False)),
-        ("rome/llama-2-7b", dict(layer=5, v_num_grad_steps=25, v_weight_decay=1e-3, clamp_norm_factor=4)),
+        (
+            "rome/gpt2-xl",
+            dict(
+                layer=17,
+                v_num_grad_steps=20,
+                v_weight_decay=0.5,
+                clamp_norm_factor=4,
+                mom2_adjustment=False,
+            ),
+        ),
+        (
+            "rome/gpt-j-6b/paper",
+            dict(layer=5, v_num_grad_steps=20, v_lr=0.5, kl_factor=0.0625, mom2_adjustment=False),
+        ),
+        (
+            "rome/llama-2-7b",
+            dict(layer=5, v_num_grad_steps=25, v_weight_decay=1e-3, clamp_norm_factor=4),
+        ),
         (
             "memit/gpt2-xl",
-            dict(layers=(13, 14, 15, 16, 17), v_num_grad_steps=20, clamp_norm_factor=0.75, mom2_update_weight=2e4),
+            dict(
+                layers=(13, 14, 15, 16, 17),
+                v_num_grad_steps=20,
+                clamp_norm_factor=0.75,
+                mom2_update_weight=2e4,
+            ),
         ),
-        ("memit/gpt-j-6b", dict(layers=(3, 4, 5, 6, 7, 8), v_num_grad_steps=25, v_weight_decay=0.5, mom2_update_weight=15000)),
-        ("memit/llama-2-7b", dict(layers=(4, 5, 6, 7, 8), v_weight_decay=1e-3, clamp_norm_factor=4, mom2_adjustment=True)),
-        ("ft/gpt2-xl", dict(layers=(0,), num_steps=25, lr=5e-4, weight_decay=0, norm_constraint=5e-4)),
+        (
+            "memit/gpt-j-6b",
+            dict(
+                layers=(3, 4, 5, 6, 7, 8),
+                v_num_grad_steps=25,
+                v_weight_decay=0.5,
+                mom2_update_weight=15000,
+            ),
+        ),
+        (
+            "memit/llama-2-7b",
+            dict(
+                layers=(4, 5, 6, 7, 8),
+                v_weight_decay=1e-3,
+                clamp_norm_factor=4,
+                mom2_adjustment=True,
+            ),
+        ),
+        (
+            "ft/gpt2-xl",
+            dict(layers=(0,), num_steps=25, lr=5e-4, weight_decay=0, norm_constraint=5e-4),
+        ),
         ("ft/llama-2-7b", dict(layers=(21,), norm_constraint=False, objective="last_position")),
         # where sources differ, the one asked for
         ("rome/gpt2-xl/authors", dict(layer=17, mom2_adjustment=True)),
-        ("pmet/gpt-j-6b/authors", dict(mom2_update_weight=6000, kl_factor=1, v_num_grad_steps=30, v_lr=0.2)),
+        (
+            "pmet/gpt-j-6b/authors",
+            dict(mom2_update_weight=6000, kl_factor=1, v_num_grad_steps=30, v_lr=0.2),
+        ),
         ("pmet/gpt-j-6b/easyedit", dict(mom2_update_weight=15000)),
         ("alphaedit/qwen2.5-7b/easyedit", dict(L2=1, nullspace_threshold=2e-2)),
         ("nse/llama-3-8b", dict(alpha=2.5, upper_bound=50, max_iterations=3, neuron_threshold=1)),
@@ -59,19 +101,28 @@ def test_values(entry, expected):
 
 def test_the_model_that_was_edited():
     assert read_config(PATH).model == "openai-community/gpt2-xl"
-    assert read_config(PATH, "alphaedit/llama-3-8b/authors").model == "meta-llama/Meta-Llama-3-8B-Instruct"
+    assert (
+        read_config(PATH, "alphaedit/llama-3-8b/authors").model
+        == "meta-llama/Meta-Llama-3-8B-Instruct"
+    )
     assert read_config(PATH, "alphaedit/llama-3-8b/easyedit").model == "meta-llama/Meta-Llama-3-8B"
 
 
-@pytest.mark.parametrize("entry", ["pmet/qwen2.5-7b", "pmet/gpt-j-6b/paper", "pmet/gpt-j-6b/authors/more", "pmet"])
+@pytest.mark.parametrize(
+    "entry", ["pmet/qwen2.5-7b", "pmet/gpt-j-6b/paper", "pmet/gpt-j-6b/authors/more", "pmet"]
+)
 def test_what_was_not_published_raises_and_says_what_was(entry):
-    with pytest.raises(ValueError, match=rf"no values published as '{entry}'; .*MODEL/SOURCE of pmet/gpt2-xl/blue, pmet/gpt-j"):
+    with pytest.raises(
+        ValueError,
+        match=rf"no values published as '{entry}'; .*MODEL/SOURCE of pmet/gpt2-xl/blue, pmet/gpt-j",
+    ):
         read_config(PATH, entry)
 
 
 def test_an_unknown_method_lists_all():
     with pytest.raises(
-        ValueError, match=r"no values published as 'mend/gpt2-xl'; .* of rome/gpt2-xl/paper, .*, ft/qwen2\.5-7b"
+        ValueError,
+        match=r"no values published as 'mend/gpt2-xl'; .* of rome/gpt2-xl/paper, .*, ft/qwen2\.5-7b",
     ):
         read_config(PATH, "mend/gpt2-xl")
 
@@ -81,7 +132,9 @@ PAPER = PATH.with_name("paper.py")
 
 @pytest.mark.parametrize("entry", runpy.run_path(str(PAPER))["KNOWN"])
 def test_the_papers_experiments(entry):
-    """A study each: single edits, or a sequence of the facts that the entry names, with the published values."""
+    """A study each: single edits, or a sequence of the facts that the entry names, with the
+    published values.
+    """
     keys = plain_config(read_config(PAPER, entry))
     name, _, facts = entry.partition("@")
     assert keys["mode"] == ("sequential" if facts else "single")
@@ -92,13 +145,25 @@ def test_the_papers_experiments(entry):
 
 
 def test_an_unknown_experiment_lists_all():
-    with pytest.raises(ValueError, match="unknown experiment 'mend/gpt2-xl'; this configuration knows gpt2-xl, gpt-j-6b"):
+    with pytest.raises(
+        ValueError,
+        match="unknown experiment 'mend/gpt2-xl'; this configuration knows gpt2-xl, gpt-j-6b",
+    ):
         read_config(PAPER, "mend/gpt2-xl")
 
 
 def test_the_readmes_table_has_these_values():
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Published configurations")[1].split("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")]
+    section = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .split("## Published configurations")[1]
+        .split("\n## ")[0]
+    )
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in section.splitlines()
+        if line.startswith("| ")
+    ]
     said = {}
     for method, model, sources, layers, *target in rows[1:]:
         for source in sources.split(", "):
@@ -113,8 +178,13 @@ def test_the_readmes_table_has_these_values():
             assert (clamp, mom2) == ("", "")
         else:
             keys = ("v_num_grad_steps", "v_lr", "v_weight_decay")
-            assert (float(clamp), mom2) == (hyper.clamp_norm_factor, str(hyper.mom2_adjustment).lower())
+            assert (float(clamp), mom2) == (
+                hyper.clamp_norm_factor,
+                str(hyper.mom2_adjustment).lower(),
+            )
         assert [float(steps), float(v_lr), float(decay)] == [getattr(hyper, key) for key in keys]
         assert float(kl) == hyper.kl_factor
         for name, value in (part.split(" ") for part in own.split(", ") if part):
-            assert float(value) == getattr(hyper, dict(λ="mom2_update_weight", b="update_norm_lambda").get(name, name)), entry
+            assert float(value) == getattr(
+                hyper, dict(λ="mom2_update_weight", b="update_norm_lambda").get(name, name)
+            ), entry

@@ -9,19 +9,26 @@ import jaxedit
 from jaxedit.edits.serialise import read_edit
 from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
-from jaxedit.study.loop import study
+from jaxedit.study.loop import run_study
 from jaxedit.study.replay import edited_model
 
-FACTS = [{"prompt": "{} lives in", "subject": subject, "target_new": "Paris"} for subject in ("BP", "Bob", "Ann")]
+FACTS = [
+    {"prompt": "{} lives in", "subject": subject, "target_new": "Paris"}
+    for subject in ("BP", "Bob", "Ann")
+]
 NOT_POSSIBLE = {"prompt": "{} lives in", "subject": "Bob and " * 200 + "Ann", "target_new": "Paris"}
 
 
 @pytest.fixture(scope="module")
 def studied(shared, tmp_path_factory):
-    """A function: (method, **keys) -> the folder of a study of three facts and one that cannot be edited."""
+    """A function: (method, **keys) -> the folder of a study of three facts and one that cannot be
+    edited.
+    """
     folder = tmp_path_factory.mktemp("edited")
     (folder / "facts.json").write_text(json.dumps([*FACTS, NOT_POSSIBLE]), encoding="utf-8")
-    (folder / "texts.json").write_text(json.dumps(["The Eiffel Tower is in Paris."]), encoding="utf-8")
+    (folder / "texts.json").write_text(
+        json.dumps(["The Eiffel Tower is in Paris."]), encoding="utf-8"
+    )
     hypers = {
         "rome": dict(layer=3, v_num_grad_steps=3, context_templates=("{}", "I am. {}")),
         "ft": dict(layers=(3,), num_steps=2),
@@ -30,8 +37,10 @@ def studied(shared, tmp_path_factory):
     def run(method, **keys):
         config = default_config(method, **hypers[method])
         places = dict(facts=str(folder / "facts.json"), texts=str(folder / "texts.json"))
-        config.update(model=str(shared / "golden" / "gpt2"), guard=dict(action="record"), **places, **keys)
-        return study(config, folder / f"{method}-{len(list(folder.iterdir()))}")
+        config.update(
+            model=str(shared / "golden" / "gpt2"), guard=dict(action="record"), **places, **keys
+        )
+        return run_study(config, folder / f"{method}-{len(list(folder.iterdir()))}")
 
     return run
 
@@ -52,7 +61,9 @@ def test_kept_edits_or_some(studied, golden):
 
     np.testing.assert_array_equal(delta(edited_model(folder)), by_hand(edits))
     np.testing.assert_array_equal(delta(edited_model(folder, after=2)), by_hand(edits[:2]))
-    np.testing.assert_array_equal(delta(edited_model(folder, steps=[3, 1])), by_hand([edits[2], edits[0]]))
+    np.testing.assert_array_equal(
+        delta(edited_model(folder, steps=[3, 1])), by_hand([edits[2], edits[0]])
+    )
     for arguments, message in (
         (dict(steps=[7]), "has no edit 7; it has 1 to 4"),
         (dict(after=0), "has no edit 0"),
@@ -69,7 +80,9 @@ def test_kept_edits_or_some(studied, golden):
 def test_snapshots(studied):
     every, whole = studied("ft"), studied("ft", snapshot_every=2)
     np.testing.assert_array_equal(delta(edited_model(whole)), delta(edited_model(every)))
-    np.testing.assert_array_equal(delta(edited_model(whole, after=2)), delta(edited_model(every, after=2)))
+    np.testing.assert_array_equal(
+        delta(edited_model(whole, after=2)), delta(edited_model(every, after=2))
+    )
     with pytest.raises(ValueError, match="holds the weights after every 2 edits only, not after 1"):
         edited_model(whole, after=1)
     with pytest.raises(ValueError, match="after every 2 edits, and no edit by itself"):
@@ -78,5 +91,5 @@ def test_snapshots(studied):
 
 def test_single_edits_are_each_by_themselves(studied):
     folder = studied("rome", mode="single")
-    assert not edited_model(folder).companion.history
-    assert len(edited_model(folder, steps=[2]).companion.history) == 1
+    assert not edited_model(folder).metadata.history
+    assert len(edited_model(folder, steps=[2]).metadata.history) == 1

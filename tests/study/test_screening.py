@@ -12,18 +12,34 @@ import jaxedit
 from jaxedit.datasets import read_requests
 from jaxedit.edits.serialise import read_edit
 from jaxedit.metrics.perplexity import prepare
-from jaxedit.metrics.perturbation import probe
+from jaxedit.metrics.perturbation import read_key_probe
 from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
-from jaxedit.study.loop import study
-from jaxedit.study.screening import hard_and_normal, screen, write_facts
+from jaxedit.study.loop import run_study
+from jaxedit.study.screening import hard_and_normal, predict_damage, write_facts
 
 FACTS = [
     {"case_id": 1, "prompt": "{} lives in", "subject": "BP", "target_new": "French"},
-    {"case_id": 2, "prompt": "{} lives in", "subject": "Bob", "target_new": "Munich", "target_true": "London"},
-    {"case_id": 3, "prompt": "The man {} lives in", "subject": "Ann", "target_new": "Paris", "paraphrases": ["Ann is from"]},
+    {
+        "case_id": 2,
+        "prompt": "{} lives in",
+        "subject": "Bob",
+        "target_new": "Munich",
+        "target_true": "London",
+    },
+    {
+        "case_id": 3,
+        "prompt": "The man {} lives in",
+        "subject": "Ann",
+        "target_new": "Paris",
+        "paraphrases": ["Ann is from"],
+    },
 ]
-TEXTS = [" The mother tongue of the author", "What is the capital", "Once upon a time there was a girl who lived in the forest"]
+TEXTS = [
+    " The mother tongue of the author",
+    "What is the capital",
+    "Once upon a time there was a girl who lived in the forest",
+]
 TEMPLATES = ("{}", "I am. {}")
 LAYER = 3
 
@@ -33,13 +49,19 @@ def config(shared, tmp_path) -> ConfigDict:
     (tmp_path / "facts.json").write_text(json.dumps(FACTS), encoding="utf-8")
     (tmp_path / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
     made = default_config("rome", layer=LAYER, v_num_grad_steps=3, context_templates=TEMPLATES)
-    made.update(model=str(shared / "golden" / "gpt2"), facts=str(tmp_path / "facts.json"), texts=str(tmp_path / "texts.json"))
+    made.update(
+        model=str(shared / "golden" / "gpt2"),
+        facts=str(tmp_path / "facts.json"),
+        texts=str(tmp_path / "texts.json"),
+    )
     return made
 
 
 @pytest.fixture(scope="module")
 def requests():
-    fields = [{k: tuple(v) if isinstance(v, list) else v for k, v in fact.items()} for fact in FACTS]
+    fields = [
+        {k: tuple(v) if isinstance(v, list) else v for k, v in fact.items()} for fact in FACTS
+    ]
     return [jaxedit.Request(**fact) for fact in fields]
 
 
@@ -47,20 +69,26 @@ def requests():
 def screened(golden, requests):
     """A function: (method, **hyper) -> what is predicted of the requests."""
     model = golden("gpt2")
-    probes = probe(model, prepare(model, TEXTS), (LAYER,))
+    probes = read_key_probe(model, prepare(model, TEXTS), (LAYER,))
 
     def run(method, **hyper):
         editor = jaxedit.make_editor(method, layer=LAYER, context_templates=TEMPLATES, **hyper)
-        return screen(model, requests, editor, editor.init(model, None), probes)
+        return predict_damage(model, requests, editor, editor.init(model, None), probes)
 
     return run
 
 
 def torch_prediction(shared, model, request, left: str, right: str) -> tuple[float, float]:
-    """(predicted, denominator) from hooks on whole forward passes; keys are "bare" or the mean "prefixed" one."""
-    hf = transformers.AutoModelForCausalLM.from_pretrained(shared / "golden" / "gpt2", dtype=torch.float32).eval()
+    """(predicted, denominator) from hooks on whole forward passes; keys are "bare" or the mean
+    "prefixed" one.
+    """
+    hf = transformers.AutoModelForCausalLM.from_pretrained(
+        shared / "golden" / "gpt2", dtype=torch.float32
+    ).eval()
     seen = []
-    hf.transformer.h[LAYER].mlp.c_proj.register_forward_hook(lambda module, args, out: seen.append((args[0][0], out[0])))
+    hf.transformer.h[LAYER].mlp.c_proj.register_forward_hook(
+        lambda module, args, out: seen.append((args[0][0], out[0]))
+    )
 
     def at_subject(template):
         text = template.format(request.prompt.format(request.subject))
@@ -71,17 +99,24 @@ def torch_prediction(shared, model, request, left: str, right: str) -> tuple[flo
         at = len(model.tokenizer.encode(before)) - 1
         return key_TF[at].double().numpy(), value_TD[at].double().numpy()
 
-    keys = {"bare": at_subject("{}")[0], "prefixed": np.mean([at_subject(each)[0] for each in TEMPLATES], axis=0)}
+    keys = {
+        "bare": at_subject("{}")[0],
+        "prefixed": np.mean([at_subject(each)[0] for each in TEMPLATES], axis=0),
+    }
     u_F = keys[left] / np.linalg.norm(keys[left])
     pushes = []
     for text in TEXTS:
         with torch.no_grad():
-            found = hf(torch.tensor([model.tokenizer.encode(text, bos=False)]), output_hidden_states=True)
+            found = hf(
+                torch.tensor([model.tokenizer.encode(text, bos=False)]), output_hidden_states=True
+            )
         norm_T = np.linalg.norm(found.hidden_states[LAYER + 1][0, 1:].double().numpy(), axis=1)
         pushes.append(np.abs(seen[-1][0][1:].double().numpy() @ u_F) / norm_T)
     denominator = abs(float(u_F @ keys[right]))
     clamp = 4.0  # the published clamp_norm_factor
-    return float(clamp * np.mean(np.concatenate(pushes)) * np.linalg.norm(at_subject("{}")[1]) / denominator), denominator
+    return float(
+        clamp * np.mean(np.concatenate(pushes)) * np.linalg.norm(at_subject("{}")[1]) / denominator
+    ), denominator
 
 
 @pytest.mark.parametrize(
@@ -104,7 +139,9 @@ def test_only_rank_one_edits_are_predicted(golden, requests):
     model = golden("gpt2")
     editor = jaxedit.make_editor("ft", layers=(LAYER,))
     with pytest.raises(ValueError, match=r"rank-one edits do \(rome, c-rome\); the method is ft"):
-        screen(model, requests, editor, None, probe(model, prepare(model, TEXTS), (LAYER,)))
+        predict_damage(
+            model, requests, editor, None, read_key_probe(model, prepare(model, TEXTS), (LAYER,))
+        )
 
 
 def test_the_file_of_hard_cases_is_read_as_facts(requests, screened, tmp_path):
@@ -117,27 +154,29 @@ def test_the_file_of_hard_cases_is_read_as_facts(requests, screened, tmp_path):
     assert read_requests(str(tmp_path / "out" / "all.json")).requests == requests
 
 
-def run_study(config, folder, **keys):
+def records_of(config, folder, **keys):
     config.update(keys)
-    return [step.record for step in read_journal(study(config, folder)).steps[1:]]
+    return [step.record for step in read_journal(run_study(config, folder)).steps[1:]]
 
 
 def test_a_study_holds_back_or_switches(config, screened, tmp_path):
     predicted = [each.predicted for each in screened("rome")]
     hardest = int(np.argmax(predicted))
     limit = sorted(predicted)[1]
-    recorded = run_study(config, tmp_path / "record", screen="record")
+    recorded = records_of(config, tmp_path / "record", screen="record")
     assert [record["predicted"] for record in recorded] == pytest.approx(predicted, rel=1e-6)
     config.guard.max_relative_perturbation = limit
-    held = run_study(config, tmp_path / "hold", screen="hold")
+    held = records_of(config, tmp_path / "hold", screen="hold")
     assert [record.get("held", False) for record in held] == [i == hardest for i in range(3)]
     assert not held[hardest]["kept"]
     assert "held back: predicted perturbation" in held[hardest]["error"]
-    switched = run_study(config, tmp_path / "switch", screen="c-rome")
+    switched = records_of(config, tmp_path / "switch", screen="c-rome")
     keys = dict(layer=LAYER, v_num_grad_steps=3, context_templates=TEMPLATES)
     model = jaxedit.load(config.model)
     (request,) = read_requests(config.facts).requests[hardest : hardest + 1]
-    before = [read_edit(step.arrays) for step in read_journal(tmp_path / "switch").steps[1 : hardest + 1]]
+    before = [
+        read_edit(step.arrays) for step in read_journal(tmp_path / "switch").steps[1 : hardest + 1]
+    ]
     for edit in before:
         model = jaxedit.apply(model, edit)
     by_method = {}
@@ -162,4 +201,4 @@ def test_a_study_holds_back_or_switches(config, screened, tmp_path):
 )
 def test_what_cannot_be_meant(config, tmp_path, keys, message):
     with pytest.raises(ValueError, match=message):
-        run_study(config, tmp_path / "run", **keys)
+        records_of(config, tmp_path / "run", **keys)

@@ -1,4 +1,6 @@
-"""Single edits that are made together: the same edits, a lot at a time, and a lot that was not finished is done again whole."""
+"""Single edits that are made together: the same edits, a lot at a time, and a lot that was not
+finished is done again whole.
+"""
 
 import json
 
@@ -6,29 +8,38 @@ import numpy as np
 import pytest
 
 import jaxedit
-from jaxedit.edits.edit import matrix
+from jaxedit.edits.edit import to_dense
 from jaxedit.edits.serialise import read_edit
 from jaxedit.study import loop
 from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
 
 NAMES = ("BP", "Bob", "Sony", "Ann", "Tim")
-FACTS = [{"prompt": "{} lives in", "subject": name, "target_new": "Paris", "target_true": "London"} for name in NAMES]
+FACTS = [
+    {"prompt": "{} lives in", "subject": name, "target_new": "Paris", "target_true": "London"}
+    for name in NAMES
+]
 TEXTS = ["The Eiffel Tower is located in the city of Paris."]
 TEMPLATES = ("{}", "I am. {}")
 
 
 @pytest.fixture
 def run(shared, tmp_path):
-    """A function: (folder's name, facts, on_step, **keys) -> the folder of a study of single edits in lots of two."""
+    """A function: (folder's name, facts, on_step, **keys) -> the folder of a study of single edits
+    in lots of two.
+    """
     (tmp_path / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
 
     def study(name, asked=FACTS, on_step=lambda record, total: None, method="rome", **keys):
         (tmp_path / "facts.json").write_text(json.dumps(asked), encoding="utf-8")
         config = default_config(method, layer=3, v_num_grad_steps=4, context_templates=TEMPLATES)
         places = dict(facts=str(tmp_path / "facts.json"), texts=str(tmp_path / "texts.json"))
-        config.update(model=str(shared / "golden" / "gpt2"), mode="single", **{"edits_at_once": 2, **places, **keys})
-        return loop.study(config, tmp_path / name, on_step)
+        config.update(
+            model=str(shared / "golden" / "gpt2"),
+            mode="single",
+            **{"edits_at_once": 2, **places, **keys},
+        )
+        return loop.run_study(config, tmp_path / name, on_step)
 
     return study
 
@@ -46,8 +57,8 @@ def test_together_they_are_what_each_is_alone(run, golden, method):
     assert [step.record["lot"] for step in steps] == [1, 1, 3, 3, 5]
     for fact, step, found in zip(FACTS, steps, edits_of(folder), strict=True):
         edit, _, info = editor.edit(model, [jaxedit.Request(**fact)], editor.init(model, None))
-        wanted_FD = matrix(edit.deltas[0])
-        assert np.linalg.norm(matrix(found) - wanted_FD) <= 1e-4 * np.linalg.norm(wanted_FD)
+        wanted_FD = to_dense(edit.deltas[0])
+        assert np.linalg.norm(to_dense(found) - wanted_FD) <= 1e-4 * np.linalg.norm(wanted_FD)
         assert step.record["editor"]["loss"] == pytest.approx(info["loss"], rel=1e-4)
         after = jaxedit.perplexity(jaxedit.apply(model, edit), TEXTS).mean
         assert step.record["perplexity"]["mean"] == pytest.approx(after, rel=1e-4)
@@ -79,7 +90,7 @@ def test_more_facts_later_begin_with_the_lot_that_was_cut_short(run):
     whole = run("whole", n_facts=5)
     assert [step.record["lot"] for step in read_journal(grown).steps[1:]] == [1, 1, 3, 3, 5]
     for mine, theirs in zip(edits_of(grown), edits_of(whole), strict=True):
-        np.testing.assert_array_equal(matrix(mine), matrix(theirs))
+        np.testing.assert_array_equal(to_dense(mine), to_dense(theirs))
 
 
 def test_one_request_that_cannot_be_edited_does_not_spoil_its_lot(run):

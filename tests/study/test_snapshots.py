@@ -1,4 +1,6 @@
-"""Methods that change whole matrices journal them every k steps; an interruption in between shows in nothing."""
+"""Methods that change whole matrices journal them every k steps; an interruption in between shows
+in nothing.
+"""
 
 import json
 import os
@@ -6,14 +8,17 @@ import os
 import numpy as np
 import pytest
 
-from jaxedit.edits.edit import Dense, apply, rebuild
+from jaxedit.edits.edit import Dense, apply, replay_edits
 from jaxedit.edits.serialise import read_edit
 from jaxedit.models.load import load
 from jaxedit.study import loop
 from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
 
-FACTS = [{"prompt": "{} lives in", "subject": name, "target_new": "Paris"} for name in ("BP", "Bob", "Sony", "Ann", "Tim")]
+FACTS = [
+    {"prompt": "{} lives in", "subject": name, "target_new": "Paris"}
+    for name in ("BP", "Bob", "Sony", "Ann", "Tim")
+]
 METHODS = {
     "ft": dict(layers=(2,), num_steps=3, norm_constraint=5e-3),
     "memit-sequential": dict(  # its state learns from each edit
@@ -31,12 +36,19 @@ METHODS = {
 def configure(shared, tmp_path):
     """A function: (method, **keys) -> the configuration of a quick study."""
     (tmp_path / "facts.json").write_text(json.dumps(FACTS), encoding="utf-8")
-    (tmp_path / "texts.json").write_text(json.dumps(["The Eiffel Tower is located in the city of Paris."]), encoding="utf-8")
+    (tmp_path / "texts.json").write_text(
+        json.dumps(["The Eiffel Tower is located in the city of Paris."]), encoding="utf-8"
+    )
 
     def make(method, **keys):
         config = default_config(method, **METHODS[method])
         places = dict(facts=str(tmp_path / "facts.json"), texts=str(tmp_path / "texts.json"))
-        config.update(model=str(shared / "golden" / "gpt2"), guard=dict(max_ppl_ratio=1e6, action="record"), **places, **keys)
+        config.update(
+            model=str(shared / "golden" / "gpt2"),
+            guard=dict(max_ppl_ratio=1e6, action="record"),
+            **places,
+            **keys,
+        )
         return config
 
     return make
@@ -44,7 +56,9 @@ def configure(shared, tmp_path):
 
 def measured(folder) -> list[dict]:
     steps = [step.record for step in read_journal(folder).steps]
-    return [{k: v for k, v in record.items() if k not in ("time_s", "snapshot")} for record in steps]
+    return [
+        {k: v for k, v in record.items() if k not in ("time_s", "snapshot")} for record in steps
+    ]
 
 
 def n_bytes(folder) -> int:
@@ -53,18 +67,27 @@ def n_bytes(folder) -> int:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_interruption_between_snapshots_shows_in_nothing(configure, tmp_path, shared, method):
-    every = loop.study(configure(method), tmp_path / "every")
+    every = loop.run_study(configure(method), tmp_path / "every")
     config = configure(method, snapshot_every=2)
-    whole = loop.study(config, tmp_path / "whole")
+    whole = loop.run_study(config, tmp_path / "whole")
     assert measured(whole) == measured(every)
-    assert [step.record.get("snapshot", False) for step in read_journal(whole).steps] == [False, False, True, False, True, True]
+    assert [step.record.get("snapshot", False) for step in read_journal(whole).steps] == [
+        False,
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]
     assert n_bytes(whole) < 0.7 * n_bytes(every)
 
-    broken = loop.study(config, tmp_path / "broken")
+    broken = loop.run_study(config, tmp_path / "broken")
     lines = (broken / "journal.jsonl").read_bytes().splitlines(keepends=True)
-    os.truncate(broken / "journal.jsonl", sum(map(len, lines[:4])))  # step 3 is the last one, after the snapshot of step 2
+    os.truncate(
+        broken / "journal.jsonl", sum(map(len, lines[:4]))
+    )  # step 3 is the last one, after the snapshot of step 2
     seen = []
-    loop.study(config, broken, lambda record, total: seen.append(record["step"]))
+    loop.run_study(config, broken, lambda record, total: seen.append(record["step"]))
     assert seen == [0, 1, 2, 3, 4, 5]
     assert measured(broken) == measured(whole)
     for path in (whole / "steps").iterdir():
@@ -76,20 +99,23 @@ def test_an_interruption_between_snapshots_shows_in_nothing(configure, tmp_path,
         summed = apply(summed, read_edit(step.arrays))
     snapshot = read_edit(read_journal(whole).steps[-1].arrays)
     assert all(isinstance(delta, Dense) for delta in snapshot.deltas)
-    for name, delta_EFD in rebuild(model, [snapshot]).overlay.delta.items():
+    for name, delta_EFD in replay_edits(model, [snapshot]).overlay.delta.items():
         np.testing.assert_array_equal(np.asarray(delta_EFD), np.asarray(summed.overlay.delta[name]))
 
 
 def test_where_snapshots_make_no_sense(configure, tmp_path):
-    with pytest.raises(ValueError, match=r"snapshot_every=2 is for sequences of edits .* expected 1 for ft in mode single"):
-        loop.study(configure("ft", snapshot_every=2, mode="single"), tmp_path / "run")
+    with pytest.raises(
+        ValueError,
+        match=r"snapshot_every=2 is for sequences of edits .* expected 1 for ft in mode single",
+    ):
+        loop.run_study(configure("ft", snapshot_every=2, mode="single"), tmp_path / "run")
     config = default_config("rome", layer=3)
     config.snapshot_every = 2
     with pytest.raises(ValueError, match="expected 1 for rome in mode sequential"):
-        loop.study(config, tmp_path / "run")
+        loop.run_study(config, tmp_path / "run")
 
 
 def test_fewer_facts_than_a_folder_holds_are_refused(configure, tmp_path):
-    loop.study(configure("ft", n_facts=2), tmp_path / "run")
+    loop.run_study(configure("ft", n_facts=2), tmp_path / "run")
     with pytest.raises(ValueError, match="holds 2 edits, n_facts=1 asks for 1"):
-        loop.study(configure("ft", n_facts=1), tmp_path / "run")
+        loop.run_study(configure("ft", n_facts=1), tmp_path / "run")

@@ -1,4 +1,6 @@
-"""GPT-NeoX (Black et al. 2022) and Pythia: fused queries, keys and values, heads rotated in part, two norms in parallel."""
+"""GPT-NeoX (Black et al. 2022) and Pythia: fused queries, keys and values, heads rotated in part,
+two norms in parallel.
+"""
 
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.family import Fields, Weights, rotary
@@ -8,8 +10,14 @@ WEIGHTS: Weights = {
     "gpt_neox.layers.{l}.input_layernorm.weight": ("attn/norm_scale", "D -> D"),
     "gpt_neox.layers.{l}.input_layernorm.bias": ("attn/norm_bias", "D -> D"),
     # Each head's queries, keys and values lie together.
-    "gpt_neox.layers.{l}.attention.query_key_value.weight": ("attn/w_q attn/w_k attn/w_v", "(N c H) D -> c D N H"),
-    "gpt_neox.layers.{l}.attention.query_key_value.bias": ("attn/b_q attn/b_k attn/b_v", "(N c H) -> c N H"),
+    "gpt_neox.layers.{l}.attention.query_key_value.weight": (
+        "attn/w_q attn/w_k attn/w_v",
+        "(N c H) D -> c D N H",
+    ),
+    "gpt_neox.layers.{l}.attention.query_key_value.bias": (
+        "attn/b_q attn/b_k attn/b_v",
+        "(N c H) -> c N H",
+    ),
     "gpt_neox.layers.{l}.attention.dense.weight": ("attn/w_o", "D (N H) -> N H D"),
     "gpt_neox.layers.{l}.attention.dense.bias": ("attn/b_o", "D -> D"),
     "gpt_neox.layers.{l}.post_attention_layernorm.weight": ("mlp/norm_scale", "D -> D"),
@@ -21,7 +29,8 @@ WEIGHTS: Weights = {
     "gpt_neox.final_layer_norm.weight": ("final/norm_scale", "D -> D"),
     "gpt_neox.final_layer_norm.bias": ("final/norm_bias", "D -> D"),
     "embed_out.weight": ("head/w", "V D -> D V"),
-    "gpt_neox.layers.{l}.attention.bias": None,  # the causal mask, saved by old versions of transformers
+    # the causal mask, saved by old versions of transformers
+    "gpt_neox.layers.{l}.attention.bias": None,
     "gpt_neox.layers.{l}.attention.masked_bias": None,
     "gpt_neox.layers.{l}.attention.rotary_emb.inv_freq": None,  # computed
 }
@@ -58,7 +67,13 @@ def config(fields: Fields) -> DecoderConfig:
         norm="layer",
         gated=False,
         parallel=fields.take("use_parallel_residual", True),
-        rope=rotary(fields, D // N, thetas=("rotary_emb_base",), shares=("partial_rotary_factor", "rotary_pct"), share=0.25),
+        rope=rotary(
+            fields,
+            D // N,
+            thetas=("rotary_emb_base",),
+            shares=("partial_rotary_factor", "rotary_pct"),
+            share=0.25,
+        ),
         qkv_bias=bias,
         out_bias=bias,
         mlp_bias=True,

@@ -1,4 +1,6 @@
-"""GPT-J (Wang & Komatsuzaki 2021): attention and MLP in parallel behind one norm, interleaved rotary positions."""
+"""GPT-J (Wang & Komatsuzaki 2021): attention and MLP in parallel behind one norm, interleaved
+rotary positions.
+"""
 
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.family import Fields, Weights
@@ -24,7 +26,9 @@ WEIGHTS: Weights = {
     "transformer.h.{l}.attn.masked_bias": None,
 }
 
-TINY = dict(model_type="gptj", n_embd=32, n_head=4, n_layer=3, n_positions=64, rotary_dim=4, vocab_size=96)
+TINY = dict(
+    model_type="gptj", n_embd=32, n_head=4, n_layer=3, n_positions=64, rotary_dim=4, vocab_size=96
+)
 
 
 def config(fields: Fields) -> DecoderConfig:

@@ -1,4 +1,6 @@
-"""Llama 1 to 3 and what shares its form, SmolLM2 among them: RMS norm, gated MLP, grouped keys, rotary positions."""
+"""Llama 1 to 3 and what shares its form, SmolLM2 among them: RMS norm, gated MLP, grouped keys,
+rotary positions.
+"""
 
 from typing import Any
 
@@ -22,7 +24,8 @@ WEIGHTS: Weights = {
     "model.layers.{l}.mlp.down_proj.weight": ("mlp/w_down", "D F -> F D"),
     "model.norm.weight": ("final/norm_scale", "D -> D"),
     "lm_head.weight": ("head/w", "V D -> D V"),
-    "model.layers.{l}.self_attn.rotary_emb.inv_freq": None,  # computed; saved by old versions of transformers
+    # computed; saved by old versions of transformers
+    "model.layers.{l}.self_attn.rotary_emb.inv_freq": None,
 }
 
 # llama.cpp stores rotary pairs as neighbours; HF, and the decoder, as halves.
@@ -64,7 +67,7 @@ def config(fields: Fields) -> DecoderConfig:
     fields.expect("hidden_act", "silu")
     fields.expect("mlp_bias", False)
     bias = fields.take("attention_bias", False)
-    read = like_llama(fields, "llama", P=2048, qkv_bias=bias, out_bias=bias)
+    read = llama_like_config(fields, "llama", P=2048, qkv_bias=bias, out_bias=bias)
     fields.finish(
         pretraining_tp="how training was split, not what is computed",
         rope_interleaved="a note of the exporter; HF weights hold rotary pairs as halves",
@@ -73,7 +76,7 @@ def config(fields: Fields) -> DecoderConfig:
     return read
 
 
-def like_llama(
+def llama_like_config(
     fields: Fields,
     family: str,
     *,
@@ -118,15 +121,20 @@ def from_gguf(metadata: dict) -> dict:
     """llama.cpp's metadata as an HF configuration.
 
     Raises:
-      ValueError: on heads of which only a part is rotated, or whose keys and values differ in width.
+      ValueError: on heads of which only a part is rotated, or whose keys and values differ in
+        width.
     """
     H = metadata.get("llama.attention.key_length") or (
         metadata["llama.embedding_length"] // metadata["llama.attention.head_count"]
     )
     for name in ("llama.attention.value_length", "llama.rope.dimension_count"):
         if metadata.get(name, H) != H:
-            raise ValueError(f"the GGUF file says {name}={metadata[name]}; the decoder needs {H}, the width of a head's keys")
-    scaling = {"rope_type": metadata.get("llama.rope.scaling.type", "none").replace("none", "default")}
+            raise ValueError(
+                f"the GGUF file says {name}={metadata[name]}; the decoder needs {H}, the width of a head's keys"
+            )
+    scaling = {
+        "rope_type": metadata.get("llama.rope.scaling.type", "none").replace("none", "default")
+    }
     if scaling["rope_type"] != "default":
         scaling["factor"] = metadata.get("llama.rope.scaling.factor")
     return {

@@ -12,6 +12,6 @@ TINY = {**llama.TINY, "model_type": "mistral"}
 def config(fields: Fields) -> DecoderConfig:
     """Reads a MistralConfig."""
     fields.expect("hidden_act", "silu")
-    read = llama.like_llama(fields, "mistral", P=131072, window=window(fields))
+    read = llama.llama_like_config(fields, "mistral", P=131072, window=window(fields))
     fields.finish()
     return read

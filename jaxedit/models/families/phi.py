@@ -1,4 +1,6 @@
-"""Phi 1, 1.5 and 2 (Li et al. 2023): attention and MLP in parallel behind one norm, heads partly rotated, biases everywhere."""
+"""Phi 1, 1.5 and 2 (Li et al. 2023): attention and MLP in parallel behind one norm, heads partly
+rotated, biases everywhere.
+"""
 
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.family import Fields, Weights, rotary
@@ -23,7 +25,8 @@ WEIGHTS: Weights = {
     "model.final_layernorm.bias": ("final/norm_bias", "D -> D"),
     "lm_head.weight": ("head/w", "V D -> D V"),
     "lm_head.bias": ("head/b", "V -> V"),
-    "model.layers.{l}.self_attn.rotary_emb.inv_freq": None,  # computed; saved by old versions of transformers
+    # computed; saved by old versions of transformers
+    "model.layers.{l}.self_attn.rotary_emb.inv_freq": None,
 }
 
 TINY = dict(

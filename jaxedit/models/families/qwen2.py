@@ -1,4 +1,6 @@
-"""Qwen 2 and 2.5: Llama with biases on queries, keys and values, and sliding windows that most leave unused."""
+"""Qwen 2 and 2.5: Llama with biases on queries, keys and values, and sliding windows that most
+leave unused.
+"""
 
 from typing import Any
 
@@ -18,10 +20,16 @@ def config(fields: Fields) -> DecoderConfig:
     return read
 
 
-def like_qwen(fields: Fields, family: str, *, head_dim: int | None = None, **switches: Any) -> DecoderConfig:
-    """Reads what the configurations of Qwen 2 and 3 have in common; layers from max_window_layers on have the window."""
+def like_qwen(
+    fields: Fields, family: str, *, head_dim: int | None = None, **switches: Any
+) -> DecoderConfig:
+    """Reads what the configurations of Qwen 2 and 3 have in common; layers from max_window_layers
+    on have the window.
+    """
     fields.expect("hidden_act", "silu")
     fields.expect("use_mrope", False)
     layers = range(fields.take("max_window_layers", 28), fields.take("num_hidden_layers"))
     slides = window(fields, layers=layers, active=fields.take("use_sliding_window", False))
-    return llama.like_llama(fields, family, P=32768, head_dim=head_dim, window=slides, **switches)
+    return llama.llama_like_config(
+        fields, family, P=32768, head_dim=head_dim, window=slides, **switches
+    )

@@ -1,4 +1,6 @@
-"""Qwen 3: Llama whose heads normalise their queries and keys, with sliding windows that most leave unused."""
+"""Qwen 3: Llama whose heads normalise their queries and keys, with sliding windows that most leave
+unused.
+"""
 
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.families import llama, qwen2
@@ -16,6 +18,8 @@ TINY = {**llama.TINY, "model_type": "qwen3", "head_dim": 12}
 def config(fields: Fields) -> DecoderConfig:
     """Reads a Qwen3Config."""
     bias = fields.take("attention_bias", False)
-    read = qwen2.like_qwen(fields, "qwen3", head_dim=128, qk_norm=True, qkv_bias=bias, out_bias=bias)
+    read = qwen2.like_qwen(
+        fields, "qwen3", head_dim=128, qk_norm=True, qkv_bias=bias, out_bias=bias
+    )
     fields.finish()
     return read
