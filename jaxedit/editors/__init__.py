@@ -6,6 +6,23 @@ dataclass, and `make(hyper) -> Editor`. Files whose name begins with an undersco
 """
 
 from jaxedit.editors._base import Editor
-from jaxedit.editors._registry import hyper_defaults, hyper_types, make_editor, method_names
+from jaxedit.editors._published import ENTRIES, find_published, published_hyper
+from jaxedit.editors._registry import (
+    hyper_defaults,
+    hyper_types,
+    layer_field,
+    make_editor,
+    method_names,
+)
 
-__all__ = ["Editor", "hyper_defaults", "hyper_types", "make_editor", "method_names"]
+__all__ = [
+    "ENTRIES",
+    "Editor",
+    "find_published",
+    "hyper_defaults",
+    "hyper_types",
+    "layer_field",
+    "make_editor",
+    "method_names",
+    "published_hyper",
+]

@@ -2,112 +2,145 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jaxedit.edits.edit import Edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, with_bos
 from jaxedit.solving import multi_layer, update_constraints
-from jaxedit.solving.update_constraints import ConstrainedState, UpdateConstraints, apply_to
+from jaxedit.solving.rank_one import UpdateBound
+from jaxedit.solving.update_constraints import ConstrainedState, UpdateConstraints
 from jaxedit.stats.second_moments import Stats
+
+Info = dict[str, float]  # numbers of one edit: its loss, norms, the solver's residual
 
 
 class Editor(NamedTuple):
-    """An editing method with its hyper-parameters.
+    """An editing method with its hyper-parameters: a pair of pure functions `init` and `edit`.
 
     Attributes:
       name: the method's.
       hyper: the hyper-parameters, a frozen dataclass.
-      slots: weight -> layers that its edits change, so that a study can make room once.
+      slots: (model) -> weight -> layers that its edits change, so that a study can allocate their
+        deltas once.
       init: (model, stats) -> state.
-      edit: (model, requests, state) -> (edit, state, info); writes nothing; who keeps the edit
+      edit: (model, requests, state) -> (edit, state, info); writes nothing. Whoever keeps the edit
         keeps the state.
-      restore: (state, edit) -> state after an edit that was made before: rebuilds the state from a
-        journal.
+      restore: (state, edit) -> the state after an edit made before; rebuilds it from a journal.
+      context_templates: (state) -> the templates it edits with; None where a method has none.
       edit_each: (model, requests, state) -> for each request the edit that would write it alone,
         and its info; None where that is no cheaper than one after the other.
+      bound_updates: (model, requests, state) -> for each request what bounds its rank-one update
+        before any optimisation; None for other methods.
       dense: whether an edit holds whole matrices, which a journal then holds for every step.
     """
 
     name: str
     hyper: Any
-    slots: dict[str, tuple[int, ...]]
+    slots: Callable[[Model], Mapping[str, tuple[int, ...]]]
     init: Callable[[Model, Stats | None], Any]
-    edit: Callable[[Model, list[Request], Any], tuple[Edit, Any, dict[str, float]]]
+    edit: Callable[[Model, list[Request], Any], tuple[Edit, Any, Info]]
     restore: Callable[[Any, Edit], Any]
-    edit_each: Callable[[Model, list[Request], Any], list[tuple[Edit, dict[str, float]]]] | None = (
-        None
-    )
+    context_templates: Callable[[Any], Any] | None = None
+    edit_each: Callable[[Model, list[Request], Any], list[tuple[Edit, Info]]] | None = None
+    bound_updates: Callable[[Model, list[Request], Any], list[UpdateBound]] | None = None
     dense: bool = False
 
 
 def with_constraints(editor: Editor, constraints: UpdateConstraints) -> Editor:
-    """The editor whose updates are changed before they are applied."""
+    """Returns the editor with its updates constrained (RECT, PRUNE, a norm cap)."""
+
+    def constrain(model: Model, made: Edit, state: ConstrainedState) -> Edit:
+        return update_constraints.apply_to(constraints, model, made, state.largest)
 
     def init(model: Model, stats: Stats | None) -> ConstrainedState:
-        return update_constraints.init(constraints, model, editor.init(model, stats), editor.slots)
+        inner = editor.init(model, stats)
+        return update_constraints.init(constraints, model, inner, editor.slots(model))
 
     def edit(
         model: Model, requests: list[Request], state: ConstrainedState
-    ) -> tuple[Edit, ConstrainedState, dict[str, float]]:
+    ) -> tuple[Edit, ConstrainedState, Info]:
         made, inner, info = editor.edit(model, requests, state.inner)
-        return apply_to(constraints, model, made, state.largest), state._replace(inner=inner), info
-
-    def edit_each(
-        model: Model, requests: list[Request], state: ConstrainedState
-    ) -> list[tuple[Edit, dict[str, float]]]:
-        assert editor.edit_each is not None
-        return [
-            (apply_to(constraints, model, made, state.largest), info)
-            for made, info in editor.edit_each(model, requests, state.inner)
-        ]
+        return constrain(model, made, state), state._replace(inner=inner), info
 
     def restore(state: ConstrainedState, made: Edit) -> ConstrainedState:
         return state._replace(inner=editor.restore(state.inner, made))
 
-    return editor._replace(
-        init=init,
-        edit=edit,
-        restore=restore,
-        edit_each=editor.edit_each and edit_each,
+    wrapped = editor._replace(init=init, edit=edit, restore=restore)
+    templates, edit_each, bounds = editor.context_templates, editor.edit_each, editor.bound_updates
+    return wrapped._replace(
+        context_templates=templates and (lambda state: templates(state.inner)),
+        edit_each=edit_each
+        and (
+            lambda model, requests, state: [
+                (constrain(model, made, state), info)
+                for made, info in edit_each(model, requests, state.inner)
+            ]
+        ),
+        bound_updates=bounds
+        and (lambda model, requests, state: bounds(model, requests, state.inner)),
         dense=editor.dense or constraints.is_dense,
     )
 
 
 def with_begin_of_text(editor: Editor) -> Editor:
-    """The editor that begins every prompt with a begin-of-text token; its edits remember that."""
+    """Returns the editor with a begin-of-text token before every prompt; its edits remember it."""
 
-    def init(model: Model, stats: Stats | None) -> Any:
-        return editor.init(with_bos(model), stats)
+    def remember(made: Edit) -> Edit:
+        return dataclasses.replace(made, anchor=editor.hyper.anchor)
 
-    def edit(
-        model: Model, requests: list[Request], state: Any
-    ) -> tuple[Edit, Any, dict[str, float]]:
+    def edit(model: Model, requests: list[Request], state: Any) -> tuple[Edit, Any, Info]:
         made, state, info = editor.edit(with_bos(model), requests, state)
-        return dataclasses.replace(made, anchor=editor.hyper.anchor), state, info
+        return remember(made), state, info
 
-    def edit_each(
-        model: Model, requests: list[Request], state: Any
-    ) -> list[tuple[Edit, dict[str, float]]]:
-        assert editor.edit_each is not None
-        made = editor.edit_each(with_bos(model), requests, state)
-        return [
-            (dataclasses.replace(edit, anchor=editor.hyper.anchor), info) for edit, info in made
-        ]
+    edit_each, bounds = editor.edit_each, editor.bound_updates
+    return editor._replace(
+        init=lambda model, stats: editor.init(with_bos(model), stats),
+        edit=edit,
+        edit_each=edit_each
+        and (
+            lambda model, requests, state: [
+                (remember(made), info) for made, info in edit_each(with_bos(model), requests, state)
+            ]
+        ),
+        bound_updates=bounds
+        and (lambda model, requests, state: bounds(with_bos(model), requests, state)),
+    )
 
-    return editor._replace(init=init, edit=edit, edit_each=editor.edit_each and edit_each)
+
+def with_layers_of(editor_for: Callable[[Model], Editor], unresolved: Editor) -> Editor:
+    """Returns an editor whose layers are those published for the model that it is given.
+
+    Args:
+      editor_for: (model) -> the editor with the model's published layers.
+      unresolved: the same editor without layers; only what does not depend on them is used.
+    """
+    return unresolved._replace(
+        slots=lambda model: editor_for(model).slots(model),
+        init=lambda model, stats: editor_for(model).init(model, stats),
+        edit=lambda model, requests, state: editor_for(model).edit(model, requests, state),
+        edit_each=unresolved.edit_each
+        and (lambda model, *more: (editor_for(model).edit_each or _missing)(model, *more)),
+        bound_updates=unresolved.bound_updates
+        and (lambda model, *more: (editor_for(model).bound_updates or _missing)(model, *more)),
+    )
+
+
+def _missing(*_: Any) -> Any:
+    raise AssertionError("an editor has the same functions with and without layers")
 
 
 def multi_layer_editor(
     name: str, hyper: multi_layer.MultiLayerHyper, spec: multi_layer.MethodSpec
 ) -> Editor:
-    """The editor of a method that writes batches of facts over several layers."""
+    """Returns the editor of a method that writes batches of facts over several layers."""
     return Editor(
         name=name,
         hyper=hyper,
-        slots={multi_layer.WEIGHT: tuple(hyper.layers)},
+        slots=lambda model: {multi_layer.WEIGHT: tuple(hyper.layers)},
         init=functools.partial(multi_layer.init, hyper, spec),
         edit=functools.partial(multi_layer.edit, hyper, spec),
         restore=multi_layer.restore,
+        context_templates=lambda state: state.context_templates,
     )

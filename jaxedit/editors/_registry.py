@@ -1,16 +1,22 @@
 """Editors by their method's name, which is the name of a file in this folder."""
 
 import dataclasses
-import difflib
 import importlib
 import numbers
 import types
 import typing
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from jaxedit.editors._base import Editor, with_begin_of_text, with_constraints
+from jaxedit.did_you_mean import did_you_mean
+from jaxedit.editors._base import Editor, with_begin_of_text, with_constraints, with_layers_of
+from jaxedit.editors._published import published_hyper
+from jaxedit.models.model import Model
 from jaxedit.solving.update_constraints import UpdateConstraints
+
+# Hyper-parameters under the names they had in version 0.0.
+RENAMED = {"ease_at_argmax": "reduce_nll_when_correct", "keys": "key_variant"}
 
 
 def method_names() -> list[str]:
@@ -19,54 +25,77 @@ def method_names() -> list[str]:
 
 
 def make_editor(name: str, **hyper: Any) -> Editor:
-    """An editor by its method's name, with hyper-parameters under their published names.
+    """Makes an editor by its method's name, with hyper-parameters under their published names.
 
-    Every method also takes `max_norm_ratio`, `rect_keep` and `prune_log_base`
+    Without `layer` (or `layers`) those published for the model are taken when `init` sees it. Every
+    method also takes `max_norm_ratio`, `rect_keep` and `prune_log_base`
     (`jaxedit.solving.update_constraints`).
 
     Raises:
-      ValueError: on an unknown method or hyper-parameter, or one that is missing.
+      ValueError: on an unknown method or hyper-parameter, or a value of another type. `init` raises
+        one where no layer was given and none is published for the model.
     """
     if name not in method_names():
-        close = difflib.get_close_matches(name, method_names(), n=1)
         raise ValueError(
-            f"unknown method {name!r}{f'; did you mean {close[0]!r}?' if close else '.'} Methods: {', '.join(method_names())}"
+            f"unknown method {name!r}{did_you_mean(name, method_names())} Methods: "
+            f"{', '.join(method_names())}"
         )
-    module = importlib.import_module(f"jaxedit.editors.{name.replace('-', '_')}")
+    hyper = _checked(name, hyper)
+    layer_name = layer_field(name)
+    if hyper.get(layer_name) not in (None, (), []):
+        return _build(name, hyper)
+
+    def editor_for(model: Model) -> Editor:
+        published = published_hyper(name, model)
+        return _build(name, {**hyper, layer_name: published[layer_name]})
+
+    return with_layers_of(editor_for, _build(name, hyper))
+
+
+def layer_field(name: str) -> str:
+    """Returns what a method calls the layers it edits: "layer" or "layers"."""
+    return "layer" if "layer" in hyper_defaults(name) else "layers"
+
+
+def _checked(name: str, hyper: dict[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters with names and types looked at; `layers` with one entry as `layer`."""
     defaults = hyper_defaults(name)
     if "layers" in hyper and "layers" not in defaults:
-        layers = list(hyper.pop("layers"))
+        layers = list(hyper["layers"])
         if len(layers) != 1 or "layer" in hyper:
             raise ValueError(
-                f"{name} edits one layer: give layer=, or layers= with one entry; got layers={layers}"
+                f"{name} edits one layer: give layer=, or layers= with one entry; got "
+                f"layers={layers}"
             )
+        hyper = {key: value for key, value in hyper.items() if key != "layers"}
         hyper["layer"] = layers[0]
-    unknown = sorted(set(hyper) - set(defaults))
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], defaults, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-        raise ValueError(
-            f"{name} has no hyper-parameter {unknown[0]!r}{hint} It has: {', '.join(defaults)}"
-        )
-    missing = [
-        key
-        for key, default in defaults.items()
-        if default is dataclasses.MISSING and key not in hyper
-    ]
-    if missing:
-        raise ValueError(f"{name} needs {', '.join(f'{key}=' for key in missing)}")
+    for key in hyper:
+        if key in RENAMED:
+            raise ValueError(f"the hyper-parameter {key!r} is called {RENAMED[key]!r} now")
+        if key not in defaults:
+            raise ValueError(
+                f"{name} has no hyper-parameter {key!r}{did_you_mean(key, defaults)} It has: "
+                f"{', '.join(defaults)}"
+            )
     for key, value in hyper.items():
         _check_type(name, key, value)
-    constraints = UpdateConstraints(
-        **{
-            field.name: hyper.pop(field.name, None)
-            for field in dataclasses.fields(UpdateConstraints)
-        }
-    )
+    return hyper
+
+
+def _build(name: str, hyper: dict[str, Any]) -> Editor:
+    """The editor with what is put around the method."""
+    names = [field.name for field in dataclasses.fields(UpdateConstraints)]
+    constraints = UpdateConstraints(**{key: hyper.get(key) for key in names})
     constraints.check()
-    editor = module.make(module.Hyper(**hyper))
+    module = _method_module(name)
+    own = {key: value for key, value in hyper.items() if key not in names}
+    editor: Editor = module.make(module.Hyper(**own))
     editor = editor if constraints.is_empty else with_constraints(editor, constraints)
     return with_begin_of_text(editor) if getattr(editor.hyper, "anchor", None) else editor
+
+
+def _method_module(name: str) -> ModuleType:
+    return importlib.import_module(f"jaxedit.editors.{name.replace('-', '_')}")
 
 
 def _check_type(name: str, key: str, value: Any) -> None:
@@ -90,18 +119,16 @@ def _check_type(name: str, key: str, value: Any) -> None:
 
 
 def hyper_defaults(name: str) -> dict[str, Any]:
-    """A method's hyper-parameters with their defaults, those that must be given
-    (dataclasses.MISSING) first.
+    """Returns a method's hyper-parameters with their defaults; no layers, which stand for those
+    published for the model.
     """
-    module = importlib.import_module(f"jaxedit.editors.{name.replace('-', '_')}")
-    fields = [*dataclasses.fields(module.Hyper), *dataclasses.fields(UpdateConstraints)]
-    return {
-        field.name: field.default
-        for field in sorted(fields, key=lambda field: field.default is not dataclasses.MISSING)
-    }
+    hyper = _method_module(name).Hyper
+    fields = [*dataclasses.fields(hyper), *dataclasses.fields(UpdateConstraints)]
+    fields.sort(key=lambda field: field.name not in ("layer", "layers"))  # stable: these come first
+    return {field.name: field.default for field in fields}
 
 
 def hyper_types(name: str) -> dict[str, Any]:
     """The types of a method's hyper-parameters."""
-    module = importlib.import_module(f"jaxedit.editors.{name.replace('-', '_')}")
+    module = _method_module(name)
     return typing.get_type_hints(module.Hyper) | typing.get_type_hints(UpdateConstraints)

@@ -77,10 +77,11 @@ def make(hyper: Hyper) -> Editor:
     return Editor(
         name="betaedit",
         hyper=hyper,
-        slots={multi_layer.WEIGHT: tuple(hyper.layers)},
+        slots=lambda model: {multi_layer.WEIGHT: tuple(hyper.layers)},
         init=functools.partial(init, hyper, spec),
         edit=functools.partial(edit, hyper, spec),
         restore=functools.partial(restore, hyper),
+        context_templates=lambda state: state.context_templates,
     )
 
 

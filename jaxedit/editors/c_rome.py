@@ -19,9 +19,11 @@ def make(hyper: Hyper) -> Editor:
     return Editor(
         name="c-rome",
         hyper=hyper,
-        slots={rank_one.WEIGHT: (hyper.layer,)},
+        slots=lambda model: {rank_one.WEIGHT: (hyper.edited_layer,)},
         init=functools.partial(rank_one.init, hyper),
         edit=functools.partial(rank_one.edit, hyper, "prefixed"),
         restore=lambda state, edit: state,
+        context_templates=lambda state: state.context_templates,
         edit_each=functools.partial(rank_one.edit_each, hyper, "prefixed"),
+        bound_updates=functools.partial(rank_one.bound_updates, hyper, "prefixed"),
     )

@@ -36,7 +36,7 @@ class Hyper:
     """Fine-tuning's hyper-parameters under their published names.
 
     Attributes:
-      layers: whose second MLP weight is changed.
+      layers: whose second MLP weight is changed; empty: the one published for the model.
       norm_constraint: eps, or False.
       weight_decay: torch's: added to the gradient as weight_decay W.
       kl_factor: published as 0 and not used by the released code; anything else raises.
@@ -46,7 +46,7 @@ class Hyper:
         (`jaxedit.solving.prompts.tokenise_prompt`).
     """
 
-    layers: tuple[int, ...]
+    layers: tuple[int, ...] = ()
     lr: float = 5e-4
     num_steps: int = 25
     norm_constraint: float | bool = False
@@ -97,7 +97,7 @@ def make(hyper: Hyper) -> Editor:
     return Editor(
         name="ft",
         hyper=hyper,
-        slots={WEIGHT: settings.layers},
+        slots=lambda model: {WEIGHT: settings.layers},
         init=functools.partial(init, hyper, settings),
         edit=functools.partial(edit, settings),
         restore=lambda state, edit: state,

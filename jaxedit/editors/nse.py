@@ -68,10 +68,11 @@ def make(hyper: Hyper) -> Editor:
     return Editor(
         name="nse",
         hyper=hyper,
-        slots={multi_layer.WEIGHT: tuple(hyper.layers)},
+        slots=lambda model: {multi_layer.WEIGHT: tuple(hyper.layers)},
         init=functools.partial(init, hyper),
         edit=functools.partial(edit, hyper),
         restore=restore,
+        context_templates=lambda state: state.context_templates,
     )
 
 

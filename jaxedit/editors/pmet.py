@@ -24,7 +24,7 @@ class Hyper(MultiLayerHyper):
     v_lr: float = 0.2
     kl_factor: float = 1.0
     nll_loss_factor: float = 1.0
-    ease_at_argmax: bool = True
+    reduce_nll_when_correct: bool = True
     mom2_update_weight: float = 6000.0
 
 

@@ -18,11 +18,11 @@ class Hyper(rank_one.RankOneHyper):
     """ROME's hyper-parameters.
 
     Attributes:
-      keys: "mixed" as released, "prefixed" (what `c-rome` is the name for) or "bare" (p-ROME's: the
+      key_variant: "mixed" as released, "prefixed" (what `c-rome` is the name for) or "bare" (p-ROME's: the
         bare prompt's key alone).
     """
 
-    keys: str = "mixed"
+    key_variant: str = "mixed"
 
 
 def make(hyper: Hyper) -> Editor:
@@ -31,14 +31,18 @@ def make(hyper: Hyper) -> Editor:
     Raises:
       ValueError: on unknown keys.
     """
-    if hyper.keys not in rank_one.KEYS:
-        raise ValueError(f"keys={hyper.keys!r}: expected one of {', '.join(rank_one.KEYS)}")
+    if hyper.key_variant not in rank_one.KEYS:
+        raise ValueError(
+            f"key_variant={hyper.key_variant!r}: expected one of {', '.join(rank_one.KEYS)}"
+        )
     return Editor(
         name="rome",
         hyper=hyper,
-        slots={rank_one.WEIGHT: (hyper.layer,)},
+        slots=lambda model: {rank_one.WEIGHT: (hyper.edited_layer,)},
         init=functools.partial(rank_one.init, hyper),
-        edit=functools.partial(rank_one.edit, hyper, hyper.keys),
+        edit=functools.partial(rank_one.edit, hyper, hyper.key_variant),
         restore=lambda state, edit: state,
-        edit_each=functools.partial(rank_one.edit_each, hyper, hyper.keys),
+        context_templates=lambda state: state.context_templates,
+        edit_each=functools.partial(rank_one.edit_each, hyper, hyper.key_variant),
+        bound_updates=functools.partial(rank_one.bound_updates, hyper, hyper.key_variant),
     )

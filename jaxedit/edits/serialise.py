@@ -46,8 +46,8 @@ def read_edit(path: Path) -> Edit:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            # noqa: SIM118 (not a dictionary)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if "edit" not in metadata:

@@ -92,7 +92,10 @@ class LoopHints(NamedTuple):
     share: float = 1.0
 
 
-def count(text: str, given: LoopHints = LoopHints()) -> Cost:  # noqa: B008 (immutable)
+NO_HINTS = LoopHints()
+
+
+def count(text: str, given: LoopHints = NO_HINTS) -> Cost:
     """Counts a compiled program's text."""
     module = parse(text)
     return _of_computation(module, module.computations[module.entry], given, {})

@@ -118,7 +118,9 @@ def value_phase(model: Model, work: Workload, call: Call) -> None:
         }
     )
     numbers = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in value.NUMERIC_HYPERS}
-    kind = value.LossVariant(residual=True, attention=False, argmax_passes=0, ease_at_argmax=False)
+    kind = value.LossVariant(
+        residual=True, attention=False, argmax_passes=0, reduce_nll_when_correct=False
+    )
     given = LoopHints(work.steps - 1, len(work.layers) / model.config.L)
     call(
         value.optimise_batch,

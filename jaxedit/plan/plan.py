@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.model import Model
 from jaxedit.plan.chips import Chip, find_chip, mesh_of, parse_mesh
-from jaxedit.plan.count import NOTHING, Cost, LoopHints, count, plus
+from jaxedit.plan.count import NO_HINTS, NOTHING, Cost, LoopHints, count, plus
 from jaxedit.plan.models import device_bytes, edited_layers, model_on, read
 from jaxedit.plan.phases import PHASES, Phase, Workload, whitener_bytes
 
@@ -157,8 +157,7 @@ def compile_phase(phase: Phase, model: Model, work: Workload, chip: Chip) -> Com
     """Compiles what a phase runs and counts it."""
     cost, most = NOTHING, Memory()
 
-    # noqa: B008 (immutable)
-    def call(function, *arguments, given: LoopHints = LoopHints(), times: int = 1):
+    def call(function, *arguments, given: LoopHints = NO_HINTS, times: int = 1):
         nonlocal cost, most
         try:
             compiled = function.lower(*arguments).compile()

@@ -52,18 +52,16 @@ def write_report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
 
 def report_markdown(journal: Journal, steps: list[dict[str, Any]]) -> str:
     """The report as Markdown."""
-    # noqa: E731
-    escape = lambda text: text.replace("|", "\\|").replace("\r", "⏎").replace("\n", "⏎")
     rows = [table_row(record, is_single(journal)) for record in steps]
-    table = ["| " + " | ".join(map(escape, cells)) + " |" for cells in [HEADER, *rows]]
+    table = ["| " + " | ".join(map(_escape, cells)) + " |" for cells in [HEADER, *rows]]
     table.insert(1, "|---:|---|---:|---:|---|---|---:|---|")
     said = [
-        f"| {record['step']} | {escape(name_of(record))} | {escape(record['says'])} |"
+        f"| {record['step']} | {_escape(name_of(record))} | {_escape(record['says'])} |"
         for record in steps
         if "error" not in record
     ]
     failed = [
-        f"- Edit {record['step']} was not possible: {escape(record['error'])}"
+        f"- Edit {record['step']} was not possible: {_escape(record['error'])}"
         for record in steps
         if "error" in record
     ]
@@ -93,6 +91,11 @@ def report_markdown(journal: Journal, steps: list[dict[str, Any]]) -> str:
         + ["## Time", "", f"{times} in {len(steps)} edits.", "", "## Configuration", "", "```json"]
         + [(journal.folder / "run.json").read_text(encoding="utf-8").strip(), "```", ""]
     )
+
+
+def _escape(text: str) -> str:
+    """Text for a cell of a Markdown table, on one line."""
+    return text.replace("|", "\\|").replace("\r", "⏎").replace("\n", "⏎")
 
 
 def damage_prediction_lines(steps: list[dict[str, Any]], single: bool = True) -> list[str]:

@@ -23,7 +23,9 @@ class TargetHyper:
     norm_anchor: bool = (
         False  # give v* the norm of the value that the unedited model holds there (NAS, 2602.02543)
     )
-    ease_at_argmax: bool = False  # weigh the target's term less once it is the likeliest (PMET)
+    reduce_nll_when_correct: bool = (
+        False  # weigh the target's term less once it is the likeliest (PMET)
+    )
     leading_space: str = (
         "joined"  # between prompt and target: `jaxedit.solving.prompts.tokenise_prompt`
     )

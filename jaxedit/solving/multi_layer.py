@@ -40,7 +40,8 @@ class MultiLayerHyper(ValueHyper):
     """Hyper-parameters of the family under their published names; each method adds its own.
 
     Attributes:
-      layers: the layers to edit; the values are those after the last of them.
+      layers: the layers to edit; the values are those after the last of them. empty:
+        those published for the model.
       context_templates: groups of texts with one `{}` each; None samples [["{}"], five of ten
         tokens] from `seed`.
       key_pooling: "group_means" as released (the bare prompt counts a half) or "mean".
@@ -48,7 +49,7 @@ class MultiLayerHyper(ValueHyper):
       solve_dtype: of the solve that is as wide as the batch, "float64" as released or "float32".
     """
 
-    layers: tuple[int, ...]
+    layers: tuple[int, ...] = ()
     clamp_norm_factor: float = 0.75
     context_templates: tuple[tuple[str, ...], ...] | None = None
     key_pooling: str = "group_means"

@@ -16,6 +16,7 @@ from jaxedit.edits.edit import Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
 from jaxedit.solving.hyper import ValueHyper
+from jaxedit.solving.keys import compute_keys, compute_values, pack_prompts
 from jaxedit.solving.solve import (
     KeyRegulariser,
     Solution,
@@ -37,15 +38,21 @@ class RankOneHyper(ValueHyper):
     """Hyper-parameters of ROME and C-ROME under their published names.
 
     Attributes:
-      layer: the layer to edit (or `layers=[one]`).
+      layer: the layer to edit (or `layers=[one]`); None: the one published for the model.
       mom2_adjustment: True asks for stats, False ignores them, None uses them where given.
       context_templates: texts with one `{}` each, the first usually "{}"; None samples 21 from
         `seed`.
     """
 
-    layer: int
+    layer: int | None = None
     mom2_adjustment: bool | None = None
     context_templates: tuple[str, ...] | None = None
+
+    @property
+    def edited_layer(self) -> int:
+        """The layer, as given or as published for the model."""
+        assert self.layer is not None, "make_editor resolves it"
+        return self.layer
 
 
 class RankOneState(NamedTuple):
@@ -61,9 +68,9 @@ def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState
     """Checks the hyper-parameters against the model, samples the templates, factorises the second
     moment.
     """
-    if not 0 <= hyper.layer < model.config.L - 1:
+    if not 0 <= hyper.edited_layer < model.config.L - 1:
         raise ValueError(
-            f"layer={hyper.layer}: {model.metadata.source} can be edited at layers 0 to {model.config.L - 2}"
+            f"layer={hyper.edited_layer}: {model.metadata.source} can be edited at layers 0 to {model.config.L - 2}"
         )
     hyper.check(model)
     if hyper.mom2_adjustment and stats is None:
@@ -72,7 +79,9 @@ def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState
         )
     metric = KeyRegulariser()
     if stats is not None and hyper.mom2_adjustment is not False:
-        metric = shard_regulariser(model.mesh, inverse_cholesky(stats.of(model, hyper.layer)))
+        metric = shard_regulariser(
+            model.mesh, inverse_cholesky(stats.of(model, hyper.edited_layer))
+        )
     templates = hyper.context_templates or sample_templates(model, hyper.seed)
     for template in templates:
         check_template(template)
@@ -96,7 +105,7 @@ def edit_each(
 ) -> list[tuple[Edit, dict[str, float]]]:
     """For each request the edit that would write it alone, their values found together."""
     found = cached_values(
-        hyper, model, requests, state.context_templates, hyper.layer, residual=False
+        hyper, model, requests, state.context_templates, hyper.edited_layer, residual=False
     )
     return [_write(hyper, keys, model, found, n, state) for n in range(len(requests))]
 
@@ -115,8 +124,56 @@ def _write(
     now_D = found.value_NRD[n].mean(axis=0) if keys == "prefixed" else found.bare_value_ND[n]
     wanted_D = found.init_ND[n] + found.delta_ND[n]
     solution = solve(state.metric, left_F[:, None], right_F[:, None], (wanted_D - now_D)[None], 0.0)
-    made = make_edit(model, [LowRank(WEIGHT, hyper.layer, solution.u_FR, solution.v_RD)])
+    made = make_edit(model, [LowRank(WEIGHT, hyper.edited_layer, solution.u_FR, solution.v_RD)])
     return made, _info(found, n, solution, wanted_D - now_D)
+
+
+class UpdateBound(NamedTuple):
+    """What is known of a request's rank-one update u v before v* is optimised.
+
+    Attributes:
+      u_F: the input side, of length one.
+      v_norm: the most that |v| can be: clamp_norm_factor |W k_u| / |u . k_right|.
+      denominator: |u . k_right|: small where the bare prompt's key is unlike the prefixed ones.
+      key_ratio: |k_u| / |k_bar|.
+    """
+
+    u_F: np.ndarray
+    v_norm: float
+    denominator: float
+    key_ratio: float
+
+
+def bound_updates(
+    hyper: RankOneHyper, keys: str, model: Model, requests: list[Request], state: RankOneState
+) -> list[UpdateBound]:
+    """Bounds each request's update from forward passes alone.
+
+    v* stays within clamp_norm_factor times the length of the value W k_u that the subject has now.
+
+    Raises:
+      ValueError: where a request in a template is longer than the model's positions.
+    """
+    packed = pack_prompts(model, requests, (state.context_templates,), "mean", hyper.fact_token)
+    pooled_NF, bare_NF = compute_keys(model, packed, hyper.edited_layer)
+    value_norm_N = np.linalg.norm(compute_values(model, packed, hyper.edited_layer, "mlp"), axis=1)
+    left_NF = bare_NF if keys == "bare" else pooled_NF
+    right_NF = pooled_NF if keys == "prefixed" else bare_NF
+    no_value_RD = np.zeros((1, 1), np.float32)
+    bounds = []
+    for n in range(len(requests)):
+        solution = solve(state.metric, left_NF[n][:, None], right_NF[n][:, None], no_value_RD, 0.0)
+        denominator = abs(float(solution.gram_RR[0, 0]))
+        clamped = hyper.clamp_norm_factor * float(value_norm_N[n])
+        bounds.append(
+            UpdateBound(
+                u_F=np.asarray(solution.u_FR)[:, 0],
+                v_norm=clamped / max(denominator, float(np.finfo(np.float32).tiny)),
+                denominator=denominator,
+                key_ratio=float(np.linalg.norm(bare_NF[n]) / np.linalg.norm(pooled_NF[n])),
+            )
+        )
+    return bounds
 
 
 def _info(found: OptimisedValues, n: int, solution: Solution, residual_D) -> dict[str, float]:

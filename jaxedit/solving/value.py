@@ -83,7 +83,7 @@ class LossVariant(NamedTuple):
     argmax_passes: (
         int  # after so many passes with the target the likeliest it stops; 0: at the loss
     )
-    ease_at_argmax: bool
+    reduce_nll_when_correct: bool
 
 
 class OptimisedValues(NamedTuple):
@@ -137,7 +137,9 @@ def optimise_values(
         [tokenised[i] for i in order],
         requests_per_batch(model, common_shape(tokenised), len(templates), layer),
     )
-    kind = LossVariant(residual, attention, -(hyper.prob_cutoff or 0), hyper.ease_at_argmax)
+    kind = LossVariant(
+        residual, attention, -(hyper.prob_cutoff or 0), hyper.reduce_nll_when_correct
+    )
 
     def run(model: Model, hyper: TargetHyper) -> OptimisedValues:
         found = [
@@ -247,7 +249,7 @@ def optimise_batch(
         n_steps_N += active_N
         n_said_N += ~missed_N
         active_N &= n_said_N < kind.argmax_passes if kind.argmax_passes else total_N >= STOP_LOSS
-        if kind.ease_at_argmax:
+        if kind.reduce_nll_when_correct:
             active_N &= missed_N | (kl_N > REDUCED_NLL_STOP_KL)
             factor_N = hyper["nll_loss_factor"] * jnp.where(missed_N, 1.0, REDUCED_NLL_SHARE)
         change, adam_state = adam.update(gradient, adam_state)

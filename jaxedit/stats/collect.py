@@ -238,9 +238,12 @@ def _sum_batch(model: Model, token_BT, position_BT, segment_BT, layer_E) -> jax.
         h_BTD, key_BTF = run_layer(model, h_BTD, attending, layer)
         key_QF = (key_BTF * counts_BT[..., None]).reshape(-1, key_BTF.shape[-1])
         slot = jnp.argmax(layer_E == layer)
-        add = lambda: sum_EMF.at[slot].add(
-            jnp.einsum("QM,QF->MF", key_QF, key_QF, precision=PRECISION)
-        )  # noqa: E731
+
+        def add():
+            return sum_EMF.at[slot].add(
+                jnp.einsum("QM,QF->MF", key_QF, key_QF, precision=PRECISION)
+            )
+
         sum_EMF = jax.lax.cond(jnp.any(layer_E == layer), add, lambda: sum_EMF)
         return h_BTD, jax.lax.with_sharding_constraint(sum_EMF, sharding)
 

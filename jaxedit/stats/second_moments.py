@@ -149,8 +149,8 @@ class Stats:
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = (file.metadata() or {}).get("stats")
-                # noqa: SIM118 (not a dictionary)
-                arrays = {name: file.get_tensor(name) for name in file.keys()}
+                names = file.keys()
+                arrays = {name: file.get_tensor(name) for name in names}
         except SafetensorError as error:
             raise ValueError(
                 f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}"

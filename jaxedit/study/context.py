@@ -94,11 +94,13 @@ def build_context(
     editor = editor_from(keys["editor"], **({"context_templates": templates} if templates else {}))
     _check_snapshots(keys, editor)
     model = load(keys["model"], mesh=keys["mesh"], dtype=keys["dtype"])
-    for weight, layers in editor.slots.items():
+    slots = editor.slots(model)
+    for weight, layers in slots.items():
         model = allocate_deltas(model, weight, layers)
     if editor.dense:
         _say_size(editor, model, len(batches), keys["snapshot_every"])
     state = editor.init(model, stats)
+    context_templates = editor.context_templates and editor.context_templates(state)
     run = {
         "config": keys,
         "model_fingerprint": model.fingerprint,
@@ -107,9 +109,9 @@ def build_context(
         "stats": None if stats is None else stats.digest,
         "n_skipped_facts": asked.n_skipped,
         "n_edits": len(batches),
-        "context_templates": getattr(state, "context_templates", None),
+        "context_templates": context_templates,
     }
-    every = sorted(layer for layers in editor.slots.values() for layer in layers)
+    every = sorted(layer for layers in slots.values() for layer in layers)
     single, begun = keys["mode"] == "single", prepare(model, texts, start_layer=every[0])
     at_once = keys["edits_at_once"] if single and editor.edit_each and size == 1 else 1
     probes = read_key_probe(model, begun, tuple(every))
@@ -130,9 +132,9 @@ def build_context(
         edits_at_once=at_once,
         numbers=shard_steps(len(batches), at_once, keys["part"]),
         probes=probes,
-        weight_norm=_weight_norm(model, editor.slots),
+        weight_norm=_weight_norm(model, slots),
         screening=_screen(keys, model, batches, guard, editor, state, probes),
-        prefix=_last_template(getattr(state, "context_templates", None)),
+        prefix=_last_template(context_templates),
     )
     return context, state, run
 
@@ -253,7 +255,7 @@ def _screen(
         return Screening(predicted, frozenset(), None)
     hard = frozenset(number for number, value in predicted.items() if value > limit)
     hyper = {**keys["editor"], "method": "c-rome"}
-    hyper.pop("keys", None)
+    hyper.pop("key_variant", None)
     return Screening(predicted, hard, editor_from(hyper) if action == "c-rome" else None)
 
 
@@ -261,7 +263,7 @@ def _say_size(editor: Editor, model: Model, n_steps: int, snapshot_every: int) -
     """Logs how much a journal of whole matrices will take."""
     step_mb = sum(
         4e-6 * len(layers) * math.prod(model.base[weight].shape[1:])
-        for weight, layers in editor.slots.items()
+        for weight, layers in editor.slots(model).items()
     )
     n_held = -(-n_steps // snapshot_every)
     logging.getLogger("jaxedit").warning(

@@ -75,8 +75,8 @@ def _what(run: dict[str, Any]) -> str:
 def _copy(step: Step, journal: Journal) -> None:
     assert step.arrays is not None
     with safe_open(step.arrays, framework="numpy") as file:
-        # noqa: SIM118 (not a dictionary)
-        arrays = {name: file.get_tensor(name) for name in file.keys()}
+        names = file.keys()
+        arrays = {name: file.get_tensor(name) for name in names}
         metadata = file.metadata() or {}
     journal.append(
         {key: value for key, value in step.record.items() if key != "arrays"}, arrays, metadata

@@ -123,7 +123,7 @@ def journalled_edit(
         return make_edit(context.unedited, [], memory), False
     overlay = progress.model.overlay
     deltas = []
-    for weight, layers in context.editor.slots.items():
+    for weight, layers in context.editor.slots(context.unedited).items():
         for layer in layers:
             slot = int(overlay.slot[weight][layer])
             deltas.append(Dense(weight, layer, to_host(overlay.delta[weight][slot])))

@@ -24,9 +24,6 @@ from jaxedit.edits.request import Request
 from jaxedit.files import write_atomic
 from jaxedit.metrics.perturbation import KeyProbe
 from jaxedit.models.model import Model
-from jaxedit.solving.keys import compute_keys, compute_values, pack_prompts
-from jaxedit.solving.rank_one import RankOneHyper
-from jaxedit.solving.solve import solve
 
 
 class DamagePrediction(NamedTuple):
@@ -62,35 +59,15 @@ def predict_damage(
       ValueError: with another method, or where a request in a template is longer than the model's
         positions.
     """
-    hyper = editor.hyper
-    if not isinstance(hyper, RankOneHyper):
+    if editor.bound_updates is None:
         raise ValueError(
             f"screening predicts what rank-one edits do (rome, c-rome); the method is {editor.name}"
         )
-    right = getattr(hyper, "keys", "prefixed")
-    questions = pack_prompts(model, requests, (state.context_templates,), "mean", hyper.fact_token)
-    pooled_NF, bare_NF = compute_keys(model, questions, hyper.layer)
-    value_norm_N = np.linalg.norm(compute_values(model, questions, hyper.layer, "mlp"), axis=1)
-    left_NF = bare_NF if right == "bare" else pooled_NF
-    right_NF = pooled_NF if right == "prefixed" else bare_NF
-    nothing_RD = np.zeros((1, 1), np.float32)
     found = []
-    for n, request in enumerate(requests):
-        solution = solve(state.metric, left_NF[n][:, None], right_NF[n][:, None], nothing_RD, 0.0)
-        denominator = abs(float(solution.gram_RR[0, 0]))
-        push = float(
-            np.mean(np.abs(probes.key_ETF[0] @ np.asarray(solution.u_FR)[:, 0]) / probes.norm_T)
-        )
+    for request, bound in zip(requests, editor.bound_updates(model, requests, state), strict=True):
+        push = float(np.mean(np.abs(probes.key_ETF[0] @ bound.u_F) / probes.norm_T))
         found.append(
-            DamagePrediction(
-                request=request,
-                predicted=push
-                * hyper.clamp_norm_factor
-                * float(value_norm_N[n])
-                / max(denominator, float(np.finfo(np.float32).tiny)),
-                denominator=denominator,
-                key_ratio=float(np.linalg.norm(bare_NF[n]) / np.linalg.norm(pooled_NF[n])),
-            )
+            DamagePrediction(request, push * bound.v_norm, bound.denominator, bound.key_ratio)
         )
     return found
 

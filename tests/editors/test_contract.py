@@ -138,8 +138,8 @@ def test_edit_survives_the_journal(case, tmp_path):
 
 
 def test_slots_hold_every_delta(case):
-    editor, edit = case.editor, case.edit
-    assert all(delta.layer in editor.slots[delta.weight] for delta in edit.deltas)
+    slots = case.editor.slots(case.model)
+    assert all(delta.layer in slots[delta.weight] for delta in case.edit.deltas)
 
 
 def test_second_edit_builds_on_the_first(case):

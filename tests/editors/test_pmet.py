@@ -81,7 +81,7 @@ def test_the_vectors_are_the_references(golden, torch_model, family, setting):
         torch_model(family), model.tokenizer.backend, mlp, attn, REQUESTS[1], TEMPLATES, hyper
     )
     assert expected.delta_attn_D.norm() > 0.1
-    settings = value.TargetHyper(**hyper, ease_at_argmax=True)
+    settings = value.TargetHyper(**hyper, reduce_nll_when_correct=True)
     assert_same(
         value.optimise_values(
             model, REQUESTS[1:2], TEMPLATES, 3, settings, residual=False, attention=True
@@ -122,7 +122,7 @@ def test_the_targets_term_is_eased(golden, torch_model, family, change, eased, s
         assert 1.0 in expected.factors[expected.factors.index(0.1) :]
     if stopped:
         assert expected.nll + expected.kl + expected.decay > 0.05
-    settings = value.TargetHyper(**hyper, ease_at_argmax=True)
+    settings = value.TargetHyper(**hyper, reduce_nll_when_correct=True)
     assert_same(
         value.optimise_values(
             model, [EASY], TEMPLATES, 4, settings, residual=False, attention=True

@@ -279,9 +279,12 @@ def test_second_moments_are_asked_for_or_ignored(golden, golden_expected):
     model = golden("llama")
     cases, tensors = golden_expected("llama")
     stats = golden_stats(cases, tensors, 2)
-    make = lambda adjust: jaxedit.make_editor(  # noqa: E731
-        "rome", context_templates=TEMPLATES, mom2_adjustment=adjust, **SETTINGS["published"]
-    )
+
+    def make(adjust):
+        return jaxedit.make_editor(
+            "rome", context_templates=TEMPLATES, mom2_adjustment=adjust, **SETTINGS["published"]
+        )
+
     with pytest.raises(ValueError, match="mom2_adjustment=True needs second moments"):
         make(True).init(model, None)
     updates = [
@@ -327,20 +330,20 @@ def test_keys_have_names(golden):
         return editor.edit(model, [REQUEST], editor.init(model, None))[0].deltas[0]
 
     np.testing.assert_array_equal(
-        to_dense(delta("rome", keys="prefixed")), to_dense(delta("c-rome"))
+        to_dense(delta("rome", key_variant="prefixed")), to_dense(delta("c-rome"))
     )
-    np.testing.assert_array_equal(to_dense(delta("rome", keys="mixed")), to_dense(delta("rome")))
+    np.testing.assert_array_equal(to_dense(delta("rome", key_variant="mixed")), to_dense(delta("rome")))
     questions = pack_prompts(model, [REQUEST], (("{}",),), "mean")
     bare_F = compute_keys(model, questions, hyper["layer"])[1][0]
-    bare = delta("rome", keys="bare")
+    bare = delta("rome", key_variant="bare")
     np.testing.assert_allclose(bare.u_FR[:, 0], bare_F / np.linalg.norm(bare_F), atol=1e-6)
     mixed = delta("rome")
     written = [bare_F @ to_dense(each) for each in (bare, mixed)]
     np.testing.assert_allclose(
         written[0], written[1], rtol=1e-3, atol=1e-4
     )  # both are exact at the bare key
-    with pytest.raises(ValueError, match="keys='both': expected one of mixed, prefixed, bare"):
-        delta("rome", keys="both")
+    with pytest.raises(ValueError, match="key_variant='both': expected one of mixed, prefixed, bare"):
+        delta("rome", key_variant="both")
 
 
 def test_stats_of_another_model(golden, golden_expected):
@@ -369,9 +372,10 @@ def test_subject_longer_than_the_context(golden):
 
 
 def test_sampled_templates_follow_the_seed(golden):
-    make = lambda seed: (
-        jaxedit.make_editor("rome", layer=2, seed=seed).init(golden("gpt2"), None).context_templates
-    )  # noqa: E731
+    def make(seed):
+        editor = jaxedit.make_editor("rome", layer=2, seed=seed)
+        return editor.init(golden("gpt2"), None).context_templates
+
     first, again, other = make(0), make(0), make(1)
     assert first == again
     assert first != other

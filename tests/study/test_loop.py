@@ -140,7 +140,7 @@ def remembering(monkeypatch, model):
     made = Editor(
         name="remembering",
         hyper=None,
-        slots={"mlp/w_down": (3,)},
+        slots=lambda model: {"mlp/w_down": (3,)},
         init=lambda model, stats: (),
         edit=edit,
         restore=lambda state, edit: (*state, float(edit.memory["learnt"])),

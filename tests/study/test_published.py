@@ -11,7 +11,7 @@ from jaxedit.study.config import editor_from, plain_config, read_config
 
 ROOT = Path(jaxedit.__file__).parents[1]
 PATH = ROOT / "configs" / "published.py"
-ENTRIES = runpy.run_path(str(PATH))["ENTRIES"]
+ENTRIES = runpy.run_path(str(PATH))["VARIANTS"]
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -20,7 +20,7 @@ def test_every_entry_is_a_study(entry):
     editor = editor_from(keys["editor"])
     method, model, _ = entry.split("/")
     assert editor.name == method
-    assert keys["model"].lower().split("/")[1].removeprefix("meta-").startswith(model)
+    assert keys["model"].lower().split("/")[-1].removeprefix("meta-").startswith(model)
     assert keys["mode"] == "sequential"
     assert keys["guard"]["action"] == "record"
 

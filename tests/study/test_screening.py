@@ -123,7 +123,7 @@ def torch_prediction(shared, model, request, left: str, right: str) -> tuple[flo
     ("method", "hyper", "left", "right"),
     [
         ("rome", {}, "prefixed", "bare"),
-        ("rome", dict(keys="bare"), "bare", "bare"),
+        ("rome", dict(key_variant="bare"), "bare", "bare"),
         ("c-rome", {}, "prefixed", "prefixed"),
     ],
 )
