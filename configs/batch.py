@@ -1,17 +1,15 @@
-"""A hundred facts written into SmolLM2-135M as one MEMIT batch: which layers, and how large a
-lambda.
+"""A hundred facts written into SmolLM2-135M-Instruct as one MEMIT batch: layers and lambda.
 
-    jaxedit stats --layers=2,3,4,5,6,7,8,9,10,11,12 --corpus=CORPUS --out=stats.safetensors jaxedit
-    compare --config=configs/batch.py --stats=stats.safetensors --set=facts=counterfact.json \
+    jaxedit stats --layers=2,3,4,5,6,7,8,9,10,11,12 --corpus=CORPUS --out=stats.safetensors
+    jaxedit compare --config=batch --set=stats=stats.safetensors --set=facts=counterfact.json \\
         --set=texts=ME-PPL_50.json
 
-Hardware: two CPU cores, 4 GB. Time: about 4 minutes for each last layer (its values are found once,
-and kept in runs/targets), then three quarters of a minute a variant. Expected: the curve in the
-README, from which the defaults for this
-model were chosen: layers 4 to 8, lambda 1000.
+Hardware: two CPU cores, 4 GB. Time: about 4 minutes for each last layer (its values are optimised
+once, and kept in runs/targets), then three quarters of a minute a variant. Expected: the curve in
+README.md, from which this model's measured values were chosen: layers 4 to 8, lambda 1000.
 
-A variant is LAYERS@LAMBDA. The other values are the published ones for GPT-J, with 20 steps (see
-`published.py`). """
+A variant is LAYERS@LAMBDA. The other values are the published ones for GPT-J, with 20 steps.
+"""
 
 from jaxedit.study.config import default_config
 
@@ -33,5 +31,6 @@ def get_config(variant="4-8@1000"):
         v_num_grad_steps=20,
         target_cache="runs/targets",
     )
-    config.update(n_facts=100, batch_size=100, guard=dict(max_ppl_ratio=2.0, action="record"))
+    guard = dict(max_ppl_ratio=2.0, action="keep")
+    config.update(n_facts=100, facts_per_edit=100, guard=guard)
     return config

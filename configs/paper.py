@@ -3,8 +3,8 @@
 Single edits, each on the untouched model (the pilot, figure 2). The argument is MODEL, or
 METHOD/MODEL (rome, memit, ft):
 
-    jaxedit study --config=configs/paper.py:gpt-j-6b --config.facts=counterfact.json
-    --config.texts=ME-PPL_50.json
+    jaxedit study --config=paper:gpt-j-6b --config.facts=counterfact.json \\
+        --config.texts=ME-PPL_50.json
 
 Which of them collapse, and what the models that do can still do (sections 3 and 4; perplexity
 levels fixed beforehand):
@@ -16,22 +16,23 @@ In sequence, the 107 hard cases (HardCF) against as many normal ones, and HardEd
 METHOD/MODEL@FACTS edits runs/FACTS.json (hard, normal, hard_edit), and `compare` puts several
 beside each other and beside the paper's curves:
 
-    jaxedit compare --config=configs/paper.py
-    --variants=rome/gpt-j-6b@hard,memit/gpt-j-6b@hard,ft/gpt-j-6b@hard \
-        --stats=stats.safetensors --set=texts=ME-PPL_1k.json --set=perplexity_every=2
+    jaxedit compare --config=paper \\
+        --variants=rome/gpt-j-6b@hard,memit/gpt-j-6b@hard,ft/gpt-j-6b@hard \\
+        --set=stats=stats.safetensors --set=texts=ME-PPL_1k.json --set=eval.perplexity_every=2 \\
         --reference=curves.json:NAME
 
 The guard only records, as in the paper; --config.guard.action=rollback shows what a guard saves.
 Files: CounterFact in its original or flat form, HardCF, HardEdit and ME-PPL from the authors'
-repository. Hardware: gpt2-xl fits one 16 GB accelerator in float32, gpt-j-6b and llama-2-7b one 24
-GB accelerator in bfloat16 (MEMIT, with second moments: 40 GB). Time: not measured here; the
+repository. Hardware: gpt2-xl fits one 16 GB accelerator in float32, gpt-j-6b and llama-2-7b one
+24 GB accelerator in bfloat16 (MEMIT, with second moments: 40 GB). Time: not measured here; the
 journal's `time_s` says it for each edit, and a study of 21,919 single edits can be run in stages by
 raising --config.n_facts.
 
 Expected. Unedited perplexity on ME-PPL_50: 68.77, 49.04, 33.18 (gpt2-xl, gpt-j-6b, llama-2-7b). Of
 21,919 single ROME edits 77, 85 and 21 take it over 1000. In sequence on hard cases it passes 1000
 after 6, 2 and 2 edits; on normal ones it ends at 74.5, 53.0 and 37.5. The report puts these beside
-what is measured. """
+what is measured.
+"""
 
 from pathlib import Path
 

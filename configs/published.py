@@ -1,7 +1,7 @@
 """The published hyper-parameters of every method. The argument is METHOD/MODEL[/SOURCE].
 
     jaxedit stats --model=EleutherAI/gpt-j-6b --layers=3,4,5,6,7,8 --corpus=CORPUS
-    jaxedit study --config=published:memit/gpt-j-6b --config.stats=stats.safetensors \
+    jaxedit study --config=published:memit/gpt-j-6b --config.stats=stats.safetensors \\
         --config.facts=counterfact.json --config.texts=ME-PPL_50.json
 
 The rows and their sources stand in `jaxedit/editors/_published.py` and as a table in README.md

@@ -1,19 +1,23 @@
-"""Single ROME edits of SmolLM2-135M, each on the untouched model: which of them make it collapse,
-and who saw it coming.
+"""Single ROME edits, each on the untouched model: which make it collapse, and was it predicted.
 
-    jaxedit study --config=configs/single_edits.py --config.facts=counterfact.json
-    --config.texts=ME-PPL_50.json
+    jaxedit study --config=single_edits --config.facts=counterfact.json \\
+        --config.texts=ME-PPL_50.json
+    jaxedit study --config=single_edits --config.model=MODEL --config.editor.layer=8
 
 Hardware: two CPU cores, 4 GB. Time: about 6 seconds an edit with its perplexity, made 16 at a time.
-Expected: the 26 of CounterFact's 10,000 flat cases that have a one-token subject first do damage,
-and so do others that the screening ranks as high; normal ones do not. The report's figure has the
-loss against what was predicted from forward passes (`screen="record"`), and against the relative
-perturbation."""
+Expected, on SmolLM2-135M-Instruct: the 26 of CounterFact's 10,000 flat cases that have a one-token
+subject first do damage, and so do others that the screening ranks as high; normal ones do not. The
+report's figure has the loss against what was predicted from forward passes (`screening="log"`), and
+against the relative perturbation.
+
+For a model without published layers run it at a few layers: the one to edit is where facts are said
+afterwards and normal ones leave the perplexity as it is.
+"""
 
 from jaxedit.study.config import default_config
 
 
 def get_config():
-    config = default_config("rome", layer=5)
-    config.update(mode="single", screen="record", guard=dict(max_ppl_ratio=1.1, action="record"))
+    config = default_config("rome")
+    config.update(mode="single", screening="log", guard=dict(max_ppl_ratio=1.1, action="keep"))
     return config

@@ -1,28 +1,20 @@
-"""How well damage was foreseen: of a single edit from forward passes before it, from its push once
-it was known, and from its denominator; of a sequence from the push of all its edits together.
+"""How well damage was predicted: of a single edit before it is made and from its perturbation.
 
-Damage is a perplexity over 1.1 times the unedited model's, collapse one over 1000; how large it is
-says the change of the mean loss a token (nats), whose ranking is that of the geometric mean of the
-perplexities."""
+Predictors of a single edit are what forward passes alone say (`jaxedit.study.screening`), the
+edit's relative perturbation, and 1 / |u . k| of its denominator; of a sequence the relative
+perturbation of all its edits together. Damage is a perplexity over 1.1 times the unedited model's,
+collapse one over 1000. Its size is the change of the mean loss a token (nats), whose ranking is
+that of the geometric mean of the perplexities.
+"""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from jaxedit.study.record import StepRecord
+
 DAMAGE_RATIO = 1.1
 COLLAPSE_PPL = 1000  # the papers' criterion
-# Predictor -> what is read of a record; larger means more damage.
-PREDICTORS = {
-    "predicted before the edit": lambda record: record.get("predicted"),
-    "relative perturbation": lambda record: record.get("relative_perturbation"),
-    "1 / |u·k|": lambda record: (
-        1 / record["editor"]["denominator"] if record["editor"].get("denominator") else None
-    ),
-}
-
-SEQUENCE_PREDICTORS = {
-    "relative perturbation of all edits": lambda record: record.get("relative_perturbation_of_all")
-}
 
 
 class DamagePredictor(NamedTuple):
@@ -30,8 +22,8 @@ class DamagePredictor(NamedTuple):
 
     Attributes:
       name: the predictor's.
-      value: of each edit.
-      change_nats: of the mean loss, of each edit.
+      value: of each edit; larger means more damage.
+      change_nats: of the mean loss a token, of each edit.
       spearman: rank correlation of the two over all edits.
       spearman_damaging: over the damaging ones; NaN with fewer than three.
       auc: the chance that a damaging edit ranks above a harmless one; NaN where there are none of
@@ -50,53 +42,94 @@ class DamagePredictor(NamedTuple):
     collapsing_in_top: int
 
 
-def damage_predictors(steps: list[dict[str, Any]], single: bool = True) -> list[DamagePredictor]:
-    """Each predictor that all measured edits of a study have; none with fewer than three edits.
+class Damage(NamedTuple):
+    """What measured edits did to the model.
 
-    The model that is measured after an edit of a sequence has those before it as well, so only what
-    they push together counts."""
-    measured = [record for record in steps if "perplexity" in record]
-    if len(measured) < 3:
+    Attributes:
+      records: of the edits after which the perplexity was measured.
+      change_nats: of the mean loss a token.
+      is_damaging: whether the perplexity is over DAMAGE_RATIO times the unedited model's.
+      is_collapsed: whether it is over COLLAPSE_PPL.
+    """
+
+    records: list[StepRecord]
+    change_nats: np.ndarray
+    is_damaging: np.ndarray
+    is_collapsed: np.ndarray
+
+
+def measured_damage(steps: list[StepRecord]) -> Damage:
+    """Collects what the edits did after which the perplexity was measured."""
+    records = [record for record in steps if record.perplexity is not None]
+    perplexities = [record.perplexity or {} for record in records]
+    return Damage(
+        records=records,
+        change_nats=np.array([p["delta_nll_nats"] for p in perplexities], float),
+        is_damaging=np.array([p["ratio"] > DAMAGE_RATIO for p in perplexities], bool),
+        is_collapsed=np.array([p["mean"] > COLLAPSE_PPL for p in perplexities], bool),
+    )
+
+
+def damage_predictors(steps: list[StepRecord], single: bool = True) -> list[DamagePredictor]:
+    """Judges each predictor that all measured edits of a study have.
+
+    The model that is measured after an edit of a sequence has those before it as well, so only the
+    relative perturbation of all of them together counts.
+
+    Args:
+      steps: the records of a study's edits.
+      single: whether each edit was made on the untouched model.
+
+    Returns:
+      The predictors; none with fewer than three measured edits.
+    """
+    damage = measured_damage(steps)
+    if len(damage.records) < 3:
         return []
-    found, predictors = [], PREDICTORS if single else SEQUENCE_PREDICTORS
-    for name, read in predictors.items():
-        values = [read(record) for record in measured]
+    found = []
+    for name, values in _predictions(damage.records, single).items():
         if None not in values:
-            found.append(
-                _damage_predictor(name, np.array([float(value) for value in values]), measured)
-            )
+            found.append(_judge(name, np.array(values, float), damage))
     return found
 
 
-def _damage_predictor(
-    name: str, value: np.ndarray, measured: list[dict[str, Any]]
-) -> DamagePredictor:
+def _predictions(records: list[StepRecord], single: bool) -> dict[str, list[float | None]]:
+    """Predictor -> its value for each edit, None where an edit lacks it."""
+    if not single:
+        total = [record.total_relative_perturbation for record in records]
+        return {"relative perturbation of all edits": total}
+    denominators = [(record.optimisation or {}).get("denominator") for record in records]
+    return {
+        "predicted before the edit": [record.predicted_perturbation for record in records],
+        "relative perturbation": [record.relative_perturbation for record in records],
+        "1 / |u·k|": [1 / value if value else None for value in denominators],
+    }
+
+
+def _judge(name: str, value: np.ndarray, damage: Damage) -> DamagePredictor:
     from scipy import stats
 
-    change_nats = np.array([float(record["perplexity"]["delta_nll_nats"]) for record in measured])
-    damaging = np.array(
-        [float(record["perplexity"]["ratio"]) > DAMAGE_RATIO for record in measured]
-    )
-    collapsed = np.array(
-        [float(record["perplexity"]["mean"]) > COLLAPSE_PPL for record in measured]
-    )
-    ranks = stats.rankdata(value)  # ties share their mean rank
-    auc, worst_share = np.nan, 0.0
-    n_bad, n_good = int(damaging.sum()), int((~damaging).sum())
-    if n_bad and n_good:
-        auc = float((ranks[damaging].sum() - n_bad * (n_bad + 1) / 2) / (n_bad * n_good))
-    if n_bad:
-        worst_share = float(np.mean(value >= value[damaging].min()))
-    top = value >= np.sort(value)[-max(1, len(value) // 100)]
+    damaging = damage.is_damaging
+    n_damaging, n_harmless = int(damaging.sum()), int((~damaging).sum())
+
+    # AUC from ranks (Mann-Whitney): ties share their mean rank.
+    ranks, auc = stats.rankdata(value), np.nan
+    if n_damaging and n_harmless:
+        lowest_sum = n_damaging * (n_damaging + 1) / 2
+        auc = float((ranks[damaging].sum() - lowest_sum) / (n_damaging * n_harmless))
+
+    # How far down the ranking the damaging edits reach, and how many collapses its top holds.
+    worst_share = float(np.mean(value >= value[damaging].min())) if n_damaging else 0.0
+    in_top = value >= np.sort(value)[-max(1, len(value) // 100)]
     return DamagePredictor(
         name=name,
         value=value,
-        change_nats=change_nats,
-        spearman=_spearman(value, change_nats),
-        spearman_damaging=_spearman(value[damaging], change_nats[damaging]),
+        change_nats=damage.change_nats,
+        spearman=_spearman(value, damage.change_nats),
+        spearman_damaging=_spearman(value[damaging], damage.change_nats[damaging]),
         auc=auc,
         worst_share=worst_share,
-        collapsing_in_top=int(np.sum(top & collapsed)),
+        collapsing_in_top=int(np.sum(in_top & damage.is_collapsed)),
     )
 
 

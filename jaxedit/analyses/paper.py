@@ -1,13 +1,10 @@
-"""What the paper (arXiv 2402.09656) found on its models, to be put beside a study: its numbers, and
-curves from a file.
-"""
+"""What the paper (arXiv 2402.09656) found on its models, to be put beside a study."""
 
 from typing import Any, NamedTuple
 
 from jaxedit.study.journal import Journal
 
 PAPER_TITLE = "What the paper found"
-
 
 # Model -> unedited perplexity on ME-PPL_50 and ME-PPL_1k, and how many of 21,919 single ROME edits
 # make it collapse.
@@ -35,8 +32,12 @@ SEQUENCES = {
 
 
 class PaperNumbers(NamedTuple):
-    """What the paper says of a model and method: sentences, and a table of 107 edits in sequence
-    (empty: not in the paper).
+    """What the paper says of a model and method.
+
+    Attributes:
+      sentences: about the unedited model and single edits.
+      header: of a table of 107 edits in sequence.
+      rows: of it; empty where the paper has no such sequence.
     """
 
     sentences: list[str]
@@ -45,7 +46,7 @@ class PaperNumbers(NamedTuple):
 
 
 def paper_numbers(journal: Journal) -> PaperNumbers | None:
-    """The paper's numbers for a study's model and method; None for another model."""
+    """Finds the paper's numbers for a study's model and method; None for another model."""
     config: dict[str, Any] = journal.run["config"]
     model = next((name for name in UNEDITED if name in config["model"].lower()), None)
     if model is None:
@@ -55,12 +56,10 @@ def paper_numbers(journal: Journal) -> PaperNumbers | None:
     sentences = [f"Unedited {model}: {ppl_50} on ME-PPL_50, {ppl_1k} on ME-PPL_1k."]
     if method == "rome":
         sentences.append(f"Of 21,919 single ROME edits {n_collapsing} took it over 1000.")
+    sequences = SEQUENCES.get((model, method), ())
     rows = [
         [kind, f"{highest:,.4g}", f"{last:,.4g}", f"after {first}" if first else "never"]
-        for kind, (highest, last, first) in zip(
-            ("normal", "hard"), SEQUENCES.get((model, method), ()), strict=False
-        )
+        for kind, (highest, last, first) in zip(("normal", "hard"), sequences, strict=False)
     ]
-    return PaperNumbers(
-        sentences, [f"107 edits by {method}", "highest", "last", "first over 1000"], rows
-    )
+    header = [f"107 edits by {method}", "highest", "last", "first over 1000"]
+    return PaperNumbers(sentences, header, rows)

@@ -1,9 +1,9 @@
-"""Is perplexity a surrogate for what a model can do: models at many perplexity levels, each on
-downstream tasks.
+"""Perplexity as a surrogate for what a model can do: downstream tasks at many perplexity levels.
 
 As section 4 of arXiv 2402.09656: the models are edited ones. Each is a damaging edit of a study,
 scaled down until the texts' perplexity is at a level that was fixed beforehand (the update's size
-is what the damage depends on), so that levels are covered evenly and not as chance has it."""
+is what the damage depends on), so that levels are covered evenly and not as chance has it.
+"""
 
 import dataclasses
 import itertools
@@ -23,38 +23,24 @@ from jaxedit.metrics.downstream import evaluate_tasks
 from jaxedit.metrics.perplexity import perplexity, prepare
 from jaxedit.models.model import Model
 from jaxedit.models.score import PrefilledTexts
-from jaxedit.study.journal import read_journal
+from jaxedit.study.journal import Step, read_journal
 from jaxedit.study.replay import edited_model
 
-FORMS = (
-    "perplexity",
-    "pooled",
-)  # the papers' mean over texts, in which one text may outweigh all others, and over all tokens
+# The papers' mean over texts, in which one text may outweigh all others, and over all tokens.
+FORMS = ("perplexity", "pooled")
+# fmt: off
 LEVELS = (
-    200.0,
-    250.0,
-    300.0,
-    350.0,
-    400.0,
-    450.0,
-    500.0,
-    600.0,
-    700.0,
-    800.0,
-    900.0,
-    1000.0,
-    2000.0,
+    200.0, 250.0, 300.0, 350.0, 400.0, 450.0, 500.0, 600.0, 700.0, 800.0, 900.0, 1000.0, 2000.0,
     5000.0,
 )
+# fmt: on
 NEAR = 0.02  # a level is met where the perplexity is this close to it
 TRIALS = 20
 N_RESAMPLED = 2000
 
 
 class Scaled(NamedTuple):
-    """An edit of the study, by step, and the factor that takes the perplexity to a level; the
-    perplexity in both forms.
-    """
+    """A step's edit scaled to a level: the factor, and the perplexity there in both forms."""
 
     step: int
     factor: float
@@ -71,8 +57,9 @@ def measure_surrogate(
     task_path: Path | None = None,
     on_model: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> list[dict[str, Any]]:
-    """Evaluates the unedited model and one model a level; what is done is kept in the folder and
-    not done again.
+    """Evaluates the unedited model and one model a level on downstream tasks.
+
+    What is done is kept in the folder (surrogate.json) and not done again.
 
     Args:
       folder: of a study of single edits, some of which take the perplexity over the highest level.
@@ -87,13 +74,13 @@ def measure_surrogate(
       tasks' numbers.
 
     Raises:
-      ValueError: on another study's folder, a level that no edit reaches, or as `downstream`.
+      ValueError: on another study's folder, a level that no edit reaches, or as `evaluate_tasks`.
     """
     journal = read_journal(folder)
     asked = {"tasks": tasks, "limit": limit, "texts": journal.run["texts_sha256"]}
     path = folder / "surrogate.json"
     done = _read(path, asked)
-    model = edited_model(folder, steps=[])
+    model = edited_model(folder, run_steps=[])
     texts: PrefilledTexts | None = None
     chosen = _choose(journal.steps, levels)
     rows = []
@@ -101,22 +88,19 @@ def measure_surrogate(
         row = next((row for row in done if row["level"] == level), None)
         if row is None:
             texts = texts or prepare(model, read_texts(journal.run["config"]["texts"]))
-            score = perplexity(model, texts)
-            edited, scaled = model, Scaled(0, 0.0, score.mean, score.pooled)
-            if level is not None:
-                edit = read_edit(_arrays(journal.steps, chosen[level]))
-                scaled = scale_to_perplexity(model, edit, level, texts, chosen[level])
+            if level is None:
+                score = perplexity(model, texts)
+                edited, scaled = model, Scaled(0, 0.0, score.mean, score.pooled)
+            else:
+                step = chosen[level]
+                edit = read_edit(step.arrays)
+                scaled = scale_to_perplexity(model, edit, level, texts, step.record.step)
                 edited = apply(model, scaled_edit(edit, scaled.factor))
-            row = {
-                "level": level,
-                **scaled._asdict(),
-                "tasks": evaluate_tasks(edited, tasks, limit=limit, task_path=task_path),
-            }
+            numbers = evaluate_tasks(edited, tasks, limit=limit, task_path=task_path)
+            row = {"level": level, **scaled._asdict(), "tasks": numbers}
             done = [*done, row]
-            write_atomic(
-                path,
-                (json.dumps(to_json({"asked": asked, "models": done}), indent=1) + "\n").encode(),
-            )
+            content = json.dumps(to_json({"asked": asked, "models": done}), indent=1) + "\n"
+            write_atomic(path, content.encode())
         rows.append(row)
         on_model(row)
     return rows
@@ -134,31 +118,26 @@ def _read(path: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
     return found["models"]
 
 
-def _choose(steps: list, levels: tuple[float, ...]) -> dict[float, int]:
+def _choose(steps: list[Step], levels: tuple[float, ...]) -> dict[float, Step]:
     """For each level a step whose edit goes beyond it, as many different ones as there are."""
-    reached = {
-        s.record["step"]: float(s.record["perplexity"]["mean"])
-        for s in steps[1:]
-        if "perplexity" in s.record
-    }
-    chosen: dict[float, int] = {}
+    reached = [
+        (float(step.record.perplexity["mean"]), step)
+        for step in steps[1:]
+        if step.record.perplexity
+    ]
+    reached.sort(key=lambda pair: pair[0])
+    chosen: dict[float, Step] = {}
     for level in sorted(levels, reverse=True):  # few reach the highest
-        beyond = sorted(
-            (number for number, ppl in reached.items() if ppl > level),
-            key=lambda number: reached[number],
-        )
+        beyond = [step for perplexity, step in reached if perplexity > level]
         if not beyond:
+            highest = reached[-1][0] if reached else float("nan")
             raise ValueError(
-                f"no edit of the study takes the perplexity over {level:g}; its highest is {max(reached.values()):g}"
+                f"no edit of the study takes the perplexity over {level:g}; its highest is "
+                f"{highest:g}"
             )
-        chosen[level] = next(
-            (number for number in beyond if number not in chosen.values()), beyond[0]
-        )
+        unused = (step for step in beyond if step not in chosen.values())
+        chosen[level] = next(unused, beyond[0])
     return chosen
-
-
-def _arrays(steps: list, number: int) -> Path:
-    return next(step.arrays for step in steps[1:] if step.record["step"] == number)
 
 
 def scaled_edit(edit: Edit, factor: float) -> Edit:
@@ -193,8 +172,9 @@ def scale_to_perplexity(
 
 
 class Correlation(NamedTuple):
-    """Spearman's rho between a form of perplexity and a task's accuracy, with a bootstrap interval
-    of 95 % over the models.
+    """Spearman's rho between a form of perplexity and a task's accuracy.
+
+    `low` and `high` are its 95 % bootstrap interval over the models.
     """
 
     task: str
@@ -205,27 +185,34 @@ class Correlation(NamedTuple):
 
 
 def correlations(rows: list[dict[str, Any]], metric: str = "acc") -> list[Correlation]:
-    """Of each task that has the metric, in both forms of perplexity; none with fewer than four
-    models.
+    """Correlates each task that has the metric with both forms of perplexity.
+
+    Args:
+      rows: of `measure_surrogate`.
+      metric: of the tasks.
+
+    Returns:
+      A correlation for each form and task; none with fewer than four models.
     """
     from scipy import stats
 
+    def rho_of(perplexities: np.ndarray, accuracies: np.ndarray) -> float:
+        return float(np.asarray(stats.spearmanr(perplexities, accuracies)[0]))
+
     found = []
-    tasks = [
-        task for task, numbers in rows[0]["tasks"].items() if metric in numbers and len(rows) >= 4
-    ]
-    for form, task in itertools.product(FORMS, tasks):
-        ppl, value = (
-            np.array(column)
-            for column in zip(*((r[form], r["tasks"][task][metric]) for r in rows), strict=True)
-        )
-        rho = float(np.asarray(stats.spearmanr(ppl, value)[0]))
+    has_metric = [task for task, numbers in rows[0]["tasks"].items() if metric in numbers]
+    for form, task in itertools.product(FORMS, has_metric if len(rows) >= 4 else []):
+        perplexities = np.array([row[form] for row in rows])
+        accuracies = np.array([row["tasks"][task][metric] for row in rows])
         rng = np.random.default_rng(0)
-        drawn = []
+        resampled = []
         for _ in range(N_RESAMPLED):
-            at = rng.integers(0, len(ppl), len(ppl))
-            if len(set(value[at])) > 1 and len(set(ppl[at])) > 1:
-                drawn.append(float(np.asarray(stats.spearmanr(ppl[at], value[at])[0])))
-        low, high = np.quantile(drawn, [0.025, 0.975]) if drawn else (math.nan, math.nan)
+            at = rng.integers(0, len(rows), len(rows))
+            if len(set(accuracies[at])) > 1 and len(set(perplexities[at])) > 1:
+                resampled.append(rho_of(perplexities[at], accuracies[at]))
+        low, high = (math.nan, math.nan)
+        if resampled:
+            low, high = np.quantile(resampled, [0.025, 0.975])
+        rho = rho_of(perplexities, accuracies)
         found.append(Correlation(task, form, rho, float(low), float(high)))
     return found

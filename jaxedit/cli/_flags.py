@@ -3,19 +3,31 @@
 import contextlib
 import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 from jax.errors import JaxRuntimeError
 
-from jaxedit.distributed import is_first_process
+from jaxedit.distributed import is_first_process, is_multiprocess, start_processes
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from jaxedit.models.model import Model
 
 FLAGS = flags.FLAGS
 
 
 def process_flags() -> None:
-    """The flags of every command that may run as several processes, one a host or a device."""
-    about = "join the other processes of a run: auto (where a Slurm step or TPU slice has several), on, off"
-    flags.DEFINE_enum("distributed", "auto", ["auto", "on", "off"], about)
+    """Defines the flags of commands that may run as several processes, one a host or a device."""
+    flags.DEFINE_enum(
+        "distributed",
+        "auto",
+        ["auto", "on", "off"],
+        "join the other processes of a run: auto (where a Slurm step or TPU slice has several), "
+        "on, off",
+    )
     flags.DEFINE_string(
         "coordinator", None, "HOST:PORT of process 0, where the others cannot be found out"
     )
@@ -25,14 +37,10 @@ def process_flags() -> None:
 
 @contextlib.contextmanager
 def distributed_session():
-    """Joins the other processes of a run, if there are any; only the first one's results are
-    printed.
-    """
+    """Joins the other processes of a run, if there are any; only the first one prints results."""
     if "distributed" not in FLAGS or FLAGS.distributed == "off":
         yield
         return
-    from jaxedit.distributed import is_multiprocess, start_processes
-
     given = FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
     if FLAGS.distributed == "auto" and given == (None, None, None) and not is_multiprocess():
         yield
@@ -42,17 +50,15 @@ def distributed_session():
     output = os.dup(1)
     os.dup2(2, 1)
     start_processes(*given)
-    with (
-        open(output if is_first_process() else os.devnull, "w") as results,
-        contextlib.redirect_stdout(results),
-    ):
+    where = output if is_first_process() else os.devnull
+    with open(where, "w") as results, contextlib.redirect_stdout(results):
         try:
             yield
         except (JaxRuntimeError, OSError) as error:
-            about = str(error).splitlines()[0]
             print(
-                f"jaxedit: error: process {FLAGS.process_id or 0} stops, by its own fault or since another is gone ({about}); "
-                "what was finished is kept, the same command goes on from there, also on another number of devices",
+                f"jaxedit: error: process {FLAGS.process_id or 0} stops, by its own fault or since "
+                f"another is gone ({str(error).splitlines()[0]}); what was finished is kept, the "
+                "same command goes on from there, also on another number of devices",
                 file=sys.stderr,
                 flush=True,
             )
@@ -60,38 +66,107 @@ def distributed_session():
 
 
 def model_flags() -> None:
-    """The flags of every command that runs a model."""
+    """Defines the flags of commands that run a model."""
     process_flags()
     flags.DEFINE_string("model", "smollm2-135m", "a name, an HF directory or hub id, a .gguf file")
     flags.DEFINE_string(
         "dtype", None, "float32 or bfloat16; float32 on a CPU, bfloat16 on accelerators"
     )
-    flags.DEFINE_string("mesh", "", "devices, e.g. data:4,model:2; all on data")
+    flags.DEFINE_string(
+        "mesh", "", "devices, e.g. data:4,model:2 (-1 for the rest); empty: all on data"
+    )
 
 
-def reference_flag() -> None:
-    """The flag of commands that draw perplexity against edits."""
-    about = 'a curve to draw as well, FILE.json:NAME of a file {NAME: {"x": edits, "y": perplexities}}; may be repeated'
-    flags.DEFINE_multi_string("reference", [], about)
-
-
-def load_model():
-    """The model that the flags name."""
+def load_model() -> "Model":
+    """Loads the model that the flags name."""
     import jaxedit
 
     return jaxedit.load(FLAGS.model, mesh=FLAGS.mesh, dtype=FLAGS.dtype)
 
 
+def config_flag(default: str | None = "laptop") -> None:
+    """Defines --config, a study's configuration, whose keys --config.KEY=VALUE sets.
+
+    Args:
+      default: its name; None: the flag must be given, and its keys are set by --set only.
+    """
+    about = "a configuration: a name (`jaxedit configs` lists them) or a file, with :ARGUMENT"
+    if default is None:
+        flags.DEFINE_string("config", None, about)
+        return
+    from ml_collections import config_flags
+
+    from jaxedit.study.config import find_config
+
+    config_flags.DEFINE_config_file("config", str(find_config(default)), about)
+
+
+def set_flag() -> None:
+    """Defines --set, the override that all commands with a configuration have."""
+    flags.DEFINE_multi_string(
+        "set", [], "KEY=VALUE in the configuration, e.g. --set=editor.v_lr=0.3; may be repeated"
+    )
+
+
+def apply_set(config: "ConfigDict") -> None:
+    """Sets the keys of a configuration that --set names."""
+    from jaxedit.study.config import set_key
+
+    for text in FLAGS.set:
+        set_key(config, text)
+
+
+def expand_config_name(arguments: list[str]) -> list[str]:
+    """Replaces the name of a configuration of the package in --config by its path."""
+    from jaxedit.study.config import config_names, configs_folder
+
+    expanded, names = list(arguments), config_names()
+    for i, argument in enumerate(arguments):
+        flag, sign, value = argument.partition("=")
+        if flag in ("--config", "-config") and not sign and i + 1 < len(arguments):
+            flag, sign, value, i = "", "", arguments[i + 1], i + 1
+        elif flag not in ("--config", "-config"):
+            continue
+        name, colon, variant = value.partition(":")
+        if name in names and not Path(name).is_file():
+            path = configs_folder() / f"{name}.py"
+            expanded[i] = f"{flag}{sign}{path}{colon}{variant}"
+    return expanded
+
+
+def reference_flag() -> None:
+    """Defines the flag of commands that draw perplexity against edits."""
+    flags.DEFINE_multi_string(
+        "reference",
+        [],
+        'a published curve to draw as well, FILE.json:NAME of a file {NAME: {"x": edits, '
+        '"y": perplexities}}; may be repeated',
+    )
+
+
 def layer_numbers(flag: str) -> list[int]:
-    """The layers that a list flag names."""
-    given: list[str] = FLAGS[flag].value or []
+    """Reads the layers that a list flag names.
+
+    Raises:
+      ValueError: on anything but numbers.
+    """
+    return numbers_of(flag, FLAGS[flag].value or [])
+
+
+def numbers_of(flag: str, given: list[str]) -> list[int]:
+    """Reads whole numbers from the texts of a list flag.
+
+    Raises:
+      ValueError: on anything else.
+    """
     if not given or not all(text.strip().isdigit() for text in given):
         raise ValueError(
-            f"--{flag}={','.join(given)}: expected numbers with commas between them, e.g. --{flag}=3,4,5"
+            f"--{flag}={','.join(given)}: expected numbers with commas between them, e.g. "
+            f"--{flag}=3,4,5"
         )
     return [int(text) for text in given]
 
 
 def json_flag() -> None:
-    """The flag of every command that prints a result."""
+    """Defines the flag of every command that prints a result."""
     flags.DEFINE_bool("json", False, "print one JSON object instead of a table")

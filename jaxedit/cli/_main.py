@@ -1,7 +1,6 @@
 """Runs a command: its flags, its errors in one line, its exit status."""
 
 import ast
-import difflib
 import importlib
 import logging
 import re
@@ -10,10 +9,12 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, distributed_session
+from jaxedit.cli._flags import FLAGS, distributed_session, expand_config_name
 from jaxedit.compilation_cache import enable_compilation_cache
+from jaxedit.did_you_mean import did_you_mean
 
-USAGE = """jaxedit: edit facts in language models, and measure after every edit whether the model still works.
+USAGE = """jaxedit: edit facts in language models, and measure after every edit whether the model
+still works.
 
     jaxedit COMMAND [flags]
     jaxedit COMMAND --help
@@ -22,7 +23,7 @@ USAGE = """jaxedit: edit facts in language models, and measure after every edit 
 
 
 def command_names() -> list[str]:
-    """The commands there are."""
+    """Returns the names of the commands."""
     return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
@@ -37,9 +38,8 @@ def run(argv: list[str]) -> int:
         print(version("jaxedit"))
         return 0
     if argv[1] not in command_names():
-        close = difflib.get_close_matches(argv[1], command_names(), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-        return _fail(f"unknown command {argv[1]!r}{hint} Commands: {', '.join(command_names())}")
+        hint, known = did_you_mean(argv[1], command_names()), ", ".join(command_names())
+        return _fail(f"unknown command {argv[1]!r}{hint} Commands: {known}")
     command = importlib.import_module(f"jaxedit.cli.{argv[1]}")
     logging.basicConfig(level=logging.WARNING, format="jaxedit: %(message)s", stream=sys.stderr)
     before, own = set(FLAGS), []
@@ -50,22 +50,23 @@ def run(argv: list[str]) -> int:
             flag_help = "\n".join(_flag_help(FLAGS[name]) for name in own)
             print(f"{(command.__doc__ or '').strip()}\n\nFlags:\n{flag_help}")
             return 0
-        rest = FLAGS([f"jaxedit {argv[1]}", *argv[2:]])
+        rest = FLAGS([f"jaxedit {argv[1]}", *expand_config_name(argv[2:])])
         own = [name for name in FLAGS if name not in before]
         if len(rest) > 1:
             raise ValueError(f"unexpected argument {rest[1]!r}; flags are given as --name=value")
         enable_compilation_cache()
         with distributed_session():
             command.main()
-    except (ValueError, KeyError, AttributeError, TypeError, OSError, flags.Error) as error:
-        if not isinstance(error, (ValueError, OSError, flags.Error)) and not _from_configuration(
-            error
-        ):
+    except (ValueError, OSError, flags.Error) as error:
+        return _fail(_message(error, argv))
+    except (KeyError, AttributeError, TypeError) as error:
+        if not _is_of_configuration(error):
             raise
         return _fail(_message(error, argv))
     except KeyboardInterrupt:
         print(
-            "\njaxedit: interrupted; what was finished is kept, the same command goes on from there",
+            "\njaxedit: interrupted; what was finished is kept, the same command goes on from "
+            "there",
             file=sys.stderr,
         )
         return 130
@@ -75,8 +76,8 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _from_configuration(error: BaseException) -> bool:
-    """ml_collections raises KeyError, AttributeError and TypeError on a wrong --config.key."""
+def _is_of_configuration(error: BaseException) -> bool:
+    """Whether ml_collections raised it: KeyError, AttributeError or TypeError on --config.KEY."""
     trace = error.__traceback__
     while trace is not None:
         if "ml_collections" in trace.tb_frame.f_code.co_filename:
@@ -88,23 +89,29 @@ def _from_configuration(error: BaseException) -> bool:
 def _message(error: BaseException, argv: list[str]) -> str:
     """What an error says, in one line."""
     text = str(error)
-    if isinstance(
-        error, (KeyError, AttributeError)
-    ):  # from ml_collections: the key, sometimes with a suggestion
-        key, *hint = re.findall(r"\w+", text.replace("\\n", "\n").replace("Did you mean", "")) or [
-            text
-        ]
+    if isinstance(error, (KeyError, AttributeError)):
+        # From ml_collections: the key, sometimes with a suggestion.
+        words = re.findall(r"\w+", text.replace("\\n", "\n").replace("Did you mean", ""))
+        key, *hint = words or [text]
         for argument in argv:
-            if re.match(rf"--?config\.(.*\.)?{key}(=|$)", argument):
-                close = (
-                    f"did you mean {hint[0]!r}?"
-                    if hint
-                    else "a method's hyper-parameters are --config.editor.NAME=VALUE"
-                )
-                return f"{argument}: the configuration has no {key!r} there; {close}"
+            found = re.match(rf"--?config\.((?:.*\.)?{key})(=|$)", argument)
+            if found:
+                return f"{argument}: {_about_key(found[1], key, hint)}"
     if "Error whilst parsing config file" in text:  # the rest is a traceback
         text = text.strip().splitlines()[-1]
     return " ".join(text.split())
+
+
+def _about_key(path: str, key: str, hint: list[str]) -> str:
+    """What to write instead of a configuration's key that is not there."""
+    from jaxedit.study.config import RENAMED, unknown_key
+
+    if path in RENAMED:
+        return unknown_key(path)
+    close = "a method's hyper-parameters are --config.editor.NAME=VALUE"
+    if hint:
+        close = f"did you mean {hint[0]!r}?"
+    return f"the configuration has no {key!r} there; {close}"
 
 
 def _fail(message: str) -> int:

@@ -1,37 +1,60 @@
 """What commands print: tables, JSON, a progress bar, a study's report."""
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from jaxedit.reports.curves import Curve
-import json
-
 from jaxedit.distributed import is_first_process
+from jaxedit.files import to_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from jaxedit.reports.curves import Curve
+    from jaxedit.study.record import StepRecord
+
+PIPE_COLUMNS = 160  # a file or a pipe has no width of its own
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output; numbers that are not finite as strings."""
-    from jaxedit.files import to_json
-
+    """Prints one JSON object; numbers that are not finite as strings."""
     print(json.dumps(to_json(value), ensure_ascii=False))
 
 
-def show_table(header: list[str], rows: list[list[str]]) -> None:
-    """A table for people: names on the left, numbers on the right."""
+def results_console() -> "Console":
+    """Makes a console for results on standard output; facts may hold brackets, so no markup."""
     from rich.console import Console
+
+    width = None if sys.stdout.isatty() else PIPE_COLUMNS
+    return Console(markup=False, emoji=False, highlight=False, width=width)
+
+
+def show_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    left: Sequence[str] = ("method", "edit"),
+    styles: Sequence[str | None] | None = None,
+    title: str | None = None,
+) -> None:
+    """Prints a table for people.
+
+    Args:
+      header: titles of the columns.
+      rows: cells.
+      left: titles of the columns that are aligned left; the others hold numbers.
+      styles: of each row.
+      title: above the table.
+    """
     from rich.table import Table
 
-    # Facts may hold brackets. A file or a pipe has no width of its own.
-    console = Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 160)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in header:
-        table.add_column(title, justify="left" if title in ("method", "edit") else "right")
-    for cells in rows:
-        table.add_row(*cells)
-    console.print(table)
+    table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
+    for name in header:
+        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+    for row, style in zip(rows, styles or [None] * len(rows), strict=True):
+        table.add_row(*row, style=style)
+    results_console().print(table)
 
 
 class StepBar:
@@ -48,15 +71,10 @@ class StepBar:
         )
 
         self.single = single
-        self.console = Console(
-            stderr=True, markup=False, emoji=False, quiet=not is_first_process()
-        )  # facts may hold brackets
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
+        quiet = not is_first_process()
+        self.console = Console(stderr=True, markup=False, emoji=False, quiet=quiet)
+        text = TextColumn("{task.description}")
+        columns = text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self.bar = Progress(*columns, console=self.console)
         self.task = self.bar.add_task("loading the model", total=None)
 
@@ -66,45 +84,41 @@ class StepBar:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.bar.update(
-            self.task, visible=self.bar.tasks[0].total is not None
-        )  # nothing was begun: nothing to show
+        has_begun = self.bar.tasks[0].total is not None
+        self.bar.update(self.task, visible=has_begun)
         if self.bar.live.is_started:
             self.bar.stop()
 
-    def step(self, record: dict[str, Any], total: int) -> None:
+    def show_step(self, record: "StepRecord", total: int) -> None:
         """Shows one step."""
         from jaxedit.reports.formatting import format_number
-        from jaxedit.reports.records import name_of, outcome
+        from jaxedit.reports.records import outcome
 
         self.bar.start()
-        if "error" in record:
-            self.bar.print(f"{record['step']:4d}  {name_of(record)}: {record['error']}")
-        elif record["step"] == 0:
-            self.bar.print(
-                f"unedited model: perplexity {format_number(record['perplexity']['mean'])}"
-            )
+        measured = format_number(record.perplexity["mean"]) if record.perplexity else None
+        if record.kind == "baseline":
+            self.bar.print(f"unedited model: perplexity {measured}")
+        elif not record.is_made:
+            why = record.error or outcome(record)
+            self.bar.print(f"{record.step:4d}  {record.request_summary}: {why}")
         else:
-            style = "bold red" if record["guard"] else None
-            ppl = (
-                format_number(record["perplexity"]["mean"])
-                if "perplexity" in record
-                else "not measured"
-            )
-            guard = f" ({record['guard']})" if record["guard"] else ""
+            reason = f" ({record.guard_reason})" if record.guard_reason else ""
             self.bar.print(
-                f"{record['step']:4d}  {name_of(record)}: perplexity {ppl}, {outcome(record, self.single)}{guard}",
-                style=style,
+                f"{record.step:4d}  {record.request_summary}: perplexity "
+                f"{measured or 'not measured'}, {outcome(record, self.single)}{reason}",
+                style="bold red" if record.guard_code else None,
             )
-        ppl = format_number(record["perplexity"]["mean"]) if "perplexity" in record else "–"
-        self.bar.update(
-            self.task, completed=record["step"], total=total, description=f"perplexity {ppl}"
-        )
+        description = f"perplexity {measured or '–'}"
+        self.bar.update(self.task, completed=record.step, total=total, description=description)
 
 
 def show_report(folder: Path, as_json: bool, curves: Sequence["Curve"] = ()) -> None:
-    """Writes a study's report, with curves beside its own, and prints the table, or the journal as
-    one JSON object.
+    """Writes a study's report and prints its table, or its journal as one JSON object.
+
+    Args:
+      folder: the study's.
+      as_json: print the journal.
+      curves: to be drawn beside the study's own.
     """
     from jaxedit.reports.markdown import write_report
     from jaxedit.reports.records import HEADER, NUMBERS, edit_steps, is_single, summary, table_row
@@ -114,33 +128,24 @@ def show_report(folder: Path, as_json: bool, curves: Sequence["Curve"] = ()) -> 
     journal = read_journal(folder)
     steps = edit_steps(journal)
     if as_json:
-        baseline: dict[str, Any] = journal.steps[0].record
         print_json(
             {
                 "workdir": str(folder),
-                "baseline": baseline,
-                "steps": steps,
+                "baseline": journal.steps[0].record.to_dict(),
+                "steps": [record.to_dict() for record in steps],
                 "summary": summary(journal, steps),
             }
         )
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    # Facts may hold brackets. A file or a pipe has no width of its own.
-    console = Console(markup=False, emoji=False, width=None if sys.stdout.isatty() else 120)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in HEADER:
-        table.add_column(title, justify="right" if title in NUMBERS else "left")
-    for record in steps:
-        table.add_row(
-            *table_row(record, is_single(journal)), style="red" if record.get("guard") else None
-        )
-    console.print(table)
+    show_table(
+        HEADER,
+        [table_row(record, is_single(journal)) for record in steps],
+        left=[name for name in HEADER if name not in NUMBERS],
+        styles=["red" if record.guard_code else None for record in steps],
+    )
+    console = results_console()
     console.print()
     for line in summary(journal, steps):
-        console.print(line, highlight=False)
-    console.print(
-        f"\nReport: {path}   Page: {folder / 'report.html'}   Figure: {folder / 'perplexity.png'}",
-        highlight=False,
-    )
+        console.print(line)
+    page, figure = folder / "report.html", folder / "perplexity.png"
+    console.print(f"\nReport: {path}   Page: {page}   Figure: {figure}")

@@ -13,14 +13,13 @@ from absl import flags
 
 from jaxedit.cli._flags import FLAGS, json_flag, model_flags
 from jaxedit.cli._output import print_json
-from jaxedit.reports.figures_of_models import draw_scaling
 
 if TYPE_CHECKING:
     from jaxedit.bench import BenchConfig, Phase
 
 
 def define_flags() -> None:
-    """The flags of this command."""
+    """Defines the flags of this command."""
     model_flags()
     flags.DEFINE_integer("layer", 5, "the layer to edit; 5 is the default for smollm2-135m")
     flags.DEFINE_integer("steps", 20, "v_num_grad_steps")
@@ -39,11 +38,13 @@ def define_flags() -> None:
 def main() -> None:
     """Measures and prints."""
     from jaxedit.bench import run_bench, scaling
+    from jaxedit.reports.comparison_figures import scaling_figure
+    from jaxedit.reports.figures import save_figure
 
     setup = read_config()
     if FLAGS.growth:
         found = scaling(setup)
-        draw_scaling(found, Path(FLAGS.growth))
+        save_figure(scaling_figure(found), Path(FLAGS.growth))
         if FLAGS.json:
             print_json(found)
             return

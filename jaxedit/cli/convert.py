@@ -1,8 +1,7 @@
-"""Convert a model once, so that loading it only reads: an Orbax checkpoint of its arrays, each
-device its own slices.
+"""Convert a model once to an Orbax checkpoint, of which each device reads its own slices.
 
-jaxedit convert --model=meta-llama/Llama-2-7b-hf --dtype=bfloat16 --out=llama-2-7b
-jaxedit study --config.model=llama-2-7b
+    jaxedit convert --model=meta-llama/Llama-2-7b-hf --dtype=bfloat16 --out=llama-2-7b
+    jaxedit study --config.model=llama-2-7b
 
 For large models and several hosts, whose processes write and read one folder together.
 """
@@ -15,7 +14,7 @@ from jaxedit.cli._flags import FLAGS, load_model, model_flags
 
 
 def define_flags() -> None:
-    """The flags of this command."""
+    """Defines the flags of this command."""
     model_flags()
     flags.DEFINE_string("out", None, "the folder to write; new")
 

@@ -1,5 +1,4 @@
-"""Check this installation: versions, devices, memory, the model package; one remedy for each thing
-amiss.
+"""Check this installation: versions, devices, memory, model package; a remedy for each problem.
 
 jaxedit doctor
 """
@@ -28,57 +27,50 @@ NEEDED_GB = 3.0
 
 
 def define_flags() -> None:
-    """The flags of this command."""
+    """Defines the flags of this command."""
     json_flag()
 
 
 def main() -> None:
-    """Looks and prints; raises where the default run could not work."""
-    found, amiss = check_installation()
+    """Checks and prints; raises where the default run could not work."""
+    found, problems = check_installation()
     if FLAGS.json:
-        print_json({**found, "amiss": amiss})
+        print_json({**found, "problems": problems})
     else:
-        for name, value in found.items():
-            print(f"{name:14s}{value}")
-        print(
-            "\n"
-            + (
-                "\n".join(f"amiss: {what}\n  remedy: {remedy}" for what, remedy in amiss.items())
-                or "all is well"
-            )
-        )
-    if amiss:
-        raise ValueError(f"{len(amiss)} thing{'s' * (len(amiss) > 1)} amiss: {'; '.join(amiss)}")
+        lines = [f"{name:14s}{value}" for name, value in found.items()]
+        remedies = [f"problem: {what}\n  remedy: {how}" for what, how in problems.items()]
+        print("\n".join([*lines, "", *(remedies or ["all is well"])]))
+    if problems:
+        counted = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        raise ValueError(f"{counted}: {'; '.join(problems)}")
 
 
 def check_installation() -> tuple[dict[str, Any], dict[str, str]]:
-    """What there is, and what is amiss with its remedy."""
+    """Collects versions and devices; returns them with the problems and their remedies."""
     found: dict[str, Any] = {"python": sys.version.split()[0]}
-    amiss: dict[str, str] = {}
+    problems: dict[str, str] = {}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            amiss[f"{package} is not installed"] = f"pip install {package}"
+            problems[f"{package} is not installed"] = f"pip install {package}"
     try:
         import jax
 
         devices = jax.devices()
         found["devices"] = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
     except Exception as error:  # whatever a broken driver raises
-        amiss[f"jax finds no device: {str(error).splitlines()[0]}"] = (
-            "JAX_PLATFORMS=cpu runs on the CPU"
-        )
-    total_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+        about = str(error).splitlines()[0]
+        problems[f"jax finds no device: {about}"] = "JAX_PLATFORMS=cpu runs on the CPU"
+
+    page_gb = os.sysconf("SC_PAGE_SIZE") / 1e9
+    total_gb = os.sysconf("SC_PHYS_PAGES") * page_gb
     found["memory"] = f"{total_gb:.1f} GB, {os.cpu_count()} cores"
     if "SC_AVPHYS_PAGES" in os.sysconf_names:  # not on a Mac
-        found["memory"] += (
-            f", {os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.1f} GB free"
-        )
+        found["memory"] += f", {os.sysconf('SC_AVPHYS_PAGES') * page_gb:.1f} GB free"
     if total_gb < NEEDED_GB:
-        amiss[f"{total_gb:.1f} GB of memory"] = (
-            f"{NEEDED_GB:.0f} GB are needed; --config.dtype=bfloat16 halves the model"
-        )
+        remedy = f"{NEEDED_GB:.0f} GB are needed; --config.dtype=bfloat16 halves the model"
+        problems[f"{total_gb:.1f} GB of memory"] = remedy
     try:
         from jaxedit.models.load import built_in_file
 
@@ -86,5 +78,5 @@ def check_installation() -> tuple[dict[str, Any], dict[str, str]]:
         found["smollm2-135m"] = f"{path.name}, {path.stat().st_size / 1e6:.0f} MB"
     except ValueError as error:
         what, _, remedy = str(error).partition("; ")
-        amiss[what] = remedy
-    return found, amiss
+        problems[what] = remedy
+    return found, problems

@@ -1,11 +1,12 @@
 """Evaluate a model, or a study's edited model, on downstream tasks by lm-eval.
 
-jaxedit eval --tasks=piqa,lambada_standard --limit=800
-jaxedit eval --workdir=runs/laptop --tasks=piqa                     with the edits that the study kept
-jaxedit eval --workdir=runs/scan --edits=2,7 --tasks=mine --task_path=tasks
+    jaxedit eval --tasks=piqa,lambada_standard --limit=800
+    jaxedit eval --workdir=runs/laptop --tasks=piqa              with the edits that were kept
+    jaxedit eval --workdir=runs/scan --run_steps=2,7 --tasks=mine --task_path=tasks
 
 Tasks are lm-eval's, by name; without a network describe local files in task files (.yaml) of your
-own and give --task_path. Needs lm-eval: pip install 'jaxedit[eval]'."""
+own and give --task_path. Needs lm-eval: pip install 'jaxedit[eval]'.
+"""
 
 from pathlib import Path
 
@@ -16,16 +17,14 @@ from jaxedit.cli._output import print_json, show_table
 
 
 def define_flags() -> None:
-    """The flags of this command."""
+    """Defines the flags of this command."""
     model_flags()
     flags.DEFINE_list("tasks", [], "names of tasks, with commas between them")
     flags.DEFINE_integer("limit", None, "at most so many items of each task")
     flags.DEFINE_string("task_path", None, "a directory with task files of your own")
-    flags.DEFINE_string(
-        "workdir", None, "a study's work directory: its model, with the edits it kept"
-    )
-    flags.DEFINE_list("edits", [], "these edits of the study instead, kept or not, e.g. 2,7")
-    flags.DEFINE_integer("after", None, "the study's model after this edit")
+    flags.DEFINE_string("workdir", None, "a study's work directory: its model, with its kept edits")
+    flags.DEFINE_list("run_steps", [], "these edits of the study instead, kept or not, e.g. 2,7")
+    flags.DEFINE_integer("after_step", None, "the study's model after this edit")
     json_flag()
 
 
@@ -34,33 +33,25 @@ def main() -> None:
     from jaxedit.metrics.downstream import evaluate_tasks
     from jaxedit.study.replay import edited_model
 
-    if not FLAGS.workdir and (FLAGS.edits or FLAGS.after is not None):
-        raise ValueError("--edits and --after are a study's: give its --workdir")
-    if FLAGS.edits and FLAGS.after is not None:
-        raise ValueError("--edits and --after exclude each other")
+    if not FLAGS.workdir and (FLAGS.run_steps or FLAGS.after_step is not None):
+        raise ValueError("--run_steps and --after_step are a study's: give its --workdir")
+    if FLAGS.run_steps and FLAGS.after_step is not None:
+        raise ValueError("--run_steps and --after_step exclude each other")
     if FLAGS.workdir:
-        steps = layer_numbers("edits") if FLAGS.edits else None
-        model = edited_model(Path(FLAGS.workdir), steps, FLAGS.after)
+        run_steps = layer_numbers("run_steps") if FLAGS.run_steps else None
+        model = edited_model(Path(FLAGS.workdir), run_steps, FLAGS.after_step)
     else:
         model = load_model()
     path = Path(FLAGS.task_path) if FLAGS.task_path else None
     found = evaluate_tasks(model, FLAGS.tasks, limit=FLAGS.limit, task_path=path)
     if FLAGS.json:
-        print_json(
-            {"model": model.metadata.source, "n_edits": len(model.metadata.history), "tasks": found}
-        )
+        n_edits = len(model.metadata.history)
+        print_json({"model": model.metadata.source, "n_edits": n_edits, "tasks": found})
         return
     rows = []
     for task, numbers in found.items():
         for name in [name for name in numbers if name != "n" and not name.endswith("_stderr")]:
-            error = numbers.get(f"{name}_stderr")
-            rows.append(
-                [
-                    task,
-                    name,
-                    f"{numbers[name]:.4f}",
-                    "" if error is None else f"± {error:.4f}",
-                    str(numbers.get("n", "")),
-                ]
-            )
+            stderr = numbers.get(f"{name}_stderr")
+            error = "" if stderr is None else f"± {stderr:.4f}"
+            rows.append([task, name, f"{numbers[name]:.4f}", error, str(numbers.get("n", ""))])
     show_table(["task", "metric", "value", "", "items"], rows)

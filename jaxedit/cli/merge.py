@@ -1,28 +1,29 @@
-"""Put the parts of a study of single edits together and show its report.
+"""Merge the shards of a study of single edits and show its report.
 
-jaxedit study --config=configs/single_edits.py --config.part=1/2 --workdir=runs/scan      in one process or machine
-jaxedit study --config=configs/single_edits.py --config.part=2/2 --workdir=runs/scan      in another, at the same time
-jaxedit merge --workdir=runs/scan                                                         into runs/scan/merged
+    jaxedit study --config=single_edits --config.shard=1/2 --workdir=runs/scan    one process
+    jaxedit study --config=single_edits --config.shard=2/2 --workdir=runs/scan    another
+    jaxedit merge --workdir=runs/scan                                   into runs/scan/merged
 
-What is merged is what one process would have journalled: a lot of edits is the same in whichever
-part it is made."""
+What is merged is what one process would have journalled: a batch of edits is the same in whichever
+shard it is made.
+"""
 
 from pathlib import Path
 
 from absl import flags
 
 from jaxedit.cli._flags import FLAGS, json_flag
+from jaxedit.cli._output import show_report
 
 
 def define_flags() -> None:
-    """The flags of this command."""
-    flags.DEFINE_string("workdir", None, "the folder that holds the parts")
+    """Defines the flags of this command."""
+    flags.DEFINE_string("workdir", None, "the folder that holds the shards")
     json_flag()
 
 
 def main() -> None:
     """Merges, then reports."""
-    from jaxedit.cli._output import show_report
     from jaxedit.study.merge import merge_shards
 
     if not FLAGS.workdir:

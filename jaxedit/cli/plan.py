@@ -19,7 +19,7 @@ from jaxedit.cli._output import print_json
 
 
 def define_flags() -> None:
-    """The flags of this command."""
+    """Defines the flags of this command."""
     flags.DEFINE_string(
         "model",
         "llama-2-7b",

@@ -1,24 +1,21 @@
-"""Show a study's report again: a table, report.md, the page report.html and the figures, made from
-its journal.
+"""Show a study's report again: a table, report.md, report.html and the figures, from its journal.
 
-jaxedit report --workdir=runs/laptop
-jaxedit report --workdir=runs/gpt2-xl --reference="curves.json:ROME, hard"     with the curve of that name beside its own
+    jaxedit report --workdir=runs/laptop
+    jaxedit report --workdir=runs/gpt2-xl --reference="curves.json:ROME, hard"
+
+--reference draws a published curve beside the study's own.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from absl import flags
 
 from jaxedit.cli._flags import FLAGS, json_flag, reference_flag
 from jaxedit.cli._output import show_report
 
-if TYPE_CHECKING:
-    pass
-
 
 def define_flags() -> None:
-    """The flags of this command."""
+    """Defines the flags of this command."""
     flags.DEFINE_string("workdir", "runs/laptop", "the study's work directory")
     reference_flag()
     json_flag()

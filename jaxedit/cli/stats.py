@@ -1,8 +1,9 @@
 """Gather second moments of MLP keys, which MEMIT and its relatives weigh their updates by.
 
-jaxedit stats --layers=4,5,6,7,8 --corpus=wikipedia.txt --out=stats.safetensors jaxedit stats
---model=gpt2-xl-directory --layers=13,14,15,16,17 --corpus=datasets:wikimedia/wikipedia,20231101.en
---tokens=0 jaxedit stats --layers=5 --corpus=wikipedia.txt --check
+    jaxedit stats --layers=4,5,6,7,8 --corpus=wikipedia.txt --out=stats.safetensors
+    jaxedit stats --model=gpt2-xl-directory --corpus=datasets:wikimedia/wikipedia,20231101.en \\
+        --max_tokens=0
+    jaxedit stats --layers=5 --corpus=wikipedia.txt --check
 
 10 x F tokens (the default) are quick, but leave the smallest eigenvalues at about half of their
 true size and make the large ones too large. A threshold deep among the small ones, as AlphaEdit's
@@ -17,37 +18,46 @@ an eighth too large, and the smallest ratios nearer to 1 than they truly are.
 A corpus with fewer tokens than asked for is used whole with a warning; one with fewer than F is
 refused, since the matrix would be singular. An interrupted run goes on with the same command. --npz
 names its files after the number of texts read: the other repositories take them with that number as
-`mom2_n_samples`."""
+`mom2_n_samples`.
+"""
 
+import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
 from jaxedit.cli._flags import FLAGS, json_flag, layer_numbers, load_model, model_flags
-from jaxedit.cli._output import print_json
+from jaxedit.cli._output import print_json, show_table
 from jaxedit.distributed import is_first_process
+
+if TYPE_CHECKING:
+    from jaxedit.models.model import Model
+    from jaxedit.stats.second_moments import Stats
 
 TOKENS_PER_WIDTH = 10
 CHECK_TIMES = 4
+HUB_TEXTS = 100_000  # of a data set, where --max_texts does not say
 
 
 def define_flags() -> None:
-    """The flags of this command."""
+    """Defines the flags of this command."""
     model_flags()
-    flags.DEFINE_list("layers", ["5"], "the layers, with commas between them")
+    flags.DEFINE_list(
+        "layers", None, "the layers, with commas; absent: those published for MEMIT on the model"
+    )
     flags.DEFINE_string(
         "corpus", "builtin", "a text file, a directory of them, or datasets:NAME,CONFIG,SPLIT"
     )
     flags.DEFINE_integer(
-        "texts",
+        "max_texts",
         None,
-        "at most so many texts of a data set; absent: all of a file, 100,000 of a data set",
+        "at most so many texts; absent: all of a file, 100,000 of a data set",
     )
-    flags.DEFINE_integer("tokens", None, "how many tokens; absent: 10 x F; 0: all")
+    flags.DEFINE_integer("max_tokens", None, "how many tokens; absent: 10 x F; 0: all")
     flags.DEFINE_integer(
-        "length", None, "texts are cut after so many tokens; absent: after the model's positions"
+        "max_length", None, "texts are cut after so many tokens; absent: the model's positions"
     )
     flags.DEFINE_integer("seed", 0, "of the texts' order")
     flags.DEFINE_string("out", "stats.safetensors", "the file to write")
@@ -55,9 +65,7 @@ def define_flags() -> None:
         "npz", None, "also write the form of the ROME and EasyEdit repositories to this directory"
     )
     flags.DEFINE_bool(
-        "check",
-        False,
-        "gather a larger sample from the other texts, and say how far off the first is",
+        "check", False, "gather a larger sample from the other texts, and compare the two"
     )
     json_flag()
 
@@ -65,37 +73,39 @@ def define_flags() -> None:
 def main() -> None:
     """Gathers, writes, prints."""
     from jaxedit.datasets import HUB_PREFIX, read_corpus
+    from jaxedit.editors import published_hyper
     from jaxedit.stats.npz import write_npz
 
-    layers = layer_numbers("layers")
-    n_texts = FLAGS.texts or (100000 if FLAGS.corpus.startswith(HUB_PREFIX) else None)
-    texts = read_corpus(FLAGS.corpus, n_texts)[: FLAGS.texts]
-    if FLAGS.check and FLAGS.tokens == 0:
+    layers = layer_numbers("layers") if FLAGS.layers is not None else None
+    is_hub = FLAGS.corpus.startswith(HUB_PREFIX)
+    texts = read_corpus(FLAGS.corpus, FLAGS.max_texts or (HUB_TEXTS if is_hub else None))
+    texts = texts[: FLAGS.max_texts]
+    if FLAGS.check and FLAGS.max_tokens == 0:
         raise ValueError(
-            "--check needs a number of --tokens: all of them leave no other texts to check against"
+            "--check needs a number of --max_tokens: all of them leave no other texts to check "
+            "against"
         )
     model = load_model()
-    wanted = TOKENS_PER_WIDTH * model.config.F if FLAGS.tokens is None else FLAGS.tokens
+    layers = layers or list(published_hyper("memit", model)["layers"])
+    wanted = FLAGS.max_tokens
+    wanted = TOKENS_PER_WIDTH * model.config.F if wanted is None else wanted
     out = Path(FLAGS.out)
-    stats = collect_with_progress(
-        model, texts, layers, wanted, FLAGS.seed, out.with_suffix(".part")
-    )
+    stats = collect_with_progress(model, texts, layers, wanted, out.with_suffix(".part"))
     if is_first_process():
         stats.save(out)
     if FLAGS.npz and is_first_process():
         name = model.metadata.tensor_names["mlp/w_down"][0].removesuffix(".weight").format(l="{}")
-        write_npz(
-            Path(FLAGS.npz), dict(stats.moments), stats.n_tokens, name, stats.made_from["n_texts"]
-        )
-    result = {
+        n_texts = stats.made_from["n_texts"]
+        write_npz(Path(FLAGS.npz), dict(stats.moments), stats.n_tokens, name, n_texts)
+    result: dict[str, Any] = {
         "out": str(out),
         "n_tokens": stats.n_tokens,
-        "layers": {str(l): spectrum(stats.moments[l]) for l in stats.moments},
+        "layers": {str(layer): spectrum(cov_FF) for layer, cov_FF in stats.moments.items()},
     }
     if FLAGS.check:
-        result["check"] = compare_with_larger_sample(
-            model, texts, stats, CHECK_TIMES * wanted, out.with_suffix(".check.part")
-        )
+        part = out.with_suffix(".check.part")
+        n_tokens = CHECK_TIMES * wanted
+        result["check"] = compare_with_larger_sample(model, texts, stats, n_tokens, part)
     if FLAGS.json:
         print_json(result)
     else:
@@ -103,9 +113,16 @@ def main() -> None:
 
 
 def compare_with_larger_sample(
-    model, texts: list[str], stats, n_tokens: int, part: Path
+    model: "Model", texts: list[str], stats: "Stats", n_tokens: int, part: Path
 ) -> dict[str, Any]:
     """Compares with a sample of texts that the first one did not read.
+
+    Args:
+      model: whose keys.
+      texts: the corpus.
+      stats: of the first sample.
+      n_tokens: of the larger one.
+      part: a file for its sums so far.
 
     Raises:
       ValueError: where these hold fewer tokens than the second moments are wide.
@@ -117,16 +134,24 @@ def compare_with_larger_sample(
     others = shuffle_texts(texts, FLAGS.seed)[n_read:]
     if not others:
         raise ValueError(
-            f"--check: the first sample read all {n_read} texts of {FLAGS.corpus}; give fewer --tokens"
+            f"--check: the first sample read all {n_read} texts of {FLAGS.corpus}; give fewer "
+            "--max_tokens"
         )
-    larger = collect_with_progress(model, others, list(stats.moments), n_tokens, FLAGS.seed, part)
+    larger = collect_with_progress(model, others, list(stats.moments), n_tokens, part)
     return {"n_tokens": larger.n_tokens, "layers": compare_stats(stats, larger)}
 
 
 def collect_with_progress(
-    model, texts: list[str], layers: list[int], n_tokens: int, seed: int, part: Path
-):
-    """Collects with a progress bar on standard error.
+    model: "Model", texts: list[str], layers: list[int], n_tokens: int, part: Path
+) -> "Stats":
+    """Collects second moments with a progress bar on standard error.
+
+    Args:
+      model: whose keys.
+      texts: the corpus.
+      layers: whose MLP.
+      n_tokens: at most so many; 0: all.
+      part: a file for the sums so far.
 
     Raises:
       ValueError: where the corpus is too small for second moments of full rank.
@@ -136,12 +161,8 @@ def collect_with_progress(
 
     import jaxedit
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f} tokens"),
-        TimeRemainingColumn(),
-    )
+    text, count = TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} tokens")
+    columns = text, BarColumn(), count, TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True, quiet=not is_first_process())) as bar:
         task = bar.add_task("second moments", total=None)
         stats = jaxedit.collect_stats(
@@ -149,8 +170,8 @@ def collect_with_progress(
             texts,
             layers,
             max_tokens=n_tokens or None,
-            max_length=FLAGS.length,
-            seed=seed,
+            max_length=FLAGS.max_length,
+            seed=FLAGS.seed,
             corpus=FLAGS.corpus,
             resume=part,
             on_tokens=lambda done, total: bar.update(task, completed=done, total=total),
@@ -158,62 +179,47 @@ def collect_with_progress(
     F = model.config.F
     if stats.n_tokens < F:
         raise ValueError(
-            f"{FLAGS.corpus} gave {stats.n_tokens:,} tokens, fewer than the {F:,} that the second moments are wide; give a "
-            f"larger --corpus ({TOKENS_PER_WIDTH * F:,} tokens are the default)"
+            f"{FLAGS.corpus} gave {stats.n_tokens:,} tokens, fewer than the {F:,} that the second "
+            f"moments are wide; give a larger --corpus ({TOKENS_PER_WIDTH * F:,} tokens are the "
+            "default)"
         )
     if n_tokens and stats.n_tokens < n_tokens:
-        print_warning(
-            f"{FLAGS.corpus} holds {stats.n_tokens:,} tokens, fewer than the {n_tokens:,} asked for; all were taken"
+        logging.getLogger("jaxedit").warning(
+            "%s holds %s tokens, fewer than the %s asked for; all were taken",
+            FLAGS.corpus,
+            f"{stats.n_tokens:,}",
+            f"{n_tokens:,}",
         )
     return stats
 
 
-def print_warning(text: str) -> None:
-    """A line on standard error."""
-    import logging
-
-    logging.getLogger("jaxedit").warning(text)
-
-
 def spectrum(cov_FF: np.ndarray) -> dict[str, float]:
-    """What a matrix is like."""
+    """Computes trace, extreme eigenvalues and condition number of a second moment."""
     value_F = np.linalg.eigvalsh(np.asarray(cov_FF, np.float64))
     smallest, largest = float(value_F[0]), float(value_F[-1])
     condition = largest / smallest if smallest > 0 else float("inf")
-    return {
-        "trace": float(value_F.sum()),
-        "largest": largest,
-        "smallest": smallest,
-        "condition": condition,
-    }
+    trace = float(value_F.sum())
+    return {"trace": trace, "largest": largest, "smallest": smallest, "condition": condition}
 
 
-def show(result: dict) -> None:
-    """The result for people."""
-    from rich.console import Console
-    from rich.table import Table
-
+def show(result: dict[str, Any]) -> None:
+    """Prints the result for people."""
     from jaxedit.reports.formatting import format_number
 
-    console = Console()
     tables = {f"{result['n_tokens']:,} tokens, {result['out']}": result["layers"]}
     if "check" in result:
-        checked = result["check"]["layers"]
+        compared = result["check"]["layers"]
         tables[f"against {result['check']['n_tokens']:,} tokens of other texts"] = {
             layer: {name: value for name, value in numbers.items() if name != "tenth_ratios"}
-            for layer, numbers in checked.items()
+            for layer, numbers in compared.items()
         }
         tables["ratio of the eigenvalues by tenths, the smallest first"] = {
             layer: {str(i): ratio for i, ratio in enumerate(numbers["tenth_ratios"], 1)}
-            for layer, numbers in checked.items()
+            for layer, numbers in compared.items()
         }
     for title, rows in tables.items():
-        table = Table(
-            box=None, header_style="bold", pad_edge=False, title=title, title_justify="left"
-        )
-        table.add_column("layer", justify="right")
-        for name in next(iter(rows.values())):
-            table.add_column(name, justify="right")
-        for layer, numbers in rows.items():
-            table.add_row(str(layer), *map(format_number, numbers.values()))
-        console.print(table)
+        names = list(next(iter(rows.values())))
+        cells = [
+            [str(layer), *map(format_number, numbers.values())] for layer, numbers in rows.items()
+        ]
+        show_table(["layer", *names], cells, title=title)

@@ -1,13 +1,13 @@
-"""Perplexity against downstream tasks: models at many perplexity levels, made from a study's
-damaging edits.
+"""Perplexity against downstream tasks, for models at many perplexity levels.
 
-jaxedit study --config=configs/single_edits.py --config.facts=counterfact.json
---config.texts=ME-PPL_50.json --workdir=runs/scan jaxedit surrogate --workdir=runs/scan
---tasks=piqa,lambada_standard --limit=800
+    jaxedit study --config=single_edits --config.facts=counterfact.json \\
+        --config.texts=ME-PPL_50.json --workdir=runs/scan
+    jaxedit surrogate --workdir=runs/scan --tasks=piqa,lambada_standard --limit=800
 
-Each model is a damaging edit scaled down to a level. What is evaluated is kept in the work
-directory, so that the same command goes on where it was interrupted. Needs lm-eval: pip install
-'jaxedit[eval]'."""
+Each model is a damaging edit of the study, scaled down to a level. What is evaluated is kept in the
+work directory, so that the same command goes on where it was interrupted. Needs lm-eval: pip
+install 'jaxedit[eval]'.
+"""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ from jaxedit.cli._output import print_json, show_table
 
 
 def define_flags() -> None:
-    """The flags of this command."""
+    """Defines the flags of this command."""
     flags.DEFINE_string("workdir", None, "a study of single edits")
     flags.DEFINE_list("tasks", [], "names of lm-eval's tasks, with commas between them")
     flags.DEFINE_list("levels", [], "perplexities; absent: fourteen from 200 to 5000")
@@ -31,7 +31,8 @@ def define_flags() -> None:
 def main() -> None:
     """Evaluates, correlates and draws."""
     from jaxedit.analyses.surrogate import LEVELS, correlations, measure_surrogate
-    from jaxedit.reports.figures_of_models import draw_surrogate
+    from jaxedit.reports.comparison_figures import surrogate_figure
+    from jaxedit.reports.figures import save_figure
 
     if not FLAGS.workdir:
         raise ValueError("--workdir is missing: a study of single edits, some of them damaging")
@@ -46,22 +47,18 @@ def main() -> None:
             f"perplexity {row['perplexity']:,.1f}: evaluated", file=sys.stderr, flush=True
         ),
     )
-    draw_surrogate(rows, folder / "surrogate")
+    save_figure(surrogate_figure(rows), folder / "surrogate")
     found = correlations(rows)
     if FLAGS.json:
         print_json({"models": rows, "spearman": [each._asdict() for each in found]})
         return
     tasks = list(dict.fromkeys(each.task for each in found))
-    cells = [
-        [
-            f"{row['perplexity']:,.1f}",
-            f"{row['pooled']:,.1f}",
-            *(f"{row['tasks'][task]['acc']:.4f}" for task in tasks),
-        ]
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        accuracies = [f"{row['tasks'][task]['acc']:.4f}" for task in tasks]
+        cells.append([f"{row['perplexity']:,.1f}", f"{row['pooled']:,.1f}", *accuracies])
     show_table(["perplexity", "pooled", *tasks], cells)
     for each in found:
-        rho = f"Spearman's rho {each.rho:.3f}, 95 % interval {each.low:.3f} to {each.high:.3f}"
-        print(f"{each.task} against {each.form}: {rho}")
+        interval = f"95 % interval {each.low:.3f} to {each.high:.3f}"
+        print(f"{each.task} against {each.form}: Spearman's rho {each.rho:.3f}, {interval}")
     print(f"Figure: {folder / 'surrogate.png'}")

@@ -237,21 +237,21 @@ def _fact(request: Request, rated: AnswerLookup, prefix: str | None) -> dict[str
     return {
         "probability_new": rated.probability((bare, new)),
         "probability_true": None if true is None else rated.probability((bare, true)),
-        "greedy_new": rated.exact((bare, new)),
+        "efficacy_accuracy": rated.exact((bare, new)),
         "token_accuracy": rated.share((bare, new)),
-        "efficacy": None if efficacy is None else bool(efficacy),
-        "paraphrase": against_true(took, paraphrases),
-        "neighbourhood": _mean([took(*pairs) for pairs in beside]),
+        "efficacy_success": None if efficacy is None else bool(efficacy),
+        "paraphrase_success": against_true(took, paraphrases),
+        "neighbourhood_success": _mean([took(*pairs) for pairs in beside]),
         "efficacy_magnitude": against_true(rated.margin, [bare]),
         "paraphrase_magnitude": against_true(rated.margin, paraphrases),
         "neighbourhood_magnitude": _mean([rated.margin(*pairs) for pairs in beside]),
         "paraphrase_accuracy": _mean([rated.exact((prompt, new)) for prompt in paraphrases]),
         "paraphrase_token_accuracy": _mean([rated.share((prompt, new)) for prompt in paraphrases]),
         "neighbourhood_accuracy": _mean([rated.exact(own) for own, _ in beside]),
-        "portability": _mean([rated.exact(pair) for pair in follow]),
+        "portability_accuracy": _mean([rated.exact(pair) for pair in follow]),
         "portability_token_accuracy": _mean([rated.share(pair) for pair in follow]),
-        "prefixed": None if prefixed is None else bool(prefixed),
-        "prefixed_greedy": None if behind is None else rated.exact((behind, new)),
+        "prefixed_success": None if prefixed is None else bool(prefixed),
+        "prefixed_accuracy": None if behind is None else rated.exact((behind, new)),
     }
 
 

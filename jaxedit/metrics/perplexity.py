@@ -51,7 +51,7 @@ class Perplexity:
             return float(np.exp(np.sum(self.mean_nll * self.n_tokens) / np.sum(self.n_tokens)))
 
     @property
-    def n_broken(self) -> int:
+    def n_non_finite(self) -> int:
         """Texts whose loss is not finite."""
         return int(np.sum(~np.isfinite(self.nll_nats)))
 

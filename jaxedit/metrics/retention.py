@@ -6,7 +6,7 @@ from jaxedit.edits.request import Request
 from jaxedit.metrics.facts import average_facts, evaluate_facts
 from jaxedit.models.model import Model
 
-SHOWN = ("probability_new", "greedy_new", "efficacy")
+SHOWN = ("probability_new", "efficacy_accuracy", "efficacy_success")
 
 
 def evaluate_retention(

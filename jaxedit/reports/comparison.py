@@ -1,130 +1,102 @@
-"""Several studies of one configuration file beside each other: a table, a figure, comparison.md."""
+"""Several studies of one configuration beside each other: a table, a figure, comparison.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxedit.reports.comparison_figures import comparison_figure
 from jaxedit.reports.curves import Curve
-from jaxedit.reports.figures_of_models import draw_comparison
-from jaxedit.reports.formatting import format_number
+from jaxedit.reports.figures import save_figure
+from jaxedit.reports.formatting import format_number, markdown_table
 from jaxedit.reports.outcomes import Outcome
 
 FIGURE = "comparison"
+SHARES = {  # metric -> title
+    "efficacy_success": "efficacy",
+    "efficacy_accuracy": "says it",
+    "prefixed_accuracy": "says it behind a prefix",
+}
 
 
 def write_comparison(
     folder: Path, title: str, outcomes: list[Outcome], curves: Sequence[Curve] = ()
 ) -> Path:
-    """Writes comparison.md and the figure, with curves beside the studies' own; returns the former."""
-    cells = [
-        comparison_header(outcomes),
-        *(comparison_row(outcome, outcomes) for outcome in outcomes),
-    ]
-    table = ["| " + " | ".join(line) + " |" for line in cells]
-    table.insert(1, "|---|" + "---:|" * (len(cells[0]) - 1))
-    draw_comparison(outcomes, folder / FIGURE, curves)
-    lines = [
-        f"# {title}",
-        "",
-        f"Unedited perplexity {format_number(outcomes[0].unedited)}.",
-        "",
-        *table,
-        "",
-    ]
-    (folder / "comparison.md").write_text(
-        "\n".join([*lines, f"![perplexity]({FIGURE}.png)", ""]), encoding="utf-8"
-    )
-    return folder / "comparison.md"
+    """Writes comparison.md and its figure; returns the former.
+
+    Args:
+      folder: where to.
+      title: of the document.
+      outcomes: the studies.
+      curves: to be drawn beside them.
+    """
+    save_figure(comparison_figure(outcomes, curves), folder / FIGURE)
+    rows = [comparison_row(outcome, outcomes) for outcome in outcomes]
+    unedited = format_number(outcomes[0].unedited)
+    lines = [f"# {title}", "", f"Unedited perplexity {unedited}.", ""]
+    lines += [*markdown_table(comparison_header(outcomes), rows), ""]
+    path = folder / "comparison.md"
+    path.write_text("\n".join([*lines, f"![perplexity]({FIGURE}.png)", ""]), encoding="utf-8")
+    return path
 
 
 def measured_at(outcomes: list[Outcome], most: int = 6) -> list[int]:
-    """Steps at which every study measured the perplexity, at most so many, evenly spaced and with
-    the last.
-    """
-    sets = [
-        {record["step"] for record in outcome.made if "perplexity" in record}
-        for outcome in outcomes
-    ]
-    common = sorted(set.intersection(*sets))
-    places = (
-        np.unique(np.linspace(0, len(common) - 1, min(most, len(common))).round().astype(int))
-        if common
-        else []
-    )
-    return [common[i] for i in places]
-
-
-SHARES = (
-    ("efficacy", "efficacy"),
-    ("greedy_new", "says it"),
-    ("prefixed_greedy", "says it behind a prefix"),
-)
+    """Lists steps at which every study measured the perplexity: evenly spaced, with the last."""
+    common = sorted(set.intersection(*(set(outcome.perplexities) for outcome in outcomes)))
+    if not common:
+        return []
+    places = np.linspace(0, len(common) - 1, min(most, len(common))).round().astype(int)
+    return [common[i] for i in np.unique(places)]
 
 
 def comparison_header(outcomes: list[Outcome]) -> list[str]:
-    """The table's titles."""
-    spans = (
-        ("at once", "at the end") if any(outcome.retained for outcome in outcomes) else ("at once",)
-    )
-    titles = [f"{title} {span}" for _, title in SHARES for span in spans] + [
-        "paraphrases",
-        "neighbours",
-        "S",
-    ]
-    steps = measured_at(outcomes)
-    ppl = [f"ppl after {step}" for step in steps] if len(spans) > 1 else []
-    return ["method", "facts", *titles, "highest ppl", *ppl, "s an edit"]
+    """Returns the table's titles."""
+    sequential = any(outcome.retained for outcome in outcomes)
+    spans = ("at once", "at the end") if sequential else ("at once",)
+    titles = [f"{title} {span}" for title in SHARES.values() for span in spans]
+    ppl = [f"ppl after {step}" for step in measured_at(outcomes)] if sequential else []
+    beside = ["paraphrases", "neighbours", "S"]
+    return ["method", "facts", *titles, *beside, "highest ppl", *ppl, "s an edit"]
 
 
 def comparison_row(outcome: Outcome, outcomes: list[Outcome]) -> list[str]:
-    """A study as the cells of the table: shares of facts in percent, perplexities, the median time
-    of an edit.
+    """Returns a study as cells of the table.
 
-    Paraphrases, neighbours and the score S, their harmonic mean with the efficacy, are those at the
-    end of a sequence, or of each single edit."""
+    Shares of facts in percent, perplexities, the median time of an edit. Paraphrases, neighbours
+    and the score S, their harmonic mean with the efficacy, are those at the end of a sequence, or
+    of each single edit.
+    """
     made, sequential = outcome.made, any(other.retained for other in outcomes)
-    at_once = [record["fact"] for record in made]
+    at_once = [record.metrics or {} for record in made]
     spans = [at_once, outcome.retained] if sequential else [at_once]
-    shares = [_share(_mean(found, key)) for key, _ in SHARES for found in spans]
-    last = {key: _mean(spans[-1], key) for key in ("efficacy", "paraphrase", "neighbourhood")}
-    shares += [
-        _share(last["paraphrase"]),
-        _share(last["neighbourhood"]),
-        _share(harmonic_mean(*last.values())),
+    shares = [_mean(metrics, key) for key in SHARES for metrics in spans]
+    success = [
+        _mean(spans[-1], f"{name}_success") for name in ("efficacy", "paraphrase", "neighbourhood")
     ]
-    ppl = {
-        record["step"]: float(record["perplexity"]["mean"])
-        for record in made
-        if "perplexity" in record
-    }
-    cells = [format_number(max(ppl.values()))] if ppl else ["–"]
-    cells += [format_number(ppl[step]) for step in measured_at(outcomes)] if sequential else []
-    time_s = float(np.median([record["time_s"]["edit"] for record in made])) if made else 0.0
-    return [
-        outcome.name,
-        str(sum(r.get("n_requests", 1) for r in made)),
-        *shares,
-        *cells,
-        f"{time_s:.1f}",
-    ]
+    shares += [*success[1:], harmonic_mean(*success)]
+    perplexities = outcome.perplexities
+    cells = [format_number(max(perplexities.values()))] if perplexities else ["–"]
+    if sequential:
+        cells += [format_number(perplexities[step]) for step in measured_at(outcomes)]
+    times_s = [(record.time_s or {})["edit"] for record in made]
+    n_facts = sum(record.n_requests or 1 for record in made)
+    median_s = float(np.median(times_s)) if made else 0.0
+    return [outcome.name, str(n_facts), *map(_percent, shares), *cells, f"{median_s:.1f}"]
 
 
 def harmonic_mean(*shares: float | None) -> float | None:
-    """S of the ROME and MEMIT papers: the harmonic mean of ES, PS and NS; None where one is
-    missing.
-    """
+    """Returns S of the ROME and MEMIT papers, from ES, PS and NS; None where one is missing."""
     present = [share for share in shares if share is not None]
     if len(present) < len(shares):
         return None
     return len(present) / sum(1 / share for share in present) if all(present) else 0.0
 
 
-def _mean(found: list[dict[str, Any]], key: str) -> float | None:
-    values = [float(fact[key]) for fact in found if fact.get(key) is not None]
+def _mean(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    values = [float(each[key]) for each in metrics if each.get(key) is not None]
     return float(np.mean(values)) if values else None
 
 
-def _share(value: float | None) -> str:
+def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f} %"

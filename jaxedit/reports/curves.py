@@ -1,9 +1,8 @@
 """Curves of perplexity against edits that others measured, from files."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Curve(NamedTuple):
@@ -13,25 +12,27 @@ class Curve(NamedTuple):
     edits: list[float]
     perplexity: list[float]
 
-    def until(self, last: int) -> "Curve":
-        """Its points up to a number of edits."""
+    def up_to(self, last: int) -> "Curve":
+        """Returns its points up to a number of edits."""
         n = sum(edits <= last for edits in self.edits)
         return self._replace(edits=self.edits[:n], perplexity=self.perplexity[:n])
 
 
 def read_curves(chosen: list[str]) -> list[Curve]:
-    """Curves of JSON files {name: {"x": [...], "y": [...]}}, each chosen as FILE.json:NAME.
+    """Reads curves of JSON files {name: {"x": [...], "y": [...]}}, chosen as FILE.json:NAME.
 
     Raises:
-      ValueError: on a file or name that is not there, or something else under it; the message names
-        the curves there are.
+      ValueError: on a file or name that is not there, or something else under it; the message
+        names the curves there are.
     """
     curves = []
-    for each in chosen:
-        path, _, name = each.partition(".json:")
+    for choice in chosen:
+        path, _, name = choice.partition(".json:")
         file = Path(f"{path}.json")
         if not name or not file.is_file():
-            raise ValueError(f"--reference={each}: expected FILE.json:NAME of a file that is there")
+            raise ValueError(
+                f"--reference={choice}: expected FILE.json:NAME of a file that is there"
+            )
         known = json.loads(file.read_text(encoding="utf-8"))
         if name not in known:
             raise ValueError(f"{file} has no curve {name!r}; it has {', '.join(known)}")
@@ -45,14 +46,3 @@ def read_curves(chosen: list[str]) -> list[Curve]:
             raise ValueError(f"{file}: {name!r} has {len(edits)} x and {len(perplexity)} y")
         curves.append(Curve(name, edits, perplexity))
     return curves
-
-
-def draw_curves(axes: Any, curves: Sequence[Curve], last: int) -> list[float]:
-    """Draws curves up to a number of edits on a figure's axes; returns the perplexities that are
-    drawn.
-    """
-    drawn = [curve.until(last) for curve in curves]
-    for i, curve in enumerate(drawn):
-        look = dict(color="0.55", linewidth=1.2, label=curve.name, zorder=1)
-        axes.plot(curve.edits, curve.perplexity, ("-.", ":")[i % 2], **look)
-    return [ppl for curve in drawn for ppl in curve.perplexity]

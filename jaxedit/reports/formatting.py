@@ -1,32 +1,52 @@
-"""Numbers as a table or a figure shows them."""
+"""Numbers and tables as reports show them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxedit.analyses.damage_prediction import COLLAPSE_PPL
 
-HIGHEST_PPL = 1e100  # what a figure draws larger ones as, infinite ones included
+HIGHEST_PPL = 1e100  # what a figure draws larger perplexities as, infinite ones included
 
 
 def format_number(value: Any) -> str:
-    """A number for people: thousands separated, small ones with three figures."""
+    """Formats a number for people: thousands separated, small ones with three figures."""
     value = float(value)
     if not np.isfinite(value):
         return str(value)
-    return (
-        f"{value:,.0f}"
-        if round(abs(value), 1) >= 1000
-        else f"{value:.3g}"
-        if abs(value) < 10
-        else f"{value:.1f}"
-    )
+    if round(abs(value), 1) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def clip_for_plot(ppl: list[float]) -> tuple[np.ndarray, float]:
-    """Perplexities as a figure shows them, what is not finite at ten times the highest of the
-    others; and that place.
+def clip_for_plot(perplexities: Sequence[float]) -> tuple[np.ndarray, float]:
+    """Returns perplexities as a figure shows them, and the highest place in it.
+
+    What is not finite is drawn at ten times the highest of the others.
     """
-    value = np.array(ppl, float)
-    top = 10.0 * min(HIGHEST_PPL, max([COLLAPSE_PPL, *value[np.isfinite(value)]]))
-    return np.where(np.isfinite(value), np.minimum(value, top), top), top
+    values = np.array(perplexities, float)
+    finite = values[np.isfinite(values)]
+    top = 10.0 * min(HIGHEST_PPL, max([COLLAPSE_PPL, *finite]))
+    return np.where(np.isfinite(values), np.minimum(values, top), top), top
+
+
+def escape_cell(text: str) -> str:
+    """Escapes text for a cell of a Markdown table, on one line."""
+    return text.replace("|", "\\|").replace("\r", "⏎").replace("\n", "⏎")
+
+
+def markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool] | None = None
+) -> list[str]:
+    """Writes a Markdown table as lines.
+
+    Args:
+      header: the titles.
+      rows: cells, escaped.
+      right: which columns are aligned right; None: all but the first.
+    """
+    right = [i > 0 for i in range(len(header))] if right is None else right
+    rule = "|" + "".join("---:|" if is_right else "---|" for is_right in right)
+    lines = ["| " + " | ".join(cells) + " |" for cells in [header, *rows]]
+    return [lines[0], rule, *lines[1:]]

@@ -1,38 +1,51 @@
 """Finished studies as a comparison reads them."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxedit.reports.records import edit_steps
+from jaxedit.reports.records import edit_steps, measured_steps, unedited_perplexity
 from jaxedit.study.journal import Journal, read_journal
+from jaxedit.study.record import StepRecord
+from jaxedit.study.upgrade import upgrade_metrics
 
 
 class Outcome(NamedTuple):
-    """A finished study: its variant's name, the journal, and what is retained of its facts."""
+    """A finished study.
+
+    Attributes:
+      name: its variant's.
+      journal: read.
+      retained: the metrics of each kept edit's facts in the last model; none of single edits.
+    """
 
     name: str
     journal: Journal
-    retained: list[dict[str, Any]]
+    retained: Sequence[Mapping[str, Any]]
 
     @property
     def unedited(self) -> float:
         """The unedited model's perplexity."""
-        return float(self.journal.steps[0].record["perplexity"]["mean"])
+        return unedited_perplexity(self.journal)
 
     @property
-    def made(self) -> list[dict[str, Any]]:
+    def made(self) -> list[StepRecord]:
         """The records of the edits that were made."""
-        return [record for record in edit_steps(self.journal) if "error" not in record]
+        return [record for record in edit_steps(self.journal) if record.is_made]
+
+    @property
+    def perplexities(self) -> dict[int, float]:
+        """Step -> perplexity, where it was measured."""
+        return measured_steps(self.made)
 
 
 def read_outcomes(folder: Path, variants: tuple[str, ...]) -> list[Outcome]:
-    """The finished studies in a folder, in the order of the variants; single edits are not
-    retained.
-    """
+    """Reads the finished studies in a folder, in the order of the variants."""
     outcomes = []
     for name in variants:
         path = folder / name / "retained.json"
-        held = json.loads(path.read_text(encoding="utf-8"))["facts"] if path.is_file() else []
-        outcomes.append(Outcome(name, read_journal(folder / name), held))
+        retained = json.loads(path.read_text(encoding="utf-8"))["facts"] if path.is_file() else []
+        metrics = [upgrade_metrics(facts) for facts in retained]
+        outcomes.append(Outcome(name, read_journal(folder / name), metrics))
     return outcomes

@@ -1,34 +1,36 @@
-"""Watching a study while it runs: its numbers as TensorBoard events beside the journal, which is
-JSON lines itself.
-"""
+"""A study's numbers as TensorBoard events while it runs, beside its journal."""
 
 from pathlib import Path
 from typing import Any
 
-# What of a record is shown, under which name.
+from jaxedit.study.record import StepRecord
+
+# Name shown -> where the number is in a record.
 SCALARS = {
     "perplexity/mean": ("perplexity", "mean"),
     "perplexity/ratio": ("perplexity", "ratio"),
     "perplexity/delta_nll_nats": ("perplexity", "delta_nll_nats"),
-    "fact/probability_new": ("fact", "probability_new"),
-    "fact/greedy_new": ("fact", "greedy_new"),
+    "metrics/probability_new": ("metrics", "probability_new"),
+    "metrics/efficacy_accuracy": ("metrics", "efficacy_accuracy"),
     "edit/norm": ("edit_norm",),
-    "edit/relative_norm": ("relative_norm",),
+    "edit/norm_ratio": ("edit_norm_ratio",),
     "edit/relative_perturbation": ("relative_perturbation",),
-    "edit/relative_perturbation_of_all": ("relative_perturbation_of_all",),
-    "edit/denominator": ("editor", "denominator"),
-    "edit/loss": ("editor", "loss"),
-    "model/divergence_nats": ("divergence_nats",),
-    "model/fluency_bits": ("fluency_bits",),
-    "model/consistency": ("consistency",),
+    "edit/total_relative_perturbation": ("total_relative_perturbation",),
+    "edit/denominator": ("optimisation", "denominator"),
+    "edit/loss": ("optimisation", "loss"),
+    "model/kl_nats": ("kl_nats",),
+    "model/ngram_entropy_bits": ("ngram_entropy_bits",),
+    "model/reference_score": ("reference_score",),
     "time_s/edit": ("time_s", "edit"),
     "time_s/perplexity": ("time_s", "perplexity"),
 }
 
 
 class TensorBoardWriter:
-    """Writes a study's steps to `FOLDER/events` as they come; `tensorboard --logdir=FOLDER` shows
-    them.
+    """Writes a study's steps to `FOLDER/events`; `tensorboard --logdir=FOLDER` shows them.
+
+    Raises:
+      ValueError: where tensorboardX is not installed.
     """
 
     def __init__(self, folder: Path):
@@ -39,8 +41,8 @@ class TensorBoardWriter:
                 "events for TensorBoard need tensorboardX: pip install 'jaxedit[live]'"
             ) from error
         # Nothing is written before there is a step: until then the folder may turn out to be
-        # another study's. A study that goes on tells its steps again, so those of earlier files are
-        # to be forgotten.
+        # another study's. A study that goes on tells its steps again, so those of earlier files
+        # are to be forgotten.
         self.make = lambda: SummaryWriter(str(folder / "events"), purge_step=0)
         self.writer: SummaryWriter | None = None
 
@@ -51,21 +53,21 @@ class TensorBoardWriter:
         if self.writer is not None:
             self.writer.close()
 
-    def step(self, record: dict[str, Any]) -> None:
+    def write_step(self, record: StepRecord) -> None:
         """Writes one step's numbers, those of them that it has."""
         self.writer = self.writer or self.make()
         for name, value in scalars(record).items():
-            self.writer.add_scalar(name, value, record["step"])
+            self.writer.add_scalar(name, value, record.step)
         self.writer.flush()
 
 
-def scalars(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a record by name; what is not finite as well."""
+def scalars(record: StepRecord) -> dict[str, float]:
+    """Returns the numbers of a record by the name they are shown under."""
     found = {}
-    for name, path in SCALARS.items():
-        value: Any = record
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
+    for name, (field, *keys) in SCALARS.items():
+        value: Any = getattr(record, field)
+        for key in keys:
+            value = None if value is None else value.get(key)
         if value is not None:
             found[name] = float(value)
     return found

@@ -1,9 +1,9 @@
 """A study's configuration: every key there is, its default, and the editor built from it."""
 
-import dataclasses
-import difflib
 import importlib.util
+import json
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,148 +11,262 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-import jaxedit
-from jaxedit.editors import Editor, hyper_defaults, hyper_types, make_editor, method_names
+from jaxedit.did_you_mean import did_you_mean
+from jaxedit.editors import (
+    Editor,
+    hyper_defaults,
+    hyper_types,
+    layer_field,
+    make_editor,
+    method_names,
+    published_hyper,
+)
+from jaxedit.models.model import Model
 
+EVALUATION = dict(
+    perplexity_every=1,
+    kl_every=0,
+    fluency_every=0,
+    retention_every=0,
+    prompts=(),
+    reference_texts="",
+)
 GUARD = dict(max_ppl_ratio=2.0, action="rollback", max_relative_perturbation=0.1)
+
+# Keys under the names they had before version 0.1.
+RENAMED = {
+    "part": "shard",
+    "edits_at_once": "single_batch_size",
+    "batch_size": "facts_per_edit",
+    "snapshot_every": "journal_dense_every",
+    "screen": "screening",
+    "perplexity_every": "eval.perplexity_every",
+    "divergence_every": "eval.kl_every",
+    "fluency_every": "eval.fluency_every",
+    "retention_every": "eval.retention_every",
+    "prompts": "eval.prompts",
+    "references": "eval.reference_texts",
+}
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list in []"}
+RENAMED_SCREENING = {"record": "log", "hold": "skip"}
 
 
 def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
-    """All keys of a study; `hyper` are the method's hyper-parameters under their published names.
+    """Returns all keys of a study with their defaults.
+
+    Args:
+      method: the editing method.
+      **hyper: its hyper-parameters under their published names.
 
     Raises:
       ValueError: on an unknown method or hyper-parameter.
     """
     config = ConfigDict()
+    # The model and its devices.
     config.model = "smollm2-135m"  # a name, an HF directory or hub id, a .gguf file
-    config.dtype = placeholder(
-        str
-    )  # of the stored weights; float32 on a CPU, bfloat16 on accelerators
+    config.dtype = placeholder(str)  # of the stored weights: float32, bfloat16 on accelerators
     config.mesh = ""  # e.g. "data:4,model:2"; empty: all devices on data
-    config.facts = "builtin"  # or a JSON file: this project's form, CounterFact, ZsRE
+    # Facts, texts and second moments.
+    config.facts = "builtin"  # or a JSON file: this project's form, CounterFact, ZsRE, ...
     config.n_facts = 0  # take the first so many facts; 0: all
-    config.texts = "builtin"  # the texts whose perplexity is measured: a .json, .jsonl or .txt file
+    config.texts = "builtin"  # whose perplexity is measured: a .json, .jsonl or .txt file
     config.stats = ""  # second moments from `jaxedit stats`, for methods that use them
-    config.batch_size = 1  # facts in one edit
-    config.perplexity_every = 1  # measure it after every so many edits, and after the last
-    config.divergence_every = (
-        0  # the KL to the unedited model on the texts, after every so many edits; 0: never
-    )
-    config.fluency_every = (
-        0  # the n-gram entropy of what the model says to a fact's generation prompts
-    )
-    # where the ROME repository's reference texts lie: consistency too, whenever fluency is measured
-    config.references = ""
-    config.retention_every = 0  # whether the facts of all kept edits still hold; 0: at the end only
-    # texts that the model continues before the first edit and each time `perplexity_every` is due
-    config.prompts = ()
-    # in mode single: so many are made together, where the method can; a lot is begun and ended
-    # whole
-    config.edits_at_once = 16
-    config.part = ""  # e.g. "2/8" in mode single: the second of eight parts, lots taken turn about; `jaxedit merge` joins them
-    config.snapshot_every = (
-        1  # for methods that change whole matrices: journal them after every so many edits only
-    )
-    config.screen = ""  # predict each edit's damage first: "record" it, "hold" hard cases back, or write them by "c-rome"
+    # How facts become edits.
     config.mode = "sequential"  # or "single": every edit on the untouched model
+    config.facts_per_edit = 1
+    config.single_batch_size = 16  # mode="single" only: edits computed per batch, if the method
+    # supports it. A batch is the unit of resumption.
+    config.shard = ""  # "i/n": run only shard i of n (mode="single"); `jaxedit merge` joins them
+    config.journal_dense_every = 1  # methods that change whole matrices: journal them every k edits
+    config.screening = ""  # predict each edit's damage first: "log" it, "skip" hard facts, or
+    # write them by "c-rome"
+    # What is measured after every k edits; 0: never. The perplexity also after the last.
+    config.eval = ConfigDict(EVALUATION)
     config.guard = ConfigDict(GUARD)
     config.editor = editor_config(method, **hyper)
     return config
 
 
 def editor_config(method: str, **hyper: Any) -> ConfigDict:
-    """A method's hyper-parameters, those without a default as typed placeholders, so that flags can
-    override each.
+    """Returns a method's hyper-parameters, those without a default as typed placeholders.
+
+    Raises:
+      ValueError: on an unknown method or hyper-parameter.
     """
     if method not in method_names():
         raise ValueError(
-            f"unknown method {method!r}{_instead(method, method_names())} Methods: {', '.join(method_names())}"
+            f"unknown method {method!r}{did_you_mean(method, method_names())} Methods: "
+            f"{', '.join(method_names())}"
         )
     config = ConfigDict(dict(method=method))
-    types = hyper_types(method)
-    for name, default in hyper_defaults(method).items():
-        value = hyper.pop(name, default)
-        if value is None or value is dataclasses.MISSING:
-            kinds = [
-                t for t in (typing.get_args(types[name]) or (types[name],)) if t is not type(None)
-            ]
-            value = placeholder(typing.get_origin(kinds[0]) or kinds[0])
+    types, defaults = hyper_types(method), hyper_defaults(method)
+    for name in hyper:
+        if name not in defaults:
+            make_editor(method, **{name: hyper[name]})  # raises, and says which there are
+    for name, default in defaults.items():
+        value = hyper.get(name, default)
+        if value is None:
+            kinds = typing.get_args(types[name]) or (types[name],)
+            kind = next(kind for kind in kinds if kind is not type(None))
+            value = placeholder(typing.get_origin(kind) or kind)
         config[name] = value
-    if hyper:
-        known = list(hyper_defaults(method))
-        unknown = next(iter(hyper))
-        raise ValueError(
-            f"{method} has no hyper-parameter {unknown!r}{_instead(unknown, known)} It has: {', '.join(known)}"
-        )
     return config
 
 
 def plain_config(config: ConfigDict) -> dict[str, Any]:
-    """A study's configuration as nested dictionaries with exactly the keys of `default_config`; an
-    editor's are its own.
+    """Returns a study's configuration as nested dictionaries with exactly the keys there are.
 
     Raises:
-      ValueError: on a key that is unknown or missing.
+      ValueError: on a key that is unknown, missing, or has another name now.
     """
-    keys = config.to_dict()
-    for prefix, given, default in (
-        ("", keys, default_config().to_dict()),
-        ("guard.", keys.get("guard", {}), GUARD),
-    ):
+    values = config.to_dict()
+    known = default_config().to_dict()
+    parts = (("", known), ("eval.", EVALUATION), ("guard.", GUARD))
+    for prefix, default in parts:
+        given = values if not prefix else values.get(prefix[:-1], {})
+        if not isinstance(given, Mapping):
+            raise ValueError(
+                f"{prefix[:-1]}={given!r}: expected an entry with {', '.join(default)}"
+            )
         for key in given:
             if key not in default:
-                hint = _instead(key, list(default))
-                raise ValueError(
-                    f"the configuration has the unknown key '{prefix}{key}'{hint} Known: {', '.join(default)}"
-                )
+                raise ValueError(unknown_key(f"{prefix}{key}"))
         missing = [f"{prefix}{key}" for key in default if key not in given]
         if missing:
             raise ValueError(
-                f"the configuration has no {', '.join(missing)}; begin with jaxedit.study.config.default_config"
+                f"the configuration has no {', '.join(missing)}; begin with "
+                "jaxedit.study.config.default_config"
             )
-    return keys
+    return values
 
 
-def _instead(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else "."
+def unknown_key(key: str) -> str:
+    """Says what a configuration's key that is not known is called, or may be meant by it."""
+    if key in RENAMED:
+        return f"the configuration's key {key!r} is called {RENAMED[key]!r} now"
+    prefix, _, name = key.rpartition(".")
+    known = {"": default_config(), "eval": EVALUATION, "guard": GUARD}.get(prefix, {})
+    return (
+        f"the configuration has the unknown key {key!r}{did_you_mean(name, known)} Known: "
+        f"{', '.join(known)}"
+    )
 
 
-def editor_from(config: dict[str, Any], **override: Any) -> Editor:
-    """The editor that a configuration's `editor` entry describes; keys left unset take the method's
-    defaults.
+def rename_key(key: str, value: Any) -> tuple[str, Any]:
+    """Returns a key of a configuration of schema 0 and its value as they are called now."""
+    if key == "screen":
+        value = RENAMED_SCREENING.get(value, value)
+    return RENAMED.get(key, key), value
+
+
+def set_key(config: ConfigDict, text: str) -> None:
+    """Sets one key of a configuration from text such as "editor.v_lr=0.3".
+
+    A value is read as JSON where the key does not hold a text, so lists are [5] or ["a"].
+
+    Raises:
+      ValueError: on a key that is not there, or a value of another kind than the key has.
     """
+    path, sign, value = text.partition("=")
+    *parents, key = path.split(".")
+    entry: Any = config
+    for name in parents:
+        entry = entry[name] if isinstance(entry, ConfigDict) and name in entry else None
+    if path in RENAMED:
+        raise ValueError(f"--set={text}: {unknown_key(path)}")
+    if not sign or not isinstance(entry, ConfigDict) or key not in entry:
+        close = did_you_mean(path, _paths(config))
+        raise ValueError(f"--set={text}: expected KEY=VALUE with a key there is{close}")
+    kind = entry.get_type(key)
+    try:
+        given = value if kind is str else json.loads(value)
+        given = tuple(given) if isinstance(given, list) else given
+        entry[key] = float(given) if kind is float and isinstance(given, int) else given
+    except (TypeError, ValueError) as error:
+        expected = KINDS.get(kind, f"its own keys, e.g. {path}.KEY=VALUE")
+        raise ValueError(f"--set={text}: expected {path}= with {expected}") from error
+
+
+def _paths(config: ConfigDict, prefix: str = "") -> list[str]:
+    """All keys of a configuration, dotted."""
+    paths: list[str] = []
+    for key in config:
+        value = config[key]
+        inner = isinstance(value, ConfigDict)
+        paths += _paths(value, f"{prefix}{key}.") if inner else [f"{prefix}{key}"]
+    return paths
+
+
+def editor_from(config: Mapping[str, Any], **override: Any) -> Editor:
+    """Makes the editor of a configuration's `editor` entry; unset keys take their defaults."""
     hyper = {**config, **override}
     method = hyper.pop("method")
     return make_editor(method, **{key: value for key, value in hyper.items() if value is not None})
 
 
-def built_in_config() -> Path:
-    """The configuration of the default run: configs/laptop.py, in a checkout or in an installed
-    wheel.
+def with_published_layers(config: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """Returns a configuration's `editor` entry with the layers published for the model.
+
+    Layers that are given stay.
+
+    Raises:
+      ValueError: where none are given and none are published.
     """
-    package = Path(jaxedit.__file__).parent
+    name = layer_field(config["method"])
+    if config.get(name) not in (None, (), []):
+        return dict(config)
+    return {**config, name: published_hyper(config["method"], model)[name]}
+
+
+def config_names() -> list[str]:
+    """Returns the names of the configurations that come with the package."""
+    return sorted(path.stem for path in configs_folder().glob("[a-z]*.py"))
+
+
+def configs_folder() -> Path:
+    """Finds the folder configs/, in a checkout or in an installed wheel.
+
+    Raises:
+      ValueError: where it is not there.
+    """
+    package = Path(__file__).parents[1]
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "laptop.py").is_file():
-            return folder / "laptop.py"
+            return folder
     raise ValueError("configs/laptop.py is not there: the installation of jaxedit is not whole")
 
 
-def read_config(path: str | Path, argument: str | None = None) -> ConfigDict:
-    """Runs `get_config` of a configuration file, with an argument where one is given
-    (`configs/x.py:argument`).
+def find_config(name_or_path: str | Path) -> Path:
+    """Finds a configuration by path, or by its name in the package ("published").
+
+    Raises:
+      ValueError: where there is none.
     """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if str(name_or_path) in config_names():
+        return configs_folder() / f"{name_or_path}.py"
+    names = ", ".join(config_names())
+    raise ValueError(
+        f"{name_or_path} is not a configuration: expected a Python file with get_config(), or one "
+        f"of {names}"
+    )
+
+
+def read_config(path: str | Path, argument: str | None = None) -> ConfigDict:
+    """Runs `get_config` of a configuration, with an argument where one is given."""
     module = _module(path)
     return module.get_config() if argument is None else module.get_config(argument)
 
 
 def read_variants(path: str | Path, chosen: list[str] | None = None) -> tuple[str, ...]:
-    """The arguments that a configuration file has a study for, or those chosen of them.
+    """Returns the arguments that a configuration has a study for, or those chosen of them.
 
     Raises:
       ValueError: where the file names none, or one is chosen that it does not have.
     """
-    known = tuple(getattr(_module(path), "VARIANTS", ()))
+    known = variants_of(path)
     if not known:
         raise ValueError(
             f"{path} has no VARIANTS; expected a tuple of arguments for its get_config"
@@ -163,9 +277,15 @@ def read_variants(path: str | Path, chosen: list[str] | None = None) -> tuple[st
     return tuple(chosen or known)
 
 
-def _module(path: str | Path) -> ModuleType:
+def variants_of(path: str | Path) -> tuple[str, ...]:
+    """Returns the arguments that a configuration has a study for; none where it takes none."""
+    return tuple(getattr(_module(path), "VARIANTS", ()))
+
+
+def _module(name_or_path: str | Path) -> ModuleType:
+    path = find_config(name_or_path)
     spec = importlib.util.spec_from_file_location("jaxedit_config", path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
+    if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a configuration: expected a Python file with get_config()")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -1,6 +1,4 @@
-"""What does not change during a study: its model, editor, facts, texts and guard, made from a
-configuration and checked.
-"""
+"""What a study runs with, made from its configuration and checked: model, editor, facts, texts."""
 
 import functools
 import hashlib
@@ -15,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxedit.datasets import read_requests, read_texts
+from jaxedit.datasets import Requests, read_requests, read_texts
 from jaxedit.editors import Editor
 from jaxedit.edits.request import Request
 from jaxedit.mesh import replicate
@@ -25,58 +23,92 @@ from jaxedit.metrics.perturbation import KeyProbe, read_key_probe
 from jaxedit.models.load import load
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.models.score import PrefilledTexts
+from jaxedit.rounding import ceil_div
 from jaxedit.stats.second_moments import Stats
-from jaxedit.study.config import editor_from, plain_config
+from jaxedit.study.config import editor_from, plain_config, with_published_layers
 from jaxedit.study.guard import Guard
-from jaxedit.study.screening import predict_damage
+from jaxedit.study.screening import Screening, check_screening, screen_steps
+from jaxedit.study.validation import (
+    check_config,
+    check_dense_journal,
+    facts_of_edits,
+    shard_steps,
+)
 
-MODES = ("sequential", "single")
-SCREENS = ("", "record", "hold", "c-rome")
 
+class Evaluation(NamedTuple):
+    """What is measured besides the facts, each after every so many edits; 0: never.
 
-class Screening(NamedTuple):
-    """What is predicted of each step's edit (nothing where it was not asked), and what is done to
-    the hard ones.
+    Attributes:
+      perplexity_every: of the study's texts; also after the last edit.
+      kl_every: KL(unedited || edited) on the texts.
+      fluency_every: fluency of what is generated for the facts, and consistency where there are
+        reference texts.
+      retention_every: whether the facts of all kept edits still hold.
+      prompts: texts that the model continues whenever the perplexity is due.
+      reference_texts: for the consistency.
     """
 
-    predicted: dict[int, float]
-    hard: frozenset[int]  # steps whose prediction is over the guard's limit
-    instead: Editor | None  # what makes their edits; None: they are held back
+    perplexity_every: int
+    kl_every: int
+    fluency_every: int
+    retention_every: int
+    prompts: tuple[str, ...]
+    reference_texts: ReferenceTexts | None
+
+
+class StudyState(NamedTuple):
+    """Where a study stands: the model and the editor's state with the kept edits."""
+
+    model: Model
+    editor_state: Any
 
 
 class StudyContext(NamedTuple):
-    """What does not change during a study; `snapshot_every` is 1 where each edit is journalled by
-    itself.
+    """What does not change during a study.
+
+    Attributes:
+      run: what the journal says the study is.
+      unedited: the model, its deltas allocated for the edits.
+      initial_state: the editor's, before the first edit.
+      batches: the requests of each edit, that of step n at n - 1.
+      steps: the numbers of the steps that are made here: all, or those of the study's shard.
+      single: whether every edit is made on the unedited model.
+      single_batch_size: how many single edits are made together; 1 where each waits for the last.
+      journal_dense_every: 1 where each edit is journalled by itself.
+      key_probe: of the texts, for the relative perturbation.
+      weight_norm: the Frobenius norm of all weights that edits change, unedited.
+      prefix: a context template of the editor, behind which facts are asked as well.
     """
 
-    unedited: Model  # with room for the edits
+    run: dict[str, Any]
+    unedited: Model
     editor: Editor
+    initial_state: Any
     batches: list[list[Request]]
+    steps: tuple[int, ...]
     texts: PrefilledTexts
+    evaluation: Evaluation
     guard: Guard
-    single: bool
-    perplexity_every: int
-    divergence_every: int  # 0: never; so the next two
-    fluency_every: int
-    references: ReferenceTexts | None  # for the consistency of what is generated then
-    retention_every: int
-    prompts: tuple[
-        str, ...
-    ]  # that the model continues whenever the perplexity is measured regularly
-    snapshot_every: int
-    edits_at_once: int  # 1 where each has to wait for the one before
-    numbers: tuple[int, ...]  # the steps that are made here: all, or those of the study's part
-    probes: KeyProbe  # of the texts, for the relative perturbation
-    weight_norm: float  # of the edited layers' weights together
     screening: Screening
-    prefix: str | None  # a context template of the editor, behind which facts are asked as well
+    single: bool
+    single_batch_size: int
+    journal_dense_every: int
+    key_probe: KeyProbe
+    weight_norm: float
+    prefix: str | None
 
 
-def build_context(
-    config: ConfigDict, workdir: Path | None
-) -> tuple[StudyContext, Any, dict[str, Any]]:
-    """The context of a study, the editor's state before the first edit, and what the journal says
-    the study is.
+class Inputs(NamedTuple):
+    """What a configuration names, read: facts, texts, second moments."""
+
+    requests: Requests
+    texts: list[str]
+    stats: Stats | None
+
+
+def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
+    """Reads and checks everything that a study needs before its first edit.
 
     Args:
       config: as `jaxedit.study.config.default_config`.
@@ -85,134 +117,82 @@ def build_context(
     Raises:
       ValueError: on a configuration, model, facts or texts that cannot be used.
     """
-    keys = _checked(config)
-    guard = Guard(**keys["guard"])
-    asked, texts = read_requests(keys["facts"]), read_texts(keys["texts"])
-    batches, size = _batches(asked.requests, keys), keys["batch_size"]
-    stats = Stats.load(Path(keys["stats"])) if keys["stats"] else None
+    values = plain_config(config)
+    check_config(values)
+    guard = Guard(**values["guard"])
+    check_screening(values["screening"], guard)
+    inputs = Inputs(
+        read_requests(values["facts"]),
+        read_texts(values["texts"]),
+        Stats.load(Path(values["stats"])) if values["stats"] else None,
+    )
+    batches = facts_of_edits(inputs.requests.requests, values)
+
+    # The model, its editor at the layers published for it, and room for the deltas of all edits.
+    model = load(values["model"], mesh=values["mesh"], dtype=values["dtype"])
+    values["editor"] = with_published_layers(values["editor"], model)
     templates = None if workdir is None else saved_templates(workdir)
-    editor = editor_from(keys["editor"], **({"context_templates": templates} if templates else {}))
-    _check_snapshots(keys, editor)
-    model = load(keys["model"], mesh=keys["mesh"], dtype=keys["dtype"])
+    editor = editor_from(
+        values["editor"], **({"context_templates": templates} if templates else {})
+    )
+    check_dense_journal(values, editor)
     slots = editor.slots(model)
     for weight, layers in slots.items():
         model = allocate_deltas(model, weight, layers)
     if editor.dense:
-        _say_size(editor, model, len(batches), keys["snapshot_every"])
-    state = editor.init(model, stats)
-    context_templates = editor.context_templates and editor.context_templates(state)
-    run = {
-        "config": keys,
-        "model_fingerprint": model.fingerprint,
-        "facts_sha256": _digest([request.__dict__ for request in asked.requests]),
-        "texts_sha256": _digest(texts),
-        "stats": None if stats is None else stats.digest,
-        "n_skipped_facts": asked.n_skipped,
-        "n_edits": len(batches),
-        "context_templates": context_templates,
-    }
-    every = sorted(layer for layers in slots.values() for layer in layers)
-    single, begun = keys["mode"] == "single", prepare(model, texts, start_layer=every[0])
-    at_once = keys["edits_at_once"] if single and editor.edit_each and size == 1 else 1
-    probes = read_key_probe(model, begun, tuple(every))
-    context = StudyContext(
+        _log_journal_size(editor, model, len(batches), values["journal_dense_every"])
+    state = editor.init(model, inputs.stats)
+
+    # What the edits do not change is computed once: the texts up to the lowest edited layer, and
+    # their keys at the edited ones.
+    edited_layers = sorted(layer for layers in slots.values() for layer in layers)
+    texts = prepare(model, inputs.texts, start_layer=edited_layers[0])
+    key_probe = read_key_probe(model, texts, tuple(edited_layers))
+
+    single = values["mode"] == "single"
+    together = single and editor.edit_each is not None and values["facts_per_edit"] == 1
+    batch_size = values["single_batch_size"] if together else 1
+    templates = editor.context_templates and editor.context_templates(state)
+    return StudyContext(
+        run=_describe(values, model, inputs, len(batches), templates),
         unedited=model,
         editor=editor,
+        initial_state=state,
         batches=batches,
-        texts=begun,
+        steps=shard_steps(len(batches), batch_size, values["shard"]),
+        texts=texts,
+        evaluation=_evaluation(values["eval"], single),
         guard=guard,
+        screening=screen_steps(values, model, batches, guard, editor, state, key_probe),
         single=single,
-        perplexity_every=keys["perplexity_every"],
-        divergence_every=keys["divergence_every"],
-        fluency_every=keys["fluency_every"],
-        references=read_references(keys["references"]) if keys["references"] else None,
-        retention_every=0 if single else keys["retention_every"],
-        prompts=_prompts(keys["prompts"]),
-        snapshot_every=keys["snapshot_every"],
-        edits_at_once=at_once,
-        numbers=shard_steps(len(batches), at_once, keys["part"]),
-        probes=probes,
+        single_batch_size=batch_size,
+        journal_dense_every=values["journal_dense_every"],
+        key_probe=key_probe,
         weight_norm=_weight_norm(model, slots),
-        screening=_screen(keys, model, batches, guard, editor, state, probes),
-        prefix=_last_template(context_templates),
-    )
-    return context, state, run
-
-
-def _checked(config: ConfigDict) -> dict[str, Any]:
-    """The configuration as nested dictionaries, its numbers and names looked at."""
-    keys = plain_config(config)
-    if keys["mode"] not in MODES:
-        raise ValueError(f"mode={keys['mode']!r}: expected one of {', '.join(MODES)}")
-    if keys["n_facts"] < 0:
-        raise ValueError(f"n_facts={keys['n_facts']}: expected a number of facts, or 0 for all")
-    for name in ("batch_size", "perplexity_every", "snapshot_every", "edits_at_once"):
-        if keys[name] < 1:
-            raise ValueError(f"{name}={keys[name]}: expected a positive number")
-    for name in ("divergence_every", "fluency_every", "retention_every"):
-        if keys[name] < 0:
-            raise ValueError(f"{name}={keys[name]}: expected a number of edits, or 0 for never")
-    if keys["part"] and (keys["mode"] != "single" or keys["guard"]["action"] == "stop"):
-        raise ValueError(
-            f"part={keys['part']!r}: only single edits, none of which ends the study, can be made in parts"
-        )
-    return keys
-
-
-def _check_snapshots(keys: dict[str, Any], editor: Editor) -> None:
-    if keys["snapshot_every"] > 1 and (keys["mode"] == "single" or not editor.dense):
-        raise ValueError(
-            f"snapshot_every={keys['snapshot_every']} is for sequences of edits that change whole matrices; expected 1 for "
-            f"{editor.name} in mode {keys['mode']}"
-        )
-
-
-def _batches(asked: list[Request], keys: dict[str, Any]) -> list[list[Request]]:
-    """The requests of each edit."""
-    requests, size = asked[: keys["n_facts"] or None], keys["batch_size"]
-    if len(requests) % size and len(requests) < len(asked):
-        raise ValueError(
-            f"n_facts={keys['n_facts']} is not a multiple of batch_size={size}, so the last edit would be cut short"
-        )
-    return [requests[i : i + size] for i in range(0, len(requests), size)]
-
-
-def shard_steps(n_steps: int, at_once: int, part: str) -> tuple[int, ...]:
-    """The steps of a part: lots of `at_once` steps, turn about. A lot is the same in whichever part
-    it is made.
-
-    Raises:
-      ValueError: where the part is not I/N with 1 <= I <= N.
-    """
-    if not part:
-        return tuple(range(1, n_steps + 1))
-    which, _, n_parts = part.partition("/")
-    if not (which.isdigit() and n_parts.isdigit() and 1 <= int(which) <= int(n_parts)):
-        raise ValueError(
-            f'part={part!r}: expected I/N with I from 1 to N, e.g. "2/8" for the second of eight parts'
-        )
-    return tuple(
-        n for n in range(1, n_steps + 1) if (n - 1) // at_once % int(n_parts) == int(which) - 1
+        prefix=_last_template(templates),
     )
 
 
-def _prompts(given: Any) -> tuple[str, ...]:
-    if isinstance(given, str) or not all(isinstance(prompt, str) and prompt for prompt in given):
-        raise ValueError(f"prompts={given!r}: expected a list of texts, each with something in it")
-    return tuple(given)
+def _evaluation(values: Mapping[str, Any], single: bool) -> Evaluation:
+    source = values["reference_texts"]
+    return Evaluation(
+        perplexity_every=values["perplexity_every"],
+        kl_every=values["kl_every"],
+        fluency_every=values["fluency_every"],
+        retention_every=0 if single else values["retention_every"],  # nothing is kept
+        prompts=tuple(values["prompts"]),
+        reference_texts=read_references(source) if source else None,
+    )
 
 
 def _last_template(templates: Any) -> str | None:
-    """The last of an editor's context templates, which may lie in groups; None where there is none
-    but the bare prompt.
-    """
+    """The last of an editor's context templates, which may lie in groups; None: the bare prompt."""
     while templates and not isinstance(templates, str):
         templates = templates[-1]
     return None if not templates or templates == "{}" else templates
 
 
 def _weight_norm(model: Model, slots: Mapping[str, tuple[int, ...]]) -> float:
-    """The Frobenius norm of all weights that edits change, as they are unedited."""
     squares = [
         _square_sum(model, weight, layer) for weight, layers in slots.items() for layer in layers
     ]
@@ -221,59 +201,47 @@ def _weight_norm(model: Model, slots: Mapping[str, tuple[int, ...]]) -> float:
 
 @functools.partial(jax.jit, static_argnames="weight")
 def _square_sum(model: Model, weight: str, layer) -> jax.Array:
-    return replicate(model.mesh, jnp.sum(jnp.square(model.base[weight][layer].astype(jnp.float32))))
+    square_FD = jnp.square(model.base[weight][layer].astype(jnp.float32))
+    return replicate(model.mesh, jnp.sum(square_FD))
 
 
-def _screen(
-    keys: dict[str, Any],
-    model: Model,
-    batches: list[list[Request]],
-    guard: Guard,
-    editor: Editor,
-    state: Any,
-    probes: KeyProbe,
-) -> Screening:
-    """The predictions for a study's requests, where its configuration asks for them.
-
-    Raises:
-      ValueError: on a way of screening that there is not, or a method or guard it does not go with.
-    """
-    action, limit = keys["screen"], guard.max_relative_perturbation
-    if action not in SCREENS:
-        raise ValueError(f"screen={action!r}: expected one of {', '.join(map(repr, SCREENS))}")
-    if not action:
-        return Screening({}, frozenset(), None)
-    if action != "record" and limit is None:
-        raise ValueError(
-            f"screen={action!r} needs guard.max_relative_perturbation, over which a prediction is a hard case"
-        )
-    found = predict_damage(
-        model, [request for batch in batches for request in batch], editor, state, probes
-    )
-    predicted = {number: each.predicted for number, each in enumerate(found, 1)}
-    if action == "record" or limit is None:
-        return Screening(predicted, frozenset(), None)
-    hard = frozenset(number for number, value in predicted.items() if value > limit)
-    hyper = {**keys["editor"], "method": "c-rome"}
-    hyper.pop("key_variant", None)
-    return Screening(predicted, hard, editor_from(hyper) if action == "c-rome" else None)
-
-
-def _say_size(editor: Editor, model: Model, n_steps: int, snapshot_every: int) -> None:
+def _log_journal_size(editor: Editor, model: Model, n_steps: int, every: int) -> None:
     """Logs how much a journal of whole matrices will take."""
+    slots = editor.slots(model)
     step_mb = sum(
         4e-6 * len(layers) * math.prod(model.base[weight].shape[1:])
-        for weight, layers in editor.slots(model).items()
+        for weight, layers in slots.items()
     )
-    n_held = -(-n_steps // snapshot_every)
+    n_held = ceil_div(n_steps, every)
     logging.getLogger("jaxedit").warning(
-        "%s changes whole matrices: the journal takes %.0f MB a step it keeps them for, %.1f GB for %d%s", editor.name, step_mb,
-        step_mb * n_held / 1e3, n_held, "; snapshot_every keeps them less often" if snapshot_every == 1 else "",
-    )  # fmt: skip
+        "%s changes whole matrices: the journal takes %.0f MB a step it keeps them for, %.1f GB "
+        "for %d%s",
+        editor.name,
+        step_mb,
+        step_mb * n_held / 1e3,
+        n_held,
+        "; journal_dense_every keeps them less often" if every == 1 else "",
+    )
+
+
+def _describe(
+    values: dict[str, Any], model: Model, inputs: Inputs, n_edits: int, templates: Any
+) -> dict[str, Any]:
+    """What run.json says the study is."""
+    return {
+        "config": values,
+        "model_fingerprint": model.fingerprint,
+        "facts_sha256": _digest([request.__dict__ for request in inputs.requests.requests]),
+        "texts_sha256": _digest(inputs.texts),
+        "stats": None if inputs.stats is None else inputs.stats.digest,
+        "n_skipped_facts": inputs.requests.n_skipped,
+        "n_edits": n_edits,
+        "context_templates": templates,
+    }
 
 
 def saved_templates(workdir: Path) -> tuple[str, ...] | None:
-    """The context templates that a study's folder was begun with, if it was."""
+    """Reads the context templates that a study's folder was begun with, if it was."""
     path = workdir / "run.json"
     if not path.is_file():
         return None
@@ -285,6 +253,5 @@ def saved_templates(workdir: Path) -> tuple[str, ...] | None:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True, ensure_ascii=False, default=list).encode()
-    ).hexdigest()
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()

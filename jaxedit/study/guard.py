@@ -1,12 +1,22 @@
 """The guard: does the model still work after this edit, and what to do where it does not."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxedit.metrics.perplexity import Perplexity
 
-ACTIONS = ("record", "rollback", "stop")
+ACTIONS = ("keep", "rollback", "stop")
+
+
+class Violation(NamedTuple):
+    """What the guard found: a code for programs ("ppl_ratio", "non_finite_loss",
+    "non_finite_edit") and a sentence for people.
+    """
+
+    code: str
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +26,11 @@ class Guard:
     Attributes:
       max_ppl_ratio: the perplexity after an edit may be at most this many times the unedited
         model's.
-      action: "record" keeps a damaging edit and says so, "rollback" undoes it, "stop" undoes it and
-        ends the study.
-      max_relative_perturbation: an edit that pushes the texts harder
-        (`jaxedit.metrics.perturbation`) has its perplexity measured at once, however seldom
-        `perplexity_every` would; None: that is not looked at.
+      action: what happens to a damaging edit: "keep" records it and keeps the edit, "rollback"
+        undoes it, "stop" undoes it and ends the study.
+      max_relative_perturbation: after an edit with a larger relative perturbation
+        (`jaxedit.metrics.perturbation`) the perplexity is measured at once, however seldom
+        `eval.perplexity_every` asks for it; None: it is not looked at.
     """
 
     max_ppl_ratio: float = 2.0
@@ -28,33 +38,33 @@ class Guard:
     max_relative_perturbation: float | None = 0.1
 
     def __post_init__(self):
+        if self.action == "record":
+            raise ValueError("guard.action='record' is called 'keep' now")
         if self.action not in ACTIONS:
             raise ValueError(f"guard.action={self.action!r}: expected one of {', '.join(ACTIONS)}")
         if not self.max_ppl_ratio > 1:
             raise ValueError(f"guard.max_ppl_ratio={self.max_ppl_ratio}: expected a number over 1")
-        if self.max_relative_perturbation is not None and not self.max_relative_perturbation > 0:
-            raise ValueError(
-                f"guard.max_relative_perturbation={self.max_relative_perturbation}: expected a positive number"
-            )
+        limit = self.max_relative_perturbation
+        if limit is not None and not limit > 0:
+            raise ValueError(f"guard.max_relative_perturbation={limit}: expected a positive number")
 
-    def wants_a_look(self, relative_perturbation: float) -> bool:
-        """Whether an edit's push is so hard that the perplexity is to be measured at once."""
-        return (
-            self.max_relative_perturbation is not None
-            and not relative_perturbation <= self.max_relative_perturbation
-        )
+    def needs_perplexity(self, relative_perturbation: float) -> bool:
+        """Tells whether an edit perturbs so much that the perplexity is to be measured at once."""
+        limit = self.max_relative_perturbation
+        return limit is not None and not relative_perturbation <= limit
 
-    def trips(self, after: Perplexity | None, unedited: Perplexity, edit_norm: float) -> str:
-        """Why the edit is damaging; empty where it is not, as far as is known where the perplexity
-        was not measured.
-        """
+    def violation(
+        self, edited: Perplexity | None, unedited: Perplexity, edit_norm: float
+    ) -> Violation | None:
+        """Judges an edit by its norm and, where it was measured, the edited model's perplexity."""
         if not np.isfinite(edit_norm):
-            return "the edit itself is not finite"
-        if after is None:
-            return ""
-        if after.n_broken:
-            return f"the loss of {after.n_broken} texts is not finite"
-        ratio = after.mean / unedited.mean
+            return Violation("non_finite_edit", "the edit itself is not finite")
+        if edited is None:
+            return None
+        if edited.n_non_finite:
+            reason = f"the loss of {edited.n_non_finite} texts is not finite"
+            return Violation("non_finite_loss", reason)
+        ratio = edited.mean / unedited.mean
         if ratio > self.max_ppl_ratio:
-            return f"perplexity {ratio:.3g} times the unedited model's"
-        return ""
+            return Violation("ppl_ratio", f"perplexity {ratio:.3g} times the unedited model's")
+        return None

@@ -1,44 +1,60 @@
-"""One step of a study: the edit and what is measured of it; or, where edits do not wait for each
-other, a lot of them.
+"""One step of a study: the edit, and all that is measured of the model that has it.
+
+    edit -> apply -> measure -> guard -> StepRecord
+
+Every function here that measures is given the model *with* the edit, or says that it is given
+edits beside a model that lacks them (`edit_batch`).
 """
 
 import time
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.edits.edit import Edit, all_low_rank, apply, with_edit_tokenizer, with_per_row_edits
-from jaxedit.edits.request import Request
-from jaxedit.metrics.consistency import consistency
-from jaxedit.metrics.divergence import kl_divergence
+from jaxedit.edits.edit import (
+    Edit,
+    all_low_rank,
+    apply,
+    with_edit_tokenizer,
+    with_per_row_edits,
+)
 from jaxedit.metrics.facts import average_facts, evaluate_facts
-from jaxedit.metrics.fluency import fluency, generate_texts
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
-from jaxedit.metrics.perturbation import relative_perturbation
-from jaxedit.models.generate import generate
+from jaxedit.metrics.perturbation import relative_perturbation, total_relative_perturbation
 from jaxedit.models.model import Model
-from jaxedit.study.context import StudyContext
-
-SAYS_TOKENS = 8  # how much of a continuation is kept, for people to read
-PROMPT_TOKENS = 20  # ... and of those of the study's own prompts
+from jaxedit.study.context import StudyContext, StudyState
+from jaxedit.study.evaluation import (
+    ANSWER_TOKENS,
+    continuations,
+    due_now_and_then,
+    measure_now_and_then,
+    needs_perplexity,
+    perplexity_record,
+)
+from jaxedit.study.record import StepRecord
 
 
 class Measured(NamedTuple):
-    """An edit, whether its facts hold before and after, what the model says, and the perplexity
-    where it was due.
-    """
+    """An edit and what is measured of the model with it at every step."""
 
     edit: Edit
-    info: dict[str, float]
-    before: dict[str, Any]
-    fact: dict[str, Any]
-    says_before: str
-    says: str
-    after: Perplexity | None
+    optimisation: dict[str, float]
+    relative_perturbation: float
+    unedited_metrics: dict[str, Any]
+    metrics: dict[str, Any]
+    unedited_continuation: str
+    continuation: str
+    perplexity: Perplexity | None
     time_s: dict[str, float]
-    push: float  # how hard the edit pushes the texts: `jaxedit.metrics.perturbation`
-    lot: int | None = None  # the first step of those that were made and measured together
+    batch_first_step: int | None = None
+
+
+class StepResult(NamedTuple):
+    """What a step leaves: the study's state after it, its record, and its edit if it was made."""
+
+    state: StudyState
+    record: StepRecord
+    edit: Edit | None
 
 
 class Stopwatch:
@@ -55,162 +71,189 @@ class Stopwatch:
         self.last = now
 
     def read(self, n_edits: int = 1) -> dict[str, float]:
-        """Seconds a phase and edit so far."""
+        """Returns the seconds a phase and edit so far."""
         return {phase: round(time_s / n_edits, 4) for phase, time_s in self.laps.items()}
 
 
-def edit_one(
-    context: StudyContext, model: Model, state: Any, number: int, watch: Stopwatch
-) -> tuple[Measured, Model, Any]:
-    """Makes the edit of a step on a model and measures it; also returns the edited model and the
-    editor's new state.
+def run_step(
+    context: StudyContext,
+    state: StudyState,
+    base: Perplexity,
+    step: int,
+    measured: Measured | None,
+) -> StepResult:
+    """Makes, measures and judges the edit of a step; the state changes only where it is kept.
+
+    Args:
+      context: the study's.
+      state: the model and editor's state with the kept edits.
+      base: the unedited model's perplexity.
+      step: its number.
+      measured: the edit with what was measured, where that was done together with others.
+    """
+    batch = context.batches[step - 1]
+    predicted = context.screening.predicted.get(step)
+    asked: dict[str, Any] = dict(
+        step=step,
+        case_id=batch[0].case_id,
+        prompt=batch[0].prompt,
+        subject=batch[0].subject,
+        target_new=batch[0].target_new,
+        target_true=batch[0].target_true,
+        n_requests=len(batch),
+        predicted_perturbation=predicted,
+    )
+
+    # A hard case that the screening skips leaves nothing but its record.
+    if step in context.screening.hard and context.screening.instead is None:
+        record = StepRecord(**asked, kept=False, skipped="screening", time_s={})
+        return StepResult(state, record, None)
+
+    # The edit, and the model with it; in a batch it was made before, on the same model.
+    if measured is None:
+        watch = Stopwatch()
+        try:
+            measured, after = edit_alone(context, state, step, watch)
+        except ValueError as error:  # cannot be edited or measured; the study goes on without it
+            record = StepRecord(**asked, kept=False, error=str(error), time_s=watch.read())
+            return StepResult(state, record, None)
+        edited: Model | None = after.model
+    else:
+        after, edited = state, None
+    due = due_now_and_then(context, step)
+    if edited is None and due:
+        edited = apply(state.model, measured.edit)
+
+    # The guard's judgement, and the record.
+    edit_norm = measured.edit.norm
+    violation = context.guard.violation(measured.perplexity, base, edit_norm)
+    kept = not context.single and (violation is None or context.guard.action == "keep")
+    total = None
+    if edited is not None and not context.single:
+        total = total_relative_perturbation(context.key_probe, edited)
+    record = StepRecord(
+        **asked,
+        kept=kept,
+        guard_code=violation and violation.code,
+        guard_reason=violation and violation.reason,
+        batch_first_step=measured.batch_first_step,
+        perplexity=measured.perplexity and perplexity_record(measured.perplexity, base),
+        metrics=measured.metrics,
+        unedited_metrics=measured.unedited_metrics,
+        continuation=measured.continuation,
+        unedited_continuation=measured.unedited_continuation,
+        optimisation=measured.optimisation,
+        edit_norm=edit_norm,
+        edit_norm_ratio=edit_norm / context.weight_norm,
+        relative_perturbation=measured.relative_perturbation,
+        total_relative_perturbation=total,
+        time_s=measured.time_s,
+        **({} if edited is None else measure_now_and_then(context, edited, step, due)),
+    )
+    return StepResult(after if kept else state, record, measured.edit)
+
+
+def edit_alone(
+    context: StudyContext, state: StudyState, step: int, watch: Stopwatch
+) -> tuple[Measured, StudyState]:
+    """Makes the edit of a step on the model and measures it; returns the state with it.
 
     Raises:
       ValueError: where a request cannot be edited or measured.
     """
-    batch, hard = context.batches[number - 1], number in context.screening.hard
-    editor = context.screening.instead if hard and context.screening.instead else context.editor
-    edit, state, info = editor.edit(model, batch, state)
+    batch, screening = context.batches[step - 1], context.screening
+    editor = context.editor
+    if step in screening.hard and screening.instead is not None:
+        editor = screening.instead
+    edit, editor_state, info = editor.edit(state.model, batch, state.editor_state)
     watch.lap("edit")
-    push = relative_perturbation(context.probes, edit)
+    perturbation = relative_perturbation(context.key_probe, edit)
     watch.lap("perturbation")
-    edited = apply(model, edit)
+    edited = apply(state.model, edit)
     watch.lap("apply")
-    before, fact = (
-        average_facts(evaluate_facts(each, batch, prefix=context.prefix))
-        for each in (context.unedited, edited)
-    )
+    models = context.unedited, edited
+    metrics = [average_facts(evaluate_facts(m, batch, prefix=context.prefix)) for m in models]
     watch.lap("facts")
-    (said,), (says,) = (
-        continuations(each, [batch[0].prompt_text], SAYS_TOKENS)
-        for each in (context.unedited, edited)
-    )
+    prompt = batch[0].prompt_text
+    answers = [continuations(model, [prompt], ANSWER_TOKENS)[0] for model in models]
     watch.lap("generate")
-    after = perplexity(edited, context.texts) if _due(context, number, push) else None
+    is_due = needs_perplexity(context, step, perturbation)
+    score = perplexity(edited, context.texts) if is_due else None
     watch.lap("perplexity")
-    return Measured(edit, info, before, fact, said, says, after, watch.read(), push), edited, state
+    measured = Measured(
+        edit=edit,
+        optimisation=info,
+        relative_perturbation=perturbation,
+        unedited_metrics=metrics[0],
+        metrics=metrics[1],
+        unedited_continuation=answers[0],
+        continuation=answers[1],
+        perplexity=score,
+        time_s=watch.read(),
+    )
+    return measured, StudyState(edited, editor_state)
 
 
-def edit_batch(context: StudyContext, model: Model, state: Any, first: int) -> dict[int, Measured]:
-    """The steps from `first` on that go together, each edit by itself on the same model; nothing is
-    written out for any.
+def edit_batch(context: StudyContext, state: StudyState, first_step: int) -> dict[int, Measured]:
+    """Makes and measures single edits from `first_step` on together, each on the same model.
 
-    Nothing is returned where that cannot be done: a request cannot be edited, the edits are not
-    low-rank, or some are made in another way. They are then made one by one, and it shows whose
-    fault it is."""
-    numbers = list(range(first, min(first + context.edits_at_once, len(context.batches) + 1)))
-    requests = [request for number in numbers for request in context.batches[number - 1]]
-    if not context.screening.hard.isdisjoint(numbers):
+    Each edit acts in its own rows of a batch; no edited model is written out. Nothing is returned
+    where that cannot be done: a request cannot be edited, the edits are not low-rank, or some are
+    made by another editor. They are then made one by one, and it shows whose fault it is.
+    """
+    model, unedited = state.model, context.unedited
+    end = min(first_step + context.single_batch_size, len(context.batches) + 1)
+    steps = list(range(first_step, end))
+    requests = [request for step in steps for request in context.batches[step - 1]]
+    if not context.screening.hard.isdisjoint(steps):
         return {}
     watch = Stopwatch()
     try:
+        # All edits, and their relative perturbations.
         assert context.editor.edit_each is not None
-        edits, infos = zip(*context.editor.edit_each(model, requests, state), strict=True)
+        made = context.editor.edit_each(model, requests, state.editor_state)
+        edits = [edit for edit, _ in made]
         watch.lap("edit")
         if not all_low_rank(edits):
             return {}
-        pushes = [relative_perturbation(context.probes, edit) for edit in edits]
+        perturbations = [relative_perturbation(context.key_probe, edit) for edit in edits]
         watch.lap("perturbation")
+
+        # Facts before and after, each request asked with its own edit.
         asked = with_edit_tokenizer(model, edits)
-        before = evaluate_facts(context.unedited, requests, prefix=context.prefix)
-        found = evaluate_facts(asked, requests, list(edits), context.prefix)
+        before = evaluate_facts(unedited, requests, prefix=context.prefix)
+        after = evaluate_facts(asked, requests, edits, context.prefix)
         watch.lap("facts")
-        questions = [request.prompt_text for request in requests]
-        lanes_B = np.minimum(
-            np.arange(len(edits) + -len(edits) % model.mesh.shape["data"]), len(edits) - 1
-        )
-        said = continuations(context.unedited, questions, SAYS_TOKENS)
-        says = continuations(with_per_row_edits(asked, edits, lanes_B), questions, SAYS_TOKENS)
+
+        # Continuations; rows that only fill the batch up repeat the last edit.
+        prompts = [request.prompt_text for request in requests]
+        n_rows = len(edits) + -len(edits) % model.mesh.shape["data"]
+        edit_B = np.minimum(np.arange(n_rows), len(edits) - 1)
+        said_before = continuations(unedited, prompts, ANSWER_TOKENS)
+        edited_rows = with_per_row_edits(asked, edits, edit_B)
+        said_after = continuations(edited_rows, prompts, ANSWER_TOKENS)
         watch.lap("generate")
     except ValueError:
         return {}
-    due = [i for i, number in enumerate(numbers) if _due(context, number, pushes[i])]
-    scored = (
-        dict(zip(due, perplexity_each(model, context.texts, [edits[i] for i in due]), strict=True))
-        if due
-        else {}
-    )
+
+    # The perplexity of each edit where it is due.
+    due = [i for i, step in enumerate(steps) if needs_perplexity(context, step, perturbations[i])]
+    scored = perplexity_each(model, context.texts, [edits[i] for i in due]) if due else []
+    scores = dict(zip(due, scored, strict=True))
     watch.lap("perplexity")
     time_s = watch.read(len(edits))
     return {
-        number: Measured(
+        step: Measured(
             edit=edits[i],
-            info=infos[i],
-            before=before[i],
-            fact=found[i],
-            says_before=said[i],
-            says=says[i],
-            after=scored.get(i),
+            optimisation=made[i][1],
+            relative_perturbation=perturbations[i],
+            unedited_metrics=before[i],
+            metrics=after[i],
+            unedited_continuation=said_before[i],
+            continuation=said_after[i],
+            perplexity=scores.get(i),
             time_s=time_s,
-            push=pushes[i],
-            lot=first,
+            batch_first_step=first_step,
         )
-        for i, number in enumerate(numbers)
-    }
-
-
-def continuations(model: Model, prompts: Sequence[str], n_tokens: int) -> list[str]:
-    """What a model says to prompts, without them."""
-    texts = generate(model, list(prompts), max_new_tokens=n_tokens)
-    return [text.removeprefix(prompt) for text, prompt in zip(texts, prompts, strict=True)]
-
-
-def _due(context: StudyContext, number: int, push: float) -> bool:
-    """Whether the perplexity is measured: every so often, and where the edit pushes the texts hard."""
-    return _regular(context, number) or context.guard.wants_a_look(push)
-
-
-def _regular(context: StudyContext, number: int) -> bool:
-    return number % context.perplexity_every == 0 or number == len(context.batches)
-
-
-def due_now_and_then(context: StudyContext, number: int) -> list[str]:
-    """What is measured after this step besides facts and perplexity: "kl", "fluency", "prompts"."""
-    every = {"kl": context.divergence_every, "fluency": context.fluency_every}
-    due = [name for name, n in every.items() if n and number % n == 0]
-    return due + (["prompts"] if context.prompts and _regular(context, number) else [])
-
-
-def measure_now_and_then(
-    context: StudyContext, edited: Model, number: int, due: list[str]
-) -> dict[str, Any]:
-    """Measures what is due of the model that has the step's edit."""
-    found: dict[str, Any] = {}
-    if "kl" in due:
-        found["divergence_nats"] = kl_divergence(edited, context.unedited, context.texts)
-    if "fluency" in due:
-        found |= _spoken(context, edited, context.batches[number - 1])
-    if "prompts" in due:
-        found["continuations"] = continuations(edited, context.prompts, PROMPT_TOKENS)
-    return found
-
-
-def _spoken(context: StudyContext, model: Model, batch: list[Request]) -> dict[str, Any]:
-    """Fluency of what a model generates for the requests, and consistency where there are reference
-    texts.
-    """
-    prompts = [request.generation_prompts or (request.prompt_text,) for request in batch]
-    texts = generate_texts(model, [prompt for each in prompts for prompt in each])
-    found: dict[str, Any] = {"fluency_bits": fluency(texts)}
-    if context.references is None:
-        return found
-    left = iter(texts)
-    scores = [
-        consistency(context.references, request, [next(left) for _ in each])
-        for request, each in zip(batch, prompts, strict=True)
-    ]
-    known = [score for score in scores if score is not None]
-    return found | {"consistency": float(np.mean(known)) if known else None}
-
-
-def perplexity_record(after: Perplexity, base: Perplexity) -> dict[str, float]:
-    """What the journal says of a perplexity, beside the unedited model's."""
-    difference, stderr = after.paired_difference(base)
-    return {
-        "mean": after.mean,
-        "pooled": after.pooled,
-        "ratio": after.mean / base.mean,
-        "delta_nll_nats": difference,
-        "delta_nll_stderr_nats": stderr,
-        "n_broken": after.n_broken,
+        for i, step in enumerate(steps)
     }

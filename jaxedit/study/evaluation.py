@@ -1,0 +1,104 @@
+"""What a study measures of a model besides the facts: perplexity where due, and now and then KL,
+fluency, consistency and continuations of the study's own prompts.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from jaxedit.edits.request import Request
+from jaxedit.metrics.consistency import consistency
+from jaxedit.metrics.divergence import kl_divergence
+from jaxedit.metrics.fluency import fluency, generate_texts
+from jaxedit.metrics.perplexity import Perplexity
+from jaxedit.models.generate import generate
+from jaxedit.models.model import Model
+from jaxedit.study.context import StudyContext
+from jaxedit.study.record import BaselinePerplexity, PerplexityRecord, StepRecord
+
+ANSWER_TOKENS = 8  # of a continuation of a fact's prompt, for people to read
+PROMPT_TOKENS = 20  # of a continuation of the study's own prompts
+
+
+def continuations(model: Model, prompts: Sequence[str], n_tokens: int) -> list[str]:
+    """Returns what a model says to prompts, without them."""
+    texts = generate(model, list(prompts), max_new_tokens=n_tokens)
+    return [text.removeprefix(prompt) for text, prompt in zip(texts, prompts, strict=True)]
+
+
+def needs_perplexity(context: StudyContext, step: int, perturbation: float) -> bool:
+    """Tells whether the perplexity is due: every k edits, and after an edit that perturbs much."""
+    return _is_regular(context, step) or context.guard.needs_perplexity(perturbation)
+
+
+def _is_regular(context: StudyContext, step: int) -> bool:
+    return step % context.evaluation.perplexity_every == 0 or step == len(context.batches)
+
+
+def due_now_and_then(context: StudyContext, step: int) -> list[str]:
+    """Lists what is due besides facts and perplexity: "kl", "fluency", "prompts"."""
+    evaluation = context.evaluation
+    every = {"kl": evaluation.kl_every, "fluency": evaluation.fluency_every}
+    due = [name for name, n in every.items() if n and step % n == 0]
+    return due + (["prompts"] if evaluation.prompts and _is_regular(context, step) else [])
+
+
+def measure_now_and_then(
+    context: StudyContext, edited: Model, step: int, due: list[str]
+) -> dict[str, Any]:
+    """Measures what is due of the model that has the step's edit; returns fields of its record."""
+    fields: dict[str, Any] = {}
+    if "kl" in due:
+        fields["kl_nats"] = kl_divergence(edited, context.unedited, context.texts)
+    if "fluency" in due:
+        fields |= _measure_fluency(context, edited, context.batches[step - 1])
+    if "prompts" in due:
+        prompts = context.evaluation.prompts
+        fields["prompt_continuations"] = continuations(edited, prompts, PROMPT_TOKENS)
+    return fields
+
+
+def _measure_fluency(context: StudyContext, edited: Model, batch: list[Request]) -> dict[str, Any]:
+    """Fluency of what is generated for the requests; consistency where there are references."""
+    prompts = [request.generation_prompts or (request.prompt_text,) for request in batch]
+    texts = generate_texts(edited, [prompt for each in prompts for prompt in each])
+    fields: dict[str, Any] = {"ngram_entropy_bits": fluency(texts)}
+    references = context.evaluation.reference_texts
+    if references is None:
+        return fields
+    remaining = iter(texts)
+    scores = [
+        consistency(references, request, [next(remaining) for _ in each])
+        for request, each in zip(batch, prompts, strict=True)
+    ]
+    known = [score for score in scores if score is not None]
+    return fields | {"reference_score": float(np.mean(known)) if known else None}
+
+
+def perplexity_record(edited: Perplexity, base: Perplexity) -> PerplexityRecord:
+    """Returns what the journal says of a perplexity, beside the unedited model's."""
+    difference, stderr = edited.paired_difference(base)
+    return PerplexityRecord(
+        mean=edited.mean,
+        pooled=edited.pooled,
+        ratio=edited.mean / base.mean,
+        delta_nll_nats=difference,
+        delta_nll_stderr_nats=stderr,
+        n_non_finite=edited.n_non_finite,
+    )
+
+
+def baseline_record(context: StudyContext, base: Perplexity) -> StepRecord:
+    """Returns the journal's first record: the unedited model's perplexity and continuations."""
+    prompts = context.evaluation.prompts
+    said = continuations(context.unedited, prompts, PROMPT_TOKENS) if prompts else None
+    perplexity = BaselinePerplexity(
+        mean=base.mean, pooled=base.pooled, n_non_finite=base.n_non_finite
+    )
+    return StepRecord(
+        kind="baseline",
+        step=0,
+        perplexity=cast(PerplexityRecord, perplexity),
+        prompt_continuations=said,
+    )

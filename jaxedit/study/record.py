@@ -1,0 +1,167 @@
+"""One line of a study's journal, typed: the only place where its keys are spelled.
+
+A field that is None was not measured, or does not apply; it is not written. `SCHEMA` grows when a
+key changes its name or meaning, and `jaxedit.study.upgrade` then learns to read the one before.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict
+
+from jaxedit.edits.request import Request
+
+SCHEMA = 1
+
+Kind = Literal["baseline", "step"]  # the unedited model, before all steps; an edit
+
+
+class BaselinePerplexity(TypedDict):
+    """Perplexity of the unedited model on the study's texts."""
+
+    mean: float  # the paper's: the arithmetic mean over texts
+    pooled: float  # exp of the loss a token, over all texts
+    n_non_finite: int  # texts whose loss is not finite
+
+
+class PerplexityRecord(BaselinePerplexity):
+    """Perplexity after an edit, also beside the unedited model's."""
+
+    ratio: float  # mean / the unedited model's mean
+    delta_nll_nats: float  # mean over texts of the change of the loss a token
+    delta_nll_stderr_nats: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """What was asked in a step, what was measured and what was decided.
+
+    Attributes:
+      kind: "baseline" or "step".
+      step: its number; the baseline's is 0.
+      case_id: of the (first) request, in its data set; so the next four.
+      n_requests: how many requests the edit writes.
+      kept: whether the model has the edit from here on; never in a study of single edits.
+      skipped: why the edit was not tried on purpose: "screening".
+      error: why it could not be made or measured.
+      guard_code: what the guard found: "ppl_ratio", "non_finite_loss", "non_finite_edit".
+      guard_reason: the same in a sentence.
+      predicted_perturbation: the relative perturbation predicted before the edit.
+      batch_first_step: the first step of those that were made and measured together.
+      perplexity: where it was due; the baseline's is a `BaselinePerplexity`.
+      metrics: `jaxedit.metrics.facts.FactMetrics` of the model with the edit, means over requests.
+      unedited_metrics: the same of the unedited model.
+      continuation: what the model with the edit says to the (first) request's prompt.
+      unedited_continuation: what the unedited model says to it.
+      prompt_continuations: what the model says to each of the study's own prompts.
+      optimisation: the editor's numbers: losses, norms, the solver's denominator and residual.
+      edit_norm: the Frobenius norm of the edit.
+      edit_norm_ratio: that over the norm of the edited weights.
+      relative_perturbation: of the edit (`jaxedit.metrics.perturbation`).
+      total_relative_perturbation: of all kept edits and this one together.
+      kl_nats: KL(unedited || edited) a token of the texts.
+      ngram_entropy_bits: fluency of what is generated (GE).
+      reference_score: its consistency with reference texts (RS).
+      retention: step of a kept edit -> how its facts hold now.
+      snapshot: whether the arrays hold the whole change since the unedited model.
+      time_s: seconds of each phase.
+      arrays: the file of the step's arrays, from the work directory on.
+    """
+
+    kind: Kind = "step"
+    step: int
+    case_id: int | str | None = None
+    prompt: str | None = None
+    subject: str | None = None
+    target_new: str | None = None
+    target_true: str | None = None
+    n_requests: int | None = None
+    kept: bool | None = None
+    skipped: str | None = None
+    error: str | None = None
+    guard_code: str | None = None
+    guard_reason: str | None = None
+    predicted_perturbation: float | None = None
+    batch_first_step: int | None = None
+    perplexity: PerplexityRecord | None = None
+    metrics: Mapping[str, Any] | None = None
+    unedited_metrics: Mapping[str, Any] | None = None
+    continuation: str | None = None
+    unedited_continuation: str | None = None
+    prompt_continuations: list[str] | None = None
+    optimisation: Mapping[str, float] | None = None
+    edit_norm: float | None = None
+    edit_norm_ratio: float | None = None
+    relative_perturbation: float | None = None
+    total_relative_perturbation: float | None = None
+    kl_nats: float | None = None
+    ngram_entropy_bits: float | None = None
+    reference_score: float | None = None
+    retention: Mapping[str, Mapping[str, Any]] | None = None
+    snapshot: bool | None = None
+    time_s: Mapping[str, float] | None = None
+    arrays: str | None = None
+
+    @property
+    def is_made(self) -> bool:
+        """Whether this is an edit that was made and measured."""
+        return self.kind == "step" and self.error is None and self.skipped is None
+
+    @property
+    def request_summary(self) -> str:
+        """The request in one line, and how many others the edit writes."""
+        assert self.prompt is not None
+        assert self.subject is not None
+        assert self.target_new is not None
+        summary = Request(self.prompt, self.subject, self.target_new).summary
+        n_more = (self.n_requests or 1) - 1
+        return f"{summary} and {n_more} more" if n_more else summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the fields that are not None, in their order."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "StepRecord":
+        """Reads what `to_dict` gave, through JSON: "inf" and "nan" are numbers again.
+
+        Raises:
+          ValueError: on a key that is not of this schema, or a line without its step.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"the unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        if not isinstance(values.get("step"), int):
+            raise ValueError("no number under 'step'")
+        return cls(**{name: _numbers(name, value) for name, value in values.items()})
+
+
+# Fields of text; in all others a text stands for a number that is not finite.
+_TEXTS = frozenset(
+    {
+        "kind",
+        "case_id",
+        "prompt",
+        "subject",
+        "target_new",
+        "target_true",
+        "skipped",
+        "error",
+        "guard_code",
+        "guard_reason",
+        "continuation",
+        "unedited_continuation",
+        "prompt_continuations",
+        "arrays",
+    }
+)
+
+
+def _numbers(name: str, value: Any) -> Any:
+    """A field's value with the texts that stand for numbers that are not finite as numbers."""
+    if name in _TEXTS:
+        return value
+    if isinstance(value, Mapping):
+        return {key: _numbers("", inner) for key, inner in value.items()}
+    return float(value) if isinstance(value, str) else value

@@ -1,0 +1,123 @@
+"""Journals of schema 0, which had no version and other names, as this version reads them.
+
+Of studies of single edits schema 0 holds wrong numbers where an edit was made by itself: the KL,
+the fluency, the consistency and what was said to the study's prompts are those of a model with the
+edit applied twice. They are left out, with a warning.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from jaxedit.study.config import EVALUATION, default_config, rename_key
+from jaxedit.study.record import SCHEMA
+
+RECORD_KEYS = {
+    "lot": "batch_first_step",
+    "predicted": "predicted_perturbation",
+    "fact": "metrics",
+    "before": "unedited_metrics",
+    "says": "continuation",
+    "says_before": "unedited_continuation",
+    "continuations": "prompt_continuations",
+    "editor": "optimisation",
+    "relative_norm": "edit_norm_ratio",
+    "relative_perturbation_of_all": "total_relative_perturbation",
+    "divergence_nats": "kl_nats",
+    "fluency_bits": "ngram_entropy_bits",
+    "consistency": "reference_score",
+}
+METRIC_KEYS = {
+    "efficacy": "efficacy_success",
+    "greedy_new": "efficacy_accuracy",
+    "paraphrase": "paraphrase_success",
+    "neighbourhood": "neighbourhood_success",
+    "portability": "portability_accuracy",
+    "prefixed": "prefixed_success",
+    "prefixed_greedy": "prefixed_accuracy",
+}
+# What schema 0 measured with the edit applied twice, in single edits made by themselves.
+MEASURED_TWICE = ("divergence_nats", "fluency_bits", "consistency", "continuations")
+
+
+def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Translates the content of run.json to this schema; the same where it is of it already."""
+    if run.get("schema") == SCHEMA or "config" not in run:
+        return dict(run)
+    config = dict(run["config"])
+    upgraded = {name: config.pop(name) for name in ("guard", "editor") if name in config}
+    upgraded = {name: dict(values) for name, values in upgraded.items()}
+    evaluation = dict(EVALUATION)
+    for key, value in config.items():
+        new, value = rename_key(key, value)
+        if new.startswith("eval."):
+            evaluation[new.removeprefix("eval.")] = value
+        else:
+            upgraded[new] = value
+    if upgraded.get("guard", {}).get("action") == "record":
+        upgraded["guard"]["action"] = "keep"
+    editor = upgraded.get("editor", {})
+    for old, new in (("keys", "key_variant"), ("ease_at_argmax", "reduce_nll_when_correct")):
+        if old in editor:
+            editor[new] = editor.pop(old)
+    # Keys that a study of an older version did not know had the defaults of today.
+    added = {
+        key: value
+        for key, value in default_config().to_dict().items()
+        if key not in upgraded and not isinstance(value, Mapping)
+    }
+    return {"schema": SCHEMA, **run, "config": added | upgraded | {"eval": evaluation}}
+
+
+def upgrade_line(line: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """Translates a line of the journal to this schema; the same where it is of it already.
+
+    Args:
+      line: as read.
+      run: the upgraded content of run.json, which says whether the edits are single ones.
+    """
+    if "kind" in line:
+        return dict(line)
+    values = dict(line)
+    if run.get("config", {}).get("mode") == "single" and values.get("step") and "lot" not in values:
+        _leave_out_measured_twice(values)
+    reason = values.pop("guard", None)
+    if reason:
+        values |= {"guard_code": _guard_code(reason), "guard_reason": reason}
+    if values.pop("held", False):
+        values["skipped"] = "screening"
+        del values["error"]
+    upgraded = {RECORD_KEYS.get(key, key): value for key, value in values.items()}
+    for name in ("metrics", "unedited_metrics"):
+        if name in upgraded:
+            upgraded[name] = upgrade_metrics(upgraded[name])
+    if "retention" in upgraded:
+        retention = upgraded["retention"]
+        upgraded["retention"] = {step: upgrade_metrics(held) for step, held in retention.items()}
+    if "n_broken" in upgraded.get("perplexity", {}):
+        perplexity = dict(upgraded["perplexity"])
+        perplexity["n_non_finite"] = perplexity.pop("n_broken")
+        upgraded["perplexity"] = perplexity
+    return {"kind": "step" if values["step"] else "baseline", **upgraded}
+
+
+def upgrade_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Translates the names of what was measured of a fact; the same where they are of today."""
+    return {METRIC_KEYS.get(key, key): value for key, value in metrics.items()}
+
+
+def _guard_code(reason: str) -> str:
+    if reason.startswith("the edit itself"):
+        return "non_finite_edit"
+    return "non_finite_loss" if reason.startswith("the loss of") else "ppl_ratio"
+
+
+def _leave_out_measured_twice(values: dict[str, Any]) -> None:
+    wrong = [name for name in MEASURED_TWICE if values.pop(name, None) is not None]
+    if wrong:
+        logging.getLogger("jaxedit").warning(
+            "step %d, written by an older version, holds %s of a model with the edit applied "
+            "twice; they are left out. Make the study again to have them",
+            values["step"],
+            ", ".join(wrong),
+        )

@@ -1,0 +1,100 @@
+"""Checks of a study's configuration, and the division of its facts into edits and shards."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxedit.editors import Editor
+from jaxedit.edits.request import Request
+
+MODES = ("sequential", "single")
+
+
+def check_config(values: Mapping[str, Any]) -> None:
+    """Checks a configuration's numbers and names.
+
+    Raises:
+      ValueError: on a value that no study can have; the message names the key.
+    """
+    evaluation = values["eval"]
+    if values["mode"] not in MODES:
+        raise ValueError(f"mode={values['mode']!r}: expected one of {', '.join(MODES)}")
+    if values["n_facts"] < 0:
+        raise ValueError(f"n_facts={values['n_facts']}: expected a number of facts, or 0 for all")
+    for name in ("facts_per_edit", "journal_dense_every", "single_batch_size"):
+        if values[name] < 1:
+            raise ValueError(f"{name}={values[name]}: expected a positive number")
+    if evaluation["perplexity_every"] < 1:
+        every = evaluation["perplexity_every"]
+        raise ValueError(f"eval.perplexity_every={every}: expected a positive number")
+    for name in ("kl_every", "fluency_every", "retention_every"):
+        if evaluation[name] < 0:
+            raise ValueError(
+                f"eval.{name}={evaluation[name]}: expected a number of edits, or 0 for never"
+            )
+    prompts = evaluation["prompts"]
+    if isinstance(prompts, str) or not all(isinstance(text, str) and text for text in prompts):
+        raise ValueError(
+            f"eval.prompts={prompts!r}: expected a list of texts, each with something in it"
+        )
+    stops = values["guard"]["action"] == "stop"
+    if values["shard"] and (values["mode"] != "single" or stops):
+        raise ValueError(
+            f"shard={values['shard']!r}: only single edits, none of which ends the study, can be "
+            "made in shards"
+        )
+
+
+def check_dense_journal(values: Mapping[str, Any], editor: Editor) -> None:
+    """Checks that only sequences of dense edits are journalled every k edits.
+
+    Raises:
+      ValueError: where single or low-rank edits are.
+    """
+    every = values["journal_dense_every"]
+    if every > 1 and (values["mode"] == "single" or not editor.dense):
+        raise ValueError(
+            f"journal_dense_every={every} is for sequences of edits that change whole matrices; "
+            f"expected 1 for {editor.name} in mode {values['mode']}"
+        )
+
+
+def facts_of_edits(asked: list[Request], values: Mapping[str, Any]) -> list[list[Request]]:
+    """Divides the facts into those of each edit.
+
+    Raises:
+      ValueError: where n_facts would cut the last edit short.
+    """
+    requests, size = asked[: values["n_facts"] or None], values["facts_per_edit"]
+    if len(requests) % size and len(requests) < len(asked):
+        raise ValueError(
+            f"n_facts={values['n_facts']} is not a multiple of facts_per_edit={size}, so the last "
+            "edit would be cut short"
+        )
+    return [requests[i : i + size] for i in range(0, len(requests), size)]
+
+
+def shard_steps(n_steps: int, batch_size: int, shard: str) -> tuple[int, ...]:
+    """Assigns batches of steps to shards round-robin; returns the steps of one shard.
+
+    A batch is the same in whichever shard it is made.
+
+    Args:
+      n_steps: of the whole study.
+      batch_size: steps of a batch.
+      shard: "i/n", or "" for all steps.
+
+    Raises:
+      ValueError: where the shard is not i/n with 1 <= i <= n.
+    """
+    if not shard:
+        return tuple(range(1, n_steps + 1))
+    which, _, n_shards = shard.partition("/")
+    if not (which.isdigit() and n_shards.isdigit() and 1 <= int(which) <= int(n_shards)):
+        raise ValueError(
+            f'shard={shard!r}: expected i/n with i from 1 to n, e.g. "2/8" for the second of '
+            "eight shards"
+        )
+    mine = int(which) - 1
+    return tuple(
+        step for step in range(1, n_steps + 1) if (step - 1) // batch_size % int(n_shards) == mine
+    )
