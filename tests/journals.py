@@ -61,7 +61,7 @@ def measured(
             ratio=ppl / base,
             delta_nll_nats=0.1,
             delta_nll_stderr_nats=0.01,
-            n_broken=broken,
+            n_non_finite=broken,
         ),
         fact=fact(new, greedy=new > 0.5),
         before=fact(0.0123),
@@ -105,7 +105,7 @@ def write(folder, steps, config=CONFIG, base=25.0):
         folder, {"config": config, "model_fingerprint": "abc", "n_skipped_facts": 0}
     )
     journal.append(
-        {"step": 0, "perplexity": {"mean": base, "pooled": base, "n_broken": 0}},
+        {"step": 0, "perplexity": {"mean": base, "pooled": base, "n_non_finite": 0}},
         {"nll_nats": np.ones(2)},
         {},
     )

@@ -40,7 +40,7 @@ def studied(shared, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ratios(studied):
-    return sorted(step.record["perplexity"]["ratio"] for step in read_journal(studied).steps[1:])
+    return sorted(step.record.perplexity["ratio"] for step in read_journal(studied).steps[1:])
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ def test_study(studied, folder, tiny):
     edited = tiny
     for step in journal.steps[1:]:
         edited = jaxedit.apply(edited, read_edit(step.arrays))
-        assert step.record["perplexity"]["mean"] == jaxedit.perplexity(edited, TEXTS).mean
+        assert step.record.perplexity["mean"] == jaxedit.perplexity(edited, TEXTS).mean
     assert (
         found["summary"][0]
         == "rome on tiny, sequential edits: 2 edits made, 2 kept, 0 rolled back, 0 not possible."
@@ -302,7 +302,7 @@ def test_ppl(run, folder, tiny, shared):
         score.n_tokens.sum(),
         24,
     )
-    assert (found["model"], found["texts"], found["n_broken"]) == ("tiny", "golden.json", 0)
+    assert (found["model"], found["texts"], found["n_non_finite"]) == ("tiny", "golden.json", 0)
     assert found["mean"] == pytest.approx(float(np.squeeze(expected["ppl/mean"])), rel=1e-5)
     np.testing.assert_allclose(found["per_text"], expected["ppl/per_text"], rtol=1e-5)
 

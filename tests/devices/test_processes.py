@@ -20,7 +20,7 @@ from jaxedit.study.config import default_config
 
 def get_config():
     config = default_config("rome", layer=3, v_num_grad_steps=12, context_templates=("{}", "I am. {}"))
-    config.update(model=MODEL, facts=FACTS, texts=TEXTS, mesh="data:2,model:4", guard=dict(action="record"))
+    config.update(model=MODEL, facts=FACTS, texts=TEXTS, mesh="data:2,model:4", guard=dict(action="keep"))
     return config
 """
 NAMES = ("BP", "Bob", "Ann", "Tim", "Sony")

@@ -29,7 +29,7 @@ VARIANTS = ("rome", "c-rome")
 def get_config(variant):
     config = default_config(variant, layer=3, v_num_grad_steps=4, context_templates=("{}", "I am. {}"))
     config.update(model=MODEL, facts=FACTS, texts=TEXTS, perplexity_every=2)
-    config.guard.update(action="record", max_relative_perturbation=1e6)
+    config.guard.update(action="keep", max_relative_perturbation=1e6)
     return config
 """
 
@@ -84,12 +84,12 @@ def test_the_table_is_what_the_journals_hold(compared):
             ]
         )
         assert cells["S"] == f"{100 * (3 / np.sum(1 / shares) if all(shares) else 0):.0f} %"
-        said = np.mean([record["fact"]["prefixed_greedy"] for record in records])
+        said = np.mean([record.metrics["prefixed_accuracy"] for record in records])
         assert cells["says it behind a prefix at once"] == f"{100 * said:.0f} %"
-        highest = max(record["perplexity"]["mean"] for record in records if "perplexity" in record)
+        highest = max(record.perplexity["mean"] for record in records if record.perplexity is not None)
         assert float(cells["highest ppl"].replace(",", "")) == pytest.approx(highest, rel=5e-3)
         assert float(cells["ppl after 3"].replace(",", "")) == pytest.approx(
-            records[-1]["perplexity"]["mean"], rel=5e-3
+            records[-1].perplexity["mean"], rel=5e-3
         )
         assert float(cells["s an edit"]) == pytest.approx(
             np.median([r["time_s"]["edit"] for r in records]), abs=0.051

@@ -43,7 +43,7 @@ def page(tmp_path_factory):
     journal.append(
         {
             "step": 0,
-            "perplexity": {"mean": 25.0, "pooled": 25.0, "n_broken": 0},
+            "perplexity": {"mean": 25.0, "pooled": 25.0, "n_non_finite": 0},
             "continuations": [" Paris", " x"],
         },
         {},

@@ -40,7 +40,7 @@ def test_no_compilation_from_the_second_edit_on(shared, tmp_path, method, mode):
     config.update(
         model=str(shared / "golden" / "gpt2"),
         mode=mode,
-        guard=dict(max_ppl_ratio=1e6, action="record"),
+        guard=dict(max_ppl_ratio=1e6, action="keep"),
         **places,
     )
     counts, n_compiled = [], 0

@@ -38,9 +38,9 @@ def test_defaults():
         "references": "",
         "retention_every": 0,
         "prompts": (),
-        "edits_at_once": 16,
+        "single_batch_size": 16,
         "part": "",
-        "snapshot_every": 1,
+        "journal_dense_every": 1,
         "screen": "",
         "mode": "sequential",
         "guard": {"max_ppl_ratio": 2.0, "action": "rollback", "max_relative_perturbation": 0.1},
@@ -73,7 +73,7 @@ def test_each_configuration_is_its_own():
 
 def test_overriding_keeps_types():
     config = default_config("rome", layer=5, v_lr=0.3)
-    config.update(n_facts=4, guard=dict(action="record"))
+    config.update(n_facts=4, guard=dict(action="keep"))
     config.editor.layer = 7
     config.editor.v_num_grad_steps = 3
     config.editor.context_templates = ["{}", "So. {}"]

@@ -171,7 +171,7 @@ def edits_of(folder: Path) -> list[Edit]:
 
 def only_kept(folder: Path) -> list[Edit]:
     return [
-        read_edit(step.arrays) for step in read_journal(folder).steps[1:] if step.record["kept"]
+        read_edit(step.arrays) for step in read_journal(folder).steps[1:] if step.record.kept
     ]
 
 
@@ -204,7 +204,7 @@ def assert_same_study(folder: Path, other: Path):
 
 
 def perplexities(folder: Path) -> list[float]:
-    return [step.record["perplexity"]["mean"] for step in read_journal(folder).steps]
+    return [step.record.perplexity["mean"] for step in read_journal(folder).steps]
 
 
 # sequential
@@ -213,7 +213,7 @@ def perplexities(folder: Path) -> list[float]:
 def test_edits_accumulate(whole, model, editor):
     """The journal's edits and perplexities are those of editing step by step by hand."""
     folder = whole()
-    assert [step.record["kept"] for step in read_journal(folder).steps[1:]] == [True] * 4
+    assert [step.record.kept for step in read_journal(folder).steps[1:]] == [True] * 4
     found, edited = edits_of(folder), model
     for n, fact in enumerate(FACTS):
         assert_same_edit(found[n], by_hand(model, editor, FACTS[: n + 1]))
@@ -221,15 +221,15 @@ def test_edits_accumulate(whole, model, editor):
         edited = jaxedit.apply(edited, found[n])
         score = jaxedit.perplexity(edited, TEXTS)
         record = read_journal(folder).steps[n + 1].record
-        assert record["perplexity"]["mean"] == score.mean
-        assert record["perplexity"]["pooled"] == score.pooled
+        assert record.perplexity["mean"] == score.mean
+        assert record.perplexity["pooled"] == score.pooled
         assert (
-            record["says"]
+            record.continuation
             == jaxedit.generate(edited, [request(fact).prompt_text], max_new_tokens=8)[0][
                 len(request(fact).prompt_text) :
             ]
         )
-        assert (record["case_id"], record["subject"]) == (fact["case_id"], fact["subject"])
+        assert (record.case_id, record.subject) == (fact["case_id"], fact["subject"])
 
 
 def test_the_edits_are_in_the_weights(whole, model, shared, tmp_path):
@@ -244,7 +244,7 @@ def test_the_edits_are_in_the_weights(whole, model, shared, tmp_path):
             stored = name if name in weights else f"transformer.{name}"
             weights[stored] = weights[stored] + change
     save_file(weights, copy / "model.safetensors", {"format": "pt"})
-    kept = [step.record for step in read_journal(folder).steps[1:] if step.record["kept"]]
+    kept = [step.record for step in read_journal(folder).steps[1:] if step.record.kept]
     assert 0 < len(kept) < len(FACTS)
     mean = jaxedit.perplexity(jaxedit.load(str(copy)), TEXTS).mean
     assert mean == pytest.approx(kept[-1]["perplexity"]["mean"], rel=1e-5)
@@ -255,10 +255,10 @@ def test_a_record_says_what_was_measured(whole, model):
     folder = whole()
     first, *steps = read_journal(folder).steps
     unedited = jaxedit.perplexity(model, TEXTS)
-    assert first.record["perplexity"] == {
+    assert first.record.perplexity == {
         "mean": unedited.mean,
         "pooled": unedited.pooled,
-        "n_broken": 0,
+        "n_non_finite": 0,
     }
     np.testing.assert_array_equal(load_file(first.arrays)["nll_nats"], unedited.nll_nats)
     edited, probes = model, read_key_probe(model, prepare(model, TEXTS), (3,))
@@ -266,25 +266,25 @@ def test_a_record_says_what_was_measured(whole, model):
         edited = jaxedit.apply(edited, edit)
         after, record = jaxedit.perplexity(edited, TEXTS), step.record
         difference = np.log(after.per_text) - np.log(unedited.per_text)
-        measured = record["perplexity"]
+        measured = record.perplexity
         assert measured["ratio"] == after.mean / unedited.mean
         assert measured["delta_nll_nats"] == pytest.approx(difference.mean(), rel=1e-9)
         assert measured["delta_nll_stderr_nats"] == pytest.approx(
             difference.std(ddof=1) / np.sqrt(len(TEXTS)), rel=1e-9
         )
-        assert record["edit_norm"] == pytest.approx(
+        assert record.edit_norm == pytest.approx(
             np.linalg.norm(to_dense(edit.deltas[0])), rel=1e-6
         )
-        assert record["relative_norm"] == pytest.approx(
-            record["edit_norm"] / np.linalg.norm(model.base["mlp/w_down"][3]), rel=1e-5
+        assert record.edit_norm_ratio == pytest.approx(
+            record.edit_norm / np.linalg.norm(model.base["mlp/w_down"][3]), rel=1e-5
         )
-        assert record["relative_perturbation"] == pytest.approx(
+        assert record.relative_perturbation == pytest.approx(
             relative_perturbation(probes, edit), rel=1e-5
         )
-        assert record["relative_perturbation_of_all"] == pytest.approx(
+        assert record.total_relative_perturbation == pytest.approx(
             total_relative_perturbation(probes, edited), rel=1e-5
         )
-        assert set(record["time_s"]) == {
+        assert set(record.time_s) == {
             "edit",
             "perturbation",
             "apply",
@@ -292,18 +292,18 @@ def test_a_record_says_what_was_measured(whole, model):
             "generate",
             "perplexity",
         }
-        assert record["editor"]["n_steps"] == 4
+        assert record.optimisation["n_steps"] == 4
     # `before` is the unedited model's, also for an edit that is not the first.
     for fact, step in zip(FACTS, steps, strict=True):
         (expected,) = evaluate_facts(
             model,
             [Request(fact["prompt"], fact["subject"], fact["target_new"], fact.get("target_true"))],
         )
-        assert step.record["before"]["probability_new"] == pytest.approx(
+        assert step.record.unedited_metrics["probability_new"] == pytest.approx(
             expected["probability_new"], rel=1e-9
         )
-    assert steps[1].record["fact"]["probability_true"] > 0
-    assert steps[0].record["fact"]["probability_true"] is None
+    assert steps[1].record.metrics["probability_true"] > 0
+    assert steps[0].record.metrics["probability_true"] is None
 
 
 # the guard
@@ -357,15 +357,15 @@ def test_an_edit_beyond_what_is_finite(configure, remembering, tmp_path):
     )
     broken, fine = (step.record for step in read_journal(folder).steps[1:])
     assert broken["guard"] == "the edit itself is not finite"
-    assert (broken["perplexity"]["mean"], broken["perplexity"]["n_broken"]) == ("inf", len(TEXTS))
+    assert (broken["perplexity"]["mean"], broken["perplexity"]["n_non_finite"]) == ("inf", len(TEXTS))
     assert (broken["edit_norm"], broken["fact"]["probability_new"]) == ("nan", 0.0)
     assert fine["kept"]
-    assert fine["perplexity"]["n_broken"] == 0
+    assert fine["perplexity"]["n_non_finite"] == 0
 
 
 def test_record_keeps_a_damaging_edit(whole, configure, tmp_path):
     """The same model as without a guard; only the journal says what happened."""
-    folder = loop.run_study(configure(ratio=TIGHT, action="record"), tmp_path / "run")
+    folder = loop.run_study(configure(ratio=TIGHT, action="keep"), tmp_path / "run")
     steps = [step.record for step in read_journal(folder).steps[1:]]
     assert [step["kept"] for step in steps] == [True] * 4
     assert [bool(step["guard"]) for step in steps] == [
@@ -381,7 +381,7 @@ def test_stop_ends_for_good(whole, configure, tmp_path):
     seen = []
     config = configure(ratio=TIGHT, action="stop")
     folder = loop.run_study(
-        config, tmp_path / "run", lambda record, total: seen.append((record["step"], total))
+        config, tmp_path / "run", lambda record, total: seen.append((record.step, total))
     )
     assert seen == [(0, 4), (1, 4), (2, 4)]
     steps = [step.record for step in read_journal(folder).steps]
@@ -390,7 +390,7 @@ def test_stop_ends_for_good(whole, configure, tmp_path):
     assert perplexities(folder) == perplexities(whole(ratio=TIGHT))[:3]
     before = content(folder)
     again = []
-    loop.run_study(config, folder, lambda record, total: again.append((record["step"], total)))
+    loop.run_study(config, folder, lambda record, total: again.append((record.step, total)))
     assert again == seen
     assert content(folder) == before
 
@@ -400,18 +400,18 @@ def test_stop_ends_for_good(whole, configure, tmp_path):
 
 def test_single_edits_do_not_see_each_other(whole, configure, model, editor, tmp_path):
     """Each is the edit of the untouched model, in whatever order they come, and none is kept."""
-    alone = dict(mode="single", ratio=TIGHT, edits_at_once=1)
+    alone = dict(mode="single", ratio=TIGHT, single_batch_size=1)
     folder = whole(**alone)
     found = edits_of(folder)
     for fact, edit, record in zip(FACTS, found, records(folder)[1:], strict=True):
         assert_same_edit(edit, by_hand(model, editor, [fact]))
         assert (
-            record["perplexity"]["mean"]
+            record.perplexity["mean"]
             == jaxedit.perplexity(jaxedit.apply(model, edit), TEXTS).mean
         )
-        assert not record["kept"]
-        assert bool(record["guard"]) == (record["perplexity"]["ratio"] > TIGHT)
-    assert any(record["guard"] for record in records(folder)[1:])
+        assert not record.kept
+        assert bool(record.guard_reason) == (record.perplexity["ratio"] > TIGHT)
+    assert any(record.guard_reason for record in records(folder)[1:])
     turned = loop.run_study(configure(FACTS[::-1], **alone), tmp_path / "turned")
     drop = ("step", "arrays")
     assert [{k: v for k, v in r.items() if k not in drop} for r in records(turned)[1:]] == [
@@ -422,7 +422,7 @@ def test_single_edits_do_not_see_each_other(whole, configure, model, editor, tmp
 
 
 def test_single_edits_leave_no_state(configure, remembering, tmp_path):
-    folder = loop.run_study(configure(mode="single", action="record", ratio=1.2), tmp_path / "run")
+    folder = loop.run_study(configure(mode="single", action="keep", ratio=1.2), tmp_path / "run")
     assert [r["editor"]["n_learnt"] for r in records(folder)[1:]] == [0] * 4
     assert [bool(r["guard"]) for r in records(folder)[1:]] == [False, True, False, False]
 
@@ -432,8 +432,8 @@ def test_single_edits_leave_no_state(configure, remembering, tmp_path):
 STUDIES = [
     dict(),
     dict(ratio=TIGHT),
-    dict(ratio=TIGHT, action="record"),
-    dict(mode="single", edits_at_once=2),
+    dict(ratio=TIGHT, action="keep"),
+    dict(mode="single", single_batch_size=2),
 ]
 
 
@@ -441,7 +441,7 @@ def interrupt(step: int):
     """An on_step that interrupts the study right after a step."""
 
     def on_step(record, total):
-        if record["step"] == step:
+        if record.step == step:
             raise KeyboardInterrupt
 
     return on_step
@@ -458,7 +458,7 @@ def test_an_interruption_does_not_show(whole, configure, tmp_path, keys, after):
     loop.run_study(
         configure(**keys),
         tmp_path / "run",
-        lambda record, total: seen.append((record["step"], total)),
+        lambda record, total: seen.append((record.step, total)),
     )
     assert seen == [(n, 4) for n in range(5)]  # the steps found are shown too
     assert (
@@ -468,7 +468,7 @@ def test_an_interruption_does_not_show(whole, configure, tmp_path, keys, after):
 
 
 @pytest.mark.parametrize(
-    "keys", [dict(ratio=1.2), dict(ratio=1.2, action="record"), dict(mode="single")], ids=str
+    "keys", [dict(ratio=1.2), dict(ratio=1.2, action="keep"), dict(mode="single")], ids=str
 )
 def test_an_interruption_does_not_show_in_an_editors_state(configure, remembering, tmp_path, keys):
     loop.run_study(configure(**keys), tmp_path / "whole")
@@ -515,7 +515,7 @@ def test_a_full_disk_can_be_made_room_on(whole, configure, tmp_path, at):
         real, calls = os.fsync, itertools.count(1)
 
         def fill(record, total):
-            if record["step"] == 2:
+            if record.step == 2:
                 patch.setattr(
                     os,
                     "fsync",
@@ -684,15 +684,15 @@ def test_batches_and_measuring_every_so_often(configure, shared, tmp_path, monke
     seldom = configure(batch_size=2, perplexity_every=2)
     eager = read_journal(loop.run_study(seldom, tmp_path / "eager")).steps[1:]
     assert (
-        eager[0].record["relative_perturbation"] > 0.1
+        eager[0].record.relative_perturbation > 0.1
     )  # so hard a push has its perplexity measured at once
-    assert ["perplexity" in step.record for step in eager] == [True, True]
+    assert [step.record.perplexity is not None for step in eager] == [True, True]
     seldom.guard.max_relative_perturbation = 1e6
     folder = loop.run_study(seldom, tmp_path / "run")
     steps = [step.record for step in read_journal(folder).steps[1:]]
-    assert [record["n_requests"] for record in steps] == [2, 2]
-    assert ["perplexity" in record for record in steps] == [False, True]
-    assert [record["editor"]["n"] for record in steps] == [2, 2]
+    assert [record.n_requests for record in steps] == [2, 2]
+    assert [record.perplexity is not None for record in steps] == [False, True]
+    assert [record.optimisation["n"] for record in steps] == [2, 2]
     retained = json.loads((folder / "retained.json").read_text())
     assert retained["steps"] == [1, 2]
     model = allocate_deltas(jaxedit.load(str(shared / "golden" / "gpt2")), "mlp/w_down", (3,))

@@ -35,7 +35,7 @@ def run(shared, tmp_path_factory):
             "rome", layer=3, v_num_grad_steps=3, context_templates=("{}", "I am. {}")
         )
         places = dict(facts=str(folder / "facts.json"), texts=str(folder / "texts.json"))
-        own = dict(mode="single", edits_at_once=2, perplexity_every=2, guard=dict(action="record"))
+        own = dict(mode="single", single_batch_size=2, perplexity_every=2, guard=dict(action="keep"))
         config.update(model=str(shared / "golden" / "gpt2"), **{**own, **places, **keys})
         return loop.run_study(config, folder / name)
 
@@ -74,7 +74,7 @@ def test_merged_parts_are_the_whole(run, parts):
 
 def test_a_part_goes_on_after_an_interruption(run, parts):
     part = read_journal(parts / "part-1-of-2")
-    assert [step.record["step"] for step in part.steps] == [0, 1, 2, 5]
+    assert [step.record.step for step in part.steps] == [0, 1, 2, 5]
     lines = parts / "part-1-of-2" / "journal.jsonl"
     before = lines.read_bytes()
     lines.write_bytes(b"".join(before.splitlines(keepends=True)[:3]))
@@ -82,7 +82,7 @@ def test_a_part_goes_on_after_an_interruption(run, parts):
         ValueError, match="edit 5 is not there yet; run the parts to their end first"
     ):
         merge_shards(parts)
-    run("scan/part-1-of-2", part="1/2")  # the unfinished lot whole
+    run("scan/part-1-of-2", shard="1/2")  # the unfinished lot whole
     untimed = [
         [
             {key: value for key, value in json.loads(line).items() if key not in TIMED}
@@ -112,4 +112,4 @@ def test_what_cannot_be_merged(run, parts, tmp_path):
     with pytest.raises(
         ValueError, match="only single edits, none of which ends the study, can be made in parts"
     ):
-        run("wrong", part="1/2", mode="sequential")
+        run("wrong", shard="1/2", mode="sequential")

@@ -38,7 +38,7 @@ def studied(shared, tmp_path_factory):
         config = default_config(method, **hypers[method])
         places = dict(facts=str(folder / "facts.json"), texts=str(folder / "texts.json"))
         config.update(
-            model=str(shared / "golden" / "gpt2"), guard=dict(action="record"), **places, **keys
+            model=str(shared / "golden" / "gpt2"), guard=dict(action="keep"), **places, **keys
         )
         return run_study(config, folder / f"{method}-{len(list(folder.iterdir()))}")
 
@@ -78,7 +78,7 @@ def test_kept_edits_or_some(studied, golden):
 
 
 def test_snapshots(studied):
-    every, whole = studied("ft"), studied("ft", snapshot_every=2)
+    every, whole = studied("ft"), studied("ft", journal_dense_every=2)
     np.testing.assert_array_equal(delta(edited_model(whole)), delta(edited_model(every)))
     np.testing.assert_array_equal(
         delta(edited_model(whole, after=2)), delta(edited_model(every, after=2))

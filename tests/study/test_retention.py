@@ -57,7 +57,7 @@ def run(shared, folder):
         config = default_config(method, v_num_grad_steps=4, **hyper)
         places = dict(facts=str(folder / "facts.json"), texts=str(folder / "texts.json"))
         config.update(
-            model=str(shared / "golden" / "gpt2"), guard=dict(action="record"), **{**places, **keys}
+            model=str(shared / "golden" / "gpt2"), guard=dict(action="keep"), **{**places, **keys}
         )
         return run_study(config, folder / name)
 
@@ -71,9 +71,9 @@ def studied(run, folder):
 
 def test_records_hold_what_was_due(studied, golden):
     steps = read_journal(studied).steps[1:]
-    assert ["retention" in step.record for step in steps] == [False, True, False, True]
-    assert ["divergence_nats" in step.record for step in steps] == [False, False, True, False]
-    assert ["fluency_bits" in step.record for step in steps] == [False, True, False, True]
+    assert [step.record.retention is not None for step in steps] == [False, True, False, True]
+    assert [step.record.kl_nats is not None for step in steps] == [False, False, True, False]
+    assert [step.record.ngram_entropy_bits is not None for step in steps] == [False, True, False, True]
     unedited = model = golden("gpt2")
     requests = [
         jaxedit.Request(**{k: v for k, v in fact.items() if isinstance(v, str)}) for fact in FACTS
@@ -82,18 +82,18 @@ def test_records_hold_what_was_due(studied, golden):
         model = jaxedit.apply(model, read_edit(step.arrays))
         if number == 2:
             texts = generate_texts(model, ["Bob is", "Bob likes"])
-            assert step.record["fluency_bits"] == pytest.approx(fluency(texts), rel=1e-6)
+            assert step.record.ngram_entropy_bits == pytest.approx(fluency(texts), rel=1e-6)
             references = read_references(str(studied.parent))
             bob = jaxedit.Request("{} lives in", "Bob", "Paris", relation="P551", target_id="Q90")
-            assert step.record["consistency"] == pytest.approx(
+            assert step.record.reference_score == pytest.approx(
                 consistency(references, bob, texts), rel=1e-6
             )
         if number == 3:
             wanted = kl_divergence(model, unedited, prepare(unedited, TEXTS))
-            assert step.record["divergence_nats"] == pytest.approx(wanted, rel=1e-4)
+            assert step.record.kl_nats == pytest.approx(wanted, rel=1e-4)
         if number in (2, 4):
             wanted = [fact["probability_new"] for fact in evaluate_facts(model, requests[:number])]
-            found = step.record["retention"]
+            found = step.record.retention
             assert list(found) == [str(n) for n in range(1, number + 1)]
             assert [each["probability_new"] for each in found.values()] == pytest.approx(
                 wanted, rel=1e-4
@@ -103,7 +103,7 @@ def test_records_hold_what_was_due(studied, golden):
 def test_prompts_before_and_after(studied, golden):
     steps = read_journal(studied).steps
     said = [
-        step.record["continuations"] for step in steps
+        step.record.prompt_continuations for step in steps
     ]  # perplexity is measured after every edit
     unedited = golden("gpt2")
     edited = jaxedit.apply(unedited, *[read_edit(step.arrays) for step in steps[1:2]])
@@ -112,7 +112,7 @@ def test_prompts_before_and_after(studied, golden):
             prompt + text for prompt, text in zip(PROMPTS, texts, strict=True)
         ] == jaxedit.generate(model, list(PROMPTS))
     before = jaxedit.generate(unedited, ["Bob lives in"], max_new_tokens=8)[0]
-    assert "Bob lives in" + steps[2].record["says_before"] == before
+    assert "Bob lives in" + steps[2].record.unedited_continuation == before
 
 
 def test_the_heat_map(studied, tmp_path):
@@ -151,30 +151,30 @@ def test_single_edits_are_each_measured_with_their_own_edit_once(
         else {}
     )
     name = f"single-{method}-{at_once}-{unusable}"
-    keys = dict(facts=str(path), edits_at_once=at_once, prompts=PROMPTS, references=str(folder))
+    keys = dict(facts=str(path), single_batch_size=at_once, prompts=PROMPTS, references=str(folder))
     steps = read_journal(run(name, method, hyper, mode="single", **keys, **EVERY)).steps[1:]
-    assert not any("retention" in step.record for step in steps)
-    assert [("lot" in step.record) for step in steps[:4]] == [
+    assert not any(step.record.retention is not None for step in steps)
+    assert [(step.record.batch_first_step is not None) for step in steps[:4]] == [
         method == "rome" and at_once > 1 and not unusable
     ] * 4
-    assert ["divergence_nats" in step.record for step in steps[:4]] == [False, False, True, False]
-    assert ["fluency_bits" in step.record for step in steps[:4]] == [False, True, False, True]
+    assert [step.record.kl_nats is not None for step in steps[:4]] == [False, False, True, False]
+    assert [step.record.ngram_entropy_bits is not None for step in steps[:4]] == [False, True, False, True]
     unedited = golden("gpt2")
     texts = prepare(unedited, TEXTS)
     third, second = (jaxedit.apply(unedited, read_edit(steps[i].arrays)) for i in (2, 1))
-    assert steps[2].record["divergence_nats"] == pytest.approx(
+    assert steps[2].record.kl_nats == pytest.approx(
         kl_divergence(third, unedited, texts), rel=1e-4
     )
     spoken = generate_texts(second, ["Bob is", "Bob likes"])
-    assert steps[1].record["fluency_bits"] == pytest.approx(fluency(spoken), rel=1e-6)
+    assert steps[1].record.ngram_entropy_bits == pytest.approx(fluency(spoken), rel=1e-6)
     bob = jaxedit.Request("{} lives in", "Bob", "Paris", relation="P551", target_id="Q90")
     wanted = consistency(read_references(str(folder)), bob, spoken)
-    assert steps[1].record["consistency"] == pytest.approx(wanted, rel=1e-6)
+    assert steps[1].record.reference_score == pytest.approx(wanted, rel=1e-6)
     for step in steps[:4]:
         edited = jaxedit.apply(unedited, read_edit(step.arrays))
         said = [
             prompt + text
-            for prompt, text in zip(PROMPTS, step.record["continuations"], strict=True)
+            for prompt, text in zip(PROMPTS, step.record.prompt_continuations, strict=True)
         ]
         assert said == jaxedit.generate(edited, list(PROMPTS))
 

@@ -163,14 +163,14 @@ def test_a_study_holds_back_or_switches(config, screened, tmp_path):
     predicted = [each.predicted for each in screened("rome")]
     hardest = int(np.argmax(predicted))
     limit = sorted(predicted)[1]
-    recorded = records_of(config, tmp_path / "record", screen="record")
-    assert [record["predicted"] for record in recorded] == pytest.approx(predicted, rel=1e-6)
+    recorded = records_of(config, tmp_path / "record", screening="log")
+    assert [record.predicted_perturbation for record in recorded] == pytest.approx(predicted, rel=1e-6)
     config.guard.max_relative_perturbation = limit
-    held = records_of(config, tmp_path / "hold", screen="hold")
-    assert [record.get("held", False) for record in held] == [i == hardest for i in range(3)]
+    held = records_of(config, tmp_path / "hold", screening="skip")
+    assert [(record.skipped == "screening") for record in held] == [i == hardest for i in range(3)]
     assert not held[hardest]["kept"]
     assert "held back: predicted perturbation" in held[hardest]["error"]
-    switched = records_of(config, tmp_path / "switch", screen="c-rome")
+    switched = records_of(config, tmp_path / "switch", screening="c-rome")
     keys = dict(layer=LAYER, v_num_grad_steps=3, context_templates=TEMPLATES)
     model = jaxedit.load(config.model)
     (request,) = read_requests(config.facts).requests[hardest : hardest + 1]
@@ -192,9 +192,9 @@ def test_a_study_holds_back_or_switches(config, screened, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (dict(screen="skip"), "screen='skip': expected one of '', 'record', 'hold', 'c-rome'"),
+        (dict(screening="skip"), "screen='skip': expected one of '', 'record', 'hold', 'c-rome'"),
         (
-            dict(screen="hold", guard=dict(max_relative_perturbation=None)),
+            dict(screening="skip", guard=dict(max_relative_perturbation=None)),
             "screen='hold' needs guard.max_relative_perturbation",
         ),
     ],

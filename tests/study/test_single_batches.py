@@ -37,7 +37,7 @@ def run(shared, tmp_path):
         config.update(
             model=str(shared / "golden" / "gpt2"),
             mode="single",
-            **{"edits_at_once": 2, **places, **keys},
+            **{"single_batch_size": 2, **places, **keys},
         )
         return loop.run_study(config, tmp_path / name, on_step)
 
@@ -54,28 +54,28 @@ def test_together_they_are_what_each_is_alone(run, golden, method):
     model = golden("gpt2")
     editor = jaxedit.make_editor(method, layer=3, v_num_grad_steps=4, context_templates=TEMPLATES)
     steps = read_journal(folder).steps[1:]
-    assert [step.record["lot"] for step in steps] == [1, 1, 3, 3, 5]
+    assert [step.record.batch_first_step for step in steps] == [1, 1, 3, 3, 5]
     for fact, step, found in zip(FACTS, steps, edits_of(folder), strict=True):
         edit, _, info = editor.edit(model, [jaxedit.Request(**fact)], editor.init(model, None))
         wanted_FD = to_dense(edit.deltas[0])
         assert np.linalg.norm(to_dense(found) - wanted_FD) <= 1e-4 * np.linalg.norm(wanted_FD)
-        assert step.record["editor"]["loss"] == pytest.approx(info["loss"], rel=1e-4)
+        assert step.record.optimisation["loss"] == pytest.approx(info["loss"], rel=1e-4)
         after = jaxedit.perplexity(jaxedit.apply(model, edit), TEXTS).mean
-        assert step.record["perplexity"]["mean"] == pytest.approx(after, rel=1e-4)
-        assert step.record["before"]["probability_new"] < step.record["fact"]["probability_new"]
+        assert step.record.perplexity["mean"] == pytest.approx(after, rel=1e-4)
+        assert step.record.unedited_metrics["probability_new"] < step.record.metrics["probability_new"]
 
 
 def test_an_unfinished_lot_is_done_again_whole(run):
     whole = run("whole")
 
     def interrupt(record, total):
-        if record["step"] == 3:
+        if record.step == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run("run", on_step=interrupt)
     seen = []
-    folder = run("run", on_step=lambda record, total: seen.append(record["step"]))
+    folder = run("run", on_step=lambda record, total: seen.append(record.step))
     assert seen == [0, 1, 2, 3, 4, 5]
     for a, b in zip(read_journal(folder).steps, read_journal(whole).steps, strict=True):
         assert a.arrays is not None
@@ -88,7 +88,7 @@ def test_more_facts_later_begin_with_the_lot_that_was_cut_short(run):
     run("run", n_facts=3)
     grown = run("run", n_facts=5)
     whole = run("whole", n_facts=5)
-    assert [step.record["lot"] for step in read_journal(grown).steps[1:]] == [1, 1, 3, 3, 5]
+    assert [step.record.batch_first_step for step in read_journal(grown).steps[1:]] == [1, 1, 3, 3, 5]
     for mine, theirs in zip(edits_of(grown), edits_of(whole), strict=True):
         np.testing.assert_array_equal(to_dense(mine), to_dense(theirs))
 
@@ -96,12 +96,12 @@ def test_more_facts_later_begin_with_the_lot_that_was_cut_short(run):
 def test_one_request_that_cannot_be_edited_does_not_spoil_its_lot(run):
     asked = [FACTS[0], {**FACTS[1], "subject": "Bob and " * 200 + "Ann"}, FACTS[2], FACTS[3]]
     records = [step.record for step in read_journal(run("run", asked)).steps[1:]]
-    assert ["error" in record for record in records] == [False, True, False, False]
-    assert ["lot" in record for record in records] == [False, False, True, True]
+    assert [record.error is not None for record in records] == [False, True, False, False]
+    assert [record.batch_first_step is not None for record in records] == [False, False, True, True]
 
 
 def test_a_study_that_stopped_is_not_begun_again(run):
-    stop = dict(guard=dict(max_ppl_ratio=1 + 1e-9, action="stop"), edits_at_once=4)
+    stop = dict(guard=dict(max_ppl_ratio=1 + 1e-9, action="stop"), single_batch_size=4)
     folder = run("run", **stop)
     before = (folder / "journal.jsonl").read_bytes()
     assert len(read_journal(folder).steps) == 2

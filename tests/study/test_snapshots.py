@@ -45,7 +45,7 @@ def configure(shared, tmp_path):
         places = dict(facts=str(tmp_path / "facts.json"), texts=str(tmp_path / "texts.json"))
         config.update(
             model=str(shared / "golden" / "gpt2"),
-            guard=dict(max_ppl_ratio=1e6, action="record"),
+            guard=dict(max_ppl_ratio=1e6, action="keep"),
             **places,
             **keys,
         )
@@ -68,7 +68,7 @@ def n_bytes(folder) -> int:
 @pytest.mark.parametrize("method", METHODS)
 def test_an_interruption_between_snapshots_shows_in_nothing(configure, tmp_path, shared, method):
     every = loop.run_study(configure(method), tmp_path / "every")
-    config = configure(method, snapshot_every=2)
+    config = configure(method, journal_dense_every=2)
     whole = loop.run_study(config, tmp_path / "whole")
     assert measured(whole) == measured(every)
     assert [step.record.get("snapshot", False) for step in read_journal(whole).steps] == [
@@ -87,7 +87,7 @@ def test_an_interruption_between_snapshots_shows_in_nothing(configure, tmp_path,
         broken / "journal.jsonl", sum(map(len, lines[:4]))
     )  # step 3 is the last one, after the snapshot of step 2
     seen = []
-    loop.run_study(config, broken, lambda record, total: seen.append(record["step"]))
+    loop.run_study(config, broken, lambda record, total: seen.append(record.step))
     assert seen == [0, 1, 2, 3, 4, 5]
     assert measured(broken) == measured(whole)
     for path in (whole / "steps").iterdir():
@@ -106,11 +106,11 @@ def test_an_interruption_between_snapshots_shows_in_nothing(configure, tmp_path,
 def test_where_snapshots_make_no_sense(configure, tmp_path):
     with pytest.raises(
         ValueError,
-        match=r"snapshot_every=2 is for sequences of edits .* expected 1 for ft in mode single",
+        match=r"journal_dense_every=2 is for sequences of edits .* expected 1 for ft in mode single",
     ):
-        loop.run_study(configure("ft", snapshot_every=2, mode="single"), tmp_path / "run")
+        loop.run_study(configure("ft", journal_dense_every=2, mode="single"), tmp_path / "run")
     config = default_config("rome", layer=3)
-    config.snapshot_every = 2
+    config.journal_dense_every = 2
     with pytest.raises(ValueError, match="expected 1 for rome in mode sequential"):
         loop.run_study(config, tmp_path / "run")
 
