@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import json
 import string
+import zlib
 
 import jax
 import pytest
@@ -27,6 +28,7 @@ from safetensors.numpy import load_file
 
 import jaxedit
 from jaxedit.models import family as families
+from jaxedit.study.config import default_config
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -96,6 +98,33 @@ def golden_edited(golden):
         return dataclasses.replace(model, base=base)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def study_config(shared, tmp_path_factory):
+    """A function: (method, facts, texts, hyper, **keys) -> a study of the golden gpt2.
+
+    Facts and texts are written to files, the same content to the same file. Keys are those of the
+    configuration; `evaluation` are those of its entry `eval`.
+    """
+    folder = tmp_path_factory.mktemp("study-input")
+
+    def written(content) -> str:
+        text = json.dumps(content)
+        path = folder / f"{zlib.crc32(text.encode()):08x}.json"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    def make(method: str, facts: list, texts: list, hyper: dict, evaluation=(), **keys):
+        config = default_config(method, **hyper)
+        config.update(
+            model=str(shared / "golden" / "gpt2"), facts=written(facts), texts=written(texts)
+        )
+        config.update(keys)
+        config.eval.update(dict(evaluation))
+        return config
+
+    return make
 
 
 @pytest.fixture(scope="session")

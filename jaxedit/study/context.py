@@ -128,14 +128,13 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     )
     batches = facts_of_edits(inputs.requests.requests, values)
 
-    # The model, its editor at the layers published for it, and room for the deltas of all edits.
+    # The editor, the model, and room for the deltas of all edits at the edited layers.
+    templates = None if workdir is None else saved_templates(workdir)
+    own_templates = {"context_templates": templates} if templates else {}
+    editor = editor_from(values["editor"], **own_templates)
+    check_dense_journal(values, editor)
     model = load(values["model"], mesh=values["mesh"], dtype=values["dtype"])
     values["editor"] = with_published_layers(values["editor"], model)
-    templates = None if workdir is None else saved_templates(workdir)
-    editor = editor_from(
-        values["editor"], **({"context_templates": templates} if templates else {})
-    )
-    check_dense_journal(values, editor)
     slots = editor.slots(model)
     for weight, layers in slots.items():
         model = allocate_deltas(model, weight, layers)

@@ -86,7 +86,9 @@ def test_the_table_is_what_the_journals_hold(compared):
         assert cells["S"] == f"{100 * (3 / np.sum(1 / shares) if all(shares) else 0):.0f} %"
         said = np.mean([record.metrics["prefixed_accuracy"] for record in records])
         assert cells["says it behind a prefix at once"] == f"{100 * said:.0f} %"
-        highest = max(record.perplexity["mean"] for record in records if record.perplexity is not None)
+        highest = max(
+            record.perplexity["mean"] for record in records if record.perplexity is not None
+        )
         assert float(cells["highest ppl"].replace(",", "")) == pytest.approx(highest, rel=5e-3)
         assert float(cells["ppl after 3"].replace(",", "")) == pytest.approx(
             records[-1].perplexity["mean"], rel=5e-3

@@ -332,7 +332,9 @@ def test_keys_have_names(golden):
     np.testing.assert_array_equal(
         to_dense(delta("rome", key_variant="prefixed")), to_dense(delta("c-rome"))
     )
-    np.testing.assert_array_equal(to_dense(delta("rome", key_variant="mixed")), to_dense(delta("rome")))
+    np.testing.assert_array_equal(
+        to_dense(delta("rome", key_variant="mixed")), to_dense(delta("rome"))
+    )
     questions = pack_prompts(model, [REQUEST], (("{}",),), "mean")
     bare_F = compute_keys(model, questions, hyper["layer"])[1][0]
     bare = delta("rome", key_variant="bare")
@@ -342,7 +344,9 @@ def test_keys_have_names(golden):
     np.testing.assert_allclose(
         written[0], written[1], rtol=1e-3, atol=1e-4
     )  # both are exact at the bare key
-    with pytest.raises(ValueError, match="key_variant='both': expected one of mixed, prefixed, bare"):
+    with pytest.raises(
+        ValueError, match="key_variant='both': expected one of mixed, prefixed, bare"
+    ):
         delta("rome", key_variant="both")
 
 

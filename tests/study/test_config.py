@@ -2,7 +2,7 @@
 there.
 """
 
-import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -11,11 +11,15 @@ from ml_collections import ConfigDict
 import jaxedit
 from jaxedit.editors import hyper_defaults, method_names
 from jaxedit.study.config import (
-    built_in_config,
+    RENAMED,
+    config_names,
     default_config,
     editor_from,
+    find_config,
     plain_config,
     read_config,
+    set_key,
+    with_published_layers,
 )
 
 
@@ -31,26 +35,25 @@ def test_defaults():
         "n_facts": 0,
         "texts": "builtin",
         "stats": "",
-        "batch_size": 1,
-        "perplexity_every": 1,
-        "divergence_every": 0,
-        "fluency_every": 0,
-        "references": "",
-        "retention_every": 0,
-        "prompts": (),
+        "facts_per_edit": 1,
         "single_batch_size": 16,
-        "part": "",
+        "shard": "",
         "journal_dense_every": 1,
-        "screen": "",
+        "screening": "",
         "mode": "sequential",
+        "eval": {
+            "perplexity_every": 1,
+            "kl_every": 0,
+            "fluency_every": 0,
+            "retention_every": 0,
+            "prompts": (),
+            "reference_texts": "",
+        },
         "guard": {"max_ppl_ratio": 2.0, "action": "rollback", "max_relative_perturbation": 0.1},
     }
     assert editor.pop("method") == "rome"
     assert editor.pop("layer") == 3
-    expected = {
-        key: None if value is dataclasses.MISSING else value
-        for key, value in hyper_defaults("rome").items()
-    }
+    expected = hyper_defaults("rome")
     assert editor == {key: value for key, value in expected.items() if key != "layer"}
     assert editor["v_lr"] == 0.5  # the published value
     assert plain_config(config) == config.to_dict()
@@ -79,7 +82,7 @@ def test_overriding_keeps_types():
     config.editor.context_templates = ["{}", "So. {}"]
     config.dtype = "bfloat16"
     kept = {"max_ppl_ratio": 2.0, "max_relative_perturbation": 0.1}  # the other keys stay
-    assert config.guard.to_dict() == {**kept, "action": "record"}
+    assert config.guard.to_dict() == {**kept, "action": "keep"}
     assert config.to_dict()["editor"]["context_templates"] == ("{}", "So. {}")
     hyper = editor_from(config.to_dict()["editor"]).hyper
     assert (hyper.layer, hyper.v_lr, hyper.v_num_grad_steps) == (7, 0.3, 3)
@@ -141,13 +144,13 @@ def test_a_missing_key_is_named():
         plain_config(config)
     with pytest.raises(
         ValueError,
-        match=r"the configuration has no batch_size, divergence_every, dtype, editor, .*, model, n_facts, ",
+        match=r"the configuration has no dtype, editor, eval, facts, .*, texts; begin",
     ):
         plain_config(ConfigDict())
 
 
 def test_the_built_in_configuration():
-    path = built_in_config()
+    path = find_config("laptop")
     assert path.name == "laptop.py"
     config = read_config(path)
     keys = plain_config(config)
@@ -179,3 +182,86 @@ def test_a_configuration_file_and_its_argument(tmp_path):
             ValueError, match="is not a configuration: expected a Python file with get_config"
         ):
             read_config(wrong)
+
+
+def test_a_configuration_of_the_package_is_found_by_its_name():
+    assert {"laptop", "published", "paper", "single_edits"} <= set(config_names())
+    config = read_config("published", "memit/llama-3-8b")
+    assert config.model == "meta-llama/Meta-Llama-3-8B-Instruct"
+    with pytest.raises(
+        ValueError, match=r"lap is not a configuration: .* or one of batch, .*laptop"
+    ):
+        find_config("lap")
+
+
+SETTINGS = {
+    "n_facts=3": ("n_facts", 3),
+    "texts=a,b.json": ("texts", "a,b.json"),
+    "dtype=bfloat16": ("dtype", "bfloat16"),
+    "editor.v_lr=1": ("editor.v_lr", 1.0),
+    "editor.layer=3": ("editor.layer", 3),
+    "editor.norm_anchor=true": ("editor.norm_anchor", True),
+    'editor.context_templates=["{}", "So. {}"]': ("editor.context_templates", ("{}", "So. {}")),
+    "eval.kl_every=5": ("eval.kl_every", 5),
+    'eval.prompts=["Once"]': ("eval.prompts", ("Once",)),
+    "guard.max_relative_perturbation=null": ("guard.max_relative_perturbation", None),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), SETTINGS.items())
+def test_set_sets_one_key_with_its_type(text, expected):
+    config = default_config("rome")
+    set_key(config, text)
+    path, value = expected
+    found = config
+    for name in path.split("."):
+        found = found[name]
+    assert found == value
+    assert type(found) is type(value)
+    others = default_config("rome").to_dict()
+    entry, _, name = path.rpartition(".")
+    (others[entry] if entry else others)[name] = value
+    assert config.to_dict() == others
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("editor.vlr=1", r"expected KEY=VALUE with a key there is; did you mean 'editor\.v_lr'\?"),
+        ("nothing", r"--set=nothing: expected KEY=VALUE with a key there is"),
+        ("n_facts=many", r"--set=n_facts=many: expected n_facts= with a whole number"),
+        ("n_facts=1.5", r"expected n_facts= with a whole number"),
+        ("editor.norm_anchor=3", r"expected editor\.norm_anchor= with true or false"),
+        ("editor=rome", r"expected editor= with its own keys, e\.g\. editor\.KEY=VALUE"),
+        ("editor.method.x=rome", r"expected KEY=VALUE with a key there is"),
+        ("batch_size=3", r"the configuration's key 'batch_size' is called 'facts_per_edit' now"),
+        ("divergence_every=3", r"key 'divergence_every' is called 'eval\.kl_every' now"),
+    ],
+)
+def test_set_says_what_is_wrong(text, message):
+    with pytest.raises(ValueError, match=message):
+        set_key(default_config("rome"), text)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_key_names_its_new_name(old, new):
+    config = default_config("rome")
+    config[old] = 1
+    with pytest.raises(ValueError, match=rf"'{old}' is called '{re.escape(new)}' now"):
+        plain_config(config)
+
+
+def test_a_renamed_hyper_parameter_names_its_new_name():
+    with pytest.raises(ValueError, match="'keys' is called 'key_variant' now"):
+        default_config("rome", keys="bare")
+    with pytest.raises(ValueError, match="'ease_at_argmax' is called 'reduce_nll_when_correct'"):
+        default_config("pmet", ease_at_argmax=True)
+
+
+def test_layers_are_those_published_for_the_model(golden):
+    """Of a model that nobody published layers for they must be given."""
+    model = golden("gpt2")
+    with pytest.raises(ValueError, match=r"no layer is published for rome .* give --layer"):
+        with_published_layers(default_config("rome").to_dict()["editor"], model)
+    given = default_config("memit", layers=(2, 3)).to_dict()["editor"]
+    assert with_published_layers(given, model) == given

@@ -1,4 +1,4 @@
-"""The guard: what trips it, and what it refuses to be."""
+"""The guard: what it calls a violation, and which limits and actions there are."""
 
 import numpy as np
 import pytest
@@ -15,32 +15,41 @@ def score(*per_text: float) -> Perplexity:
 
 def test_the_limit_is_a_ratio_of_means():
     guard, unedited = Guard(max_ppl_ratio=2.0), score(10, 30)
-    assert guard.trips(score(10, 30), unedited, 1.0) == ""
-    assert (
-        guard.trips(score(1, 78), unedited, 1.0) == ""
-    )  # 39.5: a text may get worse, the mean decides
-    assert guard.trips(score(2, 80), unedited, 1.0) == "perplexity 2.05 times the unedited model's"
-    assert guard.trips(score(1, 2), unedited, 1.0) == ""
+    assert guard.violation(score(10, 30), unedited, 1.0) is None
+    # 39.5: a text may get worse, the mean decides.
+    assert guard.violation(score(1, 78), unedited, 1.0) is None
+    code, reason = guard.violation(score(2, 80), unedited, 1.0)
+    assert (code, reason) == ("ppl_ratio", "perplexity 2.05 times the unedited model's")
+    assert guard.violation(score(1, 2), unedited, 1.0) is None
 
 
-def test_a_text_that_broke_trips_whatever_the_limit():
+def test_a_text_whose_loss_is_not_finite_is_a_violation_whatever_the_limit():
     guard = Guard(max_ppl_ratio=1e300)
     for broken in (np.inf, np.nan):
-        assert (
-            guard.trips(score(10, broken), score(10, 30), 1.0)
-            == "the loss of 1 texts is not finite"
-        )
-    assert guard.trips(score(1e200, 30), score(10, 30), 1.0) == ""
-    overflowing = Perplexity(
-        np.array([4 * 1000.0]), np.array([4])
-    )  # finite losses, a mean that is not
+        code, reason = guard.violation(score(10, broken), score(10, 30), 1.0)
+        assert (code, reason) == ("non_finite_loss", "the loss of 1 texts is not finite")
+    assert guard.violation(score(1e200, 30), score(10, 30), 1.0) is None
+
+
+def test_finite_losses_whose_perplexity_overflows_are_a_violation():
+    overflowing = Perplexity(np.array([4 * 1000.0]), np.array([4]))
     assert overflowing.mean == np.inf
-    assert guard.trips(overflowing, score(10), 1.0) == "perplexity inf times the unedited model's"
+    code, reason = Guard(max_ppl_ratio=1e300).violation(overflowing, score(10), 1.0)
+    assert (code, reason) == ("ppl_ratio", "perplexity inf times the unedited model's")
 
 
-def test_an_edit_that_is_not_finite_trips():
+def test_an_edit_that_is_not_finite_is_a_violation():
     for norm in (np.inf, np.nan):
-        assert Guard().trips(score(10), score(10), norm) == "the edit itself is not finite"
+        code, reason = Guard().violation(score(10), score(10), norm)
+        assert (code, reason) == ("non_finite_edit", "the edit itself is not finite")
+        assert Guard().violation(None, score(10), norm).code == "non_finite_edit"
+    assert Guard().violation(None, score(10), 1.0) is None
+
+
+def test_a_large_relative_perturbation_needs_the_perplexity():
+    guard = Guard(max_relative_perturbation=0.1)
+    assert [guard.needs_perplexity(p) for p in (0.1, 0.11, np.inf, np.nan)] == [False, *[True] * 3]
+    assert not Guard(max_relative_perturbation=None).needs_perplexity(np.inf)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5, 0.0, -2.0, float("nan")])
@@ -50,8 +59,7 @@ def test_a_limit_that_is_none_is_refused(ratio):
 
 
 def test_an_unknown_action_is_refused():
-    with pytest.raises(
-        ValueError, match=r"guard\.action='undo': expected one of record, rollback, stop"
-    ):
+    message = r"guard\.action='undo': expected one of keep, rollback, stop"
+    with pytest.raises(ValueError, match=message):
         Guard(action="undo")
-    assert [Guard(action=action).action for action in ACTIONS] == ["record", "rollback", "stop"]
+    assert [Guard(action=action).action for action in ACTIONS] == ["keep", "rollback", "stop"]

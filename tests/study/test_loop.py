@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import shutil
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from jaxedit import LowRank, Request
 from jaxedit.editors import Editor
 from jaxedit.edits.edit import Edit, make_edit, to_dense
 from jaxedit.edits.serialise import read_edit
+from jaxedit.files import to_json
 from jaxedit.metrics.facts import evaluate_facts
 from jaxedit.metrics.perplexity import prepare
 from jaxedit.metrics.perturbation import (
@@ -28,7 +28,6 @@ from jaxedit.metrics.perturbation import (
 )
 from jaxedit.models.model import allocate_deltas
 from jaxedit.study import context, loop
-from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
 
 # All of one shape in the tiny gpt2, so that one compilation does. The second takes the perplexity
@@ -74,27 +73,13 @@ def editor():
 
 
 @pytest.fixture(scope="module")
-def configure(shared, tmp_path_factory):
-    """A function: (facts asked for, **keys) -> the configuration of a quick study; it keeps every
-    edit unless told not to.
-    """
-    folder = tmp_path_factory.mktemp("input")
-    (folder / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
+def configure(study_config):
+    """A function: (facts, **keys) -> a quick study; it keeps every edit unless told not to."""
+    hyper = dict(layer=3, v_num_grad_steps=4, context_templates=TEMPLATES)
 
-    def make(asked=FACTS, ratio=1e6, action="rollback", **keys):
-        path = (
-            folder / f"facts-{zlib.crc32(json.dumps(asked).encode())}.json"
-        )  # the same facts, the same configuration
-        path.write_text(json.dumps(asked), encoding="utf-8")
-        config = default_config("rome", layer=3, v_num_grad_steps=4, context_templates=TEMPLATES)
-        config.update(
-            model=str(shared / "golden" / "gpt2"),
-            facts=str(path),
-            texts=str(folder / "texts.json"),
-            guard=dict(max_ppl_ratio=ratio, action=action),
-            **keys,
-        )
-        return config
+    def make(asked=FACTS, ratio=1e6, action="rollback", evaluation=(), **keys):
+        guard = dict(max_ppl_ratio=ratio, action=action)
+        return study_config("rome", asked, TEXTS, hyper, evaluation, guard=guard, **keys)
 
     return make
 
@@ -152,7 +137,7 @@ def remembering(monkeypatch, model):
 def records(folder: Path) -> list[dict]:
     """The journal without what two runs of the same study may differ in."""
     return [
-        {k: v for k, v in step.record.items() if k != "time_s"}
+        {k: v for k, v in to_json(step.record.to_dict()).items() if k != "time_s"}
         for step in read_journal(folder).steps
     ]
 
@@ -170,9 +155,7 @@ def edits_of(folder: Path) -> list[Edit]:
 
 
 def only_kept(folder: Path) -> list[Edit]:
-    return [
-        read_edit(step.arrays) for step in read_journal(folder).steps[1:] if step.record.kept
-    ]
+    return [read_edit(step.arrays) for step in read_journal(folder).steps[1:] if step.record.kept]
 
 
 def request(fact: dict) -> Request:
@@ -247,7 +230,7 @@ def test_the_edits_are_in_the_weights(whole, model, shared, tmp_path):
     kept = [step.record for step in read_journal(folder).steps[1:] if step.record.kept]
     assert 0 < len(kept) < len(FACTS)
     mean = jaxedit.perplexity(jaxedit.load(str(copy)), TEXTS).mean
-    assert mean == pytest.approx(kept[-1]["perplexity"]["mean"], rel=1e-5)
+    assert mean == pytest.approx(kept[-1].perplexity["mean"], rel=1e-5)
     assert mean != pytest.approx(jaxedit.perplexity(model, TEXTS).mean, rel=1e-3)
 
 
@@ -272,9 +255,7 @@ def test_a_record_says_what_was_measured(whole, model):
         assert measured["delta_nll_stderr_nats"] == pytest.approx(
             difference.std(ddof=1) / np.sqrt(len(TEXTS)), rel=1e-9
         )
-        assert record.edit_norm == pytest.approx(
-            np.linalg.norm(to_dense(edit.deltas[0])), rel=1e-6
-        )
+        assert record.edit_norm == pytest.approx(np.linalg.norm(to_dense(edit.deltas[0])), rel=1e-6)
         assert record.edit_norm_ratio == pytest.approx(
             record.edit_norm / np.linalg.norm(model.base["mlp/w_down"][3]), rel=1e-5
         )
@@ -312,15 +293,16 @@ def test_a_record_says_what_was_measured(whole, model):
 def test_a_rolled_back_edit_leaves_no_trace(whole, model, editor):
     folder = whole(ratio=TIGHT)
     steps = [step.record for step in read_journal(folder).steps[1:]]
-    assert [step["kept"] for step in steps] == [True, False, True, True]
-    ratio = steps[1]["perplexity"]["ratio"]
+    assert [step.kept for step in steps] == [True, False, True, True]
+    ratio = steps[1].perplexity["ratio"]
     assert ratio > TIGHT
-    assert steps[1]["guard"] == f"perplexity {ratio:.3g} times the unedited model's"
-    assert [step["guard"] for step in steps if step["kept"]] == ["", "", ""]
+    assert steps[1].guard_code == "ppl_ratio"
+    assert steps[1].guard_reason == f"perplexity {ratio:.3g} times the unedited model's"
+    assert [step.guard_code for step in steps if step.kept] == [None] * 3
     first, damaging, third, _ = edits_of(folder)
     assert_same_edit(third, by_hand(model, editor, [FACTS[0], FACTS[2]]))
     assert (
-        steps[2]["perplexity"]["mean"]
+        steps[2].perplexity["mean"]
         == jaxedit.perplexity(jaxedit.apply(jaxedit.apply(model, first), third), TEXTS).mean
     )
     # and it is another than where the damaging one is kept
@@ -338,7 +320,7 @@ def test_a_rejected_edit_leaves_no_state(configure, remembering, model, tmp_path
     without = loop.run_study(configure([FACTS[0], *FACTS[2:]], ratio=1.2), tmp_path / "without")
     found, expected = records(with_it), records(without)
     assert [r["kept"] for r in found[1:]] == [True, False, True, True]
-    assert [r["editor"]["n_learnt"] for r in expected[1:]] == [0, 1, 2]
+    assert [r["optimisation"]["n_learnt"] for r in expected[1:]] == [0, 1, 2]
     drop = ("step", "arrays")
     for a, b in zip([*found[:2], *found[3:]], expected, strict=True):
         assert {k: v for k, v in a.items() if k not in drop} == {
@@ -346,8 +328,9 @@ def test_a_rejected_edit_leaves_no_state(configure, remembering, model, tmp_path
         }
     for a, b in zip(only_kept(with_it), edits_of(without), strict=True):
         assert_same_edit(a, b)
+    code = {"Bob": "ppl_ratio", "Nan": "non_finite_edit", "Huge": "non_finite_loss"}.get(bad)
     assert found[2].get("error", "") == ("Nobody cannot be edited" if bad == "Nobody" else "")
-    assert bool(found[2]["guard"]) == (bad != "Nobody")
+    assert found[2].get("guard_code") == code
 
 
 def test_an_edit_beyond_what_is_finite(configure, remembering, tmp_path):
@@ -356,22 +339,25 @@ def test_an_edit_beyond_what_is_finite(configure, remembering, tmp_path):
         configure([{**FACTS[0], "subject": "Nan"}, FACTS[2]], ratio=1.2), tmp_path / "run"
     )
     broken, fine = (step.record for step in read_journal(folder).steps[1:])
-    assert broken["guard"] == "the edit itself is not finite"
-    assert (broken["perplexity"]["mean"], broken["perplexity"]["n_non_finite"]) == ("inf", len(TEXTS))
-    assert (broken["edit_norm"], broken["fact"]["probability_new"]) == ("nan", 0.0)
-    assert fine["kept"]
-    assert fine["perplexity"]["n_non_finite"] == 0
+    assert broken.guard_code == "non_finite_edit"
+    assert broken.guard_reason == "the edit itself is not finite"
+    assert (broken.perplexity["mean"], broken.perplexity["n_non_finite"]) == (np.inf, len(TEXTS))
+    assert np.isnan(broken.edit_norm)
+    assert broken.metrics["probability_new"] == 0.0
+    line = json.loads((folder / "journal.jsonl").read_text().splitlines()[1])
+    assert (line["perplexity"]["mean"], line["edit_norm"]) == ("inf", "nan")
+    assert fine.kept
+    assert fine.perplexity["n_non_finite"] == 0
 
 
-def test_record_keeps_a_damaging_edit(whole, configure, tmp_path):
+def test_keep_keeps_a_damaging_edit(whole, configure, tmp_path):
     """The same model as without a guard; only the journal says what happened."""
     folder = loop.run_study(configure(ratio=TIGHT, action="keep"), tmp_path / "run")
     steps = [step.record for step in read_journal(folder).steps[1:]]
-    assert [step["kept"] for step in steps] == [True] * 4
-    assert [bool(step["guard"]) for step in steps] == [
-        step["perplexity"]["ratio"] > TIGHT for step in steps
-    ]
-    assert steps[1]["guard"]
+    assert [step.kept for step in steps] == [True] * 4
+    over = [step.perplexity["ratio"] > TIGHT for step in steps]
+    assert [step.guard_code == "ppl_ratio" for step in steps] == over
+    assert over[1]
     assert perplexities(folder) == perplexities(whole())
     for a, b in zip(edits_of(folder), edits_of(whole()), strict=True):
         assert_same_edit(a, b)
@@ -385,8 +371,8 @@ def test_stop_ends_for_good(whole, configure, tmp_path):
     )
     assert seen == [(0, 4), (1, 4), (2, 4)]
     steps = [step.record for step in read_journal(folder).steps]
-    assert [step.get("kept") for step in steps] == [None, True, False]
-    assert steps[2]["guard"]
+    assert [step.kept for step in steps] == [None, True, False]
+    assert steps[2].guard_code == "ppl_ratio"
     assert perplexities(folder) == perplexities(whole(ratio=TIGHT))[:3]
     before = content(folder)
     again = []
@@ -403,15 +389,14 @@ def test_single_edits_do_not_see_each_other(whole, configure, model, editor, tmp
     alone = dict(mode="single", ratio=TIGHT, single_batch_size=1)
     folder = whole(**alone)
     found = edits_of(folder)
-    for fact, edit, record in zip(FACTS, found, records(folder)[1:], strict=True):
+    steps = [step.record for step in read_journal(folder).steps[1:]]
+    for fact, edit, record in zip(FACTS, found, steps, strict=True):
         assert_same_edit(edit, by_hand(model, editor, [fact]))
-        assert (
-            record.perplexity["mean"]
-            == jaxedit.perplexity(jaxedit.apply(model, edit), TEXTS).mean
-        )
+        alone_mean = jaxedit.perplexity(jaxedit.apply(model, edit), TEXTS).mean
+        assert record.perplexity["mean"] == alone_mean
         assert not record.kept
-        assert bool(record.guard_reason) == (record.perplexity["ratio"] > TIGHT)
-    assert any(record.guard_reason for record in records(folder)[1:])
+        assert (record.guard_code is not None) == (record.perplexity["ratio"] > TIGHT)
+    assert any(record.guard_code for record in steps)
     turned = loop.run_study(configure(FACTS[::-1], **alone), tmp_path / "turned")
     drop = ("step", "arrays")
     assert [{k: v for k, v in r.items() if k not in drop} for r in records(turned)[1:]] == [
@@ -423,8 +408,8 @@ def test_single_edits_do_not_see_each_other(whole, configure, model, editor, tmp
 
 def test_single_edits_leave_no_state(configure, remembering, tmp_path):
     folder = loop.run_study(configure(mode="single", action="keep", ratio=1.2), tmp_path / "run")
-    assert [r["editor"]["n_learnt"] for r in records(folder)[1:]] == [0] * 4
-    assert [bool(r["guard"]) for r in records(folder)[1:]] == [False, True, False, False]
+    assert [r["optimisation"]["n_learnt"] for r in records(folder)[1:]] == [0] * 4
+    assert ["guard_code" in r for r in records(folder)[1:]] == [False, True, False, False]
 
 
 # interruptions
@@ -480,7 +465,7 @@ def test_an_interruption_does_not_show_in_an_editors_state(configure, rememberin
         )  # it went on from where it was
     loop.run_study(configure(**keys), tmp_path / "run")
     assert_same_study(tmp_path / "run", tmp_path / "whole")
-    learnt = [r["editor"]["n_learnt"] for r in records(tmp_path / "run")[1:]]
+    learnt = [r["optimisation"]["n_learnt"] for r in records(tmp_path / "run")[1:]]
     assert learnt == (
         [0] * 4 if "mode" in keys else [0, 1, 2, 3] if "action" in keys else [0, 1, 1, 2]
     )
@@ -610,7 +595,8 @@ def test_a_request_that_cannot_be_edited_is_recorded(whole, configure, model, ed
     folder = loop.run_study(config, tmp_path / "run")
     _, _, failed, after = records(folder)
     assert "more than the 256 positions of this gpt2 model" in failed["error"]
-    assert (failed["kept"], failed["guard"], failed["case_id"]) == (False, "", 15)
+    assert (failed["kept"], failed["case_id"]) == (False, 15)
+    assert "guard_code" not in failed
     assert "perplexity" not in failed
     assert after["kept"]
     assert_same_edit(
@@ -625,7 +611,14 @@ def test_a_request_that_cannot_be_edited_is_recorded(whole, configure, model, ed
     [
         (dict(mode="both"), r"mode='both': expected one of sequential, single"),
         (dict(n_facts=-1), r"n_facts=-1: expected a number of facts, or 0 for all"),
-        (dict(action="undo"), r"guard\.action='undo': expected one of record, rollback, stop"),
+        (dict(action="undo"), r"guard\.action='undo': expected one of keep, rollback, stop"),
+        (dict(action="record"), r"guard\.action='record' is called 'keep' now"),
+        (dict(part="1/2"), r"the configuration's key 'part' is called 'shard' now"),
+        (dict(prompts=()), r"key 'prompts' is called 'eval\.prompts' now"),
+        (
+            dict(evaluation=dict(kl_evry=3)),
+            r"unknown key 'eval\.kl_evry'; did you mean 'kl_every'\?",
+        ),
         (dict(ratio=1.0), r"guard\.max_ppl_ratio=1\.0: expected a number over 1"),
         (dict(modes="single"), r"the unknown key 'modes'; did you mean 'mode'\?"),
         (dict(editor=dict(method="romee")), r"unknown method 'romee'; did you mean 'rome'\?"),
@@ -681,11 +674,11 @@ def test_batches_and_measuring_every_so_often(configure, shared, tmp_path, monke
     monkeypatch.setattr(
         context, "editor_from", lambda config, **more: editor_of_one._replace(edit=two_at_once)
     )
-    seldom = configure(batch_size=2, perplexity_every=2)
+    seldom = configure(facts_per_edit=2, evaluation=dict(perplexity_every=2))
     eager = read_journal(loop.run_study(seldom, tmp_path / "eager")).steps[1:]
     assert (
         eager[0].record.relative_perturbation > 0.1
-    )  # so hard a push has its perplexity measured at once
+    )  # an edit that perturbs so much has its perplexity measured at once
     assert [step.record.perplexity is not None for step in eager] == [True, True]
     seldom.guard.max_relative_perturbation = 1e6
     folder = loop.run_study(seldom, tmp_path / "run")
@@ -703,8 +696,8 @@ def test_batches_and_measuring_every_so_often(configure, shared, tmp_path, monke
     assert [fact["probability_new"] for fact in retained["facts"]] == pytest.approx(
         [np.mean(held[:2]), np.mean(held[2:])], rel=1e-4
     )
-    assert steps[0]["fact"]["probability_new"] > steps[0]["before"]["probability_new"]
-    with pytest.raises(ValueError, match=r"n_facts=3 is not a multiple of batch_size=2"):
-        loop.run_study(configure(batch_size=2, n_facts=3), tmp_path / "other")
-    with pytest.raises(ValueError, match=r"perplexity_every=0: expected a positive number"):
-        loop.run_study(configure(perplexity_every=0), tmp_path / "other")
+    assert steps[0].metrics["probability_new"] > steps[0].unedited_metrics["probability_new"]
+    with pytest.raises(ValueError, match=r"n_facts=3 is not a multiple of facts_per_edit=2"):
+        loop.run_study(configure(facts_per_edit=2, n_facts=3), tmp_path / "other")
+    with pytest.raises(ValueError, match=r"eval\.perplexity_every=0: expected a positive number"):
+        loop.run_study(configure(evaluation=dict(perplexity_every=0)), tmp_path / "other")

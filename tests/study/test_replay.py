@@ -7,7 +7,6 @@ import pytest
 
 import jaxedit
 from jaxedit.edits.serialise import read_edit
-from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
 from jaxedit.study.loop import run_study
 from jaxedit.study.replay import edited_model
@@ -20,26 +19,20 @@ NOT_POSSIBLE = {"prompt": "{} lives in", "subject": "Bob and " * 200 + "Ann", "t
 
 
 @pytest.fixture(scope="module")
-def studied(shared, tmp_path_factory):
+def studied(study_config, tmp_path_factory):
     """A function: (method, **keys) -> the folder of a study of three facts and one that cannot be
     edited.
     """
     folder = tmp_path_factory.mktemp("edited")
-    (folder / "facts.json").write_text(json.dumps([*FACTS, NOT_POSSIBLE]), encoding="utf-8")
-    (folder / "texts.json").write_text(
-        json.dumps(["The Eiffel Tower is in Paris."]), encoding="utf-8"
-    )
     hypers = {
         "rome": dict(layer=3, v_num_grad_steps=3, context_templates=("{}", "I am. {}")),
         "ft": dict(layers=(3,), num_steps=2),
     }
 
     def run(method, **keys):
-        config = default_config(method, **hypers[method])
-        places = dict(facts=str(folder / "facts.json"), texts=str(folder / "texts.json"))
-        config.update(
-            model=str(shared / "golden" / "gpt2"), guard=dict(action="keep"), **places, **keys
-        )
+        facts, texts = [*FACTS, NOT_POSSIBLE], ["The Eiffel Tower is in Paris."]
+        guard = dict(action="keep")
+        config = study_config(method, facts, texts, hypers[method], guard=guard, **keys)
         return run_study(config, folder / f"{method}-{len(list(folder.iterdir()))}")
 
     return run
@@ -60,14 +53,14 @@ def test_kept_edits_or_some(studied, golden):
         return delta(model)
 
     np.testing.assert_array_equal(delta(edited_model(folder)), by_hand(edits))
-    np.testing.assert_array_equal(delta(edited_model(folder, after=2)), by_hand(edits[:2]))
+    np.testing.assert_array_equal(delta(edited_model(folder, after_step=2)), by_hand(edits[:2]))
     np.testing.assert_array_equal(
-        delta(edited_model(folder, steps=[3, 1])), by_hand([edits[2], edits[0]])
+        delta(edited_model(folder, run_steps=[3, 1])), by_hand([edits[2], edits[0]])
     )
     for arguments, message in (
-        (dict(steps=[7]), "has no edit 7; it has 1 to 4"),
-        (dict(after=0), "has no edit 0"),
-        (dict(steps=[4]), "edit 4 of .* was not made"),
+        (dict(run_steps=[7]), "has no edit 7; it has 1 to 4"),
+        (dict(after_step=0), "has no edit 0"),
+        (dict(run_steps=[4]), "edit 4 of .* was not made"),
     ):
         with pytest.raises(ValueError, match=message):
             edited_model(folder, **arguments)
@@ -81,15 +74,15 @@ def test_snapshots(studied):
     every, whole = studied("ft"), studied("ft", journal_dense_every=2)
     np.testing.assert_array_equal(delta(edited_model(whole)), delta(edited_model(every)))
     np.testing.assert_array_equal(
-        delta(edited_model(whole, after=2)), delta(edited_model(every, after=2))
+        delta(edited_model(whole, after_step=2)), delta(edited_model(every, after_step=2))
     )
     with pytest.raises(ValueError, match="holds the weights after every 2 edits only, not after 1"):
-        edited_model(whole, after=1)
+        edited_model(whole, after_step=1)
     with pytest.raises(ValueError, match="after every 2 edits, and no edit by itself"):
-        edited_model(whole, steps=[1])
+        edited_model(whole, run_steps=[1])
 
 
 def test_single_edits_are_each_by_themselves(studied):
     folder = studied("rome", mode="single")
     assert not edited_model(folder).metadata.history
-    assert len(edited_model(folder, steps=[2]).metadata.history) == 1
+    assert len(edited_model(folder, run_steps=[2]).metadata.history) == 1

@@ -14,10 +14,8 @@ from jaxedit.metrics.divergence import kl_divergence
 from jaxedit.metrics.facts import evaluate_facts
 from jaxedit.metrics.fluency import fluency, generate_texts
 from jaxedit.metrics.perplexity import prepare
-from jaxedit.reports.figures import draw_retention
-from jaxedit.reports.markdown import write_report
+from jaxedit.reports.figures import retention_figure
 from jaxedit.reports.records import retention_table
-from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
 from jaxedit.study.loop import run_study
 
@@ -28,7 +26,7 @@ FACTS = [
 FACTS[1] |= {"generation_prompts": ["Bob is", "Bob likes"], "relation": "P551", "target_id": "Q90"}
 PROMPTS = ("The capital of France is", "Once upon a time")
 TEXTS = ["The Eiffel Tower is in Paris.", " Once upon a time there was a little girl"]
-EVERY = dict(retention_every=2, divergence_every=3, fluency_every=2)
+EVERY = dict(retention_every=2, kl_every=3, fluency_every=2)
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +47,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(shared, folder):
-    """A function: **keys -> the folder of a study."""
+def run(study_config, folder):
+    """A function: (folder's name, method, hyper, facts, evaluation, **keys) -> a study's folder."""
 
-    def make(name, method="rome", hyper=None, **keys):
+    def make(name, method="rome", hyper=None, asked=FACTS, evaluation=EVERY, **keys):
         hyper = hyper or dict(layer=3, context_templates=("{}", "I am. {}"))
-        config = default_config(method, v_num_grad_steps=4, **hyper)
-        places = dict(facts=str(folder / "facts.json"), texts=str(folder / "texts.json"))
-        config.update(
-            model=str(shared / "golden" / "gpt2"), guard=dict(action="keep"), **{**places, **keys}
-        )
+        hyper = dict(v_num_grad_steps=4, **hyper)
+        guard = dict(action="keep")
+        config = study_config(method, asked, TEXTS, hyper, evaluation, guard=guard, **keys)
         return run_study(config, folder / name)
 
     return make
@@ -66,14 +62,20 @@ def run(shared, folder):
 
 @pytest.fixture(scope="module")
 def studied(run, folder):
-    return run("sequential", prompts=PROMPTS, references=str(folder), **EVERY)
+    said = dict(prompts=PROMPTS, reference_texts=str(folder))
+    return run("sequential", evaluation=dict(**said, **EVERY))
 
 
 def test_records_hold_what_was_due(studied, golden):
     steps = read_journal(studied).steps[1:]
     assert [step.record.retention is not None for step in steps] == [False, True, False, True]
     assert [step.record.kl_nats is not None for step in steps] == [False, False, True, False]
-    assert [step.record.ngram_entropy_bits is not None for step in steps] == [False, True, False, True]
+    assert [step.record.ngram_entropy_bits is not None for step in steps] == [
+        False,
+        True,
+        False,
+        True,
+    ]
     unedited = model = golden("gpt2")
     requests = [
         jaxedit.Request(**{k: v for k, v in fact.items() if isinstance(v, str)}) for fact in FACTS
@@ -115,21 +117,21 @@ def test_prompts_before_and_after(studied, golden):
     assert "Bob lives in" + steps[2].record.unedited_continuation == before
 
 
-def test_the_heat_map(studied, tmp_path):
+def test_the_heat_map_is_what_the_journal_holds(studied):
     journal = read_journal(studied)
-    numbers, times, value_NT = retention_table(journal)
-    assert (numbers, times) == ([1, 2, 3, 4], [2, 4])
-    assert np.isnan(value_NT).tolist() == [
+    edits, evaluations, values = retention_table(journal)
+    assert (edits, evaluations) == ([1, 2, 3, 4], [2, 4])
+    assert np.isnan(values).tolist() == [
         [False, False],
         [False, False],
         [True, False],
         [True, False],
     ]
-    assert draw_retention(journal, tmp_path / "retention")
-    assert (tmp_path / "retention.png").stat().st_size > 5_000
-    assert "![P(new) of each fact as more are written](retention.png)" in write_report(
-        studied
-    ).read_text(encoding="utf-8")
+    last = journal.steps[4].record.retention
+    assert values[:, 1].tolist() == [last[str(n)]["probability_new"] for n in edits]
+    figure = retention_figure(journal)
+    (mesh,) = figure.axes[0].collections
+    np.testing.assert_array_equal(np.ma.filled(mesh.get_array(), np.nan), values)
 
 
 @pytest.mark.parametrize(
@@ -143,28 +145,29 @@ def test_single_edits_are_each_measured_with_their_own_edit_once(
     same measurements.
     """
     asked = [*FACTS, {**FACTS[0], "subject": "Bob and " * 200 + "Ann"}] if unusable else FACTS
-    path = folder / f"asked-{len(asked)}.json"
-    path.write_text(json.dumps(asked), encoding="utf-8")
-    hyper = (
-        dict(layers=(2, 3), mom2_adjustment=False, context_templates=(("{}",), ("I am. {}",)))
-        if method == "memit"
-        else {}
-    )
+    hyper = None
+    if method == "memit":
+        templates = (("{}",), ("I am. {}",))
+        hyper = dict(layers=(2, 3), mom2_adjustment=False, context_templates=templates)
     name = f"single-{method}-{at_once}-{unusable}"
-    keys = dict(facts=str(path), single_batch_size=at_once, prompts=PROMPTS, references=str(folder))
-    steps = read_journal(run(name, method, hyper, mode="single", **keys, **EVERY)).steps[1:]
+    every = dict(prompts=PROMPTS, reference_texts=str(folder), **EVERY)
+    keys = dict(mode="single", single_batch_size=at_once)
+    steps = read_journal(run(name, method, hyper, asked, every, **keys)).steps[1:]
     assert not any(step.record.retention is not None for step in steps)
     assert [(step.record.batch_first_step is not None) for step in steps[:4]] == [
         method == "rome" and at_once > 1 and not unusable
     ] * 4
     assert [step.record.kl_nats is not None for step in steps[:4]] == [False, False, True, False]
-    assert [step.record.ngram_entropy_bits is not None for step in steps[:4]] == [False, True, False, True]
+    assert [step.record.ngram_entropy_bits is not None for step in steps[:4]] == [
+        False,
+        True,
+        False,
+        True,
+    ]
     unedited = golden("gpt2")
     texts = prepare(unedited, TEXTS)
     third, second = (jaxedit.apply(unedited, read_edit(steps[i].arrays)) for i in (2, 1))
-    assert steps[2].record.kl_nats == pytest.approx(
-        kl_divergence(third, unedited, texts), rel=1e-4
-    )
+    assert steps[2].record.kl_nats == pytest.approx(kl_divergence(third, unedited, texts), rel=1e-4)
     spoken = generate_texts(second, ["Bob is", "Bob likes"])
     assert steps[1].record.ngram_entropy_bits == pytest.approx(fluency(spoken), rel=1e-6)
     bob = jaxedit.Request("{} lives in", "Bob", "Paris", relation="P551", target_id="Q90")
@@ -179,12 +182,10 @@ def test_single_edits_are_each_measured_with_their_own_edit_once(
         assert said == jaxedit.generate(edited, list(PROMPTS))
 
 
-def test_what_cannot_be_meant(run):
-    with pytest.raises(
-        ValueError, match=r"prompts=\('',\): expected a list of texts, each with something in it"
-    ):
-        run("wrong", prompts=("",))
-    with pytest.raises(
-        ValueError, match="retention_every=-1: expected a number of edits, or 0 for never"
-    ):
-        run("wrong", retention_every=-1)
+def test_values_that_no_study_can_have(run):
+    message = r"eval\.prompts=\('',\): expected a list of texts, each with something in it"
+    with pytest.raises(ValueError, match=message):
+        run("wrong", evaluation=dict(prompts=("",)))
+    message = r"eval\.retention_every=-1: expected a number of edits, or 0 for never"
+    with pytest.raises(ValueError, match=message):
+        run("wrong", evaluation=dict(retention_every=-1))

@@ -1,7 +1,5 @@
 """Screening: the prediction against its formula from plain PyTorch, and what a study does with it."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,6 @@ from jaxedit.datasets import read_requests
 from jaxedit.edits.serialise import read_edit
 from jaxedit.metrics.perplexity import prepare
 from jaxedit.metrics.perturbation import read_key_probe
-from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
 from jaxedit.study.loop import run_study
 from jaxedit.study.screening import hard_and_normal, predict_damage, write_facts
@@ -45,16 +42,9 @@ LAYER = 3
 
 
 @pytest.fixture
-def config(shared, tmp_path) -> ConfigDict:
-    (tmp_path / "facts.json").write_text(json.dumps(FACTS), encoding="utf-8")
-    (tmp_path / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
-    made = default_config("rome", layer=LAYER, v_num_grad_steps=3, context_templates=TEMPLATES)
-    made.update(
-        model=str(shared / "golden" / "gpt2"),
-        facts=str(tmp_path / "facts.json"),
-        texts=str(tmp_path / "texts.json"),
-    )
-    return made
+def config(study_config) -> ConfigDict:
+    hyper = dict(layer=LAYER, v_num_grad_steps=3, context_templates=TEMPLATES)
+    return study_config("rome", FACTS, TEXTS, hyper)
 
 
 @pytest.fixture(scope="module")
@@ -159,46 +149,71 @@ def records_of(config, folder, **keys):
     return [step.record for step in read_journal(run_study(config, folder)).steps[1:]]
 
 
-def test_a_study_holds_back_or_switches(config, screened, tmp_path):
+def test_a_study_logs_skips_or_switches(config, screened, tmp_path):
     predicted = [each.predicted for each in screened("rome")]
     hardest = int(np.argmax(predicted))
-    limit = sorted(predicted)[1]
-    recorded = records_of(config, tmp_path / "record", screening="log")
-    assert [record.predicted_perturbation for record in recorded] == pytest.approx(predicted, rel=1e-6)
-    config.guard.max_relative_perturbation = limit
-    held = records_of(config, tmp_path / "hold", screening="skip")
-    assert [(record.skipped == "screening") for record in held] == [i == hardest for i in range(3)]
-    assert not held[hardest]["kept"]
-    assert "held back: predicted perturbation" in held[hardest]["error"]
-    switched = records_of(config, tmp_path / "switch", screening="c-rome")
-    keys = dict(layer=LAYER, v_num_grad_steps=3, context_templates=TEMPLATES)
-    model = jaxedit.load(config.model)
-    (request,) = read_requests(config.facts).requests[hardest : hardest + 1]
-    before = [
-        read_edit(step.arrays) for step in read_journal(tmp_path / "switch").steps[1 : hardest + 1]
+    logged = records_of(config, tmp_path / "log", screening="log")
+    found = [record.predicted_perturbation for record in logged]
+    assert found == pytest.approx(predicted, rel=1e-6)
+
+    config.guard.max_relative_perturbation = sorted(predicted)[1]
+    skipped = records_of(config, tmp_path / "skip", screening="skip")
+    assert [record.skipped for record in skipped] == [
+        "screening" if i == hardest else None for i in range(3)
     ]
-    for edit in before:
-        model = jaxedit.apply(model, edit)
-    by_method = {}
+    hard = skipped[hardest]
+    assert (hard.kept, hard.error, hard.metrics, hard.is_made) == (False, None, None, False)
+    assert hard.predicted_perturbation == pytest.approx(predicted[hardest], rel=1e-6)
+
+    # The hard one is written by C-ROME, on the model with the edits before it; the others by ROME.
+    switched = records_of(config, tmp_path / "switch", screening="c-rome")
+    model = jaxedit.load(config.model)
+    for step in read_journal(tmp_path / "switch").steps[1 : hardest + 1]:
+        model = jaxedit.apply(model, read_edit(step.arrays))
+    request = read_requests(config.facts).requests[hardest]
+    keys = dict(layer=LAYER, v_num_grad_steps=3, context_templates=TEMPLATES)
+    norms = {}
     for method in ("rome", "c-rome"):
         editor = jaxedit.make_editor(method, **keys)
-        by_method[method] = editor.edit(model, [request], editor.init(model, None))[0].norm
-    assert switched[hardest]["edit_norm"] == pytest.approx(by_method["c-rome"], rel=1e-6)
-    assert by_method["rome"] != pytest.approx(by_method["c-rome"], rel=1e-3)
-    for i in set(range(hardest)):  # those that are not hard are written by the study's own method
-        assert switched[i]["edit_norm"] == recorded[i]["edit_norm"]
+        norms[method] = editor.edit(model, [request], editor.init(model, None))[0].norm
+    assert switched[hardest].edit_norm == pytest.approx(norms["c-rome"], rel=1e-6)
+    assert norms["rome"] != pytest.approx(norms["c-rome"], rel=1e-3)
+    for i in range(hardest):
+        assert switched[i].edit_norm == logged[i].edit_norm
+
+
+@pytest.mark.parametrize("screening", ["skip", "c-rome"])
+def test_screening_needs_a_limit(config, tmp_path, screening):
+    guard = dict(max_relative_perturbation=None)
+    with pytest.raises(
+        ValueError, match=rf"screening='{screening}' needs guard\.max_relative_pert"
+    ):
+        records_of(config, tmp_path / "run", screening=screening, guard=guard)
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("screening", "message"),
     [
-        (dict(screening="skip"), "screen='skip': expected one of '', 'record', 'hold', 'c-rome'"),
-        (
-            dict(screening="skip", guard=dict(max_relative_perturbation=None)),
-            "screen='hold' needs guard.max_relative_perturbation",
-        ),
+        ("drop", "screening='drop': expected one of '', 'log', 'skip', 'c-rome'"),
+        ("hold", "screening='hold' is called 'skip' now"),
     ],
 )
-def test_what_cannot_be_meant(config, tmp_path, keys, message):
+def test_an_unknown_screening_is_refused(config, tmp_path, screening, message):
     with pytest.raises(ValueError, match=message):
-        records_of(config, tmp_path / "run", **keys)
+        records_of(config, tmp_path / "run", screening=screening)
+
+
+def test_an_anchor_counts_in_the_prediction(tiny_checkpoint):
+    """With anchor="bos" the keys are those behind a begin-of-text token, as they are edited."""
+    model = jaxedit.load(str(tiny_checkpoint("llama")), add_bos=False)
+    with_token = jaxedit.load(str(tiny_checkpoint("llama")), add_bos=True)
+    request = jaxedit.Request("{} lives in", "Bob", "Paris")
+    keys = dict(layer=1, context_templates=TEMPLATES)
+    found = []
+    for each, anchor in ((model, "bos"), (with_token, None), (model, None)):
+        editor = jaxedit.make_editor("rome", anchor=anchor, **keys)
+        key_probe = read_key_probe(each, prepare(each, TEXTS), (1,))
+        state = editor.init(each, None)
+        found.append(predict_damage(each, [request], editor, state, key_probe)[0].predicted)
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert found[0] != pytest.approx(found[2], rel=1e-2)

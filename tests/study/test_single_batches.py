@@ -2,7 +2,7 @@
 finished is done again whole.
 """
 
-import json
+import dataclasses
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ import pytest
 import jaxedit
 from jaxedit.edits.edit import to_dense
 from jaxedit.edits.serialise import read_edit
+from jaxedit.files import to_json
 from jaxedit.study import loop
-from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
 
 NAMES = ("BP", "Bob", "Sony", "Ann", "Tim")
@@ -24,21 +24,13 @@ TEMPLATES = ("{}", "I am. {}")
 
 
 @pytest.fixture
-def run(shared, tmp_path):
-    """A function: (folder's name, facts, on_step, **keys) -> the folder of a study of single edits
-    in lots of two.
-    """
-    (tmp_path / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
+def run(study_config, tmp_path):
+    """A function: (folder's name, facts, on_step, **keys) -> single edits in batches of two."""
+    hyper = dict(layer=3, v_num_grad_steps=4, context_templates=TEMPLATES)
 
     def study(name, asked=FACTS, on_step=lambda record, total: None, method="rome", **keys):
-        (tmp_path / "facts.json").write_text(json.dumps(asked), encoding="utf-8")
-        config = default_config(method, layer=3, v_num_grad_steps=4, context_templates=TEMPLATES)
-        places = dict(facts=str(tmp_path / "facts.json"), texts=str(tmp_path / "texts.json"))
-        config.update(
-            model=str(shared / "golden" / "gpt2"),
-            mode="single",
-            **{"single_batch_size": 2, **places, **keys},
-        )
+        keys = {"mode": "single", "single_batch_size": 2, **keys}
+        config = study_config(method, asked, TEXTS, hyper, **keys)
         return loop.run_study(config, tmp_path / name, on_step)
 
     return study
@@ -62,10 +54,12 @@ def test_together_they_are_what_each_is_alone(run, golden, method):
         assert step.record.optimisation["loss"] == pytest.approx(info["loss"], rel=1e-4)
         after = jaxedit.perplexity(jaxedit.apply(model, edit), TEXTS).mean
         assert step.record.perplexity["mean"] == pytest.approx(after, rel=1e-4)
-        assert step.record.unedited_metrics["probability_new"] < step.record.metrics["probability_new"]
+        assert (
+            step.record.unedited_metrics["probability_new"] < step.record.metrics["probability_new"]
+        )
 
 
-def test_an_unfinished_lot_is_done_again_whole(run):
+def test_an_unfinished_batch_is_done_again_whole(run):
     whole = run("whole")
 
     def interrupt(record, total):
@@ -78,22 +72,27 @@ def test_an_unfinished_lot_is_done_again_whole(run):
     folder = run("run", on_step=lambda record, total: seen.append(record.step))
     assert seen == [0, 1, 2, 3, 4, 5]
     for a, b in zip(read_journal(folder).steps, read_journal(whole).steps, strict=True):
-        assert a.arrays is not None
-        assert b.arrays is not None
         assert a.arrays.read_bytes() == b.arrays.read_bytes()
-        assert {**a.record, "time_s": 0} == {**b.record, "time_s": 0}
+        mine, theirs = (dataclasses.replace(step.record, time_s=None) for step in (a, b))
+        assert to_json(mine.to_dict()) == to_json(theirs.to_dict())
 
 
-def test_more_facts_later_begin_with_the_lot_that_was_cut_short(run):
+def test_more_facts_later_begin_with_the_batch_that_was_cut_short(run):
     run("run", n_facts=3)
     grown = run("run", n_facts=5)
     whole = run("whole", n_facts=5)
-    assert [step.record.batch_first_step for step in read_journal(grown).steps[1:]] == [1, 1, 3, 3, 5]
+    assert [step.record.batch_first_step for step in read_journal(grown).steps[1:]] == [
+        1,
+        1,
+        3,
+        3,
+        5,
+    ]
     for mine, theirs in zip(edits_of(grown), edits_of(whole), strict=True):
         np.testing.assert_array_equal(to_dense(mine), to_dense(theirs))
 
 
-def test_one_request_that_cannot_be_edited_does_not_spoil_its_lot(run):
+def test_one_request_that_cannot_be_edited_does_not_spoil_its_batch(run):
     asked = [FACTS[0], {**FACTS[1], "subject": "Bob and " * 200 + "Ann"}, FACTS[2], FACTS[3]]
     records = [step.record for step in read_journal(run("run", asked)).steps[1:]]
     assert [record.error is not None for record in records] == [False, True, False, False]

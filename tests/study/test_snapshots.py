@@ -2,7 +2,6 @@
 in nothing.
 """
 
-import json
 import os
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 
 from jaxedit.edits.edit import Dense, apply, replay_edits
 from jaxedit.edits.serialise import read_edit
+from jaxedit.files import to_json
 from jaxedit.models.load import load
 from jaxedit.study import loop
 from jaxedit.study.config import default_config
@@ -19,6 +19,7 @@ FACTS = [
     {"prompt": "{} lives in", "subject": name, "target_new": "Paris"}
     for name in ("BP", "Bob", "Sony", "Ann", "Tim")
 ]
+TEXTS = ["The Eiffel Tower is located in the city of Paris."]
 METHODS = {
     "ft": dict(layers=(2,), num_steps=3, norm_constraint=5e-3),
     "memit-sequential": dict(  # its state learns from each edit
@@ -33,32 +34,20 @@ METHODS = {
 
 
 @pytest.fixture
-def configure(shared, tmp_path):
+def configure(study_config):
     """A function: (method, **keys) -> the configuration of a quick study."""
-    (tmp_path / "facts.json").write_text(json.dumps(FACTS), encoding="utf-8")
-    (tmp_path / "texts.json").write_text(
-        json.dumps(["The Eiffel Tower is located in the city of Paris."]), encoding="utf-8"
-    )
 
     def make(method, **keys):
-        config = default_config(method, **METHODS[method])
-        places = dict(facts=str(tmp_path / "facts.json"), texts=str(tmp_path / "texts.json"))
-        config.update(
-            model=str(shared / "golden" / "gpt2"),
-            guard=dict(max_ppl_ratio=1e6, action="keep"),
-            **places,
-            **keys,
-        )
-        return config
+        guard = dict(max_ppl_ratio=1e6, action="keep")
+        return study_config(method, FACTS, TEXTS, METHODS[method], guard=guard, **keys)
 
     return make
 
 
 def measured(folder) -> list[dict]:
-    steps = [step.record for step in read_journal(folder).steps]
-    return [
-        {k: v for k, v in record.items() if k not in ("time_s", "snapshot")} for record in steps
-    ]
+    """The records without what two runs, or the two ways to journal, differ in."""
+    records = [to_json(step.record.to_dict()) for step in read_journal(folder).steps]
+    return [{k: v for k, v in each.items() if k not in ("time_s", "snapshot")} for each in records]
 
 
 def n_bytes(folder) -> int:
@@ -71,7 +60,7 @@ def test_an_interruption_between_snapshots_shows_in_nothing(configure, tmp_path,
     config = configure(method, journal_dense_every=2)
     whole = loop.run_study(config, tmp_path / "whole")
     assert measured(whole) == measured(every)
-    assert [step.record.get("snapshot", False) for step in read_journal(whole).steps] == [
+    assert [bool(step.record.snapshot) for step in read_journal(whole).steps] == [
         False,
         False,
         True,
