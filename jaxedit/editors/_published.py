@@ -242,7 +242,7 @@ def published_hyper(method: str, model: Model) -> dict[str, Any]:
     if name is None or not any(row[:2] == (method, name) for row in ROWS):
         raise ValueError(
             f"no layer is published for {method} on {model.metadata.source} ({config.family}, "
-            f"{config.L} layers of width {config.D}); give --layer (layer= or layers= in Python). "
+            f"{config.L} layers of width {config.D}); give --layer (of `jaxedit stats` --layers, in Python layer= or layers=). "
             "configs/single_edits.py measures what edits at a layer do to a model"
         )
     return find_published(f"{method}/{name}").hyper

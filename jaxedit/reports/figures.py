@@ -62,7 +62,9 @@ def perplexity_figure(journal: Journal, curves: Sequence[Curve] = ()) -> "Figure
     label = f"unedited: {format_number(unedited)}"
     for level, text, style in ((COLLAPSE_PPL, "collapse: 1000", "--"), (base, label, ":")):
         axes.axhline(level, color="0.4", linestyle=style, linewidth=1, zorder=1)
-        place: Any = dict(xycoords=("axes fraction", "data"), textcoords="offset points", va="center")
+        place: Any = dict(
+            xycoords=("axes fraction", "data"), textcoords="offset points", va="center"
+        )
         axes.annotate(text, (1, level), xytext=(4, 0), fontsize=8, color="0.3", **place)
 
     # The kept edits as a line, every edit as a mark.

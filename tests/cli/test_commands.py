@@ -14,9 +14,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import jaxedit
-from jaxedit.cli import names
+from jaxedit.cli import command_names
 from jaxedit.edits.edit import to_dense
 from jaxedit.edits.serialise import read_edit
+from jaxedit.files import to_json
 from jaxedit.study.journal import read_journal
 
 FACTS = [
@@ -118,7 +119,11 @@ def studied(run):
 def test_screen(run, folder):
     """The flagged facts and as many others make files of facts; the ranking says which."""
     flags = [flag for flag in STUDY if "workdir" not in flag and flag != "study"]
-    written = ["--hard=screened/hard.json", "--normal=screened/normal.json", "--limit=1e-9"]
+    written = [
+        "--hard_out=screened/hard.json",
+        "--normal_out=screened/normal.json",
+        "--threshold=1e-9",
+    ]
     found = result(run("screen", *flags, *written, "--json"))
     assert sorted(each["request"] for each in found["ranking"]) == sorted(
         f"{fact['prompt'].replace('{}', fact['subject'])} → {fact['target_new']}" for fact in FACTS
@@ -129,11 +134,11 @@ def test_screen(run, folder):
         each["request"].split(" lives")[0].split(" is")[0] for each in found["ranking"]
     ]
     assert json.loads((folder / "screened" / "normal.json").read_text(encoding="utf-8")) == []
-    done = run("screen", *flags, "--facts=facts.json", "--facts=facts.json", "--limit=1e9")
-    assert "0 of 6 facts are predicted to push the texts by more than 1e+09" in done.stdout
+    done = run("screen", *flags, "--facts=facts.json", "--facts=facts.json", "--threshold=1e9")
+    assert "0 of 6 facts have a predicted relative perturbation over 1e+09" in done.stdout
     assert "[bold]" in done.stdout
-    assert refusal(run("screen", *flags, "--limit=-1")).startswith(
-        "--limit=-1.0: expected a positive number"
+    assert refusal(run("screen", *flags, "--threshold=-1")).startswith(
+        "--threshold=-1.0: expected a positive number"
     )
 
 
@@ -144,7 +149,9 @@ def test_study(studied, folder, tiny):
     found = result(studied)
     assert found["workdir"] == "run"
     journal = read_journal(folder / "run")
-    assert [found["baseline"], *found["steps"]] == [step.record for step in journal.steps]
+    assert [found["baseline"], *found["steps"]] == [
+        to_json(step.record.to_dict()) for step in journal.steps
+    ]
     assert [step["subject"] for step in found["steps"]] == ["BP", "Bob [bold]"]
     assert found["baseline"]["perplexity"]["mean"] == jaxedit.perplexity(tiny, TEXTS).mean
     edited = tiny
@@ -216,9 +223,9 @@ def test_report(studied, run, folder):
     ]
     for step, line in zip(steps, lines[1:], strict=False):
         assert line.startswith(
-            f"{step['step']}  {step['prompt'].replace('{}', step['subject'])} → {step['target_new']} "
+            f"{step.step}  {step.prompt.replace('{}', step.subject)} → {step.target_new} "
         )
-        assert f" {step['perplexity']['mean']:,.0f} " in line
+        assert f" {step.perplexity['mean']:,.0f} " in line
         assert line.rstrip().endswith("kept")
     assert (
         f"rome on tiny, sequential edits: {len(steps)} edits made, {len(steps)} kept, 0 rolled back"
@@ -234,8 +241,8 @@ EDIT = (
     "--model=tiny",
     "--texts=texts.json",
     "--layer=3",
-    "--hyper=v_num_grad_steps=4",
-    '--hyper=context_templates=["{}", "I am. {}"]',
+    "--set=editor.v_num_grad_steps=4",
+    '--set=editor.context_templates=["{}", "I am. {}"]',
     "--prompt={} lives in",
     "--subject=Bob",
     "--target=Munich",
@@ -256,17 +263,17 @@ def test_edit_as_json_and_saved(edited, folder, tiny):
     assert [delta[:2] for delta in saved.deltas] == [("mlp/w_down", 3)]
     assert found["request"] == "Bob lives in → Munich"
     assert (found["method"], found["model"]) == ("rome", "tiny")
-    assert found["editor"]["n_steps"] == 4
-    assert found["editor"]["v_norm"] == pytest.approx(
+    assert found["optimisation"]["n_steps"] == 4
+    assert found["optimisation"]["v_norm"] == pytest.approx(
         np.linalg.norm(to_dense(saved.deltas[0])), rel=1e-5
     )
-    for when, model in (("before", tiny), ("after", jaxedit.apply(tiny, saved))):
+    for when, model in (("unedited", tiny), ("edited", jaxedit.apply(tiny, saved))):
         score = jaxedit.perplexity(model, TEXTS)
         assert (found[when]["perplexity"], found[when]["pooled"]) == (score.mean, score.pooled)
         assert (
             found[when]["says"] == jaxedit.generate(model, ["Bob lives in"], max_new_tokens=12)[0]
         )
-    assert found["after"]["probability_new"] > found["before"]["probability_new"]
+    assert found["edited"]["probability_new"] > found["unedited"]["probability_new"]
 
 
 def test_edit_as_a_table(edited, run):
@@ -275,16 +282,16 @@ def test_edit_as_a_table(edited, run):
     found = result(edited)
     lines = [line.split() for line in done.stdout.splitlines()]
     assert "Bob lives in → Munich with rome in tiny" in done.stdout
-    assert ["before", "after"] in lines
+    assert ["unedited", "edited"] in lines
     assert [
         "perplexity",
-        *(f"{found[when]['perplexity']:,.0f}" for when in ("before", "after")),
+        *(f"{found[when]['perplexity']:,.0f}" for when in ("unedited", "edited")),
     ] in lines
     assert [
         "P(new)",
-        *(f"{found[when]['probability_new']:.3g}" for when in ("before", "after")),
+        *(f"{found[when]['probability_new']:.3g}" for when in ("unedited", "edited")),
     ] in lines
-    assert ["greedy", "is", "new", "no", "no"] in lines
+    assert ["says", "it", "no", "no"] in lines
 
 
 def test_ppl(run, folder, tiny, shared):
@@ -334,22 +341,22 @@ def test_doctor(run):
     assert found["jaxedit"] == version("jaxedit")
     assert found["jax"] == version("jax")
     assert found["devices"].endswith("(cpu)")
-    assert done.returncode == (2 if found["amiss"] else 0)
-    assert done.stderr.count("\n") == (1 if found["amiss"] else 0)
-    assert all(found["amiss"].values())  # a remedy for each
+    assert done.returncode == (2 if found["problems"] else 0)
+    assert done.stderr.count("\n") == (1 if found["problems"] else 0)
+    assert all(found["problems"].values())  # a remedy for each
 
 
 def test_help_and_version(run):
     done = run("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for name in names():
+    for name in command_names():
         assert f"\n    {name} " in done.stdout
-    assert len(names()) >= 6
+    assert len(command_names()) >= 6
     done = run("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, version("jaxedit") + "\n", "")
     done = run("edit", "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for flag in ("--model=smollm2-135m", "--hyper=", "--prompt=...", "--json\n"):
+    for flag in ("--model=smollm2-135m", "--set=", "--prompt=...", "--json\n"):
         assert f"\n  {flag}" in done.stdout
     assert "--undefok" not in done.stdout  # absl's own flags are nobody's business
 
@@ -364,7 +371,7 @@ def test_help_and_version(run):
             ["studi"],
             [
                 "unknown command 'studi'; did you mean 'study'?",
-                "Commands: bench, compare, convert, doctor",
+                "Commands: bench, compare, configs, convert, doctor",
             ],
         ),
         (["ppl", "--modell=tiny"], ["Unknown command line flag 'modell'", "model"]),
@@ -374,11 +381,19 @@ def test_help_and_version(run):
         ),
         (["study", "--config.editor.vlr=0.3"], ["--config.editor.vlr=0.3", "did you mean 'v_lr'?"]),
         (
-            [*EDIT, "--hyper=vlr=0.3"],
-            ["rome has no hyper-parameter 'vlr'; did you mean 'v_lr'?", "It has: layer"],
+            [*EDIT, "--set=editor.vlr=0.3"],
+            ["--set=editor.vlr=0.3: expected KEY=VALUE", "did you mean 'editor.v_lr'?"],
         ),
-        ([*EDIT, "--hyper=v_lr=fast"], ["v_lr", "'fast'"]),
-        ([*EDIT, "--hyper=context_templates=So. {}"], ["context_templates"]),
+        ([*EDIT, "--set=editor.v_lr=fast"], ["expected editor.v_lr= with a number"]),
+        ([*EDIT, "--set=editor.context_templates=So. {}"], ["context_templates", "a list in []"]),
+        ([*EDIT, "--set=n_facts=3"], ["of one edit the keys are editor.NAME=VALUE"]),
+        (
+            [argument for argument in EDIT if not argument.startswith("--layer")],
+            ["no layer is published for rome on tiny (gpt2, 6 layers", "give --layer"],
+        ),
+        (["study", "--set=part=1/2"], ["the configuration's key 'part' is called 'shard' now"]),
+        (["study", "--config.part=1/2"], ["key 'part' is called 'shard' now"]),
+        (["study", "--config=lap"], ["lap"]),
         (
             [*EDIT, "--prompt=Bob lives in"],
             ["'Bob lives in' has 0 places {} for the subject, expected exactly one"],
@@ -423,3 +438,27 @@ def test_a_folder_of_another_study(studied, run, folder):
     assert 'config.guard.action: "rollback" there, "stop" now' in said
     assert "--workdir" in said
     assert (folder / "run" / "journal.jsonl").read_bytes() == before
+
+
+def test_set_is_one_override_for_every_command_with_a_configuration(run, folder):
+    """The same study as with --config.KEY flags, and of the package's configuration by name."""
+    flags = [flag.replace("--config.", "--set=") for flag in STUDY if "workdir" not in flag]
+    flags = [flag for flag in flags if "context_templates" not in flag]
+    flags.append('--set=editor.context_templates=["{}", "I am. {}"]')
+    done = run(*flags, "--config=laptop", "--set=n_facts=1", "--workdir=by-set", "--json")
+    found = result(done)
+    other = result(run(*STUDY, "--config.n_facts=1", "--workdir=by-flag", "--json"))
+    untimed = [[{**step, "time_s": 0} for step in each["steps"]] for each in (found, other)]
+    assert untimed[0] == untimed[1]
+    runs = [read_journal(folder / name).run["config"] for name in ("by-set", "by-flag")]
+    assert runs[0] == runs[1]
+
+
+def test_configs_lists_names_and_arguments(run):
+    done = run("configs")
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert "The default run" in lines["laptop"]
+    found = result(run("configs", "--name=published", "--json"))
+    assert "memit/llama-3-8b/alphaedit" in found["published"]["arguments"]
+    assert "no" not in refusal(run("configs", "--name=publish")).split()[0]

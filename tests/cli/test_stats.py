@@ -50,7 +50,7 @@ def made(folder):
         "--model=tiny",
         "--layers=2,3",
         "--corpus=corpus",
-        "--tokens=2000",
+        "--max_tokens=2000",
         "--check",
         "--npz=npz",
         "--json",
@@ -120,25 +120,31 @@ def test_an_edit_uses_the_file(made, folder):
         "--layer=2,3",
         "--json",
     ]
-    quick = ["--hyper=v_num_grad_steps=4", '--hyper=context_templates=[["{}"], ["I am. {}"]]']
+    quick = [
+        "--set=editor.v_num_grad_steps=4",
+        '--set=editor.context_templates=[["{}"], ["I am. {}"]]',
+    ]
     done = run(
         folder,
         *edit,
         "--method=memit",
-        "--hyper=mom2_update_weight=1",
+        "--set=editor.mom2_update_weight=1",
         *quick,
         "--stats=stats.safetensors",
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["editor"]["norm_layer_2"] > 0
+    assert found["optimisation"]["norm_layer_2"] > 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--corpus=corpus", "--layers=two"], ["--layers=two", "expected numbers"]),
-        (["--corpus=corpus", "--tokens=20"], ["gave 20 tokens, fewer than the 192"]),
+        (
+            ["--corpus=corpus", "--layers=2", "--max_tokens=20"],
+            ["gave 20 tokens, fewer than the 192"],
+        ),
     ],
 )
 def test_wrong_input_is_told_in_a_line(folder, arguments, words):
