@@ -122,7 +122,7 @@ def show(result: dict[str, Any]) -> None:
     table.add_row(
         "P(new)", format_number(before["probability_new"]), format_number(after["probability_new"])
     )
-    table.add_row("greedy is new", *("yes" if x["greedy_new"] else "no" for x in (before, after)))
+    table.add_row("greedy is new", *("yes" if x["efficacy_accuracy"] else "no" for x in (before, after)))
     table.add_row("says", before["says"], after["says"])
     console.print(table, highlight=False)
     console.print(

@@ -35,12 +35,12 @@ def main() -> None:
         "n_tokens": int(score.n_tokens.sum()),
         "mean": score.mean,
         "pooled": score.pooled,
-        "n_broken": score.n_broken,
+        "n_broken": score.n_non_finite,
     }
     if FLAGS.json:
         print_json({**numbers, "per_text": score.per_text})
         return
     print(f"perplexity {score.mean:,.2f} (mean over {len(texts)} texts)")
     print(f"           {score.pooled:,.2f} (pooled over {numbers['n_tokens']} tokens)")
-    if score.n_broken:
-        print(f"the loss of {score.n_broken} texts is not finite")
+    if score.n_non_finite:
+        print(f"the loss of {score.n_non_finite} texts is not finite")

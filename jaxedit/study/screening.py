@@ -65,7 +65,7 @@ def predict_damage(
         )
     found = []
     for request, bound in zip(requests, editor.bound_updates(model, requests, state), strict=True):
-        push = float(np.mean(np.abs(probes.key_ETF[0] @ bound.u_F) / probes.norm_T))
+        push = float(np.mean(np.abs(probes.key_EQF[0] @ bound.u_F) / probes.norm_Q))
         found.append(
             DamagePrediction(request, push * bound.v_norm, bound.denominator, bound.key_ratio)
         )
