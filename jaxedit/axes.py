@@ -1,20 +1,86 @@
-"""The alphabet: one letter an axis, used for names, parameter shapes, layouts and sharding.
+"""The alphabet of axis letters: in the whole package one letter names one axis.
 
-    B batch   T query position   S key position   P learned positions   D residual width   F MLP hidden width
-    N query heads   K key-value heads   H head width   V vocabulary   L layers   E edited layers   R rank of an edit
-    M whitened or second MLP hidden width (whiteners `MF`, second moments `EMF`)
+An array's name ends in its axes, the outermost first: `h_BTD` is a residual stream of B rows, T
+positions and D channels, `u_FR @ v_RD` the product of an edit's factors. A digit is an axis of that
+size (`place_Q2`). What is no axis of this list (bytes, candidates, processes, windows of text) gets
+no suffix at all.
 
-An array's name ends in its axes (`h_BTD`, `u_FR`), a parameter's shape is a word (`"mlp/w_down":
-"LFD"`), and the two rule tables below say which mesh axis each letter is split over. There are two
-tables because a single one would split `BTD` over `data` twice."""
+Rows and positions
+
+    B  batch row
+    G  batch of a packed corpus, or group of texts
+    T  query position
+    S  key position: cached ones first, then the call's own
+    O  prefix position: before the fact's token, and in shared beginnings of templates
+    U  suffix position: from the fact's token on
+    P  learned position table
+    Q  position picked out of rows: read, scored or sampled
+
+The network
+
+    L  layer
+    D  residual width
+    F  MLP hidden width
+    N  query head
+    K  key-value head
+    A  query head among those that share a key-value head
+    H  head width
+    X  flattened heads, N * H
+    V  vocabulary
+    W  vocabulary entry of one chunk
+    Z  shard of the vocabulary over the mesh axis `model`
+
+Editing
+
+    I  request (fact)
+    C  context template
+    J  vector optimised together with others (PMET has two)
+    E  edited layer
+    R  rank of an edit: column of its factors
+    M  MLP hidden width a second time: rows of second moments, whitened or selected coordinates
+
+The same letters spell parameters' shapes (`PARAMETERS`: `"mlp/w_down"` is `"LFD"`), einsum
+equations and the layouts of checkpoints (`jaxedit.models.families`), and the two rule tables say by
+letter which mesh axis an array is split over. There are two tables because one alone would split
+`BTD` over `data` twice. A word given to a sharding function may hold `_`: an axis that is not
+split.
+"""
 
 import logging
 from collections.abc import Mapping
 
 from jax.sharding import PartitionSpec
 
+GLOSSARY: dict[str, str] = {
+    "B": "batch row",
+    "G": "batch of a packed corpus, or group of texts",
+    "T": "query position",
+    "S": "key position: cached ones first, then the call's own",
+    "O": "prefix position: before the fact's token, and in shared beginnings of templates",
+    "U": "suffix position: from the fact's token on",
+    "P": "learned position table",
+    "Q": "position picked out of rows: read, scored or sampled",
+    "L": "layer",
+    "D": "residual width",
+    "F": "MLP hidden width",
+    "N": "query head",
+    "K": "key-value head",
+    "A": "query head among those that share a key-value head",
+    "H": "head width",
+    "X": "flattened heads, N * H",
+    "V": "vocabulary",
+    "W": "vocabulary entry of one chunk",
+    "Z": "shard of the vocabulary over the mesh axis `model`",
+    "I": "request (fact)",
+    "C": "context template",
+    "J": "vector optimised together with others (PMET has two)",
+    "E": "edited layer",
+    "R": "rank of an edit: column of its factors",
+    "M": "MLP hidden width a second time: rows of second moments, whitened or selected coordinates",
+}
+
 # Kernels are stored in x out, whatever the checkpoint they came from did. L is always the leading
-# axis.
+# axis: layers are stacked.
 PARAMETERS: dict[str, str] = {
     "embed/tokens": "VD",
     "embed/positions": "PD",
@@ -43,6 +109,7 @@ PARAMETERS: dict[str, str] = {
     "head/b": "V",
 }
 
+# Axis letter -> mesh axis, for activations inside jit and batches that are put on devices.
 ACTIVATION_RULES: Mapping[str, str] = {
     "B": "data",
     "N": "model",
@@ -50,6 +117,7 @@ ACTIVATION_RULES: Mapping[str, str] = {
     "F": "model",
     "V": "model",
 }
+# The same for stored arrays (weights, edits, second moments), which are split over both mesh axes.
 PARAMETER_RULES: Mapping[str, str] = {
     "D": "data",
     "M": "data",
@@ -62,8 +130,8 @@ PARAMETER_RULES: Mapping[str, str] = {
 
 def partition(
     letters: str, shape: tuple[int, ...], mesh_shape: Mapping[str, int], rules: Mapping[str, str]
-):
-    """The PartitionSpec of an array with these axis letters.
+) -> PartitionSpec:
+    """Return the PartitionSpec of an array with these axis letters.
 
     An axis whose size the mesh axis does not divide is replicated (and logged), so odd head counts
     still run.
@@ -84,21 +152,18 @@ def partition(
         )
     spec: list[str | None] = []
     for letter, size in zip(letters, shape, strict=True):
-        axis = rules.get(letter)
-        if axis is not None and axis in spec:
+        mesh_axis = rules.get(letter)
+        if mesh_axis is not None and mesh_axis in spec:
             raise ValueError(
-                f"axes {letters!r} would be split over mesh axis {axis!r} twice; rules: {dict(rules)}"
+                f"axes {letters!r} would be split over mesh axis {mesh_axis!r} twice; "
+                f"rules: {dict(rules)}"
             )
-        parts = mesh_shape.get(axis, 1) if axis else 1
-        if parts > 1 and size % parts:
+        n_parts = mesh_shape.get(mesh_axis, 1) if mesh_axis else 1
+        if size % n_parts:
             logging.getLogger("jaxedit").info(
-                "axis %s of %s (size %d) is not divided by mesh axis %s (%d): replicated",
-                letter,
-                letters,
-                size,
-                axis,
-                parts,
+                f"axis {letter} of {letters} (size {size}) is not divided by mesh axis "
+                f"{mesh_axis} ({n_parts}): replicated"
             )
-            axis = None
-        spec.append(axis if parts > 1 else None)
+        is_split = n_parts > 1 and size % n_parts == 0
+        spec.append(mesh_axis if is_split else None)
     return PartitionSpec(*spec)

@@ -1,8 +1,9 @@
-"""Where compiled programs are kept between runs, so that a second run compiles nothing.
+"""The folder where compiled programs are kept between runs, so that a second run compiles nothing.
 
-A program compiled for one CPU may not run on another, and homes are shared between machines: each
-kind of CPU and each version of jaxlib has a folder of its own. $JAX_COMPILATION_CACHE_DIR overrides
-the place, $JAX_ENABLE_COMPILATION_CACHE=false turns it off."""
+A program compiled for one CPU may not run on another, and home folders are shared between machines:
+each kind of CPU and each version of jaxlib has a folder of its own. $JAX_COMPILATION_CACHE_DIR
+overrides the place, $JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
+"""
 
 import hashlib
 import os
@@ -13,10 +14,11 @@ import jax
 import jaxlib
 
 MAX_BYTES = 2 * 2**30
+CPU_FIELDS = ("model name", "flags", "Features")  # of /proc/cpuinfo; the last on ARM
 
 
 def enable_compilation_cache() -> Path:
-    """Has jax keep what it compiles in a folder of the user's; returns it."""
+    """Enable JAX's compilation cache in a folder of the user's cache, and return the folder."""
     chosen = jax.config.values["jax_compilation_cache_dir"]
     if chosen:
         return Path(chosen)
@@ -24,19 +26,18 @@ def enable_compilation_cache() -> Path:
     folder = home / "jaxedit" / f"xla-{jaxlib.__version__}-{cpu_kind()}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+    # Every program is kept, however small and however fast to compile.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder
 
 
 def cpu_kind(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Eight hex digits for the kind of CPU: its model and what it can do."""
+    """Return eight hex digits for the kind of CPU: its model and its instruction sets."""
     about = platform.machine() + platform.processor()
     if cpuinfo.is_file():
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").split("\n\n")[0].splitlines()
-        about += "".join(
-            line
-            for line in lines
-            if line.split(":")[0].strip() in ("model name", "flags", "Features")
-        )
+        first_cpu = cpuinfo.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+        for line in first_cpu.splitlines():
+            if line.split(":")[0].strip() in CPU_FIELDS:
+                about += line
     return hashlib.sha256(about.encode()).hexdigest()[:8]

@@ -1,8 +1,9 @@
-"""Several processes of one run: joining them, what they agree on, and a work directory for each.
+"""Several processes of one run: joining them, agreeing, and a work directory for each.
 
-The processes of a run make the same steps, and the first one's folder is the study's. Each other
-process keeps a folder of its own that begins as a copy, so that it goes on from the same step,
-wherever it runs: no file system need be shared."""
+The processes of a run make the same steps, and the first one's work directory is the study's. Each
+other process keeps a temporary one that begins as a copy, so that it resumes from the same step
+wherever it runs: no file system need be shared.
+"""
 
 import json
 import os
@@ -13,11 +14,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxedit.rounding import ceil_div, next_power_of_two
+
 
 def start_processes(
     coordinator: str | None = None, n_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Joins the other processes of a run; call it before anything else of JAX.
+    """Join the other processes of a run; to be called before anything else of JAX.
 
     Args:
       coordinator: HOST:PORT of process 0; absent: JAX finds the others (TPU pods, Slurm, Open MPI).
@@ -31,20 +34,23 @@ def start_processes(
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if 0 < len(missing) < len(given):
         raise ValueError(
-            f"{', '.join(missing)} missing: give --coordinator=HOST:PORT, --num_processes and --process_id together"
+            f"{', '.join(missing)} missing: "
+            "give --coordinator=HOST:PORT, --num_processes and --process_id together"
         )
     try:
         jax.distributed.initialize(coordinator, n_processes, process_id)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"the processes of this run did not find each other ({str(error).splitlines()[0]}); outside of TPU pods and Slurm "
+            "the processes of this run did not find each other "
+            f"({str(error).splitlines()[0]}); outside of TPU pods and Slurm "
             "give --coordinator=HOST:PORT, --num_processes=N and --process_id=I"
         ) from error
 
 
 def is_multiprocess() -> bool:
-    """Whether the environment says that this is one of several processes: of a Slurm step, or of a
-    TPU slice.
+    """Return whether the environment says that this is one of several processes.
+
+    It may be a process of a Slurm step, or of a TPU slice.
     """
     n_tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     workers = os.environ.get("TPU_WORKER_HOSTNAMES", "")
@@ -55,8 +61,13 @@ def is_multiprocess() -> bool:
     )
 
 
+def is_first_process() -> bool:
+    """Return whether this is the process that prints and writes."""
+    return jax.process_index() == 0
+
+
 def broadcast_flag(choice: bool) -> bool:
-    """The first process's choice, in all of them: for what a clock decides."""
+    """Return the first process's choice in all processes, for what a clock or a disk decides."""
     if jax.process_count() == 1:
         return choice
     from jax.experimental import multihost_utils
@@ -65,75 +76,74 @@ def broadcast_flag(choice: bool) -> bool:
 
 
 def map_over_processes(items: list, work: Callable[[list], list[np.ndarray]]) -> list[np.ndarray]:
-    """The integers [*] that `work` makes of each item: every process works on a share, and all get
-    everything.
+    """Map `work` over items, each process a share of them, and gather all results in all processes.
+
+    Args:
+      items: the same in every process.
+      work: makes one array of integers, of any length, of each of a list of items.
     """
-    n = jax.process_count()
-    mine = work(items[jax.process_index() :: n])
-    if n == 1:
-        return mine
+    n_processes = jax.process_count()
+    # Items are dealt out in turn: process p has items p, p + n_processes, ...
+    own_results = work(items[jax.process_index() :: n_processes])
+    if n_processes == 1:
+        return own_results
     from jax.experimental import multihost_utils
 
-    size_I = np.zeros(-(-len(items) // n), np.int32)  # the last processes may have one item less
-    size_I[: len(mine)] = [len(row) for row in mine]
-    size_PI = np.asarray(multihost_utils.process_allgather(size_I))
-    flat_T = np.zeros(
-        1 << int(size_PI.sum(1).max()).bit_length(), np.int32
-    )  # few lengths, as each is compiled for
-    flat_T[: size_I.sum()] = np.concatenate([flat_T[:0], *mine])
-    flat_PT = np.asarray(multihost_utils.process_allgather(flat_T))
+    # Lengths first: how many integers each result of each process has. The last processes may have
+    # one item less, whose length stays 0.
+    own_sizes = np.zeros(ceil_div(len(items), n_processes), np.int32)
+    own_sizes[: len(own_results)] = [len(result) for result in own_results]
+    sizes = np.asarray(multihost_utils.process_allgather(own_sizes))
+
+    # Then the integers, one result after the other, padded to one length for all processes: a power
+    # of two, as each length is compiled for.
+    longest = int(sizes.sum(1).max())
+    own_integers = np.zeros(next_power_of_two(longest + 1), np.int32)
+    own_integers[: own_sizes.sum()] = np.concatenate([own_integers[:0], *own_results])
+    integers = np.asarray(multihost_utils.process_allgather(own_integers))
+
     shares = [
-        np.split(all_T, np.cumsum(size)) for all_T, size in zip(flat_PT, size_PI, strict=True)
+        np.split(flat, np.cumsum(lengths)) for flat, lengths in zip(integers, sizes, strict=True)
     ]
-    return [shares[i % n][i // n] for i in range(len(items))]
+    return [shares[i % n_processes][i // n_processes] for i in range(len(items))]
 
 
 def process_workdir(folder: Path) -> Path:
-    """The folder itself in the first process (or the only one); in the others a temporary one with
-    the same files.
+    """Return a work directory for this process, with the files of the first process's.
+
+    It is the folder itself in the first process (or the only one), a temporary one in the others.
     """
     if jax.process_count() == 1:
         return folder
-    is_first = jax.process_index() == 0
-    mine = folder if is_first else Path(tempfile.mkdtemp(prefix="jaxedit-"))
-    files = (
-        sorted(path for path in folder.rglob("*") if path.is_file())
-        if is_first and folder.is_dir()
-        else []
-    )
-    listing = json.dumps(
-        [[str(path.relative_to(folder)), path.stat().st_size] for path in files]
-    ).encode()
-    names = json.loads(_broadcast_bytes(listing, _broadcast_int(len(listing))))
+    is_first = is_first_process()
+    own_folder = folder if is_first else Path(tempfile.mkdtemp(prefix="jaxedit-"))
+    files: list[Path] = []
+    if is_first and folder.is_dir():
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+    # The first process tells the others the files' names and sizes, then their content.
+    listing = [[str(path.relative_to(folder)), path.stat().st_size] for path in files]
+    encoded = json.dumps(listing).encode()
+    names = json.loads(_broadcast_bytes(encoded, _broadcast_int(len(encoded))))
     for i, (name, n_bytes) in enumerate(names):
         content = _broadcast_bytes(files[i].read_bytes() if is_first else b"", n_bytes)
         if not is_first:
-            (mine / name).parent.mkdir(parents=True, exist_ok=True)
-            (mine / name).write_bytes(content)
-    return mine
+            (own_folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (own_folder / name).write_bytes(content)
+    return own_folder
 
 
 def _broadcast_bytes(content: bytes, n_bytes: int) -> bytes:
-    """The first process's bytes, whose number all know."""
+    """Return the first process's bytes, whose number every process knows."""
     from jax.experimental import multihost_utils
 
-    mine = (
-        np.frombuffer(content, np.uint8)
-        if jax.process_index() == 0
-        else np.zeros(n_bytes, np.uint8)
-    )
-    return np.asarray(multihost_utils.broadcast_one_to_all(mine), np.uint8).tobytes()
+    own_bytes = np.zeros(n_bytes, np.uint8)
+    if is_first_process():
+        own_bytes = np.frombuffer(content, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(own_bytes), np.uint8).tobytes()
 
 
 def _broadcast_int(number: int) -> int:
-    """The first process's number."""
+    """Return the first process's number."""
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-
-
-def is_first_process() -> bool:
-    """Whether this is the process that prints and writes."""
-    import jax
-
-    return jax.process_index() == 0

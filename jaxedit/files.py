@@ -1,6 +1,4 @@
-"""Files on disk and on the web: written whole or not at all, JSON of numbers that are not finite,
-downloads kept in a cache.
-"""
+"""Files on disk and on the web: atomic writes, JSON of non-finite numbers, cached downloads."""
 
 import hashlib
 import math
@@ -15,9 +13,14 @@ from typing import Any
 
 import numpy as np
 
+DOWNLOAD_TIMEOUT_S = 60
+
 
 def to_json(value: Any) -> Any:
-    """A value as JSON can hold it: numbers that are not finite become strings that `float` reads."""
+    """Convert a value to what JSON can hold.
+
+    Arrays become lists. Numbers that are not finite become strings that `float` reads ("inf").
+    """
     if isinstance(value, Mapping):
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -30,63 +33,60 @@ def to_json(value: Any) -> Any:
 
 
 def flatten_keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dotted keys."""
+    """Flatten nested dictionaries to one with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= (
-            flatten_keys(value, f"{prefix}{key}.")
-            if isinstance(value, Mapping)
-            else {f"{prefix}{key}": value}
-        )
+        if isinstance(value, Mapping):
+            flat |= flatten_keys(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes a file so that it is on the disk whole, or as it was before."""
+    """Write a file so that it is on the disk whole, or as it was before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = partial_path(path)
-    with part.open("wb") as file:
+    partial = partial_path(path)
+    with partial.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)
+    partial.replace(path)
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file is written before it is whole; never the file itself, whatever its suffix."""
+    """Return where a file is written before it is whole: its name with ".part" behind."""
     return path.with_name(f"{path.name}.part")
 
 
-WAIT_S = 60
-
-
 def is_url(source: str) -> bool:
-    """Whether a source is an address on the web."""
+    """Return whether a source is an address on the web."""
     return source.startswith(("https://", "http://"))
 
 
 def download(address: str) -> Path:
-    """The file at an address, which is fetched once and then kept in the user's cache folder.
+    """Fetch the file at an address once, into the user's cache folder, and return its path there.
 
     Raises:
       ValueError: where it cannot be fetched; the message says why and where a copy may be put.
     """
     name = Path(urllib.parse.urlsplit(address).path).name or "file"
+    digest = hashlib.sha256(address.encode()).hexdigest()[:12]
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = (
-        home / "jaxedit" / "files" / f"{hashlib.sha256(address.encode()).hexdigest()[:12]}-{name}"
-    )
+    path = home / "jaxedit" / "files" / f"{digest}-{name}"
     if path.is_file():
         return path
     try:
-        with urllib.request.urlopen(address, timeout=WAIT_S) as answer:
-            content = answer.read()
+        with urllib.request.urlopen(address, timeout=DOWNLOAD_TIMEOUT_S) as response:
+            content = response.read()
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise ValueError(
-            f"{address} could not be fetched ({error}); fetch it by other means and give the file's path"
+            f"{address} could not be fetched ({error}); "
+            "fetch it by other means and give the file's path"
         ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own for each process: several may fetch the same file at once.
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(content)
-    Path(file.name).replace(path)  # whole or not there, also with several processes
+    Path(file.name).replace(path)
     return path

@@ -4,51 +4,63 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from jaxedit.compilation_cache import cpu_kind
 
 SCRIPT = """
 import jax, jax.numpy as jnp
-from jaxedit.compilation_cache import keep_compiled
-print(keep_compiled())
+from jaxedit.compilation_cache import enable_compilation_cache
+print(enable_compilation_cache())
 jax.block_until_ready(jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((3, 3))))
 """
+CPUINFO = (
+    "processor\t: 0\nmodel name\t: A\nflags\t\t: avx avx2\ncpu MHz\t\t: 2000.1\n\nprocessor\t: 1\n"
+)
 
 
-def run(home, **more) -> str:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")} | {
-        "JAX_PLATFORMS": "cpu",
-        **more,
-    }
-    environment["XDG_CACHE_HOME"] = str(home)
-    found = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
-    )
-    return found.stdout.strip()
+def compile_in(home, **variables) -> str:
+    """Compile a program in a fresh process; return the folder that it is kept in."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    environment |= {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(home), **variables}
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def kept(home) -> set[str]:
+    """Return the names of the programs that are kept."""
+    return {path.name for path in (home / "jaxedit").rglob("*-cache")}
+
+
+def test_the_folder_is_that_of_the_kind_of_cpu(tmp_path):
+    folder = compile_in(tmp_path)
+    assert folder.startswith(str(tmp_path / "jaxedit" / "xla-"))
+    assert folder.endswith(cpu_kind())
 
 
 def test_a_second_process_finds_what_the_first_compiled(tmp_path):
-    folder = run(tmp_path)
-    assert folder.startswith(str(tmp_path / "jaxedit" / "xla-"))
-    assert folder.endswith(cpu_kind())
-    held = {path.name for path in (tmp_path / "jaxedit").rglob("*-cache")}
+    compile_in(tmp_path)
+    held = kept(tmp_path)
     assert held
-    run(tmp_path)
-    assert {path.name for path in (tmp_path / "jaxedit").rglob("*-cache")} == held
-    assert run(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine")) == str(tmp_path / "mine")
+    compile_in(tmp_path)
+    assert kept(tmp_path) == held
 
 
-def test_machines_differ_by_model_and_abilities(tmp_path):
-    one = "processor\t: 0\nmodel name\t: A\nflags\t\t: avx avx2\ncpu MHz\t\t: 2000.1\n\nprocessor\t: 1\n"
-    names = []
-    for i, text in enumerate(
-        (
-            one,
-            one.replace("2000.1", "1800"),
-            one.replace("avx2", "avx512"),
-            one.replace(": A", ": B"),
-        )
-    ):
-        (tmp_path / str(i)).write_text(text)
-        names.append(cpu_kind(tmp_path / str(i)))
-    assert names[0] == names[1]
-    assert len(set(names)) == 3
+def test_a_folder_of_the_environment_is_taken(tmp_path):
+    mine = str(tmp_path / "mine")
+    assert compile_in(tmp_path, JAX_COMPILATION_CACHE_DIR=mine) == mine
+
+
+@pytest.mark.parametrize(("old", "new"), [("avx2", "avx512"), (": A", ": B")])
+def test_machines_differ_by_model_and_instruction_sets(tmp_path, old, new):
+    assert kind_of(CPUINFO.replace(old, new), tmp_path) != kind_of(CPUINFO, tmp_path)
+
+
+def test_machines_do_not_differ_by_their_clock(tmp_path):
+    assert kind_of(CPUINFO.replace("2000.1", "1800"), tmp_path) == kind_of(CPUINFO, tmp_path)
+
+
+def kind_of(text: str, folder) -> str:
+    (folder / "cpuinfo").write_text(text)
+    return cpu_kind(folder / "cpuinfo")

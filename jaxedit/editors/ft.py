@@ -259,9 +259,9 @@ def _run(model: Model, batches: Batches, settings: Settings, slots: tuple[int, .
 def _loss(model: Model, token_BT, read_BQ, target_BQ, weight_BQ, lowest: int):
     """The weighted loss of the targets, in nats."""
     position_BT = jnp.broadcast_to(jnp.arange(token_BT.shape[1]), token_BT.shape)
-    attending = causal_attention(position_BT)
-    h_BTD = run_layers(model, embed(model, token_BT, position_BT), attending, 0, lowest)
-    h_BTD = run_layers(model, h_BTD, attending, lowest, model.config.L)
+    attn_context = causal_attention(position_BT)
+    h_BTD = run_layers(model, embed(model, token_BT, position_BT), attn_context, 0, lowest)
+    h_BTD = run_layers(model, h_BTD, attn_context, lowest, model.config.L)
     read_BQD = jnp.take_along_axis(h_BTD, read_BQ[..., None], axis=1)
     logp_BQV = jax.nn.log_softmax(embedding_and_head(model).unembed(read_BQD))
     chosen_BQ = jnp.take_along_axis(logp_BQV, target_BQ[..., None], axis=2)[..., 0]

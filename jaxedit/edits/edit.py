@@ -1,10 +1,10 @@
-"""An edit as a value: low-rank or dense changes of named weights, applied to a model's overlay and
-exactly undone.
+"""An edit as a value: changes of named weights, added to a model's overlay and exactly undone.
 
 The base weights are never written. Applying adds an edit's change in float32 to the overlay;
 undoing sums the remaining edits anew from zero, since (a + b) - b is not a. Both run the same
 compiled addition in the same order, so undoing is bit-exact, and so is rebuilding a model from its
-journal."""
+journal.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,14 @@ Array = np.ndarray | jax.Array
 
 
 class LowRank(NamedTuple):
-    """A change `u_FR @ v_RD` of one layer of `weight` (in x out, as all kernels are stored)."""
+    """A change `u_FR @ v_RD` of one layer of a weight.
+
+    Attributes:
+      weight: e.g. "mlp/w_down"; in x out, as all kernels are stored.
+      layer: which.
+      u_FR: the left factor, in x rank.
+      v_RD: the right factor, rank x out.
+    """
 
     weight: str
     layer: int
@@ -32,7 +39,13 @@ class LowRank(NamedTuple):
 
 
 class Dense(NamedTuple):
-    """A change of one layer of `weight`, written out."""
+    """A change of one layer of a weight, written out.
+
+    Attributes:
+      weight: as in `LowRank`.
+      layer: which.
+      delta_FD: the change, in x out.
+    """
 
     weight: str
     layer: int
@@ -44,7 +57,7 @@ class Edit:
     """A change of a model's weights, made by an editor for some requests.
 
     Attributes:
-      deltas: what changes, at most one entry for each weight and layer.
+      deltas: the changes, at most one for each weight and layer.
       memory: arrays that the editor's state learns from this edit (keys of past facts, say);
         journalled with it.
       hf_layout: weight -> (HF tensor name with {l}, HF layout "out in -> in out"), for `dense`.
@@ -58,43 +71,41 @@ class Edit:
     anchor: str | None = None
 
     def dense(self) -> dict[str, np.ndarray]:
-        """{HF weight name: float32 change in that weight's own HF orientation}."""
+        """Write the changes out under HF's names.
+
+        Returns:
+          HF weight name -> float32 change in that weight's own HF orientation.
+        """
         changes = {}
         for delta in self.deltas:
             name, pattern = self.hf_layout[delta.weight]
-            theirs, ours = pattern.split(" -> ")
-            changes[name.format(l=delta.layer)] = einops.rearrange(
-                to_dense(delta), f"{ours} -> {theirs}"
-            )
+            hf_side, our_side = pattern.split(" -> ")
+            change = einops.rearrange(to_dense(delta), f"{our_side} -> {hf_side}")
+            changes[name.format(l=delta.layer)] = change
         return changes
 
     @property
     def norm(self) -> float:
         """The Frobenius norm of the whole change."""
-        return float(
-            np.sqrt(
-                sum(np.sum(np.square(to_dense(delta), dtype=np.float64)) for delta in self.deltas)
-            )
-        )
-
-    @property
-    def n_bytes(self) -> int:
-        """How much a journal step holds."""
-        arrays = [
-            array for delta in self.deltas for array in delta if isinstance(array, np.ndarray)
-        ]
-        return sum(array.nbytes for array in [*arrays, *self.memory.values()])
+        squares = [np.square(to_dense(delta), dtype=np.float64) for delta in self.deltas]
+        return float(np.sqrt(sum(map(np.sum, squares))))
 
 
 def to_dense(delta: LowRank | Dense) -> np.ndarray:
-    """A delta written out, float32 [F, D]."""
+    """Write a delta out, float32 [F, D]."""
     return np.asarray(delta.delta_FD if isinstance(delta, Dense) else delta.u_FR @ delta.v_RD)
 
 
 def make_edit(
     model: Model, deltas: Sequence[LowRank | Dense], memory: Mapping[str, np.ndarray] | None = None
 ) -> Edit:
-    """An edit of this model, its factors as float32 on the host."""
+    """Make an edit of this model, its factors as float32 on the host.
+
+    Args:
+      model: whose weights are changed.
+      deltas: at most one for each weight and layer.
+      memory: see `Edit`.
+    """
     layout = {delta.weight: model.metadata.tensor_names[delta.weight] for delta in deltas}
     return Edit(tuple(map(_on_host, deltas)), dict(memory or {}), layout)
 
@@ -109,16 +120,15 @@ def _on_host(delta: LowRank | Dense) -> LowRank | Dense:
 
 
 def allocate_for(model: Model, edit: Edit) -> Model:
-    """The model with room in its overlay for an edit."""
+    """Return the model with room in its overlay for an edit."""
     for weight in dict.fromkeys(delta.weight for delta in edit.deltas):
-        model = allocate_deltas(
-            model, weight, tuple(sorted({d.layer for d in edit.deltas if d.weight == weight}))
-        )
+        layers = sorted({delta.layer for delta in edit.deltas if delta.weight == weight})
+        model = allocate_deltas(model, weight, tuple(layers))
     return model
 
 
 def apply(model: Model, edit: Edit) -> Model:
-    """A new model with the edit added; `model` is unchanged.
+    """Return a new model with the edit added; `model` is unchanged.
 
     Raises:
       ValueError: where the edit's shapes are not those of the model's weights.
@@ -137,15 +147,17 @@ def apply(model: Model, edit: Edit) -> Model:
 
 
 def with_edit_tokenizer(model: Model, edits: Sequence[Edit]) -> Model:
-    """The model as it is to be asked with edits that it has in rows only: their anchor is its
-    tokenizer's.
+    """Return the model with the tokenizer that edits need which it has in single rows only.
+
+    These are not in its history, so its own tokenizer knows nothing of their anchor.
     """
     return with_bos(model) if any(edit.anchor for edit in edits) else model
 
 
 def with_per_row_edits(model: Model, edits: Sequence[Edit], edit_B: np.ndarray) -> Model:
-    """The model with a low-rank edit of its own in each row of a batch; nothing is written out, and
-    no history kept.
+    """Return the model with a low-rank edit of its own in each row of a batch.
+
+    No matrix is written out, and no history kept.
 
     Args:
       model: with the edits that all rows have.
@@ -158,7 +170,8 @@ def with_per_row_edits(model: Model, edits: Sequence[Edit], edit_B: np.ndarray) 
     places = {tuple((delta.weight, delta.layer) for delta in edit.deltas) for edit in edits}
     if len(places) != 1 or not all_low_rank(edits):
         raise ValueError(
-            "edits that lie side by side in the rows of a batch must be low-rank changes of the same weights"
+            "edits that lie side by side in the rows of a batch "
+            "must be low-rank changes of the same weights"
         )
     weights = dict.fromkeys(delta.weight for delta in edits[0].deltas)
     rows = {weight: _rows(model, weight, edits, edit_B) for weight in weights}
@@ -166,49 +179,56 @@ def with_per_row_edits(model: Model, edits: Sequence[Edit], edit_B: np.ndarray) 
 
 
 def _rows(model: Model, weight: str, edits: Sequence[Edit], edit_B: np.ndarray) -> PerRowEdits:
-    """The factors of one weight's changes, all filled up with zeros to the highest rank."""
-    deltas_NE = [
+    """Stack the factors of one weight's changes, padded with zeros to the highest rank.
+
+    Args:
+      model: that the edits are of.
+      weight: which.
+      edits: of the same layers of it, all low-rank.
+      edit_B: which edit a row has.
+    """
+    deltas_of_edit = [
         [d for d in edit.deltas if isinstance(d, LowRank) and d.weight == weight] for edit in edits
     ]
-    rank = max(len(delta.v_RD) for deltas in deltas_NE for delta in deltas)
+    E, I = len(deltas_of_edit[0]), len(edits)  # one edit for each request
+    rank = max(len(delta.v_RD) for deltas in deltas_of_edit for delta in deltas)
     _, F, D = model.base[weight].shape
-    u_ENFR = np.zeros((len(deltas_NE[0]), len(edits), F, rank), np.float32)
-    v_ENRD = np.zeros((len(deltas_NE[0]), len(edits), rank, D), np.float32)
+    u_EIFR = np.zeros((E, I, F, rank), np.float32)
+    v_EIRD = np.zeros((E, I, rank, D), np.float32)
     slot_L = np.full(model.config.L, -1, np.int32)
-    for n, deltas in enumerate(deltas_NE):
+    for i, deltas in enumerate(deltas_of_edit):
         for e, delta in enumerate(deltas):
             _check_shape(model, delta)
             slot_L[delta.layer] = e
-            u_ENFR[e, n, :, : len(delta.v_RD)], v_ENRD[e, n, : len(delta.v_RD)] = (
-                delta.u_FR,
-                delta.v_RD,
-            )
-    u_EBFR, v_EBRD = (
-        shard_batch(model.mesh, "_B__", array[:, edit_B]) for array in (u_ENFR, v_ENRD)
-    )
-    return PerRowEdits(u_EBFR, v_EBRD, shard_batch(model.mesh, "_", slot_L))
+            u_EIFR[e, i, :, : len(delta.v_RD)] = delta.u_FR
+            v_EIRD[e, i, : len(delta.v_RD)] = delta.v_RD
+
+    # Rows are split over `data` with their batch; the factors' own axes are whole on every device.
+    u_EBFR = shard_batch(model.mesh, "_B__", u_EIFR[:, edit_B])
+    v_EBRD = shard_batch(model.mesh, "_B__", v_EIRD[:, edit_B])
+    return PerRowEdits(u_EBFR, v_EBRD, shard_batch(model.mesh, "L", slot_L))
 
 
 def all_low_rank(edits: Sequence[Edit]) -> bool:
-    """Whether none of the edits is dense."""
+    """Return whether none of the edits is dense."""
     return all(isinstance(delta, LowRank) for edit in edits for delta in edit.deltas)
 
 
 def _check_shape(model: Model, delta: LowRank | Dense) -> None:
     expected = model.base[delta.weight].shape[1:]
-    got = (
-        delta.delta_FD.shape
-        if isinstance(delta, Dense)
-        else (delta.u_FR.shape[0], delta.v_RD.shape[1])
-    )
-    if got != expected:
+    if isinstance(delta, Dense):
+        found = delta.delta_FD.shape
+    else:
+        found = (delta.u_FR.shape[0], delta.v_RD.shape[1])
+    if found != expected:
         raise ValueError(
-            f"the edit changes {delta.weight} by a {got} matrix, this model's is {expected}: another model's edit?"
+            f"the edit changes {delta.weight} by a {found} matrix, this model's is {expected}: "
+            "another model's edit?"
         )
 
 
 def undo(model: Model, edit: Edit) -> Model:
-    """A new model without the edit, bit for bit the one that never had it.
+    """Return a new model without the edit, bit for bit the one that never had it.
 
     Raises:
       ValueError: where the model does not have the edit.
@@ -216,26 +236,28 @@ def undo(model: Model, edit: Edit) -> Model:
     kept = [e for e in model.metadata.history if e is not edit]
     if len(kept) == len(model.metadata.history):
         raise ValueError(
-            f"this model does not have that edit; it has {len(kept)} edits, and each can be undone once"
+            f"this model does not have that edit; it has {len(kept)} edits, "
+            "and each can be undone once"
         )
     return replay_edits(model, kept)
 
 
 def without_edits(model: Model) -> Model:
-    """The model as if it had no edits, with all its arrays: no layer looks at the overlay."""
+    """Return the model as if it had no edits, with all its arrays.
+
+    No layer reads the overlay, whose shape stays: nothing is compiled anew.
+    """
     hidden = {name: jnp.full_like(slot_L, -1) for name, slot_L in model.overlay.slot.items()}
     return _with_edits(model, Overlay(model.overlay.delta, hidden), ())
 
 
 def replay_edits(model: Model, edits: list[Edit]) -> Model:
-    """The model with exactly these edits, summed from zero in this order; the overlay keeps its
-    room.
+    """Return the model with exactly these edits, summed from zero in this order.
+
+    The overlay keeps its room.
     """
-    zero = Overlay(
-        {name: jnp.zeros_like(delta) for name, delta in model.overlay.delta.items()},
-        model.overlay.slot,
-    )
-    model = _with_edits(model, zero, ())
+    zeros = {name: jnp.zeros_like(delta_EFD) for name, delta_EFD in model.overlay.delta.items()}
+    model = _with_edits(model, Overlay(zeros, model.overlay.slot), ())
     for edit in edits:
         model = apply(model, edit)
     return model

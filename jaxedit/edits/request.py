@@ -1,4 +1,4 @@
-"""A request: the fact to write, and the prompts that tell whether it took."""
+"""A request: the fact to write, and the prompts that tell whether the edit took."""
 
 import dataclasses
 from typing import NamedTuple
@@ -48,8 +48,8 @@ class Request:
         n_places = self.prompt.count("{}")
         if n_places != 1:
             raise ValueError(
-                f"the prompt {self.prompt!r} has {n_places} places {{}} for the subject, expected exactly one, "
-                'e.g. "{} is located in the city of"'
+                f"the prompt {self.prompt!r} has {n_places} places {{}} for the subject, "
+                'expected exactly one, e.g. "{} is located in the city of"'
             )
         for name in ("subject", "target_new"):
             if not getattr(self, name).strip():
@@ -67,7 +67,7 @@ class Request:
 
 
 def to_template(full_prompt: str, subject: str) -> str:
-    """A full prompt with the first occurrence of the subject replaced by `{}`.
+    """Replace the first occurrence of the subject in a full prompt by `{}`.
 
     Raises:
       ValueError: where the subject does not occur.

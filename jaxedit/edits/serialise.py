@@ -1,8 +1,13 @@
-"""An edit as a .safetensors file, and back bit for bit."""
+"""Edits as .safetensors files, and back bit for bit.
+
+Arrays are named "INDEX/FIELD" for the fields of each delta and "memory/NAME" for the editor's
+memory; one entry of metadata, "edit", holds the rest as JSON.
+"""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -10,35 +15,36 @@ from safetensors.numpy import save
 
 from jaxedit.edits.edit import Dense, Edit, LowRank
 
+ARRAYS = {"LowRank": ("u_FR", "v_RD"), "Dense": ("delta_FD",)}  # kind of delta -> its arrays
+
 
 def edit_to_arrays(edit: Edit) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """An edit as named arrays and the text that says what they are."""
+    """Take an edit apart into named arrays and the metadata that says what they are."""
     arrays: dict[str, np.ndarray] = {f"memory/{name}": array for name, array in edit.memory.items()}
-    described = []
+    deltas = []
     for i, delta in enumerate(edit.deltas):
-        described.append(
-            {"kind": type(delta).__name__, "weight": delta.weight, "layer": delta.layer}
-        )
-        arrays |= {f"{i}/{field}": getattr(delta, field) for field in delta._fields[2:]}
+        kind = type(delta).__name__
+        deltas.append({"kind": kind, "weight": delta.weight, "layer": delta.layer})
+        for field in ARRAYS[kind]:
+            arrays[f"{i}/{field}"] = getattr(delta, field)
+    described: dict[str, Any] = {"deltas": deltas, "hf_layout": dict(edit.hf_layout)}
+    if edit.anchor:
+        described["anchor"] = edit.anchor
     # One entry: safetensors writes several in an order of chance, and a step's file should be the
     # same bits each time.
-    anchor = {"anchor": edit.anchor} if edit.anchor else {}
-    return arrays, {
-        "edit": json.dumps({"deltas": described, "hf_layout": dict(edit.hf_layout), **anchor})
-    }
+    return arrays, {"edit": json.dumps(described)}
 
 
 def to_safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """Arrays and metadata as the content of a .safetensors file."""
+    """Serialise arrays and metadata to the content of a .safetensors file."""
     # safetensors writes an array's memory as it lies, so one in Fortran's order would come back
     # scrambled.
-    return save(
-        {name: np.asarray(array, order="C") for name, array in arrays.items()}, dict(metadata)
-    )
+    in_order = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return save(in_order, dict(metadata))
 
 
 def read_edit(path: Path) -> Edit:
-    """An edit from a step's file, bit for bit.
+    """Read an edit from a step's file, bit for bit.
 
     Raises:
       ValueError: where the file is cut short or holds no edit.
@@ -52,18 +58,13 @@ def read_edit(path: Path) -> Edit:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if "edit" not in metadata:
         raise ValueError(f"{path} holds no edit")
+
     described = json.loads(metadata["edit"])
-    kinds = {"LowRank": LowRank, "Dense": Dense}
-    deltas = []
+    deltas: list[LowRank | Dense] = []
     for i, entry in enumerate(described["deltas"]):
-        kind = kinds[entry["kind"]]
-        deltas.append(
-            kind(
-                entry["weight"],
-                entry["layer"],
-                *(arrays[f"{i}/{field}"] for field in kind._fields[2:]),
-            )
-        )
+        kind = LowRank if entry["kind"] == "LowRank" else Dense
+        fields = {field: arrays[f"{i}/{field}"] for field in ARRAYS[entry["kind"]]}
+        deltas.append(kind(entry["weight"], entry["layer"], **fields))
     memory = {
         name.removeprefix("memory/"): array
         for name, array in arrays.items()

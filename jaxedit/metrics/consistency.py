@@ -1,10 +1,10 @@
-"""Consistency of what a model generates with what is written about things of which the new fact
-holds.
+"""Consistency of generated text with reference texts about things of which the new fact holds.
 
 As the ROME repository measures it (arXiv 2202.05262, RS): the cosine of the TF-IDF vectors of a
 fact's continued generation prompts, joined, and of reference texts, joined: those of its
 `attribute_snippets.json` about other subjects that have the new answer in the same relation. The
-vocabulary and the inverse document frequencies are that repository's as well."""
+vocabulary and the inverse document frequencies are that repository's as well.
+"""
 
 import json
 from pathlib import Path
@@ -22,14 +22,19 @@ SNIPPETS, VOCABULARY, IDF = "attribute_snippets.json", "tfidf_vocab.json", "idf.
 
 
 class ReferenceTexts(NamedTuple):
-    """Reference texts by relation and new answer's number, and what makes vectors of them."""
+    """The ROME repository's reference texts, and its vectoriser of them.
+
+    Attributes:
+      texts: (relation, target_id) -> the texts.
+      vectorizer: text to TF-IDF vector.
+    """
 
     texts: dict[tuple[str, str], list[str]]
     vectorizer: "TfidfVectorizer"
 
 
 def read_references(source: str) -> ReferenceTexts:
-    """Reads the three files of the ROME repository.
+    """Read the three files of the ROME repository.
 
     Args:
       source: a folder, or an address under which they lie.
@@ -46,7 +51,8 @@ def read_references(source: str) -> ReferenceTexts:
     for path in paths:
         if not path.is_file():
             raise ValueError(
-                f"{path} is not there; expected a folder or address with {SNIPPETS}, {VOCABULARY} and {IDF}"
+                f"{path} is not there; "
+                f"expected a folder or address with {SNIPPETS}, {VOCABULARY} and {IDF}"
             )
     texts: dict[tuple[str, str], list[str]] = {}
     try:
@@ -63,22 +69,22 @@ def read_references(source: str) -> ReferenceTexts:
 
 
 def consistency(references: ReferenceTexts, request: Request, texts: list[str]) -> float | None:
-    """RS of a fact: from 0 to 1; None where there is no reference text for it.
+    """Compute a fact's RS, from 0 to 1; None where there is no reference text for it.
 
     Args:
       references: as read.
       request: whose relation and target_id say which of them count.
       texts: what the model generates, prompts included.
     """
-    written = references.texts.get((request.relation or "", request.target_id or ""))
-    if not written:
+    reference_texts = references.texts.get((request.relation or "", request.target_id or ""))
+    if not reference_texts:
         return None
-    said_V, written_V = (
-        _dense(references.vectorizer, joined) for joined in (" ".join(texts), " ".join(written))
-    )
-    norm = float(np.linalg.norm(said_V) * np.linalg.norm(written_V))
-    return float(said_V @ written_V) / norm if norm else 0.0
+    generated = _tfidf(references.vectorizer, " ".join(texts))
+    reference = _tfidf(references.vectorizer, " ".join(reference_texts))
+    norm = float(np.linalg.norm(generated) * np.linalg.norm(reference))
+    return float(generated @ reference) / norm if norm else 0.0
 
 
-def _dense(vectorizer: Any, text: str) -> np.ndarray:
+def _tfidf(vectorizer: Any, text: str) -> np.ndarray:
+    """Return a text's TF-IDF vector over the vocabulary."""
     return vectorizer.transform([text]).toarray()[0]

@@ -1,9 +1,9 @@
-"""How far an edited model's predictions are from the unedited one's, whatever the right answer: KL
-on given texts.
+"""KL divergence of an edited model's predictions from the unedited one's, on given texts.
 
     KL = mean over tokens of sum_v p_0(v) (log p_0(v) - log p(v)),   p_0 the unedited model
 
-The first token of a text counts as well: what follows it is predicted like everything else.
+It does not depend on the right answers. The first token of a text counts as well: what follows it
+is predicted like everything else.
 """
 
 import jax
@@ -15,14 +15,14 @@ from jaxedit.models.layers import causal_attention, embed, embedding_and_head, r
 from jaxedit.models.model import Model
 from jaxedit.models.score import PrefilledTexts, batch_to_device
 
-ROWS_AT_ONCE = 1  # of a batch: two times their positions' logits are held at once
+ROWS_AT_ONCE = 1  # of a batch; the logits of their positions are held twice
 
 
 def kl_divergence(model: Model, unedited: Model, texts: PrefilledTexts) -> float:
-    """KL(unedited || model) in nats a token; infinite where it is not finite.
+    """Compute KL(unedited || model) in nats a token; infinite where it is not finite.
 
     Args:
-      model: with edits at or above the layer from which the texts were begun.
+      model: with edits at or above the layer below which the texts are prefilled.
       unedited: the same model without them.
       texts: from `jaxedit.metrics.perplexity.prepare`.
     """
@@ -38,19 +38,23 @@ def kl_divergence(model: Model, unedited: Model, texts: PrefilledTexts) -> float
 
 @jax.jit
 def _kl_of_batch(model: Model, unedited: Model, token_BT, position_BT, segment_BT, h_BTD, layer):
-    """KL at every position."""
-    attending = causal_attention(position_BT, segment_BT)
+    """Compute KL at every position of a batch [B, T]."""
+    attn_context = causal_attention(position_BT, segment_BT)
 
-    def last(of: Model):
-        h, lowest = (embed(of, token_BT, position_BT), 0) if h_BTD is None else (h_BTD, layer)
-        return run_layers(of, h, attending, lowest, of.config.L)
+    def last_hidden(of: Model) -> jax.Array:
+        if h_BTD is None:
+            return run_layers(of, embed(of, token_BT, position_BT), attn_context, 0, of.config.L)
+        return run_layers(of, h_BTD, attn_context, layer, of.config.L)
 
-    def kl_of_row(pair):
-        logp_0TV, logp_TV = (
-            jax.nn.log_softmax(embedding_and_head(of).unembed(h_TD[None])[0])
-            for of, h_TD in zip((unedited, model), pair, strict=True)
-        )
-        return jnp.sum(jnp.exp(logp_0TV) * (logp_0TV - logp_TV), axis=-1)
+    def log_softmax(of: Model, h_TD) -> jax.Array:
+        return jax.nn.log_softmax(embedding_and_head(of).unembed(h_TD[None])[0])
 
-    kl_BT = jax.lax.map(kl_of_row, (last(unedited), last(model)), batch_size=ROWS_AT_ONCE)
+    def kl_of_row(rows) -> jax.Array:
+        unedited_TD, edited_TD = rows
+        unedited_TV, edited_TV = log_softmax(unedited, unedited_TD), log_softmax(model, edited_TD)
+        return jnp.sum(jnp.exp(unedited_TV) * (unedited_TV - edited_TV), axis=-1)
+
+    # Row by row: of a whole batch the logits would not fit.
+    hidden = (last_hidden(unedited), last_hidden(model))
+    kl_BT = jax.lax.map(kl_of_row, hidden, batch_size=ROWS_AT_ONCE)
     return replicate(model.mesh, kl_BT)

@@ -1,20 +1,21 @@
-"""Facts: whether an edit took, and whether what lies beside it stayed.
+"""Facts: whether an edit took, and whether neighbouring facts stayed.
 
 As the ROME repository evaluates CounterFact (arXiv 2202.05262;
 experiments/py/eval_utils_counterfact.py there): q(o) = -(1/|o|) sum_t log p(o_t | p, o_<t) is the
-mean loss a token of the answer " o" after the prompt p. An edit took where the new answer is
-likelier than the true one, q(true) > q(new), on its own prompt (efficacy) and on paraphrases; a
-neighbour stayed where its own answer is likelier than the new one. exp(-q) is a geometric mean a
-token; the probabilities given here are those of the whole answer, exp(-|o| q).
+mean loss a token of the answer " o" after the prompt p, and exp(-q) the per-token probability, a
+geometric mean over the answer's tokens.
 
-Three words, never mixed: *success* is which answer is likelier; *magnitude* by how much,
-exp(-q(new)) - exp(-q(true)) (for a neighbour exp(-q(its answer)) - exp(-q(new))); *accuracy*
-whether every token of the wanted answer is the most likely one, given those before it. EasyEdit's
-reliability, generalisation and portability are *token accuracies*: the share of such tokens."""
+*Success*: P(target_new) > P(target_true), both per token: q(target_true) > q(target_new).
+*Magnitude*: the difference of the two per-token probabilities, exp(-q(target_new)) -
+exp(-q(target_true)). *Accuracy*: greedy decoding reproduces the target: every token of it is the
+most likely one, given those before it. Of a neighbouring prompt the target is its own answer, which
+is compared with target_new. EasyEdit's reliability, generalisation and portability are *token
+accuracies*: the share of a target's tokens that are the most likely ones.
+"""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict, cast
 
 import numpy as np
 
@@ -25,21 +26,105 @@ from jaxedit.models.packing import pack
 from jaxedit.models.score import token_losses
 from jaxedit.models.tokenizer import first_token_after
 
-Pair = tuple[str, str]
+Pair = tuple[str, str]  # prompt, answer
+
+
+class FactMetrics(TypedDict):
+    """The metrics of a request; an average over several has numbers where a request has booleans.
+
+    None where the request lacks what a metric takes. Averages over requests are the papers' scores:
+    ES, EM of efficacy, PS, PM of paraphrases, NS, NM of neighbours (success, magnitude).
+
+    Attributes:
+      probability_new: the probability of the whole of target_new after the prompt, exp(-|o| q).
+      probability_true: that of target_true.
+      efficacy_success: whether q(target_true) > q(target_new) after the prompt.
+      efficacy_accuracy: whether greedy decoding from the prompt reproduces target_new.
+      token_accuracy: the share of target_new's tokens that are the most likely ones.
+      efficacy_magnitude: exp(-q(target_new)) - exp(-q(target_true)) after the prompt.
+      paraphrase_success: the share of paraphrases after which q(target_true) > q(target_new).
+      paraphrase_magnitude: the mean over paraphrases of the difference of the probabilities.
+      paraphrase_accuracy: the share of paraphrases after which decoding reproduces target_new.
+      paraphrase_token_accuracy: the mean over paraphrases of the token accuracy of target_new.
+      neighbourhood_success: the share of neighbours with q(target_new) > q(their own answer).
+      neighbourhood_magnitude: the mean over neighbours of exp(-q(own)) - exp(-q(target_new)).
+      neighbourhood_accuracy: the share of neighbours whose own answer decoding reproduces.
+      portability_accuracy: the share of questions that follow from the new fact whose answers are
+        reproduced; portability_token_accuracy: the mean of these answers' token accuracies.
+      prefixed_success: efficacy_success after the prompt behind a context template.
+      prefixed_accuracy: efficacy_accuracy after the prompt behind a context template.
+    """
+
+    probability_new: float | None
+    probability_true: float | None
+    efficacy_success: bool | float | None
+    efficacy_accuracy: bool | float | None
+    token_accuracy: float | None
+    efficacy_magnitude: float | None
+    paraphrase_success: float | None
+    paraphrase_magnitude: float | None
+    paraphrase_accuracy: float | None
+    paraphrase_token_accuracy: float | None
+    neighbourhood_success: float | None
+    neighbourhood_magnitude: float | None
+    neighbourhood_accuracy: float | None
+    portability_accuracy: float | None
+    portability_token_accuracy: float | None
+    prefixed_success: bool | float | None
+    prefixed_accuracy: bool | float | None
 
 
 class ScoredAnswers(NamedTuple):
-    """For each pair (prompt, answer): how the model rates the answer.
+    """How a model rates answers after their prompts, one entry for each pair.
 
-    `nll_nats` is the mean loss a token of the answer (q above), infinite where it is not finite;
-    `n_tokens` its tokens; `share` of them that are the most likely one, and `exact` whether all
-    are, so that greedy decoding from the prompt would say the answer (nothing where the loss is not
-    finite)."""
+    Attributes:
+      nll_nats: the mean loss a token of the answer (q above), infinite where it is not finite.
+      n_tokens: the answer's tokens.
+      token_accuracy: the share of them that are the most likely one; 0 where the loss is not
+        finite.
+      is_reproduced: whether all are, so that greedy decoding from the prompt would say the answer.
+    """
 
     nll_nats: np.ndarray
     n_tokens: np.ndarray
-    share: np.ndarray
-    exact: np.ndarray
+    token_accuracy: np.ndarray
+    is_reproduced: np.ndarray
+
+
+class AnswerLookup(NamedTuple):
+    """Scored answers that can be looked up by prompt and answer.
+
+    Attributes:
+      answers: as scored.
+      index: (prompt, answer) -> its entry in them.
+    """
+
+    answers: ScoredAnswers
+    index: dict[Pair, int]
+
+    def q(self, pair: Pair) -> float:
+        """Return the mean loss a token, in nats."""
+        return float(self.answers.nll_nats[self.index[pair]])
+
+    def is_likelier(self, wanted: Pair, other: Pair) -> bool:
+        """Return whether the wanted answer has the higher per-token probability: success."""
+        return self.q(other) > self.q(wanted)
+
+    def magnitude(self, wanted: Pair, other: Pair) -> float:
+        """Return the difference of the two per-token probabilities."""
+        return float(np.exp(-self.q(wanted)) - np.exp(-self.q(other)))
+
+    def probability(self, pair: Pair) -> float:
+        """Return the probability of the whole answer."""
+        return float(np.exp(-self.q(pair) * self.answers.n_tokens[self.index[pair]]))
+
+    def is_reproduced(self, pair: Pair) -> bool:
+        """Return whether greedy decoding from the prompt reproduces the answer: accuracy."""
+        return bool(self.answers.is_reproduced[self.index[pair]])
+
+    def token_accuracy(self, pair: Pair) -> float:
+        """Return the share of the answer's tokens that are the most likely ones."""
+        return float(self.answers.token_accuracy[self.index[pair]])
 
 
 def score_answers(
@@ -48,7 +133,7 @@ def score_answers(
     edits: list[Edit] | None = None,
     edit_of: list[int] | None = None,
 ) -> ScoredAnswers:
-    """Rates answers after their prompts, all in one packed call.
+    """Score answers after their prompts, all in one packed call.
 
     Args:
       model: with or without edits.
@@ -64,44 +149,44 @@ def score_answers(
     """
     if not pairs:
         raise ValueError("facts need at least one pair of a prompt and an answer")
-    token_lists, firsts = [], []
-    for prompt, answer in pairs:
-        if not answer.strip():
-            raise ValueError(
-                f"the prompt {prompt!r} has an empty answer, so there is nothing to score"
-            )
-        tokens, ends = model.tokenizer.encode_with_ends(f"{prompt} {answer.strip()}")
-        first = first_token_after(ends, len(prompt))
-        if first == 0:
-            raise ValueError(
-                f"the answer {answer!r} has no token before it to be predicted from; give it a prompt"
-            )
-        model.config.check_length(
-            len(tokens), f"the prompt {prompt[:40]!r}... with its answer {answer[:40]!r}"
+    tokenised = [_tokenise(model, prompt, answer) for prompt, answer in pairs]
+    packed = pack([tokens for tokens, _ in tokenised], model.mesh.shape["data"], edit_of)
+    model_of = None if edits is None else functools.partial(with_per_row_edits, model, edits)
+    losses = token_losses(model, packed, model_of)
+
+    # Of each text the part that is the answer. Losses begin with the second token: that of token t
+    # stands at t - 1.
+    nll_nats, token_accuracy, n_tokens = [], [], []
+    of_texts = zip(tokenised, losses.nll_nats, losses.is_argmax, strict=True)
+    for (tokens, first), text_nats, is_argmax in of_texts:
+        nll_nats.append(text_nats[first - 1 :].mean())
+        token_accuracy.append(is_argmax[first - 1 :].mean())
+        n_tokens.append(len(tokens) - first)
+
+    # NaN logits have no argmax, whatever the comparison of running maxima says.
+    is_finite = np.isfinite(nll_nats)
+    token_accuracy = np.where(is_finite, token_accuracy, 0.0)
+    return ScoredAnswers(
+        nll_nats=np.where(is_finite, nll_nats, np.inf),
+        n_tokens=np.array(n_tokens),
+        token_accuracy=token_accuracy,
+        is_reproduced=token_accuracy == 1.0,
+    )
+
+
+def _tokenise(model: Model, prompt: str, answer: str) -> tuple[list[int], int]:
+    """Tokenise a prompt with its answer; return the tokens and the index of the answer's first."""
+    if not answer.strip():
+        raise ValueError(f"the prompt {prompt!r} has an empty answer, so there is nothing to score")
+    tokens, ends = model.tokenizer.encode_with_ends(f"{prompt} {answer.strip()}")
+    first = first_token_after(ends, len(prompt))
+    if first == 0:
+        raise ValueError(
+            f"the answer {answer!r} has no token before it to be predicted from; give it a prompt"
         )
-        token_lists.append(tokens)
-        firsts.append(first)
-    packed = pack(token_lists, model.mesh.shape["data"], edit_of)
-    scores = token_losses(
-        model,
-        packed,
-        None if edits is None else functools.partial(with_per_row_edits, model, edits),
-    )
-    # Scores begin with the second token: that of token t stands at t - 1.
-    nll_nats = np.array(
-        [nll[first - 1 :].mean() for nll, first in zip(scores.nll_nats, firsts, strict=True)]
-    )
-    share = np.array(
-        [hit[first - 1 :].mean() for hit, first in zip(scores.is_argmax, firsts, strict=True)]
-    )
-    n_tokens = np.array(
-        [len(tokens) - first for tokens, first in zip(token_lists, firsts, strict=True)]
-    )
-    finite = np.isfinite(
-        nll_nats
-    )  # NaN logits have no argmax, whatever the comparison of running maxima says
-    share = np.where(finite, share, 0.0)
-    return ScoredAnswers(np.where(finite, nll_nats, np.inf), n_tokens, share, share == 1.0)
+    what = f"the prompt {prompt[:40]!r}... with its answer {answer[:40]!r}"
+    model.config.check_length(len(tokens), what)
+    return tokens, first
 
 
 def evaluate_facts(
@@ -109,9 +194,8 @@ def evaluate_facts(
     requests: list[Request],
     edits: list[Edit] | None = None,
     prefix: str | None = None,
-) -> list[dict[str, Any]]:
-    """Whether requests hold in a model, each with its paraphrases and neighbours; one packed call
-    for all of them.
+) -> list[FactMetrics]:
+    """Evaluate requests with their paraphrases and neighbours, all in one packed call.
 
     Args:
       model: with or without edits.
@@ -121,60 +205,41 @@ def evaluate_facts(
       prefix: a context template; the prompt is then asked behind it as well (arXiv 2406.11263,
         section 4).
 
-    Returns:
-      For each request, with q the mean loss a token (None where the request lacks what it takes):
-      probability_new: the probability of the whole of target_new after the prompt.
-      probability_true: that of target_true. greedy_new: whether greedy decoding from the prompt
-      would say target_new. token_accuracy: the share of target_new's tokens that are the most
-      likely ones. efficacy: whether q(target_true) > q(target_new) after the prompt; averaged over
-      requests it is ES. paraphrase: the share of paraphrases after which q(target_true) >
-      q(target_new); its average is PS. neighbourhood: the share of neighbours after whose prompt
-      q(their answer) < q(target_new); its average is NS. efficacy_magnitude, paraphrase_magnitude,
-      neighbourhood_magnitude: how far apart the two probabilities a token are; EM,
-        PM, NM.
-      paraphrase_accuracy, neighbourhood_accuracy: the share of them after which every token of
-        target_new, of their answer, is the most likely one; and paraphrase_token_accuracy.
-      portability, portability_token_accuracy: the same for the questions that follow from the new
-        fact.
-      prefixed, prefixed_greedy: efficacy and greedy_new behind `prefix`.
-
     Raises:
-      ValueError: as `answers`.
+      ValueError: as `score_answers`.
     """
-    owner = list(range(len(requests))) if edits else [0] * len(requests)
-    pairs = [
-        (n, pair)
-        for n, request in zip(owner, requests, strict=True)
-        for pair in _pairs(request, prefix)
-    ]
-    owned = list(dict.fromkeys(pairs))
-    rated = score_answers(model, [pair for _, pair in owned], edits, [n for n, _ in owned])
-    rows: dict[int, dict[Pair, int]] = {}
-    for i, (n, pair) in enumerate(owned):
-        rows.setdefault(n, {})[pair] = i
+    # Requests whose edits differ share no answers; without edits all requests share them.
+    edit_of_request = list(range(len(requests))) if edits else [0] * len(requests)
+    asked: dict[tuple[int, Pair], None] = {}  # an ordered set
+    for n, request in zip(edit_of_request, requests, strict=True):
+        asked |= dict.fromkeys((n, pair) for pair in _pairs(request, prefix))
+    answers = score_answers(model, [pair for _, pair in asked], edits, [n for n, _ in asked])
+
+    index: dict[int, dict[Pair, int]] = {}
+    for i, (n, pair) in enumerate(asked):
+        index.setdefault(n, {})[pair] = i
     return [
-        _fact(request, AnswerLookup(rated, rows[n]), prefix)
-        for n, request in zip(owner, requests, strict=True)
+        _metrics_of(request, AnswerLookup(answers, index[n]), prefix)
+        for n, request in zip(edit_of_request, requests, strict=True)
     ]
 
 
-def average_facts(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The entries of `facts` averaged over requests, each over those that have it; a single
-    request's are as they are.
-    """
+def average_facts(found: list[FactMetrics]) -> FactMetrics:
+    """Average metrics over requests, each over those that have it; a single request's are kept."""
     if len(found) == 1:
         return found[0]
-    held = {key: [fact[key] for fact in found if fact[key] is not None] for key in found[0]}
-    return {key: float(np.mean(values)) if values else None for key, values in held.items()}
+    means: dict[str, float | None] = {}
+    for key in found[0]:
+        values = [metrics[key] for metrics in found if metrics[key] is not None]
+        means[key] = _mean(values)
+    return cast(FactMetrics, means)
 
 
 def _pairs(request: Request, prefix: str | None) -> Iterator[Pair]:
-    """All that has to be scored for a request."""
-    prompts = [
-        request.prompt_text,
-        *request.paraphrases,
-        *([] if prefix is None else [prefix.replace("{}", request.prompt_text)]),
-    ]
+    """Yield every prompt and answer that is scored for a request."""
+    prompts = [request.prompt_text, *request.paraphrases]
+    if prefix is not None:
+        prompts.append(prefix.replace("{}", request.prompt_text))
     for prompt in prompts:
         yield prompt, request.target_new
         if request.target_true is not None:
@@ -185,74 +250,52 @@ def _pairs(request: Request, prefix: str | None) -> Iterator[Pair]:
     yield from request.portability
 
 
-class AnswerLookup(NamedTuple):
-    """Answers that can be looked up by their prompt and text."""
-
-    answers: ScoredAnswers
-    row: dict[Pair, int]
-
-    def q(self, pair: Pair) -> float:
-        """The mean loss a token."""
-        return float(self.answers.nll_nats[self.row[pair]])
-
-    def margin(self, wanted: Pair, other: Pair) -> float:
-        """The difference of the two probabilities a token."""
-        return float(np.exp(-self.q(wanted)) - np.exp(-self.q(other)))
-
-    def probability(self, pair: Pair) -> float:
-        """Of the whole answer."""
-        return float(np.exp(-self.q(pair) * self.answers.n_tokens[self.row[pair]]))
-
-    def exact(self, pair: Pair) -> bool:
-        """Whether each token is the most likely one."""
-        return bool(self.answers.exact[self.row[pair]])
-
-    def share(self, pair: Pair) -> float:
-        """Of the tokens that are."""
-        return float(self.answers.share[self.row[pair]])
-
-
-def _fact(request: Request, rated: AnswerLookup, prefix: str | None) -> dict[str, Any]:
-    """The entries of `facts` for one request."""
+def _metrics_of(request: Request, answers: AnswerLookup, prefix: str | None) -> FactMetrics:
+    """Compute the metrics of one request from its scored answers."""
+    # The pairs that are compared: a prompt with its target and with the other answer.
     new, true = request.target_new, request.target_true
-    bare, paraphrases = request.prompt_text, request.paraphrases
-    beside = [((prompt, answer), (prompt, new)) for prompt, answer in request.neighbours]
-    follow = [(prompt, answer) for prompt, answer in request.portability]
-    behind = None if prefix is None else prefix.replace("{}", bare)
+    prompt = request.prompt_text
+    own_and_new = [((n.prompt, n.answer), (n.prompt, new)) for n in request.neighbours]
+    paraphrases = [(paraphrase, new) for paraphrase in request.paraphrases]
 
     def against_true(
         measure: Callable[[Pair, Pair], float], prompts: Sequence[str]
     ) -> float | None:
-        return (
-            None
-            if true is None
-            else _mean([measure((prompt, new), (prompt, true)) for prompt in prompts])
-        )
+        """Average a measure of target_new beside target_true over prompts."""
+        if true is None:
+            return None
+        return _mean([measure((asked, new), (asked, true)) for asked in prompts])
 
-    def took(wanted: Pair, other: Pair) -> bool:
-        return rated.q(other) > rated.q(wanted)
+    def success(asked: str) -> bool | None:
+        if true is None:
+            return None
+        return answers.is_likelier((asked, new), (asked, true))
 
-    efficacy = against_true(took, [bare])
-    prefixed = None if behind is None else against_true(took, [behind])
-    return {
-        "probability_new": rated.probability((bare, new)),
-        "probability_true": None if true is None else rated.probability((bare, true)),
-        "efficacy_accuracy": rated.exact((bare, new)),
-        "token_accuracy": rated.share((bare, new)),
-        "efficacy_success": None if efficacy is None else bool(efficacy),
-        "paraphrase_success": against_true(took, paraphrases),
-        "neighbourhood_success": _mean([took(*pairs) for pairs in beside]),
-        "efficacy_magnitude": against_true(rated.margin, [bare]),
-        "paraphrase_magnitude": against_true(rated.margin, paraphrases),
-        "neighbourhood_magnitude": _mean([rated.margin(*pairs) for pairs in beside]),
-        "paraphrase_accuracy": _mean([rated.exact((prompt, new)) for prompt in paraphrases]),
-        "paraphrase_token_accuracy": _mean([rated.share((prompt, new)) for prompt in paraphrases]),
-        "neighbourhood_accuracy": _mean([rated.exact(own) for own, _ in beside]),
-        "portability_accuracy": _mean([rated.exact(pair) for pair in follow]),
-        "portability_token_accuracy": _mean([rated.share(pair) for pair in follow]),
-        "prefixed_success": None if prefixed is None else bool(prefixed),
-        "prefixed_accuracy": None if behind is None else rated.exact((behind, new)),
-    }
+    # The prompt behind a context template.
+    prefixed_success = prefixed_accuracy = None
+    if prefix is not None:
+        prefixed = prefix.replace("{}", prompt)
+        prefixed_success = success(prefixed)
+        prefixed_accuracy = answers.is_reproduced((prefixed, new))
+    return FactMetrics(
+        probability_new=answers.probability((prompt, new)),
+        probability_true=None if true is None else answers.probability((prompt, true)),
+        efficacy_success=success(prompt),
+        efficacy_accuracy=answers.is_reproduced((prompt, new)),
+        token_accuracy=answers.token_accuracy((prompt, new)),
+        efficacy_magnitude=against_true(answers.magnitude, [prompt]),
+        paraphrase_success=against_true(answers.is_likelier, request.paraphrases),
+        paraphrase_magnitude=against_true(answers.magnitude, request.paraphrases),
+        paraphrase_accuracy=_mean(list(map(answers.is_reproduced, paraphrases))),
+        paraphrase_token_accuracy=_mean(list(map(answers.token_accuracy, paraphrases))),
+        neighbourhood_success=_mean([answers.is_likelier(*pairs) for pairs in own_and_new]),
+        neighbourhood_magnitude=_mean([answers.magnitude(*pairs) for pairs in own_and_new]),
+        neighbourhood_accuracy=_mean([answers.is_reproduced(own) for own, _ in own_and_new]),
+        portability_accuracy=_mean(list(map(answers.is_reproduced, request.portability))),
+        portability_token_accuracy=_mean(list(map(answers.token_accuracy, request.portability))),
+        prefixed_success=prefixed_success,
+        prefixed_accuracy=prefixed_accuracy,
+    )
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,10 +1,10 @@
-"""A model as lm-eval knows models: log-likelihoods in packed batches, rolling ones, greedy
-generation.
+"""lm-eval's interface to a model: log-likelihoods in packed batches, and greedy generation.
 
 Tokens are those of lm-eval's own `HFLM`: context and continuation are tokenised together, the
 context's trailing spaces with the continuation; without a context the begin-of-text token (else the
 end-of-text one) stands for it; what is too long loses its beginning. Begin-of-text tokens follow
-the model's own settings. Imported where lm-eval is used: it is slow to import."""
+the model's own settings. Imported where lm-eval is used: it is slow to import.
+"""
 
 from typing import Any
 
@@ -21,6 +21,8 @@ from jaxedit.models.score import token_losses
 MAX_NEW_TOKENS = 256  # where a task does not say how many
 FIRST_TOKENS = 16  # what is generated at first: most answers end early; then four times as many
 ROWS_AT_ONCE = 32  # of generation, a device
+
+Stops = list[str]  # texts that end an answer
 
 
 class HarnessModel(TemplateLM):
@@ -50,112 +52,128 @@ class HarnessModel(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Tokens of a text."""
+        """Tokenise a text."""
         return self.model.tokenizer.encode(string, bos=add_special_tokens)
 
     def _loglikelihood_tokens(
         self, requests, disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """For each (texts, context tokens, continuation tokens): log p(continuation | context), and
-        whether greedy says it.
+        """Score continuations; see lm-eval's TemplateLM.
+
+        Returns:
+          For each (texts, context tokens, continuation tokens): log p(continuation | context), and
+          whether greedy decoding reproduces the continuation.
         """
-        longest = self.model.config.P + 1  # the last token is only predicted
-        rows = [
-            ((*context, *own)[-longest:], min(len(own), longest - 1))
-            for _, context, own in requests
-        ]
+        # Each request as its tokens and how many of them are scored. What is too long loses its
+        # beginning. A row may be one longer than the positions: its last token is only predicted.
+        longest = self.model.config.P + 1
+        rows = []
+        for _, context, continuation in requests:
+            n_scored = min(len(continuation), longest - 1)
+            rows.append(((*context, *continuation)[-longest:], n_scored))
         distinct = list(dict.fromkeys(rows))
         packed = pack([list(tokens) for tokens, _ in distinct], self.model.mesh.shape["data"])
+
         # Where that last token is one too many for learned positions: nothing is read at its place.
-        most = self.model.config.P - 1
-        packed = packed._replace(
-            position_GBT=[np.minimum(position_BT, most) for position_BT in packed.position_GBT]
-        )
-        scores = token_losses(self.model, packed)
-        found = {
-            row: (-float(nll[-row[1] :].sum()), bool(hit[-row[1] :].all()))
-            for row, nll, hit in zip(distinct, scores.nll_nats, scores.is_argmax, strict=True)
-        }
+        last = self.model.config.P - 1
+        clipped = [np.minimum(position_BT, last) for position_BT in packed.position_GBT]
+        losses = token_losses(self.model, packed._replace(position_GBT=clipped))
+
+        found = {}
+        of_rows = zip(distinct, losses.nll_nats, losses.is_argmax, strict=True)
+        for (tokens, n_scored), nll_nats, is_argmax in of_rows:
+            logp = -float(nll_nats[-n_scored:].sum())
+            found[tokens, n_scored] = (logp, bool(is_argmax[-n_scored:].all()))
         return [found[row] for row in rows]
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """log p of whole texts, cut into windows as long as the model's positions where they are
-        longer.
+        """Score whole texts, those longer than the model's positions window by window.
+
+        Returns:
+          log p of each text.
         """
         windows: list[tuple[None, list[int], list[int]]] = []
         owner: list[int] = []
         for i, request in enumerate(requests):
-            found: Any = utils.get_rolling_token_windows(
+            of_text: Any = utils.get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0]),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.model.config.P,
                 context_len=1,
             )
-            windows += [(None, *utils.make_disjoint_window(window)) for window in found]
+            windows += [(None, *utils.make_disjoint_window(window)) for window in of_text]
             owner += [i] * (len(windows) - len(owner))
-        logp_W = [logp for logp, _ in self._loglikelihood_tokens(windows)]
-        return np.bincount(owner, logp_W, minlength=len(requests)).tolist()
+        logps = [logp for logp, _ in self._loglikelihood_tokens(windows)]
+        return np.bincount(owner, logps, minlength=len(requests)).tolist()
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Greedy continuations up to one of a request's `until` texts.
+        """Continue each context greedily up to one of its stop texts.
 
         Raises:
           ValueError: where a task asks for sampling, or for more tokens than the model has
             positions.
         """
-        texts = [""] * len(requests)
+        # What is asked: contexts as tokens, stop texts and number of tokens.
         arguments: list[Any] = [request.args for request in requests]
-        asked = [_read(settings) for _, settings in arguments]
-        due = {
-            i: self.tok_encode(context) or [self.prefix_token_id]
-            for i, (context, _) in enumerate(arguments)
-        }
-        new: dict[int, list[int]] = {i: [] for i in due}
-        while due:
-            for lot in self._lots(due, asked, new):
-                n_more = min(self._step(asked[i][1], new[i]) for i in lot)
-                prompts = [(due[i] + new[i])[-(self.model.config.P - n_more) :] for i in lot]
-                made = continue_tokens(self.model, prompts, max_new_tokens=n_more)
-                for i, tokens in zip(lot, made, strict=True):
+        settings = [_read_settings(given) for _, given in arguments]
+        texts = [""] * len(requests)
+        contexts = [self.tok_encode(context) or [self.prefix_token_id] for context, _ in arguments]
+        new: list[list[int]] = [[] for _ in requests]
+
+        # Rounds over the requests that are not ended, in batches: most answers end in the first.
+        unfinished = set(range(len(requests)))
+        while unfinished:
+            lengths = {
+                i: (self._n_next(settings[i][1], new[i]), len(contexts[i]) + len(new[i]))
+                for i in sorted(unfinished)
+            }
+            for batch in self._batches(lengths):
+                n_next = min(lengths[i][0] for i in batch)
+                room = self.model.config.P - n_next
+                prompts = [(contexts[i] + new[i])[-room:] for i in batch]
+                made = continue_tokens(self.model, prompts, max_new_tokens=n_next)
+                for i, tokens in zip(batch, made, strict=True):
+                    stops, max_tokens = settings[i]
                     new[i] += tokens
-                    texts[i], ended = _cut(self.model.tokenizer.decode(new[i]), asked[i][0])
-                    if ended or len(tokens) < n_more or len(new[i]) >= asked[i][1]:
-                        del due[i]
+                    texts[i], has_stop = _cut(self.model.tokenizer.decode(new[i]), stops)
+                    if has_stop or len(tokens) < n_next or len(new[i]) >= max_tokens:
+                        unfinished.remove(i)
         return texts
 
-    def _step(self, most: int, new: list[int]) -> int:
-        """How many tokens are generated next."""
-        if not 0 < most < self.model.config.P:
+    def _n_next(self, max_tokens: int, new: list[int]) -> int:
+        """Choose how many tokens are generated next for an answer."""
+        if not 0 < max_tokens < self.model.config.P:
             raise ValueError(
-                f"max_gen_toks={most}: the model has {self.model.config.P} positions for prompt and answer"
+                f"max_gen_toks={max_tokens}: "
+                f"the model has {self.model.config.P} positions for prompt and answer"
             )
-        return min(most - len(new), max(FIRST_TOKENS, 3 * len(new)))
+        return min(max_tokens - len(new), max(FIRST_TOKENS, 3 * len(new)))
 
-    def _lots(self, due, asked, new) -> list[list[int]]:
-        """Requests to go on with together: of one number of tokens next, those of like length
-        beside each other.
+    def _batches(self, lengths: dict[int, tuple[int, int]]) -> list[list[int]]:
+        """Divide requests into batches, those of like lengths beside each other.
+
+        Args:
+          lengths: request -> how many tokens it gets next, and how many it has.
         """
-        order = sorted(
-            due, key=lambda i: (self._step(asked[i][1], new[i]), len(due[i]) + len(new[i]))
-        )
-        most = ROWS_AT_ONCE * self.model.mesh.shape["data"]
-        return [order[i : i + most] for i in range(0, len(order), most)]
+        order = sorted(lengths, key=lambda i: lengths[i])
+        size = ROWS_AT_ONCE * self.model.mesh.shape["data"]
+        return [order[first : first + size] for first in range(0, len(order), size)]
 
 
-def _read(given: dict[str, Any]) -> tuple[list[str], int]:
-    """A task's stop texts and number of tokens."""
+def _read_settings(given: dict[str, Any]) -> tuple[Stops, int]:
+    """Read a task's stop texts and number of tokens, under any of the names it may have."""
     if given.get("do_sample") and float(given.get("temperature", 1.0)) > 0:
         raise ValueError(f"a task asks for sampling ({given}); only greedy generation is there")
     until = given.get("until") or []
+    stops = [until] if isinstance(until, str) else list(until)
     names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-    return [until] if isinstance(until, str) else list(until), int(
-        next((given[n] for n in names if n in given), MAX_NEW_TOKENS)
-    )
+    max_tokens = next((given[name] for name in names if name in given), MAX_NEW_TOKENS)
+    return stops, int(max_tokens)
 
 
-def _cut(text: str, until: list[str]) -> tuple[str, bool]:
-    """The text before the first of the stop texts, and whether there was one."""
-    at = min((text.find(stop) for stop in until if stop and stop in text), default=-1)
-    return (text[:at], True) if at >= 0 else (text, False)
+def _cut(text: str, stops: Stops) -> tuple[str, bool]:
+    """Cut a text before the first of the stop texts; return it, and whether there was one."""
+    first = min((text.find(stop) for stop in stops if stop and stop in text), default=-1)
+    return (text[:first], True) if first >= 0 else (text, False)

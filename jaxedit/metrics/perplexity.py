@@ -1,10 +1,10 @@
-"""Perplexity of short texts: the surrogate that tells after every edit whether the model still
-works.
+"""Perplexity of short texts: the surrogate that tells whether an edited model still works.
 
 As the code of arXiv 2402.09656 computes it: ppl(d) = exp(-(1/n) sum_i log p(x_i | x_<i)) for each
 text, no begin-of-text token, the first token not scored, n = length - 1; the reported score is the
 arithmetic mean over texts, so one broken text dominates. Texts are taken verbatim: a leading space
-matters."""
+matters.
+"""
 
 import dataclasses
 import functools
@@ -22,8 +22,12 @@ from jaxedit.models.score import PrefilledTexts, prefill, tile_batches, token_lo
 class Perplexity:
     """Losses of a list of texts, in the order given.
 
-    `nll_nats` is the summed loss of each text and `n_tokens` how many tokens were scored. A text
-    whose loss is not finite (NaN counts as that) has infinite perplexity."""
+    A text whose loss is not finite (NaN counts as that) has infinite perplexity.
+
+    Attributes:
+      nll_nats: the summed loss of each text.
+      n_tokens: how many of its tokens were scored.
+    """
 
     nll_nats: np.ndarray
     n_tokens: np.ndarray
@@ -56,11 +60,13 @@ class Perplexity:
         return int(np.sum(~np.isfinite(self.nll_nats)))
 
     def paired_difference(self, base: "Perplexity") -> tuple[float, float]:
-        """The paired difference to another model on the same texts: mean nats a text, and its
-        standard error.
+        """Compute the paired difference to another model on the same texts.
 
         A text counts by its loss a token. With a single text, or a loss that is not finite, the
-        error is NaN.
+        standard error is NaN.
+
+        Returns:
+          The mean over texts of the difference of the loss in nats a token, and its standard error.
 
         Raises:
           ValueError: where the two do not belong to the same texts.
@@ -70,23 +76,22 @@ class Perplexity:
                 "a paired difference needs two scores of the same texts under the same tokenizer"
             )
         difference = self.mean_nll - base.mean_nll
+        mean = float(np.mean(difference))
         if len(difference) < 2 or not np.all(np.isfinite(difference)):
-            return float(np.mean(difference)), math.nan
-        return float(np.mean(difference)), float(
-            np.std(difference, ddof=1) / math.sqrt(len(difference))
-        )
+            return mean, math.nan
+        return mean, float(np.std(difference, ddof=1) / math.sqrt(len(difference)))
 
 
 def prepare(
     model: Model, texts: list[str], bos: bool = False, start_layer: int = 0
 ) -> PrefilledTexts:
-    """Tokenises and packs texts once, for repeated scoring of edited versions of a model.
+    """Tokenise and pack texts once, for repeated scoring of edited versions of a model.
 
     Args:
-      model: gives the tokenizer and, without its edits, what lies below them.
+      model: gives the tokenizer and, without its edits, the layers below them.
       texts: verbatim.
       bos: as in `perplexity`.
-      start_layer: the lowest layer that edits will change; what is below is computed here.
+      start_layer: the lowest layer that edits will change; those below it are computed here.
 
     Raises:
       ValueError: on an empty list, a text of fewer than two tokens, or one longer than a model's
@@ -96,26 +101,25 @@ def prepare(
 
 
 def perplexity(model: Model, texts: list[str] | PrefilledTexts, bos: bool = False) -> Perplexity:
-    """Perplexity of texts (or of what `prepare` made of them) under a model with its edits.
+    """Compute the perplexity of texts under a model with its edits.
 
     Args:
       model: with or without edits.
-      texts: verbatim, leading spaces included.
+      texts: verbatim, leading spaces included; or what `prepare` made of them.
       bos: whether a begin-of-text token is put in front; the paper does not.
 
     Raises:
-      ValueError: as `prepare`, or where what was prepared does not belong to this model.
+      ValueError: as `prepare`, or where prepared texts do not belong to this model.
     """
-    return _summed(
-        token_losses(
-            model, texts if isinstance(texts, PrefilledTexts) else _packed(model, texts, bos)
-        ).nll_nats
-    )
+    if not isinstance(texts, PrefilledTexts):
+        return _summed(token_losses(model, _packed(model, texts, bos)).nll_nats)
+    return _summed(token_losses(model, texts).nll_nats)
 
 
 def perplexity_each(model: Model, texts: PrefilledTexts, edits: list[Edit]) -> list[Perplexity]:
-    """The perplexities of a model with each of several low-rank edits by itself, as many at a time
-    as a batch has room for.
+    """Compute the perplexities of a model with each of several low-rank edits by itself.
+
+    As many edits are measured at a time as a batch has room for.
 
     Args:
       model: with the edits that all of them come after.
@@ -123,27 +127,28 @@ def perplexity_each(model: Model, texts: PrefilledTexts, edits: list[Edit]) -> l
       edits: of the same weights and layers.
 
     Raises:
-      ValueError: as `jaxedit.edits.edit.with_per_row_edits`, or where what was prepared does not
-        belong to this model.
+      ValueError: as `jaxedit.edits.edit.with_per_row_edits`, or where prepared texts do not belong
+        to this model.
     """
+    # Every batch is tiled, one copy for each edit that is measured with the others.
+    n_texts, n_data = texts.packed.n_texts, model.mesh.shape["data"]
     largest = max(token_BT.size for token_BT in texts.packed.token_GBT)
-    at_once = min(len(edits), max(1, BATCH_TOKENS * model.mesh.shape["data"] // largest))
-    many, n_texts = tile_batches(texts, at_once), texts.packed.n_texts
+    n_copies = min(len(edits), max(1, BATCH_TOKENS * n_data // largest))
+    tiled = tile_batches(texts, n_copies)
+
     found = []
-    for first in range(0, len(edits), at_once):
-        lot = edits[first : first + at_once]
-        lot += lot[-1:] * (at_once - len(lot))  # the same shape for the last of them
-        losses = token_losses(
-            model, many, functools.partial(with_per_row_edits, model, lot)
-        ).nll_nats
-        found += [_summed(losses[k * n_texts : (k + 1) * n_texts]) for k in range(at_once)]
+    for first in range(0, len(edits), n_copies):
+        chunk = edits[first : first + n_copies]
+        chunk += chunk[-1:] * (n_copies - len(chunk))  # the same shape for the last chunk
+        model_of = functools.partial(with_per_row_edits, model, chunk)
+        losses = token_losses(model, tiled, model_of).nll_nats
+        found += [_summed(losses[k * n_texts : (k + 1) * n_texts]) for k in range(n_copies)]
     return found[: len(edits)]
 
 
 def _summed(losses: list[np.ndarray]) -> Perplexity:
-    return Perplexity(
-        np.array([loss.sum() for loss in losses]), np.array([len(loss) for loss in losses])
-    )
+    nll_nats = np.array([loss.sum() for loss in losses])
+    return Perplexity(nll_nats, np.array([len(loss) for loss in losses]))
 
 
 def _packed(model: Model, texts: list[str], bos: bool) -> Packed:

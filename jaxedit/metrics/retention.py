@@ -12,18 +12,22 @@ SHOWN = ("probability_new", "efficacy_accuracy", "efficacy_success")
 def evaluate_retention(
     model: Model, batches: list[list[Request]], kept: list[int]
 ) -> dict[str, dict[str, Any]]:
-    """How the facts of kept edits hold in a model now: edit's number -> the entries of SHOWN, means
-    over its requests.
+    """Evaluate how the facts of kept edits hold in a model now, all in one packed call.
+
+    Args:
+      model: with the edits that were made since.
+      batches: the requests of each edit of a study.
+      kept: numbers of edits, the first edit being 1.
+
+    Returns:
+      An edit's number -> the metrics of SHOWN, means over its requests.
     """
-    return {
-        str(number): {key: found[key] for key in SHOWN}
-        for number, found in _means(model, batches, kept)
-    }
-
-
-def _means(model: Model, batches: list[list[Request]], kept: list[int]):
-    """All requests in one call, then their means edit by edit."""
     requests = [request for number in kept for request in batches[number - 1]]
-    found = iter(evaluate_facts(model, requests) if requests else [])
+    if not requests:
+        return {}
+    found = iter(evaluate_facts(model, requests))
+    retention = {}
     for number in kept:
-        yield number, average_facts([next(found) for _ in batches[number - 1]])
+        means = average_facts([next(found) for _ in batches[number - 1]])
+        retention[str(number)] = {key: means[key] for key in SHOWN}
+    return retention

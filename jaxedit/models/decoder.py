@@ -1,12 +1,12 @@
-"""One decoder for every family: Flax NNX modules that describe its blocks and its ends.
+"""One decoder for every family: Flax NNX modules of a layer, and of the embedding and head.
 
 The modules hold parameters under the names of `jaxedit.axes.PARAMETERS`. A model's arrays live in a
 flat dictionary `base` (name -> array, layers stacked on a leading L axis); `jaxedit.models.layers`
-merges one layer's slices with the block's graph definition and runs it."""
+merges one layer's slices with the block's graph definition and runs it.
+"""
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,113 +14,17 @@ from flax import nnx
 from jax import lax
 
 from jaxedit import axes
+from jaxedit.models.attention import Attention, AttentionContext, KeysAndValues
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.ops import (
-    PRECISION,
     Overlay,
     activation,
     add_delta,
     layer_norm,
     linear,
+    parameter,
     rms_norm,
 )
-from jaxedit.models.rope import rotate
-
-
-class AttentionContext(NamedTuple):
-    """Which positions the queries stand at and what they may attend to.
-
-    `mask_BTS` covers the cached positions first (if any), then the queries' own.
-    """
-
-    position_BT: jax.Array
-    mask_BTS: jax.Array
-    cache: tuple[jax.Array, jax.Array] | None = None  # k_LBKSH, v_LBKSH of earlier positions
-
-
-def parameter(config: DecoderConfig, name: str) -> nnx.Param:
-    """A parameter by its name in the alphabet; only shapes are made, the values come from a
-    checkpoint.
-    """
-    sizes = config.sizes()
-    return nnx.Param(jnp.zeros(tuple(sizes[a] for a in axes.PARAMETERS[name])))
-
-
-class Attention(nnx.Module):
-    """Multi-head attention with grouped keys and values and optional rotary positions."""
-
-    def __init__(self, config: DecoderConfig):
-        self.config = config
-        self.norm_scale = parameter(config, "attn/norm_scale")
-        if config.norm == "layer":
-            self.norm_bias = parameter(config, "attn/norm_bias")
-        self.w_q, self.w_k, self.w_v = (parameter(config, f"attn/w_{part}") for part in "qkv")
-        if config.qkv_bias:
-            self.b_q, self.b_k, self.b_v = (parameter(config, f"attn/b_{part}") for part in "qkv")
-        if config.qk_norm:
-            self.q_norm_scale, self.k_norm_scale = (
-                parameter(config, f"attn/{part}_norm_scale") for part in "qk"
-            )
-        self.w_o = parameter(config, "attn/w_o")
-        if config.out_bias:
-            self.b_o = parameter(config, "attn/b_o")
-
-    def __call__(
-        self, x_BTD, attending: AttentionContext, cache_l
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Returns the output [B, T, D] and this call's own keys and values [B, K, T, H]."""
-        config, dtype = self.config, self.w_q.dtype
-        q_BTNH, k_BTKH, v_BTKH = (self._heads(x_BTD, part) for part in "qkv")
-        if config.qk_norm:
-            q_BTNH = rms_norm(q_BTNH, self.q_norm_scale, config.norm_offset, config.eps)
-            k_BTKH = rms_norm(k_BTKH, self.k_norm_scale, config.norm_offset, config.eps)
-        if config.rope is not None:
-            q_BTNH = rotate(config.rope, q_BTNH, attending.position_BT)
-            k_BTKH = rotate(config.rope, k_BTKH, attending.position_BT)
-        B, T, N, H = q_BTNH.shape
-        q_BKGTH = (
-            q_BTNH.reshape(B, T, config.K, N // config.K, H).transpose(0, 2, 3, 1, 4) * H**-0.5
-        )
-        own = (k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2))
-        # The cached and the call's own keys and values are never joined: that would copy the cache
-        # for every call.
-        sources = [own] if cache_l is None else [cache_l, own]
-        scores = [
-            jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, precision=PRECISION)
-            for k_BKSH, _ in sources
-        ]
-        score = jnp.where(
-            attending.mask_BTS[:, None, None],
-            jnp.concatenate(scores, -1),
-            jnp.finfo(jnp.float32).min,
-        )
-        n_cached = score.shape[-1] - T
-        weight = jax.nn.softmax(score, axis=-1)
-        parts = [weight] if cache_l is None else [weight[..., :n_cached], weight[..., n_cached:]]
-        mixed = [
-            jnp.einsum("BKGTS,BKSH->BKGTH", part, v_BKSH, precision=PRECISION)
-            for part, (_, v_BKSH) in zip(parts, sources, strict=True)
-        ]
-        mixed_BTNH = (
-            functools.reduce(jnp.add, mixed)
-            .transpose(0, 3, 1, 2, 4)
-            .reshape(B, T, N, H)
-            .astype(dtype)
-        )
-        w_XD = jnp.asarray(self.w_o).reshape(N * H, config.D)
-        return linear(
-            "BTX,XD->BTD", mixed_BTNH.reshape(B, T, N * H), w_XD, getattr(self, "b_o", None)
-        ), own
-
-    def _heads(self, x_BTD, part: str) -> jax.Array:
-        """Queries, keys or values [B, T, heads, H], by a product of matrices: of anything else XLA
-        copies the weight first.
-        """
-        w_DNH = jnp.asarray(getattr(self, f"w_{part}"))
-        heads_BTX = linear("BTD,DX->BTX", x_BTD, w_DNH.reshape(self.config.D, -1), None)
-        heads_BTNH = heads_BTX.reshape(*x_BTD.shape[:2], *w_DNH.shape[1:])
-        bias = getattr(self, f"b_{part}", None)
-        return heads_BTNH if bias is None else heads_BTNH + jnp.asarray(bias).astype(jnp.float32)
 
 
 class MLP(nnx.Module):
@@ -141,35 +45,74 @@ class MLP(nnx.Module):
             self.b_down = parameter(config, "mlp/b_down")
 
     def key(self, x_BTD) -> jax.Array:
-        """The input of the second layer [B, T, F]: the key k of the editing literature."""
+        """Compute the second layer's input [B, T, F]: the key k of the editing literature."""
         up_BTF = linear("BTD,DF->BTF", x_BTD, self.w_up, getattr(self, "b_up", None))
         if self.config.gated:
-            return (
-                activation(self.config.activation, linear("BTD,DF->BTF", x_BTD, self.w_gate, None))
-                * up_BTF
-            )
+            gate_BTF = linear("BTD,DF->BTF", x_BTD, self.w_gate, None)
+            return activation(self.config.activation, gate_BTF) * up_BTF
         return activation(self.config.activation, up_BTF)
 
     def value(self, key_BTF, overlay: Overlay, layer) -> jax.Array:
-        """The second layer's output [B, T, D], with the overlay's term added in float32."""
+        """Compute the second layer's output [B, T, D], the edits' term added in float32."""
         out_BTD = linear("BTF,FD->BTD", key_BTF, self.w_down, getattr(self, "b_down", None))
         return add_delta(overlay, "mlp/w_down", layer, key_BTF, out_BTD)
 
 
 class Block(nnx.Module):
-    """One layer: attention and MLP around the residual stream."""
+    """One layer: attention and MLP around the residual stream h.
+
+    Every norm stands before what it feeds (pre-norm), so that adding a vector to the MLP's output
+    and adding it to the layer's output is the same thing.
+
+        sequential              parallel residual       parallel residual,
+        (Llama, GPT-2, Qwen)    (GPT-NeoX)              shared norm (GPT-J, Phi)
+
+        h ---.                  h ---.---------.        h ---.
+        |    |                  |    |         |        |    |
+        |    attn norm          |    attn norm mlp norm |    attn norm
+        |    |                  |    |         |        |    |---------.
+        |    attention          |    attention MLP      |    attention MLP
+        |    |                  |    |         |        |    |         |
+        + <--'                  + <--'         |        + <--'         |
+        |---.                   |              |        |              |
+        |    |                  + <------------'        + <------------'
+        |    mlp norm           |                       |
+        |    |                  v                       v
+        |    MLP
+        |    |
+        + <--'
+        |
+        v
+    """
 
     def __init__(self, config: DecoderConfig):
         self.config = config
         self.attn = Attention(config)
         self.mlp = MLP(config)
 
-    def __call__(self, h_BTD, attending: AttentionContext, cache_l, overlay: Overlay, layer):
-        """Returns the residual stream after the layer, the MLP key, and this call's keys and
-        values.
+    def __call__(
+        self,
+        h_BTD,
+        attn_context: AttentionContext,
+        cached_kv: KeysAndValues | None,
+        overlay: Overlay,
+        layer,
+    ) -> tuple[jax.Array, jax.Array, KeysAndValues]:
+        """Run the layer on the residual stream.
+
+        Args:
+          h_BTD: the residual stream before the layer.
+          attn_context: positions and mask.
+          cached_kv: k_BKSH and v_BKSH of earlier positions in this layer, if there are any.
+          overlay: the model's edits.
+          layer: which this is, possibly traced.
+
+        Returns:
+          The residual stream after the layer [B, T, D], the MLP key [B, T, F], and this call's own
+          keys and values [B, K, T, H].
         """
         normed_BTD = normalise(self.config, self.attn, h_BTD)
-        attn_BTD, own = self.attn(normed_BTD, attending, cache_l)
+        attn_BTD, new_kv = self.attn(normed_BTD, attn_context, cached_kv)
         if not self.config.parallel:
             h_BTD = h_BTD + attn_BTD
         if not self.config.shared_norm:
@@ -178,7 +121,7 @@ class Block(nnx.Module):
         value_BTD = self.mlp.value(key_BTF, overlay, layer)
         if self.config.parallel:
             h_BTD = h_BTD + attn_BTD
-        return h_BTD + value_BTD, key_BTF, own
+        return h_BTD + value_BTD, key_BTF, new_kv
 
 
 class Final(nnx.Module):
@@ -209,7 +152,7 @@ class Head(nnx.Module):
 
 
 class EmbedAndHead(nnx.Module):
-    """What stands before the first and after the last layer."""
+    """The modules before the first layer and after the last one."""
 
     def __init__(self, config: DecoderConfig):
         self.config = config
@@ -219,7 +162,7 @@ class EmbedAndHead(nnx.Module):
             self.head = Head(config)
 
     def embed_tokens(self, token_BT, position_BT) -> jax.Array:
-        """Tokens to the residual stream, float32 [B, T, D]."""
+        """Embed tokens: the residual stream before the first layer, float32 [B, T, D]."""
         h_BTD = self.embed.tokens[token_BT].astype(jnp.float32)
         if self.config.embed_scale != 1:
             h_BTD *= self.config.embed_scale
@@ -228,41 +171,45 @@ class EmbedAndHead(nnx.Module):
         return h_BTD
 
     def final_norm(self, h_BTD) -> jax.Array:
-        """What the head reads: the residual stream after the last layer, normalised, in the
-        weights' dtype.
-        """
+        """Normalise the residual stream after the last layer, in the weights' dtype."""
         return normalise(self.config, self.final, h_BTD).astype(self.embed.tokens.dtype)
 
     def unembed(self, h_BTD) -> jax.Array:
-        """Residual stream after the last layer to float32 logits [..., V]."""
-        x_D = self.final_norm(h_BTD)
+        """Turn the residual stream after the last layer into float32 logits [B, T, V]."""
+        x_BTD = self.final_norm(h_BTD)
         if self.config.tied:
-            return linear("...D,VD->...V", x_D, self.embed.tokens, None)
-        return linear("...D,DV->...V", x_D, self.head.w, getattr(self.head, "b", None))
+            return linear("BTD,VD->BTV", x_BTD, self.embed.tokens, None)
+        return linear("BTD,DV->BTV", x_BTD, self.head.w, getattr(self.head, "b", None))
 
-    def unembed_slice(self, x_D, shards: int, first, width: int) -> jax.Array:
-        """Logits [..., shards, width] of `width` vocabulary entries from `first` on within each of
-        `shards` equal parts.
+    def unembed_slice(self, x_BTD, n_shards: int, first, width: int) -> jax.Array:
+        """Compute the logits of a slice of the vocabulary out of each of its shards.
+
+        Args:
+          x_BTD: from `final_norm`.
+          n_shards: equal parts of the vocabulary, as it is split over the mesh axis `model`.
+          first: the first entry of the slice within each shard, possibly traced.
+          width: the slice's entries.
+
+        Returns:
+          float32 logits [B, T, Z, W].
         """
         config = self.config
+        per_shard = config.V // n_shards
         if config.tied:
-            w_MVD = jnp.asarray(self.embed.tokens).reshape(shards, config.V // shards, config.D)
-            return linear(
-                "...D,MVD->...MV", x_D, lax.dynamic_slice_in_dim(w_MVD, first, width, 1), None
-            )
-        w_DMV = jnp.asarray(self.head.w).reshape(config.D, shards, config.V // shards)
-        bias = None
+            w_ZVD = jnp.asarray(self.embed.tokens).reshape(n_shards, per_shard, config.D)
+            w_ZWD = lax.dynamic_slice_in_dim(w_ZVD, first, width, 1)
+            return linear("BTD,ZWD->BTZW", x_BTD, w_ZWD, None)
+        w_DZV = jnp.asarray(self.head.w).reshape(config.D, n_shards, per_shard)
+        b_ZW = None
         if config.head_bias:
-            bias = lax.dynamic_slice_in_dim(
-                jnp.asarray(self.head.b).reshape(shards, config.V // shards), first, width, 1
-            )
-        return linear(
-            "...D,DMV->...MV", x_D, lax.dynamic_slice_in_dim(w_DMV, first, width, 2), bias
-        )
+            b_ZV = jnp.asarray(self.head.b).reshape(n_shards, per_shard)
+            b_ZW = lax.dynamic_slice_in_dim(b_ZV, first, width, 1)
+        w_DZW = lax.dynamic_slice_in_dim(w_DZV, first, width, 2)
+        return linear("BTD,DZW->BTZW", x_BTD, w_DZW, b_ZW)
 
 
 def normalise(config: DecoderConfig, module, h_BTD) -> jax.Array:
-    """Layer norm or root-mean-square norm over D with the module's scale and bias."""
+    """Apply a module's norm over D: layer norm or root-mean-square norm, as the family has it."""
     if config.norm == "rms":
         return rms_norm(h_BTD, module.norm_scale, config.norm_offset, config.eps)
     return layer_norm(h_BTD, module.norm_scale, module.norm_bias, config.eps)
@@ -272,7 +219,7 @@ def normalise(config: DecoderConfig, module, h_BTD) -> jax.Array:
 def definition(
     config: DecoderConfig, module: Callable[[DecoderConfig], nnx.Module]
 ) -> nnx.GraphDef:
-    """The graph definition of a module, made without allocating its parameters."""
+    """Return the graph definition of a module, made without allocating its parameters."""
     return nnx.split(nnx.eval_shape(lambda: module(config)))[0]
 
 
@@ -280,17 +227,15 @@ def definition(
 def module_paths(
     config: DecoderConfig, module: Callable[[DecoderConfig], nnx.Module]
 ) -> tuple[str, ...]:
-    """The names of a module's parameters, e.g. "mlp/w_down"."""
+    """Return the names of a module's parameters, e.g. "mlp/w_down"."""
     state = nnx.split(nnx.eval_shape(lambda: module(config)))[1]
     return tuple("/".join(map(str, path)) for path, _ in nnx.to_flat_state(state))
 
 
 def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Parameter name -> shape, for exactly the parameters a decoder has."""
-    names, sizes = (
-        {*module_paths(config, Block), *module_paths(config, EmbedAndHead)},
-        config.sizes(),
-    )
+    """Return name -> shape of exactly the parameters that a decoder has."""
+    names = {*module_paths(config, Block), *module_paths(config, EmbedAndHead)}
+    sizes = config.sizes()
     return {
         name: tuple(sizes[a] for a in word)
         for name, word in axes.PARAMETERS.items()

@@ -1,14 +1,16 @@
-"""What a family file is made of: a checked reading of the HF configuration and the form of a weight
-table.
+"""Model families: the parts of a family file, and finding a family by name.
 
 A family is `families/<hf model_type>.py` with
 
-    config(fields) -> DecoderConfig   every attribute taken, expected or ignored by name; an unknown one raises
-    WEIGHTS                           HF tensor name with {l} -> (parameters, einops pattern); None: known, dropped
+    config(fields) -> DecoderConfig   every attribute taken, expected or ignored by name;
+                                      an unknown one raises
+    WEIGHTS                           HF tensor name with {l} -> (parameters, einops pattern);
+                                      None: known, dropped
     TINY                              a small HF configuration for parity tests
 
-and, where llama.cpp has the architecture, `GGUF` (its tensor names) and `from_gguf(metadata) -> HF
-configuration`."""
+and, where llama.cpp has the architecture, `GGUF` (its tensor names) and
+`from_gguf(metadata) -> HF configuration`.
+"""
 
 import importlib
 from pathlib import Path
@@ -47,14 +49,14 @@ IGNORED = {
 
 
 class Fields:
-    """A configuration being read: each attribute must be taken, expected or ignored."""
+    """An HF configuration being read: each attribute must be taken, expected or ignored."""
 
     def __init__(self, values: dict[str, Any]):
         self.values = values
         self.seen: set[str] = set()
 
     def take(self, name: str, default: Any = REQUIRED) -> Any:
-        """The attribute's value, or the default (also where the file says null).
+        """Return the attribute's value, or the default (also where the file says null).
 
         Raises:
           ValueError: where it is missing and has no default.
@@ -63,36 +65,40 @@ class Fields:
         value = self.values.get(name)
         if value is None:
             if default is REQUIRED:
-                raise ValueError(
-                    f"the configuration has no {name!r}, which {self.values.get('model_type')} models need"
-                )
+                family = self.values.get("model_type")
+                raise ValueError(f"the configuration has no {name!r}, which {family} models need")
             return default
         return value
 
     def expect(self, name: str, *allowed: Any) -> None:
-        """Accepts an attribute only with one of these values (the first is the default).
+        """Accept an attribute only with one of these values (the first is the default).
 
         Raises:
           ValueError: on any other value, since the decoder would compute something else.
         """
         value = self.take(name, allowed[0])
         if value not in allowed:
+            supported = ", ".join(map(repr, allowed))
             raise ValueError(
-                f"the configuration has {name}={value!r}; the decoder supports {', '.join(map(repr, allowed))}"
+                f"the configuration has {name}={value!r}; the decoder supports {supported}"
             )
 
     def finish(self, **ignored: str) -> None:
-        """Checks that nothing is left over; `ignored` names attributes with the reason for leaving
-        them.
+        """Check that no attribute is left over.
+
+        Args:
+          ignored: further attributes, each with the reason for ignoring it.
 
         Raises:
           ValueError: on attributes that nobody knows.
         """
         unknown = sorted(set(self.values) - self.seen - set(IGNORED) - set(ignored))
         if unknown:
+            family = self.values.get("model_type")
             raise ValueError(
-                f"unknown attributes {unknown} in the configuration of model_type {self.values.get('model_type')!r}: they may "
-                "change what the model computes. Handle them in its families/ file, or ignore them there with a reason"
+                f"unknown attributes {unknown} in the configuration of model_type {family!r}: "
+                "they may change what the model computes. "
+                "Handle them in its families/ file, or ignore them there with a reason"
             )
 
 
@@ -104,9 +110,9 @@ def rotary(
     shares: tuple[str, ...] = (),
     share: float = 1.0,
 ) -> Rope:
-    """Rotary positions, as transformers 4 (rope_theta, rope_scaling) and 5 (rope_parameters) write
-    them.
+    """Read rotary positions from an HF configuration.
 
+    transformers 4 writes them as rope_theta and rope_scaling, transformers 5 as rope_parameters.
     `rope_factors` are the frequencies' divisors that a GGUF file holds.
 
     Args:
@@ -132,23 +138,27 @@ def rotary(
 
 
 def _agreed(fields: Fields, scaling: dict, aliases: tuple[str, ...], default: float) -> float:
-    """What an attribute's names agree on, in the configuration and its rotary entry, from which
-    they are taken.
+    """Take an attribute by all its names from the configuration and from its rotary entry.
+
+    Raises:
+      ValueError: where they contradict each other.
     """
-    given = [
-        value for name in aliases for value in (scaling.pop(name, None), fields.take(name, None))
-    ]
+    given = []
+    for name in aliases:
+        given += [scaling.pop(name, None), fields.take(name, None)]
     distinct = sorted({float(value) for value in given if value is not None})
     if len(distinct) > 1:
         raise ValueError(
-            f"the configuration gives {' or '.join(aliases)} as {distinct}: only one of these can be meant"
+            f"the configuration gives {' or '.join(aliases)} as {distinct}: "
+            "only one of these can be meant"
         )
     return distinct[0] if distinct else default
 
 
 def window(fields: Fields, *, layers: range | None = None, active: bool = True) -> int | None:
-    """The sliding window, None where no layer has one. A text up to its length sees no difference
-    between layers.
+    """Read the sliding window; None where no layer has one.
+
+    A text up to its length sees no difference between layers.
 
     Args:
       fields: the configuration.
@@ -168,11 +178,13 @@ def window(fields: Fields, *, layers: range | None = None, active: bool = True) 
     unknown = sorted(set(kinds) - {"full_attention", "sliding_attention"})
     if unknown:
         raise ValueError(
-            f"the configuration has layer_types {unknown}; the decoder supports full and sliding attention"
+            f"the configuration has layer_types {unknown}; "
+            "the decoder supports full and sliding attention"
         )
     if "sliding_attention" in kinds and width is None:
         raise ValueError(
-            "the configuration's layer_types ask for sliding attention, but no sliding window is in use"
+            "the configuration's layer_types ask for sliding attention, "
+            "but no sliding window is in use"
         )
     slides = layers is None or ("sliding_attention" in kinds if kinds else len(layers) > 0)
     return width if slides else None
@@ -185,29 +197,31 @@ _MIXTURES = {"mixtral", "deepseek_v2", "deepseek_v3", "gpt_oss", "dbrx", "jamba"
 
 
 def reject_moe(values: dict[str, Any]) -> None:
-    """Raises a ValueError on the configuration of a mixture of experts."""
+    """Raise a ValueError on the configuration of a mixture of experts."""
     counts = {name: values[name] for name in _EXPERTS if values.get(name)}
     kind = str(values.get("model_type"))
     if counts or kind in _MIXTURES or "moe" in kind:
+        with_counts = f" with {counts}" if counts else ""
         raise ValueError(
-            f"model_type {kind!r}{f' with {counts}' if counts else ''} is a mixture of experts: its layers have no single "
+            f"model_type {kind!r}{with_counts} is a mixture of experts: its layers have no single "
             "MLP whose second weight could be edited. Choose a dense model"
         )
 
 
 def family_names() -> list[str]:
-    """The families there are, by their HF model_type."""
+    """Return the families there are, by their HF model_type."""
     return sorted(path.stem for path in (Path(__file__).parent / "families").glob("[a-z]*.py"))
 
 
 def find(model_type: str) -> ModuleType:
-    """The family of an HF model_type.
+    """Import the family of an HF model_type.
 
     Raises:
       ValueError: where there is none.
     """
-    if model_type not in family_names():
+    names = family_names()
+    if model_type not in names:
         raise ValueError(
-            f"model_type {model_type!r} is not supported; the families are {', '.join(family_names())}"
+            f"model_type {model_type!r} is not supported; the families are {', '.join(names)}"
         )
     return importlib.import_module(f"jaxedit.models.families.{model_type}")

@@ -1,8 +1,10 @@
-"""GGUF files (llama.cpp): weights dequantised by the `gguf` package, configuration and tokenizer
-from the metadata.
+"""GGUF files of llama.cpp.
+
+Weights are dequantised by the `gguf` package; configuration and tokenizer come from the metadata.
 """
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from jaxedit.models.tokenizer import Tokenizer
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Opens a .gguf file of architecture llama or gpt2.
+    """Open a .gguf file of architecture llama or gpt2.
 
     Raises:
       ValueError: on a file that is cut short, of another architecture, or quantised in a way `gguf`
@@ -30,6 +32,43 @@ def open_gguf(path: Path) -> Checkpoint:
         ) from error
     metadata = {name: field.contents() for name, field in reader.fields.items()}
     tensors = {tensor.name: tensor for tensor in reader.tensors}
+
+    def shape(name: str) -> tuple[int, ...]:
+        # GGUF names the axes from the innermost one on.
+        return tuple(map(int, tensors[name].shape[::-1]))
+
+    def read(name: str, spans: tuple[slice, ...] = ()) -> np.ndarray:
+        tensor = tensors[name]
+        # Rows of matrices are quantised by themselves, so other rows need not be read.
+        rows, rest = tensor.data, spans
+        if len(spans) > 1:
+            rows, rest = tensor.data[spans[0]], (slice(None), *spans[1:])
+        try:
+            return gguf.quants.dequantize(rows, tensor.tensor_type)[rest]
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{path}: tensor {name!r} is quantised as {tensor.tensor_type.name}: {error}"
+            ) from error
+
+    family = _find_family(path, metadata)
+    values = _hf_values(path, family, metadata, frozenset(tensors))
+    tokenizer = _read_tokenizer(path, metadata)
+    if "rope_freqs.weight" in tensors:
+        values["rope_factors"] = read("rope_freqs.weight").tolist()
+    return Checkpoint(
+        place=str(path),
+        family=family,
+        config=family.config(Fields(values)),
+        weights=family.GGUF,
+        names=frozenset(tensors),
+        shape=shape,
+        read=read,
+        tokenizer=tokenizer,
+    )
+
+
+def _find_family(path: Path, metadata: dict[str, Any]) -> ModuleType:
+    """Find the family of a file's architecture; its families file must have a table `GGUF`."""
     arch = metadata.get("general.architecture")
     supported = [name for name in families.family_names() if hasattr(families.find(name), "GGUF")]
     if arch not in supported:
@@ -38,44 +77,41 @@ def open_gguf(path: Path) -> Checkpoint:
         )
     if metadata.get(f"{arch}.expert_count"):
         raise ValueError(
-            f"{path} is a mixture of experts: its layers have no single MLP whose second weight could be edited"
+            f"{path} is a mixture of experts: "
+            "its layers have no single MLP whose second weight could be edited"
         )
+    return families.find(arch)
 
-    def read(name: str, spans: tuple[slice, ...] = ()) -> np.ndarray:
-        tensor = tensors[name]
-        try:
-            # Rows are quantised by themselves, so other rows need not be read.
-            rows = tensor.data[spans[0]] if len(spans) > 1 else tensor.data
-            whole = gguf.quants.dequantize(rows, tensor.tensor_type)
-            return whole[(slice(None), *spans[1:]) if len(spans) > 1 else spans]
-        except NotImplementedError as error:
-            raise ValueError(
-                f"{path}: tensor {name!r} is quantised as {tensor.tensor_type.name}: {error}"
-            ) from error
 
-    family = families.find(arch)
+def _hf_values(
+    path: Path, family: ModuleType, metadata: dict[str, Any], names: frozenset[str]
+) -> dict[str, Any]:
+    """Translate metadata, and what only the tensors' names tell, to an HF configuration."""
     try:
-        values, tokenizer = family.from_gguf(metadata), tokenizer_from_metadata(metadata)
+        values = family.from_gguf(metadata)
     except KeyError as error:
-        raise ValueError(
-            f"{path} has no {error} in its metadata; was it written for an old version of llama.cpp?"
-        ) from error
-    if arch == "llama":
-        values["tie_word_embeddings"] = "output.weight" not in tensors
-        values["attention_bias"] = "blk.0.attn_q.bias" in tensors
-    if "rope_freqs.weight" in tensors:
-        values["rope_factors"] = read("rope_freqs.weight").tolist()
-    config = family.config(Fields(values))
-    # GGUF names the axes from the innermost one on.
-    shape = lambda name: tuple(map(int, tensors[name].shape[::-1]))  # noqa: E731
-    return Checkpoint(
-        str(path), family, config, family.GGUF, frozenset(tensors), shape, read, tokenizer
-    )
+        raise ValueError(_lacks(path, error)) from error
+    if metadata["general.architecture"] == "llama":
+        values["tie_word_embeddings"] = "output.weight" not in names
+        values["attention_bias"] = "blk.0.attn_q.bias" in names
+    return values
+
+
+def _read_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer:
+    try:
+        return tokenizer_from_metadata(metadata)
+    except KeyError as error:
+        raise ValueError(_lacks(path, error)) from error
+
+
+def _lacks(path: Path, error: KeyError) -> str:
+    return f"{path} has no {error} in its metadata; was it written for an old version of llama.cpp?"
 
 
 def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
-    """Rebuilds the tokenizer that a GGUF file describes: byte-level BPE ("gpt2") or sentencepiece
-    BPE ("llama").
+    """Rebuild the tokenizer that a GGUF file's metadata describes.
+
+    Its kinds are byte-level BPE ("gpt2") and sentencepiece BPE ("llama").
 
     Raises:
       ValueError: on another kind, or a byte-level pre-tokenizer that is not known here.
@@ -89,33 +125,36 @@ def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
         backend = _sentencepiece(metadata)
     else:
         raise ValueError(
-            f"the GGUF tokenizer is {kind!r}; supported: 'gpt2' (byte-level BPE) and 'llama' (sentencepiece)"
+            f"the GGUF tokenizer is {kind!r}; "
+            "supported: 'gpt2' (byte-level BPE) and 'llama' (sentencepiece)"
         )
+
+    # Tokens that are taken out of a text before the merges.
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata.get("tokenizer.ggml.token_type", [])
     special = {3: True, 4: False}  # llama.cpp's token types CONTROL and USER_DEFINED
-    backend.add_special_tokens(
-        [
-            AddedToken(t, normalized=False, special=special[k])
-            for t, k in zip(tokens, types, strict=False)
-            if k in special
-        ]
-    )
+    added = [
+        AddedToken(token, normalized=False, special=special[token_type])
+        for token, token_type in zip(tokens, types, strict=False)
+        if token_type in special
+    ]
+    backend.add_special_tokens(added)
+
+    # Where the file does not say, llama.cpp adds a begin-of-text token for sentencepiece and for
+    # Llama 3.
     bos_id = metadata.get("tokenizer.ggml.bos_token_id")
-    # Where the file does not say, llama.cpp adds one for sentencepiece and for Llama 3.
     usual = kind == "llama" or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
-    add_bos = metadata.get("tokenizer.ggml.add_bos_token", usual)
-    return Tokenizer(
-        backend,
-        bool(add_bos and bos_id is not None),
-        bos_id,
-        metadata.get("tokenizer.ggml.eos_token_id"),
-    )
+    add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", usual) and bos_id is not None)
+    return Tokenizer(backend, add_bos, bos_id, metadata.get("tokenizer.ggml.eos_token_id"))
 
 
-# How llama.cpp's names for pre-tokenizers split text before the merges, as the models' own
-# tokenizer.json do.
-_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_PRE_TOKENIZERS = {
+# The expression by which Llama 3 splits text before the merges.
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# llama.cpp's name of a pre-tokenizer -> (expression, or None for GPT-2's own; whether digits are
+# split singly), as the models' own tokenizer.json say.
+_PRE_TOKENIZERS: dict[str, tuple[str | None, bool]] = {
     "default": (None, False),
     "gpt-2": (None, False),
     "smollm": (None, True),
@@ -124,19 +163,21 @@ _PRE_TOKENIZERS = {
 
 
 def _byte_level(metadata: dict[str, Any]):
+    """Build a byte-level BPE tokenizer."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     name = metadata.get("tokenizer.ggml.pre", "default")
     if name not in _PRE_TOKENIZERS:
+        supported = ", ".join(_PRE_TOKENIZERS)
         raise ValueError(
-            f"the GGUF pre-tokenizer {name!r} is not supported; supported: {', '.join(_PRE_TOKENIZERS)}"
+            f"the GGUF pre-tokenizer {name!r} is not supported; supported: {supported}"
         )
     regex, single_digits = _PRE_TOKENIZERS[name]
     vocabulary = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
     merges = [tuple(pair.split(" ")) for pair in metadata["tokenizer.ggml.merges"]]
-    backend = Tokenizer(
-        models.BPE(vocab=vocabulary, merges=merges, ignore_merges=name == "llama-bpe")
-    )
+    # Llama 3 looks whole words up before it merges.
+    bpe = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=name == "llama-bpe")
+    backend = Tokenizer(bpe)
     steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if single_digits else []
     if regex is not None:
         steps.append(pre_tokenizers.Split(Regex(regex), "isolated"))
@@ -147,10 +188,12 @@ def _byte_level(metadata: dict[str, Any]):
 
 
 def _sentencepiece(metadata: dict[str, Any]):
+    """Build a sentencepiece BPE tokenizer."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     tokens, scores = metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.scores"]
     vocabulary = {token: i for i, token in enumerate(tokens)}
+
     # Sentencepiece merges the pair whose union has the best score; a merge table in that order does
     # the same.
     splits = [
@@ -161,17 +204,17 @@ def _sentencepiece(metadata: dict[str, Any]):
     ]
     merges = [(left, right) for *_, left, right in sorted(splits)]
     unknown = tokens[metadata.get("tokenizer.ggml.unknown_token_id", 0)]
-    backend = Tokenizer(
-        models.BPE(
-            vocab=vocabulary, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True
-        )
+    bpe = models.BPE(
+        vocab=vocabulary, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True
     )
-    prefix = (
-        [normalizers.Prepend("▁")] if metadata.get("tokenizer.ggml.add_space_prefix", True) else []
-    )
-    backend.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-        + ([decoders.Strip(" ", 1, 0)] if prefix else [])
-    )
+    backend = Tokenizer(bpe)
+
+    # Spaces are written as "▁", most often with one before the text, which decoding takes off.
+    normal: list[Any] = [normalizers.Replace(" ", "▁")]
+    decoded: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if metadata.get("tokenizer.ggml.add_space_prefix", True):
+        normal = [normalizers.Prepend("▁"), *normal]
+        decoded = [*decoded, decoders.Strip(" ", 1, 0)]
+    backend.normalizer = normalizers.Sequence(normal)
+    backend.decoder = decoders.Sequence(decoded)
     return backend

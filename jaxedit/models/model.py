@@ -1,4 +1,4 @@
-"""A model as a value: base weights, overlay, configuration, tokenizer."""
+"""A model as a value: base weights, edits, configuration, and what else belongs to it."""
 
 import dataclasses
 import functools
@@ -14,23 +14,35 @@ from jax.sharding import Mesh
 from jaxedit import axes
 from jaxedit.mesh import device_put_global, parameter_sharding, replicate, shard_batch
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.decoder import Overlay
+from jaxedit.models.ops import Overlay
 from jaxedit.models.tokenizer import Tokenizer
+
+SAMPLED = 4096  # about so many entries of a parameter decide the fingerprint
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelMetadata:
-    """What travels with a model but never decides what is compiled: all companions count as equal
-    for jit's cache.
+    """What travels with a model but decides nothing that is compiled.
+
+    All instances are equal and have one hash; see `__eq__`.
+
+    Attributes:
+      tokenizer: as it came with the weights.
+      source: what `jaxedit.load` was given.
+      tensor_names: parameter -> (HF tensor name with {l}, HF layout pattern).
+      history: the edits in the overlay, oldest first.
     """
 
     tokenizer: Tokenizer
-    source: str  # what `jaxedit.load` was given
-    tensor_names: dict[
-        str, tuple[str, str]
-    ]  # parameter -> (HF tensor name with {l}, HF layout pattern)
-    history: tuple[Any, ...] = ()  # the edits in the overlay, oldest first
+    source: str
+    tensor_names: dict[str, tuple[str, str]]
+    history: tuple[Any, ...] = ()
 
+    # A Model is an argument of jitted functions, and this is part of its pytree's static data: jit
+    # compiles anew whenever static data compares unequal to what it has seen. Compared by value,
+    # every `apply` or `undo` makes another history, and so every edit of a study would recompile
+    # the whole network (seconds to minutes each). Nothing inside jit may therefore read metadata:
+    # it would get that of whichever model was compiled first.
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ModelMetadata)
 
@@ -45,11 +57,18 @@ class ModelMetadata:
 )
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A language model with its edits; immutable, and a pytree whose only leaves are the arrays of
-    base and overlay.
+    """A language model with its edits.
 
-    `base` maps parameter names (`jaxedit.axes.PARAMETERS`) to arrays with layers stacked on axis L;
-    it is never written. `overlay` is the float32 sum of the edits."""
+    Immutable, and a pytree whose only leaves are the arrays of base and overlay.
+
+    Attributes:
+      base: parameter name (`jaxedit.axes.PARAMETERS`) -> array, layers stacked on axis L; never
+        written.
+      overlay: the float32 sum of the edits.
+      config: sizes and switches of the decoder.
+      mesh: the devices that hold the arrays.
+      metadata: tokenizer, names and history; nothing that is compiled depends on it.
+    """
 
     base: dict[str, jax.Array]
     overlay: Overlay
@@ -59,11 +78,16 @@ class Model:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that came with the weights; it begins every text anew where an edit was
-        made so (`Edit.anchor`).
+        """The tokenizer for everything that is edited, asked or generated with this model.
+
+        It is `metadata.tokenizer`, the one that came with the weights, with one exception that
+        depends on the model's edits: where one of them was made with a begin-of-text token in
+        front of every prompt (`Edit.anchor`), this tokenizer adds that token too, as the edit is
+        only found behind it. So `apply` and `undo` can change what `model.tokenizer` of the new
+        model adds. The property is cached since a Model never changes: each new model has its own.
         """
-        has_anchor = any(edit.anchor for edit in self.metadata.history)
-        return (with_bos(self) if has_anchor else self).metadata.tokenizer
+        is_anchored = any(edit.anchor for edit in self.metadata.history)
+        return (with_bos(self) if is_anchored else self).metadata.tokenizer
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -72,30 +96,36 @@ class Model:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change when any base weight does (a strided sample of each
-        parameter).
-        """
+        """Sixteen hex digits that change when the base weights do, from a sample of each."""
         digest = hashlib.blake2b(digest_size=8)
         for name in sorted(self.base):
-            copies = self.config.kv_replication if "K" in axes.PARAMETERS[name] else 1
-            shape, sample = _sample(
-                self.base[name], axes.PARAMETERS[name].find("K"), copies, self.mesh
-            )
+            kv_axis = axes.PARAMETERS[name].find("K")
+            n_copies = self.config.kv_replication if kv_axis >= 0 else 1
+            shape, sample = _sample(self.base[name], kv_axis, n_copies, self.mesh)
             digest.update(f"{name}{shape}".encode() + sample.tobytes())
         return digest.hexdigest()
 
 
 def _sample(
-    array: jax.Array, axis: int, copies: int, mesh: Mesh
+    array: jax.Array, kv_axis: int, n_copies: int, mesh: Mesh
 ) -> tuple[tuple[int, ...], np.ndarray]:
-    """The shape of an array without the copies along an axis, and some 4096 entries of it; only
-    these are gathered.
+    """Sample some 4096 evenly strided entries of a parameter; only these are gathered.
+
+    Args:
+      array: the parameter.
+      kv_axis: its axis of key-value heads.
+      n_copies: how often each head lies there; the sample is that of the heads without copies.
+      mesh: the devices that hold it.
+
+    Returns:
+      The shape without the copies, and the entries in float32.
     """
-    shape = tuple(size // copies if i == axis else size for i, size in enumerate(array.shape))
+    shape = tuple(size // n_copies if i == kv_axis else size for i, size in enumerate(array.shape))
     size = math.prod(shape)
-    at = list(np.unravel_index(np.arange(0, size, max(1, size // 4096)), shape))
-    if copies > 1:
-        at[axis] = at[axis] * copies
+    places = np.arange(0, size, max(1, size // SAMPLED))
+    at = list(np.unravel_index(places, shape))
+    if n_copies > 1:
+        at[kv_axis] = at[kv_axis] * n_copies
     return shape, np.asarray(_entries(array, tuple(at), mesh), np.float32)
 
 
@@ -105,8 +135,7 @@ def _entries(array: jax.Array, at: tuple[jax.Array, ...], mesh: Mesh) -> jax.Arr
 
 
 def with_bos(model: Model) -> Model:
-    """The same model, whose tokenizer puts a begin-of-text token in front of what is edited, asked
-    and generated.
+    """Return the same model whose tokenizer puts a begin-of-text token in front of every text.
 
     Raises:
       ValueError: where the tokenizer has no such token.
@@ -116,17 +145,21 @@ def with_bos(model: Model) -> Model:
         raise ValueError(
             f"anchor='bos': the tokenizer of {model.metadata.source} has no begin-of-text token"
         )
-    metadata = dataclasses.replace(
-        model.metadata, tokenizer=dataclasses.replace(tokenizer, add_bos=True)
-    )
+    anchored = dataclasses.replace(tokenizer, add_bos=True)
+    metadata = dataclasses.replace(model.metadata, tokenizer=anchored)
     return dataclasses.replace(model, metadata=metadata)
 
 
 def allocate_deltas(model: Model, weight: str, layers: tuple[int, ...]) -> Model:
-    """The same model with room in its overlay for `layers` of `weight`; the deltas of new layers
-    are zero.
+    """Return the same model with room in its overlay for deltas of layers of a weight.
 
-    A study calls this once, so that no edit changes the shape of anything that is compiled.
+    The deltas of new layers are zero. A study calls this once, so that no edit changes the shape of
+    anything that is compiled.
+
+    Args:
+      model: with or without edits.
+      weight: e.g. "mlp/w_down".
+      layers: those that are to have room.
 
     Raises:
       ValueError: on a layer the model does not have.
@@ -134,25 +167,28 @@ def allocate_deltas(model: Model, weight: str, layers: tuple[int, ...]) -> Model
     outside = [l for l in layers if not 0 <= l < model.config.L]
     if outside:
         raise ValueError(
-            f"layers {outside} do not exist: {model.metadata.source} has layers 0 to {model.config.L - 1}"
+            f"layers {outside} do not exist: "
+            f"{model.metadata.source} has layers 0 to {model.config.L - 1}"
         )
     old = model.overlay
-    had = (
-        ()
-        if weight not in old.slot
-        else tuple(int(l) for l in np.flatnonzero(np.asarray(old.slot[weight]) >= 0))
-    )
+    had: tuple[int, ...] = ()
+    if weight in old.slot:
+        had = tuple(int(l) for l in np.flatnonzero(np.asarray(old.slot[weight]) >= 0))
     if set(layers) <= set(had):
         return model
-    every = tuple(sorted({*had, *layers}))
-    E, (_, n_in, n_out) = len(every), model.base[weight].shape
+
+    # A new table of slots and zeros for all edited layers, into which the old deltas are copied.
+    edited = sorted({*had, *layers})
+    E, (_, n_in, n_out) = len(edited), model.base[weight].shape
     slot_L = np.full(model.config.L, -1, np.int32)
-    slot_L[list(every)] = np.arange(E)
-    sharding = parameter_sharding(model.mesh, "E" + axes.PARAMETERS[weight][1:], (E, n_in, n_out))
+    slot_L[edited] = np.arange(E)
+    letters = "E" + axes.PARAMETERS[weight].removeprefix("L")
+    sharding = parameter_sharding(model.mesh, letters, (E, n_in, n_out))
     delta_EFD = device_put_global(sharding, np.zeros((E, n_in, n_out), np.float32))
     for layer in had:
-        delta_EFD = delta_EFD.at[slot_L[layer]].set(old.delta[weight][int(old.slot[weight][layer])])
-    overlay = Overlay(
-        {**old.delta, weight: delta_EFD}, {**old.slot, weight: shard_batch(model.mesh, "_", slot_L)}
-    )
+        delta_FD = old.delta[weight][int(old.slot[weight][layer])]
+        delta_EFD = delta_EFD.at[slot_L[layer]].set(delta_FD)
+
+    slot = shard_batch(model.mesh, "L", slot_L)
+    overlay = Overlay({**old.delta, weight: delta_EFD}, {**old.slot, weight: slot})
     return dataclasses.replace(model, overlay=overlay)

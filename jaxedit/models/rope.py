@@ -1,6 +1,4 @@
-"""Rotary position embeddings (Su et al. 2021), in the two layouts and with the scalings the
-families use.
-"""
+"""Rotary position embeddings (Su et al. 2021), in both layouts and with the families' scalings."""
 
 import dataclasses
 import math
@@ -14,9 +12,14 @@ import numpy as np
 class Rope:
     """Rotary embedding of the first `dims` entries of a head.
 
-    `interleaved` pairs neighbours (GPT-J), otherwise entry i is paired with i + dims/2 (Llama,
-    GPT-NeoX). `factors` divide the frequencies of the pairs. Odd `dims` (GPT-NeoX, a quarter of a
-    narrow head) take one entry more, as HF does."""
+    Attributes:
+      theta: the base of the frequencies.
+      dims: how many entries are rotated. Odd `dims` (GPT-NeoX, a quarter of a narrow head) take one
+        entry more, as HF does.
+      interleaved: whether neighbours are paired (GPT-J); otherwise entry i is paired with
+        i + dims/2 (Llama, GPT-NeoX).
+      factors: divisors of the pairs' frequencies, one for each pair.
+    """
 
     theta: float
     dims: int
@@ -25,11 +28,11 @@ class Rope:
 
 
 def inverse_frequencies(theta: float, dims: int) -> np.ndarray:
-    """Radians a position for each of the pairs, half of `dims` rounded up, before any scaling."""
+    """Return the radians a position of each pair (half of `dims`, rounded up), before scaling."""
     return theta ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
 
 
-# What an HF `rope_scaling` of each type holds besides the type.
+# HF's types of `rope_scaling`, and what an entry of each holds besides the type.
 _SCALINGS = {
     "default": set(),
     "linear": {"factor"},
@@ -38,7 +41,7 @@ _SCALINGS = {
 
 
 def scaling_factors(theta: float, dims: int, scaling: dict) -> tuple[float, ...] | None:
-    """The frequencies' divisors for an HF `rope_scaling` (or `rope_parameters`) entry.
+    """Return the frequencies' divisors of an HF `rope_scaling` (or `rope_parameters`) entry.
 
     Raises:
       ValueError: on a type other than "default", "linear" and "llama3", and on an entry with more
@@ -51,9 +54,8 @@ def scaling_factors(theta: float, dims: int, scaling: dict) -> tuple[float, ...]
         )
     held = {name for name, value in scaling.items() if value is not None} - {"rope_type", "type"}
     if held != _SCALINGS[kind]:
-        raise ValueError(
-            f"rotary scaling of type {kind!r} has {sorted(_SCALINGS[kind]) or 'nothing else'}, got {sorted(held)}"
-        )
+        expected = sorted(_SCALINGS[kind]) or "nothing else"
+        raise ValueError(f"rotary scaling of type {kind!r} has {expected}, got {sorted(held)}")
     inverse = inverse_frequencies(theta, dims)
     if kind == "default":
         return None
@@ -67,15 +69,22 @@ def scaling_factors(theta: float, dims: int, scaling: dict) -> tuple[float, ...]
 
 
 def rotate(rope: Rope, x_BTNH: jax.Array, position_BT: jax.Array) -> jax.Array:
-    """Rotates the first `dims` (rounded up to even) entries of every head by its position's angles."""
+    """Rotate the first `dims` (rounded up to even) entries of every head by its position's angles.
+
+    Args:
+      rope: base, width and layout.
+      x_BTNH: queries or keys.
+      position_BT: their positions.
+    """
     inverse = inverse_frequencies(rope.theta, rope.dims) / np.asarray(rope.factors or 1.0)
     angle = position_BT[..., None, None].astype(jnp.float32) * inverse.astype(np.float32)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    turned, rest = jnp.split(x_BTNH, [2 * len(inverse)], axis=-1)
+    rotated, rest = jnp.split(x_BTNH, [2 * len(inverse)], axis=-1)
     if rope.interleaved:
-        a, b = turned[..., 0::2], turned[..., 1::2]
-        turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(turned.shape)
+        a, b = rotated[..., 0::2], rotated[..., 1::2]
+        pairs = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1)
+        rotated = pairs.reshape(rotated.shape)
     else:
-        a, b = jnp.split(turned, 2, axis=-1)
-        turned = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-    return jnp.concatenate([turned, rest], axis=-1)
+        a, b = jnp.split(rotated, 2, axis=-1)
+        rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return jnp.concatenate([rotated, rest], axis=-1)

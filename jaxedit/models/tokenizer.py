@@ -1,4 +1,4 @@
-"""Text to tokens and back, with the character offsets that tell where a subject ends."""
+"""Tokenisation, with the character offsets that tell where a subject ends and a target begins."""
 
 import dataclasses
 from pathlib import Path
@@ -14,8 +14,13 @@ if TYPE_CHECKING:
 class Tokenizer:
     """A `tokenizers` tokenizer and what the model's own settings say about special tokens.
 
-    `add_bos` is whether edits, keys and generation put `bos_id` in front; perplexity never does
-    unless asked."""
+    Attributes:
+      backend: text to tokens; it adds no special tokens.
+      add_bos: whether edits, keys and generation put `bos_id` in front; perplexity never does
+        unless asked.
+      bos_id: the begin-of-text token, if there is one.
+      eos_id: the end-of-text token, if there is one.
+    """
 
     backend: "tokenizers.Tokenizer"
     add_bos: bool
@@ -23,14 +28,18 @@ class Tokenizer:
     eos_id: int | None
 
     def encode(self, text: str, bos: bool | None = None) -> list[int]:
-        """Tokens of a text; `bos=None` follows the model's own settings."""
+        """Tokenise a text; `bos=None` follows the model's own settings."""
         return self.encode_with_ends(text, bos)[0]
 
     def encode_many(
         self, texts: list[str], bos: bool | None = None, max_length: int | None = None
     ) -> list[np.ndarray]:
-        """What `encode` gives for each text, cut after max_length tokens, as int32 [T]; on all
-        cores.
+        """Tokenise texts on all cores, each as `encode` does, to int32 [T].
+
+        Args:
+          texts: any number.
+          bos: as in `encode`.
+          max_length: texts are cut after so many tokens; absent: not at all.
         """
         front = self._front(bos)
         encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
@@ -39,30 +48,38 @@ class Tokenizer:
     def encode_with_ends(
         self, text: str, bos: bool | None = None
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """Tokens and, for each, the characters (start, end) it stands for; a begin-of-text token
-        has (0, 0).
+        """Tokenise a text; return tokens and, for each, the characters (start, end) it stands for.
+
+        A begin-of-text token has (0, 0).
         """
         encoding = self.backend.encode(text, add_special_tokens=False)
         front = self._front(bos)
         return front + encoding.ids, [(0, 0)] * len(front) + encoding.offsets
 
     def _front(self, bos: bool | None) -> list[int]:
+        """Return the tokens to be put in front of a text."""
         if not (self.add_bos if bos is None else bos):
             return []
         if self.bos_id is None:
             raise ValueError(
-                "a begin-of-text token was asked for, but this tokenizer has none; load with add_bos=False"
+                "a begin-of-text token was asked for, but this tokenizer has none; "
+                "load with add_bos=False"
             )
         return [self.bos_id]
 
     def decode(self, ids) -> str:
-        """Text of tokens, special ones included."""
+        """Return the text of tokens, special ones included."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
 
 def last_token_of(offsets: list[tuple[int, int]], end: int) -> int:
-    """The index of the last token that begins before character `end`: the last token of a subject
-    that ends there.
+    """Find the last token of a subject that ends at character `end`.
+
+    That is the last token that begins before it; it may reach beyond the subject.
+
+    Args:
+      offsets: each token's characters, from `Tokenizer.encode_with_ends`.
+      end: where the subject ends in the text.
 
     Raises:
       ValueError: where there is none, since the tokenizer knows none of the characters.
@@ -76,8 +93,13 @@ def last_token_of(offsets: list[tuple[int, int]], end: int) -> int:
 
 
 def first_token_after(offsets: list[tuple[int, int]], start: int) -> int:
-    """The index of the first token that reaches beyond character `start`: the first token of a
-    target after a prompt.
+    """Find the first token of a target that follows a prompt of `start` characters.
+
+    That is the first token that reaches beyond them; it may begin with a space of the prompt.
+
+    Args:
+      offsets: each token's characters, from `Tokenizer.encode_with_ends`.
+      start: where the target begins in the text.
 
     Raises:
       ValueError: where there is none, since the tokenizer knows none of the characters.
@@ -94,8 +116,9 @@ _FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",
 
 
 def read_tokenizer(directory: Path) -> Tokenizer:
-    """Reads the tokenizer files of an HF directory (tokenizer.json, vocab and merges, or a
-    sentencepiece model).
+    """Read the tokenizer files of an HF directory.
+
+    They are tokenizer.json, vocab.json with merges.txt, or a sentencepiece model.
 
     Raises:
       ValueError: where the directory holds no tokenizer that transformers can read.
@@ -105,28 +128,28 @@ def read_tokenizer(directory: Path) -> Tokenizer:
 
     # Without files transformers makes an empty tokenizer and says nothing.
     if not any(all((directory / name).is_file() for name in names) for names in _FILES):
-        raise ValueError(
-            f"no tokenizer in {directory}: expected {' or '.join(map(' with '.join, _FILES))} beside the weights"
-        )
+        expected = " or ".join(map(" with ".join, _FILES))
+        raise ValueError(f"no tokenizer in {directory}: expected {expected} beside the weights")
+
+    # Some classes of transformers rebuild the splitting of words from code (GPT2Tokenizer forgets
+    # that SmolLM2 splits digits), so where there is a tokenizer.json it is taken as written.
     written = directory / "tokenizer.json"
     try:
         hf = AutoTokenizer.from_pretrained(str(directory))
-        # Some classes of transformers rebuild the splitting of words from code (GPT2Tokenizer
-        # forgets that SmolLM2 splits digits), so where there is a tokenizer.json it is taken as
-        # written.
-        backend = (
-            tokenizers.Tokenizer.from_file(str(written))
-            if written.is_file()
-            else _dummy_prefix(hf.backend_tokenizer)
-        )
+        if written.is_file():
+            backend = tokenizers.Tokenizer.from_file(str(written))
+        else:
+            backend = _with_dummy_prefix(hf.backend_tokenizer)
     except Exception as error:
         raise ValueError(f"no usable tokenizer in {directory}: {error}") from error
-    # Through the text: a class's default token that the vocabulary lacks would have an id that the
-    # model lacks.
+
+    # Ids through the text: a class's default token that the vocabulary lacks would have an id that
+    # the model lacks.
     bos_id, eos_id = (
         None if token is None else backend.token_to_id(token)
         for token in (hf.bos_token, hf.eos_token)
     )
+    # Whether texts begin with a begin-of-text token is tried: the settings say it in several ways.
     probe = hf("a")["input_ids"]
     add_bos = bos_id is not None and len(probe) > 1 and probe[0] == bos_id
     backend.no_truncation()
@@ -134,22 +157,20 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     return Tokenizer(backend, add_bos, bos_id, eos_id)
 
 
-def _dummy_prefix(backend: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer":
-    """Puts a space before a text that begins with one, too, as sentencepiece does and transformers
-    5 does not.
+def _with_dummy_prefix(backend: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer":
+    """Have a tokenizer put a space before texts that begin with one, too.
+
+    Sentencepiece does, transformers 5 does not.
     """
     from tokenizers import normalizers, pre_tokenizers
 
     step = backend.pre_tokenizer
-    if (
-        isinstance(step, pre_tokenizers.Metaspace)
-        and step.prepend_scheme != "never"
-        and not step.split
-    ):
-        held = [] if backend.normalizer is None else [backend.normalizer]
-        replace = normalizers.Replace(" ", step.replacement)
-        backend.normalizer = normalizers.Sequence(
-            [*held, normalizers.Prepend(step.replacement), replace]
-        )
-        backend.pre_tokenizer = None
+    is_metaspace = isinstance(step, pre_tokenizers.Metaspace)
+    if not is_metaspace or step.prepend_scheme == "never" or step.split:
+        return backend
+    first = [] if backend.normalizer is None else [backend.normalizer]
+    prepend = normalizers.Prepend(step.replacement)
+    replace = normalizers.Replace(" ", step.replacement)
+    backend.normalizer = normalizers.Sequence([*first, prepend, replace])
+    backend.pre_tokenizer = None
     return backend

@@ -1,8 +1,8 @@
-"""How a checkpoint's tensors become slices of parameters, by the einops patterns of a family's
-table.
+"""Slices of parameters out of a checkpoint's tensors, by the einops patterns of a family's table.
 
 A table entry is (parameters, "axes of the tensor -> axes of the parameter"). One tensor may hold
-several parameters, along an axis `c`; `two` and `h` are the halves of a head."""
+several parameters, along an axis `c`; `two` and `h` are the halves of a head.
+"""
 
 import math
 import re
@@ -12,6 +12,7 @@ import einops
 import numpy as np
 
 from jaxedit.models.config import DecoderConfig
+from jaxedit.rounding import ceil_div
 
 Span = tuple[int, int]  # first and end
 
@@ -23,7 +24,7 @@ def read_parameter_slice(
     part: int,
     cut: Mapping[str, Span],
 ) -> np.ndarray:
-    """What a tensor gives for one slice of a parameter, in the parameter's layout without L.
+    """Read one slice of a parameter from its tensor, in the parameter's layout without L.
 
     Args:
       read: one slice for each of the tensor's dimensions -> that rectangle.
@@ -32,53 +33,65 @@ def read_parameter_slice(
       part: which of the parameters in it.
       cut: axis letter -> the slice's span in the parameter.
     """
-    theirs, ours = entry[1].split(" -> ")
+    tensor_side, parameter_side = entry[1].split(" -> ")
     sizes = axis_sizes(config, entry)
-    wanted = {axis: (0, size) for axis, size in sizes.items()} | {
-        axis: cut[axis] for axis in sizes if axis in cut
-    }
-    if (
-        "c" in sizes
-        # with queries, keys and values in one tensor all have as many heads, and one letter for them
-    ):
+    n_copies = config.kv_replication if "K" in sizes else 1
+
+    # What is wanted of each of the tensor's axes: everything, or the parameter's cut.
+    wanted = {axis: cut.get(axis, (0, size)) for axis, size in sizes.items()}
+    if "c" in sizes:
+        # Queries, keys and values in one tensor all have as many heads, and one letter for them.
         wanted |= {"c": (part, part + 1), "N": cut.get("N") or cut["K"]}
-    if "K" in sizes and config.kv_replication > 1:
-        wanted["K"] = (
-            cut["K"][0] // config.kv_replication,
-            -(-cut["K"][1] // config.kv_replication),
-        )
-    dimensions = [_rectangle(axes_of_dim, sizes, wanted) for axes_of_dim in _dimensions(theirs)]
-    spans, shapes, inner = zip(*dimensions, strict=True)
+    if n_copies > 1:
+        # The tensor's heads of which the cut holds copies; of the first and last maybe not all.
+        first, end = cut["K"]
+        wanted["K"] = (first // n_copies, ceil_div(end, n_copies))
+
+    # The smallest rectangle that holds it, taken apart into single axes and cut down to it.
+    rectangles = [_rectangle(axes, sizes, wanted) for axes in _dimensions(tensor_side)]
+    spans, shapes, inner = zip(*rectangles, strict=True)
     tensor = read(spans).reshape(sum(shapes, ()))[sum(inner, ())]
-    found = einops.rearrange(tensor, f"{theirs.replace('(', '').replace(')', '')} -> {ours}")
+
+    # From the tensor's order of axes to the parameter's.
+    single_axes = tensor_side.replace("(", "").replace(")", "")
+    found = einops.rearrange(tensor, f"{single_axes} -> {parameter_side}")
     found = found[0] if "c" in sizes else found
-    if "K" not in sizes or config.kv_replication == 1:
+    if n_copies == 1:
         return found
-    axis = [group[0] for group in _dimensions(ours)].index("K")
-    first = wanted["K"][0] * config.kv_replication
-    return np.take(
-        np.repeat(found, config.kv_replication, axis),
-        range(cut["K"][0] - first, cut["K"][1] - first),
-        axis,
-    )
+
+    # Each head as often as the mesh needs it; the cut may begin and end between a head's copies.
+    kv_axis = [group[0] for group in _dimensions(parameter_side)].index("K")
+    offset = wanted["K"][0] * n_copies
+    copies = range(cut["K"][0] - offset, cut["K"][1] - offset)
+    return np.take(np.repeat(found, n_copies, kv_axis), copies, kv_axis)
 
 
 def _rectangle(
     axes_of_dim: list[str], sizes: Mapping[str, int], wanted: Mapping[str, Span]
 ) -> tuple[slice, tuple[int, ...], tuple[slice, ...]]:
-    """Of one dimension: the shortest span that holds what is wanted, its axes' sizes there, and
-    where in them it lies.
+    """Find the shortest span of one dimension that holds what is wanted of its axes.
+
+    Of (N H), heads 2 to 4 are the span from 2 H to 4 H, in which N has size 2; the first half of
+    every head is the whole dimension, of which H is cut afterwards.
+
+    Args:
+      axes_of_dim: the axes that the dimension is made of, the slowest first.
+      sizes: axis -> its whole size.
+      wanted: axis -> the span wanted of it.
+
+    Returns:
+      The span to be read, its axes' sizes there, and where in them what is wanted lies.
     """
     first, width = 0, math.prod(sizes[axis] for axis in axes_of_dim)
     n_read = width
     shape, inner = [], []
-    lies_together = True  # while every axis so far is cut down to one entry
+    is_contiguous = True  # while every axis so far is cut down to one entry
     for axis in axes_of_dim:
         lo, end = wanted[axis]
         width //= sizes[axis]
-        if lies_together:
+        if is_contiguous:
             first, n_read = first + lo * width, (end - lo) * width
-            lies_together = end - lo == 1
+            is_contiguous = end - lo == 1
             lo, end = 0, end - lo
             shape.append(end)
         else:
@@ -88,29 +101,28 @@ def _rectangle(
 
 
 def tensor_shape(config: DecoderConfig, entry: tuple[str, str]) -> tuple[int, ...]:
-    """The shape that a tensor of this table entry must have."""
+    """Return the shape that a tensor of this table entry must have."""
     sizes = axis_sizes(config, entry)
-    return tuple(
-        math.prod(sizes[axis] for axis in group) for group in _dimensions(entry[1].split(" -> ")[0])
-    )
+    tensor_side = entry[1].split(" -> ")[0]
+    return tuple(math.prod(sizes[axis] for axis in group) for group in _dimensions(tensor_side))
 
 
 def axis_sizes(config: DecoderConfig, entry: tuple[str, str]) -> dict[str, int]:
-    """The sizes in the checkpoint of the axes of a table entry."""
-    parts, pattern = entry
+    """Return axis -> size in the checkpoint, for the axes of a table entry."""
+    parameters, pattern = entry
     sizes = config.sizes() | {
         "K": config.K // config.kv_replication,
-        "c": len(parts.split()),
+        "c": len(parameters.split()),
         "two": 2,
         "h": config.H // 2,
     }
-    return {
-        axis: size
-        for axis, size in sizes.items()
-        if axis in pattern.replace("(", " ").replace(")", " ").split()
-    }
+    used = pattern.replace("(", " ").replace(")", " ").split()
+    return {axis: size for axis, size in sizes.items() if axis in used}
 
 
 def _dimensions(side: str) -> list[list[str]]:
-    """One side of a layout as the axes of each dimension: "(c N H) D" is [[c, N, H], [D]]."""
+    """Split one side of a layout into the axes of each dimension.
+
+    "(c N H) D" is [[c, N, H], [D]].
+    """
     return [group.strip("()").split() for group in re.findall(r"\([^)]*\)|\S+", side)]

@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 
 from jaxedit.edits.edit import Array, Dense, LowRank
 from jaxedit.mesh import device_put_global, parameter_sharding, to_host
-from jaxedit.models.decoder import PRECISION
+from jaxedit.models.ops import PRECISION
 
 matmul = functools.partial(jnp.matmul, precision=PRECISION)
 REBASE = 8  # past keys are folded into the whitener when they are more than 1/REBASE of its width

@@ -1,1 +1,1 @@
-"""Second moments of MLP keys: gathering, files, comparison."""
+"""Second moments of MLP keys: collecting them from texts, their files, comparing them."""

@@ -1,40 +1,35 @@
-"""Gathering second moments from texts: one pass for any number of layers, stopping after the last
-one asked for.
+"""Second moments of MLP keys over texts, for any number of layers in one pass of the model.
+
+For each layer asked for, sum_t k_t k_t^T over the tokens t of the texts, divided by their number
+(2202.05262, eq. 2). The pass stops after the last of the layers.
 """
 
 import functools
 import hashlib
 import itertools
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.distributed import broadcast_flag, map_over_processes
-from jaxedit.files import write_atomic
-from jaxedit.mesh import device_put_global, parameter_sharding, shard_batch, to_host
-from jaxedit.models.decoder import PRECISION
-from jaxedit.models.layers import causal_attention, embed, run_layer
+from jaxedit.distributed import broadcast_flag, is_first_process, map_over_processes
+from jaxedit.mesh import shard_batch
 from jaxedit.models.model import Model
-from jaxedit.models.packing import (
-    BATCH_TOKENS,
-    ROW_TOKENS,
-    pack_first_fit,
-    round_up,
-    rows_to_arrays,
-)
+from jaxedit.models.packing import BATCH_TOKENS, ROW_TOKENS, pack_first_fit, rows_to_arrays
+from jaxedit.rounding import ceil_div, round_up
 from jaxedit.stats.second_moments import Stats
+from jaxedit.stats.sums import Sums, add_batch, read_sums, total_of, write_sums, zero_sums
 
-TEXTS_AT_ONCE = 256  # so many texts are tokenised at a time, by each process
-GROUP_TOKENS = (
-    16384  # texts are packed in groups of about so many tokens for each device along `data`
-)
+TEXTS_PER_CALL = 256  # so many texts are tokenised at a time, by each process
+GROUP_TOKENS = 16384  # texts are packed in groups of about so many tokens a device along `data`
 SAVE_EVERY_S = 60
+
+
+def ignore_progress(n_done: int, n_total: int) -> None:
+    """Do nothing with a pass's progress."""
 
 
 def collect_stats(
@@ -47,11 +42,11 @@ def collect_stats(
     seed: int = 0,
     corpus: str = "",
     resume: Path | None = None,
-    on_tokens: Callable[[int, int], None] = lambda done, total: None,
+    on_tokens: Callable[[int, int], None] = ignore_progress,
 ) -> Stats:
-    """Second moments of the keys of a model over texts.
+    """Collect the second moments of a model's MLP keys over texts.
 
-    Float32 sums within a batch of about BATCH_TOKENS positions a device; between batches the sums
+    Sums are float32 within a batch of about BATCH_TOKENS positions a device; between batches they
     carry what rounding left out, as good as float64. They stay on the devices, split as the weights
     are; padding does not count.
 
@@ -73,44 +68,29 @@ def collect_stats(
       ValueError: without texts or layers, on a layer the model lacks, a limit below one, or a file
         of another pass.
     """
+    # The texts as tokens, in their order, within the limits.
     layers = sorted(set(layers))
     _check(model, layers, {"max_tokens": max_tokens, "max_length": max_length})
     max_length = max_length or min(model.config.P, model.config.window or model.config.P)
     token_lists, n_read = _ordered_tokens(model, texts, max_tokens, max_length, seed)
     model.config.check_length(max(map(len, token_lists)), "a text of the corpus")
-    total = sum(map(len, token_lists))
-    asked = dict(corpus=corpus, max_tokens=max_tokens, max_length=max_length, seed=seed)
-    made_from = asked | _provenance(model, texts)
-    n_done, sums = _resumed(model, resume, made_from, layers)
-    n_tokens, n_data = sum(map(len, token_lists[:n_done])), model.mesh.shape["data"]
-    saved_at = time.monotonic()
-    try:
-        for group in _groups(token_lists[n_done:], GROUP_TOKENS * n_data):
-            on_tokens(n_tokens, total)
-            sums = _sum_group(model, _batches(group, n_data), layers, sums)
-            n_done, n_tokens = n_done + len(group), n_tokens + sum(map(len, group))
-            if (
-                resume is not None
-                and n_done < len(token_lists)
-                and broadcast_flag(time.monotonic() - saved_at > SAVE_EVERY_S)
-            ):
-                _save(resume, made_from, layers, n_done, sums)
-                saved_at = time.monotonic()
-        on_tokens(n_tokens, total)
-    except BaseException:
-        if (
-            resume is not None and n_done and jax.process_count() == 1
-        ):  # others may not be there to help gather
-            _save(resume, made_from, layers, n_done, sums)
-        raise
-    if resume is not None and jax.process_index() == 0:
-        resume.unlink(missing_ok=True)
+
+    # What the pass is of, remembered in the result and in the file of an unfinished pass.
+    settings = dict(corpus=corpus, max_tokens=max_tokens, max_length=max_length, seed=seed)
+    made_from = settings | _provenance(model, texts)
+
+    n_done, sums = 0, zero_sums(model, layers)
+    # The first process decides for all: only it has written the file.
+    if resume is not None and broadcast_flag(resume.is_file()):
+        n_done, sums = read_sums(model, resume, made_from, layers)
+    sums = _sum_texts(model, token_lists, n_done, sums, layers, made_from, resume, on_tokens)
+
+    n_tokens = sum(map(len, token_lists))
     moments = {
-        layer: (_total(sums, i) / n_tokens).astype(np.float32) for i, layer in enumerate(layers)
+        layer: (total_of(sums, e) / n_tokens).astype(np.float32) for e, layer in enumerate(layers)
     }
-    return Stats.from_moments(
-        moments, n_tokens, made_from | {"n_texts": len(token_lists), "n_texts_read": n_read}
-    )
+    counts = {"n_texts": len(token_lists), "n_texts_read": n_read}
+    return Stats.from_moments(moments, n_tokens, made_from | counts)
 
 
 def _check(model: Model, layers: list[int], limits: dict[str, int | None]) -> None:
@@ -126,6 +106,7 @@ def _check(model: Model, layers: list[int], limits: dict[str, int | None]) -> No
 
 
 def _provenance(model: Model, texts: list[str]) -> dict[str, Any]:
+    """Describe the model and the texts, so that a file of another pass is recognised."""
     return {
         "model": model.metadata.source,
         "fingerprint": model.fingerprint,
@@ -136,42 +117,86 @@ def _provenance(model: Model, texts: list[str]) -> dict[str, Any]:
 
 
 def shuffle_texts(texts: list[str], seed: int) -> list[str]:
-    """The texts in the order in which a pass with this seed reads them."""
+    """Return the texts in the order in which a pass with this seed reads them."""
     return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))]
 
 
 def _ordered_tokens(
     model: Model, texts: list[str], max_tokens: int | None, max_length: int, seed: int
 ) -> tuple[list[np.ndarray], int]:
-    """The tokens of each text that has any, up to the limits, and how many texts were read for
-    them.
+    """Tokenise texts in their order, up to the limits; each process does a share of them.
 
-    Each process tokenises a share of the texts and gets the others' from them.
+    Returns:
+      The tokens of each text that has any, and how many texts were read for them.
     """
     if isinstance(texts, str) or not texts:
         raise ValueError("second moments need a list of at least one text")
-    token_lists, total, n_read = [], 0, 0
-    ordered, at_once = shuffle_texts(texts, seed), TEXTS_AT_ONCE * jax.process_count()
-    lots = (ordered[first : first + at_once] for first in range(0, len(ordered), at_once))
+    ordered, per_call = shuffle_texts(texts, seed), TEXTS_PER_CALL * jax.process_count()
+    chunks = (ordered[first : first + per_call] for first in range(0, len(ordered), per_call))
     encode = functools.partial(model.tokenizer.encode_many, bos=False, max_length=max_length)
-    for tokens in itertools.chain.from_iterable(map_over_processes(lot, encode) for lot in lots):
+    tokenised = (map_over_processes(chunk, encode) for chunk in chunks)
+
+    token_lists, n_tokens, n_read = [], 0, 0
+    for tokens in itertools.chain.from_iterable(tokenised):
         n_read += 1
-        tokens = tokens[: None if max_tokens is None else max_tokens - total]
+        if max_tokens is not None:
+            tokens = tokens[: max_tokens - n_tokens]
         if len(tokens):
             token_lists.append(tokens)
-            total += len(tokens)
-        if max_tokens is not None and total >= max_tokens:
+            n_tokens += len(tokens)
+        if max_tokens is not None and n_tokens >= max_tokens:
             break
     if not token_lists:
         raise ValueError(f"the {len(texts)} texts hold no token")
     return token_lists, n_read
 
 
-def _groups(token_lists: list[np.ndarray], most: int) -> list[list[np.ndarray]]:
+def _sum_texts(
+    model: Model,
+    token_lists: list[np.ndarray],
+    n_done: int,
+    sums: Sums,
+    layers: list[int],
+    made_from: dict[str, Any],
+    resume: Path | None,
+    on_tokens: Callable[[int, int], None],
+) -> Sums:
+    """Add the texts from `n_done` on to the sums, saving these as `collect_stats` says."""
+    n_tokens, n_total = sum(map(len, token_lists[:n_done])), sum(map(len, token_lists))
+    n_data = model.mesh.shape["data"]
+    saved_at = time.monotonic()
+    try:
+        for group in group_texts(token_lists[n_done:], GROUP_TOKENS * n_data):
+            on_tokens(n_tokens, n_total)
+            for batch_3BT in pack_batches(group, n_data):
+                placed = (shard_batch(model.mesh, "BT", array_BT) for array_BT in batch_3BT)
+                sums = add_batch(model, *placed, np.array(layers), sums)
+            n_done, n_tokens = n_done + len(group), n_tokens + sum(map(len, group))
+            # Once a minute, by the first process's clock.
+            if (
+                resume is not None
+                and n_done < len(token_lists)
+                and broadcast_flag(time.monotonic() - saved_at > SAVE_EVERY_S)
+            ):
+                write_sums(resume, made_from, layers, n_done, sums)
+                saved_at = time.monotonic()
+        on_tokens(n_tokens, n_total)
+    except BaseException:
+        # Several processes gather the sums together, and the others may not be there to help.
+        if resume is not None and n_done and jax.process_count() == 1:
+            write_sums(resume, made_from, layers, n_done, sums)
+        raise
+    if resume is not None and is_first_process():
+        resume.unlink(missing_ok=True)
+    return sums
+
+
+def group_texts(token_lists: list[np.ndarray], max_tokens: int) -> list[list[np.ndarray]]:
+    """Divide texts into groups of at most so many tokens; a longer text is one by itself."""
     groups: list[list[np.ndarray]] = [[]]
-    n_tokens = 0  # of the last
+    n_tokens = 0  # of the last group
     for tokens in token_lists:
-        if groups[-1] and n_tokens + len(tokens) > most:
+        if groups[-1] and n_tokens + len(tokens) > max_tokens:
             groups.append([])
             n_tokens = 0
         groups[-1].append(tokens)
@@ -179,124 +204,23 @@ def _groups(token_lists: list[np.ndarray], most: int) -> list[list[np.ndarray]]:
     return groups
 
 
-def _batches(token_lists: list[np.ndarray], n_data: int) -> np.ndarray:
-    """Tokens, positions and segments [G, 3, B, T] in batches of one shape.
+def pack_batches(token_lists: list[np.ndarray], n_data: int) -> np.ndarray:
+    """Pack texts into batches of one shape: tokens, positions and segments [G, 3, B, T].
 
     Rows are up to a sixteenth longer than they need be: fewer lengths to compile.
+
+    Args:
+      token_lists: the texts.
+      n_data: devices the rows are split over.
     """
     sizes = list(map(len, token_lists))
     longest = round_up(max(sizes), ROW_TOKENS)
-    T = round_up(longest, max(ROW_TOKENS, 1 << (longest.bit_length() - 5)))
+    sixteenth = 1 << (longest.bit_length() - 5)  # of the largest power of two that is no longer
+    T = round_up(longest, max(ROW_TOKENS, sixteenth))
     rows = pack_first_fit(sizes, [longest])
-    G = -(-len(rows) // (n_data * max(1, BATCH_TOKENS // T)))
-    B = n_data * -(-len(rows) // (G * n_data))
-    return np.moveaxis(np.reshape(rows_to_arrays(rows, token_lists, G * B, T), (3, G, B, T)), 0, 1)
 
-
-class Sums(NamedTuple):
-    """Sums of k k^T and what rounding left out of them, both float32 [E, M, F] on the devices."""
-
-    high_EMF: jax.Array
-    low_EMF: jax.Array
-
-
-def _sum_group(model: Model, batches_GCBT: np.ndarray, layers: list[int], sums: Sums) -> Sums:
-    for batch in batches_GCBT:
-        placed = (shard_batch(model.mesh, "BT", array) for array in batch)
-        sums = add_batch(model, *placed, np.array(layers), sums)
-    return sums
-
-
-def _total(sums: Sums, slot: int) -> np.ndarray:
-    """One layer's sum in float64, on the host."""
-    return to_host(sums.high_EMF[slot]).astype(np.float64) + to_host(sums.low_EMF[slot])
-
-
-@jax.jit
-def add_batch(model: Model, token_BT, position_BT, segment_BT, layer_E, sums: Sums) -> Sums:
-    """The sums with k k^T of a batch's tokens, for each layer asked for; Neumaier's compensated
-    addition.
-    """
-    batch_EMF = _sum_batch(model, token_BT, position_BT, segment_BT, layer_E)
-    high_EMF = sums.high_EMF + batch_EMF
-    sum_is_larger = jnp.abs(sums.high_EMF) >= jnp.abs(batch_EMF)
-    lost_EMF = jnp.where(
-        sum_is_larger,
-        (sums.high_EMF - high_EMF) + batch_EMF,
-        (batch_EMF - high_EMF) + sums.high_EMF,
-    )
-    return Sums(high_EMF, sums.low_EMF + lost_EMF)
-
-
-def _sum_batch(model: Model, token_BT, position_BT, segment_BT, layer_E) -> jax.Array:
-    """Sum of k k^T over the tokens of a batch, for each layer asked for [E, M, F]."""
-    attending = causal_attention(position_BT, segment_BT)
-    counts_BT = (segment_BT > 0).astype(jnp.float32)
-
-    def body(layer, carry):
-        h_BTD, sum_EMF = carry
-        h_BTD, key_BTF = run_layer(model, h_BTD, attending, layer)
-        key_QF = (key_BTF * counts_BT[..., None]).reshape(-1, key_BTF.shape[-1])
-        slot = jnp.argmax(layer_E == layer)
-
-        def add():
-            return sum_EMF.at[slot].add(
-                jnp.einsum("QM,QF->MF", key_QF, key_QF, precision=PRECISION)
-            )
-
-        sum_EMF = jax.lax.cond(jnp.any(layer_E == layer), add, lambda: sum_EMF)
-        return h_BTD, jax.lax.with_sharding_constraint(sum_EMF, sharding)
-
-    shape = (layer_E.shape[0], model.config.F, model.config.F)
-    sharding = parameter_sharding(model.mesh, "EMF", shape)
-    return jax.lax.fori_loop(
-        0, layer_E[-1] + 1, body, (embed(model, token_BT, position_BT), jnp.zeros(shape))
-    )[1]
-
-
-def _resumed(
-    model: Model, path: Path | None, made_from: dict[str, Any], layers: list[int]
-) -> tuple[int, Sums]:
-    """How many texts are done, and the sums so far."""
-    from safetensors import SafetensorError, safe_open
-
-    shape = (len(layers), model.config.F, model.config.F)
-    sharding = parameter_sharding(model.mesh, "EMF", shape)
-    if path is None or not broadcast_flag(path.is_file()):
-        zero_EMF = np.zeros(shape, np.float32)
-        return 0, Sums(device_put_global(sharding, zero_EMF), device_put_global(sharding, zero_EMF))
-    try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})["part"])
-            n_done = about["n_texts"]
-            sums = Sums(
-                device_put_global(sharding, file.get_tensor("high")),
-                device_put_global(sharding, file.get_tensor("low")),
-            )
-    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is not an unfinished pass of jaxedit stats ({error}); remove it to begin anew"
-        ) from error
-    now = {**made_from, "layers": layers}
-    differing = sorted(key for key in now if about["made_from"].get(key) != now[key])
-    if differing:
-        shown = "; ".join(
-            f"{key}: {about['made_from'].get(key)} there, {now[key]} now" for key in differing
-        )
-        raise ValueError(
-            f"{path} is an unfinished pass over something else. {shown}. Remove it to begin anew"
-        )
-    return n_done, sums
-
-
-def _save(
-    path: Path, made_from: dict[str, Any], layers: list[int], n_texts: int, sums: Sums
-) -> None:
-    from safetensors.numpy import save
-
-    described = json.dumps({"made_from": {**made_from, "layers": layers}, "n_texts": n_texts})
-    content = save(
-        {"high": to_host(sums.high_EMF), "low": to_host(sums.low_EMF)}, {"part": described}
-    )
-    if jax.process_index() == 0:
-        write_atomic(path, content)
+    # Few batches of about BATCH_TOKENS positions a device, with the rows spread evenly over them.
+    G = ceil_div(len(rows), n_data * max(1, BATCH_TOKENS // T))
+    B = n_data * ceil_div(len(rows), G * n_data)
+    arrays_3GBT = np.reshape(rows_to_arrays(rows, token_lists, G * B, T), (3, G, B, T))
+    return np.moveaxis(arrays_3GBT, 0, 1)

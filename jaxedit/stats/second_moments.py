@@ -1,11 +1,11 @@
-"""Second moments E[k k^T] of the MLP's keys, the covariances that locate-then-edit methods weigh an
-update by.
+"""Second moments E[k k^T] of MLP keys: the covariances by which methods weigh an update.
 
 Uncentred, over the tokens of a corpus (2202.05262, eq. 2). With few tokens the eigenvalues spread:
 10 x F tokens leave the smallest at about half of their true size, so an update goes further along
 them than it should, and make the large ones too large. A threshold deep among the small eigenvalues
 (AlphaEdit's null space) then counts too many directions as free, one above most of them too few.
-`compare_stats` tells how far off a sample is."""
+`compare_stats` tells how far off a sample is.
+"""
 
 import dataclasses
 import hashlib
@@ -18,6 +18,8 @@ import numpy as np
 
 from jaxedit.files import write_atomic
 from jaxedit.models.model import Model
+
+FREE_BELOW = 2e-2  # AlphaEdit's published threshold (2410.02355): smaller eigenvalues are free
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +44,12 @@ class Stats:
         n_tokens: int,
         made_from: Mapping[str, Any] | None = None,
     ) -> "Stats":
-        """Stats from given matrices.
+        """Make Stats of given matrices.
+
+        Args:
+          moments: layer -> E[k k^T] [F, F].
+          n_tokens: how many tokens they were averaged over.
+          made_from: what they were made from, where that is known.
 
         Raises:
           ValueError: on a matrix that is not square, symmetric and finite, or a token count below
@@ -53,21 +60,16 @@ class Stats:
                 f"n_tokens={n_tokens}: second moments are an average over at least one token"
             )
         for layer, cov_FF in moments.items():
-            cov_FF = np.asarray(cov_FF)
-            square = cov_FF.ndim == 2 and cov_FF.shape[0] == cov_FF.shape[1]
-            if (
-                not square
-                or not np.all(np.isfinite(cov_FF))
-                or not np.allclose(cov_FF, cov_FF.T, rtol=1e-3, atol=1e-6)
-            ):
+            if not _is_finite_symmetric(np.asarray(cov_FF)):
                 raise ValueError(
-                    f"the second moment of layer {layer} must be a finite symmetric matrix, got {cov_FF.shape}"
+                    f"the second moment of layer {layer} must be a finite symmetric matrix, "
+                    f"got {np.shape(cov_FF)}"
                 )
         held = {int(layer): np.asarray(cov) for layer, cov in sorted(moments.items())}
         return cls(held, int(n_tokens), dict(made_from or {}))
 
     def of(self, model: Model, layer: int) -> np.ndarray:
-        """The matrix of one layer, checked against the model.
+        """Return the matrix of one layer [F, F], checked against the model.
 
         Raises:
           ValueError: where the layer is absent, or the matrix is another model's by its width or by
@@ -75,18 +77,22 @@ class Stats:
         """
         if layer not in self.moments:
             raise ValueError(
-                f"these second moments are of layers {sorted(self.moments)}, layer {layer} is asked for"
+                f"these second moments are of layers {sorted(self.moments)}, "
+                f"layer {layer} is asked for"
             )
         cov_FF = self.moments[layer]
         if cov_FF.shape[0] != model.config.F:
             raise ValueError(
-                f"the second moments are {cov_FF.shape[0]} wide, the model's MLP {model.config.F}: another model's?"
+                f"the second moments are {cov_FF.shape[0]} wide, "
+                f"the model's MLP {model.config.F}: another model's?"
             )
         made_with = self.made_from.get("fingerprint", model.fingerprint)
         if made_with != model.fingerprint:
             raise ValueError(
-                f"the second moments were made with other weights ({self.made_from.get('model')}, {made_with}) than "
-                f"{model.metadata.source} has ({model.fingerprint}); make them again with jaxedit stats"
+                "the second moments were made with other weights "
+                f"({self.made_from.get('model')}, {made_with}) than "
+                f"{model.metadata.source} has ({model.fingerprint}); "
+                "make them again with jaxedit stats"
             )
         return cov_FF
 
@@ -95,14 +101,12 @@ class Stats:
         """Sixteen hex digits that change when any of the moments does."""
         digest = hashlib.blake2b(digest_size=8)
         for layer, cov_FF in self.moments.items():
-            digest.update(
-                f"{layer} {cov_FF.shape}".encode()
-                + np.ascontiguousarray(cov_FF, np.float32).tobytes()
-            )
+            digest.update(f"{layer} {cov_FF.shape}".encode())
+            digest.update(np.ascontiguousarray(cov_FF, np.float32).tobytes())
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
-        """Writes a .safetensors file: float32 matrices, and what they were made from.
+        """Write a .safetensors file: float32 matrices, and what they were made from.
 
         The sums are float64, but an average needs no more than float32: its error from so many
         tokens is far above 1e-7.
@@ -116,15 +120,12 @@ class Stats:
             f"mom2/{layer}": np.ascontiguousarray(cov_FF, np.float32)
             for layer, cov_FF in self.moments.items()
         }
-        described = json.dumps(
-            {"n_tokens": self.n_tokens, "made_from": dict(self.made_from)}, sort_keys=True
-        )
-        write_atomic(path, save(arrays, {"stats": described}))
+        about = {"n_tokens": self.n_tokens, "made_from": dict(self.made_from)}
+        write_atomic(path, save(arrays, {"stats": json.dumps(about, sort_keys=True)}))
 
     @classmethod
     def load(cls, path: Path, layer: int | None = None) -> "Stats":
-        """Reads what `save` wrote, or .npz files of the ROME, MEMIT and EasyEdit repositories (one,
-        or a directory of them).
+        """Read what `save` wrote, or .npz files of the ROME, MEMIT and EasyEdit repositories.
 
         Args:
           path: the file, or a directory of .npz files.
@@ -138,12 +139,16 @@ class Stats:
 
         from jaxedit.stats.npz import read_npz
 
+        # Files of other repositories.
         if path.is_dir() or path.suffix == ".npz":
             return cls.from_moments(*read_npz(path, layer))
         if layer is not None:
             raise ValueError(
-                f"layer={layer} is for an .npz file whose name does not tell it; {path} says its layers itself"
+                f"layer={layer} is for an .npz file whose name does not tell it; "
+                f"{path} says its layers itself"
             )
+
+        # Our own files.
         if not path.is_file():
             raise ValueError(f"there are no second moments at {path}; jaxedit stats makes them")
         try:
@@ -164,31 +169,48 @@ class Stats:
         return cls.from_moments(moments, about["n_tokens"], about["made_from"])
 
 
+def _is_finite_symmetric(cov_FF: np.ndarray) -> bool:
+    is_square = cov_FF.ndim == 2 and cov_FF.shape[0] == cov_FF.shape[1]
+    return (
+        is_square
+        and bool(np.all(np.isfinite(cov_FF)))
+        and np.allclose(cov_FF, cov_FF.T, rtol=1e-3, atol=1e-6)
+    )
+
+
 def compare_stats(small: Stats, large: Stats) -> dict[int, dict[str, Any]]:
-    """How far a sample is from a larger one, by layer.
+    """Compare the second moments of a sample with those of a larger one, layer by layer.
 
     Returns:
-      For each layer of both: error, |C_small - C_large| / |C_large| in the Frobenius norm;
-      free_small and free_large, the shares of eigenvalues below AlphaEdit's published threshold
-      2e-2; tenth_ratios, small to large, the ratios of the geometric means of each tenth of the
-      eigenvalues, the smallest tenth first.
+      For each layer of both:
+      error: |C_small - C_large| / |C_large| in the Frobenius norm.
+      free_small, free_large: the shares of eigenvalues below AlphaEdit's published threshold 2e-2.
+      tenth_ratios: small to large, the ratios of the geometric means of each tenth of the
+        eigenvalues, the smallest tenth first.
     """
     found = {}
     for layer in sorted(set(small.moments) & set(large.moments)):
-        a, b = (np.asarray(stats.moments[layer], np.float64) for stats in (small, large))
-        value_a, value_b = (
-            np.maximum(np.linalg.eigvalsh(x), np.finfo(np.float32).tiny) for x in (a, b)
+        small_FF, large_FF = (
+            np.asarray(stats.moments[layer], np.float64) for stats in (small, large)
         )
-        tenths = zip(
-            *(np.array_split(np.log(value), min(10, len(value))) for value in (value_a, value_b)),
+        # In ascending order; rounding may leave the least of them at or below zero.
+        small_F, large_F = (
+            np.maximum(np.linalg.eigvalsh(cov_FF), np.finfo(np.float32).tiny)
+            for cov_FF in (small_FF, large_FF)
+        )
+        n_parts = min(10, len(small_F))
+        log_tenths = zip(
+            np.array_split(np.log(small_F), n_parts),
+            np.array_split(np.log(large_F), n_parts),
             strict=True,
         )
         found[layer] = {
-            "error": float(np.linalg.norm(a - b) / np.linalg.norm(b)),
-            "free_small": float(np.mean(value_a < 2e-2)),
-            "free_large": float(np.mean(value_b < 2e-2)),
+            "error": float(np.linalg.norm(small_FF - large_FF) / np.linalg.norm(large_FF)),
+            "free_small": float(np.mean(small_F < FREE_BELOW)),
+            "free_large": float(np.mean(large_F < FREE_BELOW)),
             "tenth_ratios": [
-                float(np.exp(np.mean(log_a) - np.mean(log_b))) for log_a, log_b in tenths
+                float(np.exp(np.mean(log_small) - np.mean(log_large)))
+                for log_small, log_large in log_tenths
             ],
         }
     return found

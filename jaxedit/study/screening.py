@@ -83,7 +83,7 @@ def predict_damage(
     predictions = []
     bounds = editor.bound_updates(model, requests, state)
     for request, bound in zip(requests, bounds, strict=True):
-        along_u = np.abs(key_probe.key_ETF[0] @ bound.u_F) / key_probe.norm_T
+        along_u = np.abs(key_probe.key_EQF[0] @ bound.u_F) / key_probe.norm_Q
         predicted = float(np.mean(along_u)) * bound.v_norm
         predictions.append(DamagePrediction(request, predicted, bound.denominator, bound.key_ratio))
     return predictions

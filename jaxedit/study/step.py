@@ -18,7 +18,7 @@ from jaxedit.edits.edit import (
     with_edit_tokenizer,
     with_per_row_edits,
 )
-from jaxedit.metrics.facts import average_facts, evaluate_facts
+from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
 from jaxedit.metrics.perturbation import relative_perturbation, total_relative_perturbation
 from jaxedit.models.model import Model
@@ -40,8 +40,8 @@ class Measured(NamedTuple):
     edit: Edit
     optimisation: dict[str, float]
     relative_perturbation: float
-    unedited_metrics: dict[str, Any]
-    metrics: dict[str, Any]
+    unedited_metrics: FactMetrics
+    metrics: FactMetrics
     unedited_continuation: str
     continuation: str
     perplexity: Perplexity | None

@@ -1,5 +1,6 @@
-"""Gemma 1 (Mesnard et al. 2024): Llama with scaled embeddings, norm scales stored less one, and a
-gate through GELU.
+"""Gemma 1 (Mesnard et al. 2024).
+
+Llama with scaled embeddings, norm scales stored less one, and a gate through GELU.
 """
 
 from jaxedit.models.config import DecoderConfig
@@ -12,10 +13,9 @@ TINY = {**llama.TINY, "model_type": "gemma", "head_dim": 12}
 
 
 def config(fields: Fields) -> DecoderConfig:
-    """Reads a GemmaConfig."""
-    fields.expect(
-        "hidden_act", "gelu_pytorch_tanh", "gelu"
-    )  # the first releases say gelu and mean its approximation
+    """Read a GemmaConfig."""
+    # The first releases say gelu and mean its approximation.
+    fields.expect("hidden_act", "gelu_pytorch_tanh", "gelu")
     fields.expect("hidden_activation", "gelu_pytorch_tanh")
     fields.expect("use_bidirectional_attention", False)
     bias = fields.take("attention_bias", False)

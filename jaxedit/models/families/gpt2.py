@@ -52,13 +52,15 @@ TINY = dict(model_type="gpt2", n_embd=32, n_head=4, n_layer=3, n_positions=64, v
 
 
 def config(fields: Fields) -> DecoderConfig:
-    """Reads a GPT2Config."""
+    """Read a GPT2Config."""
     D, N = fields.take("n_embd"), fields.take("n_head")
+    # Only what the decoder computes is accepted.
     fields.expect("activation_function", "gelu_new", "gelu_pytorch_tanh")
     fields.expect("scale_attn_weights", True)
     fields.expect("scale_attn_by_inverse_layer_idx", False)
     fields.expect("tie_word_embeddings", True)
     fields.expect("add_cross_attention", False)
+    # Sizes, then the switches that set the family apart.
     read = DecoderConfig(
         family="gpt2",
         L=fields.take("n_layer"),
@@ -95,7 +97,7 @@ def config(fields: Fields) -> DecoderConfig:
 
 
 def from_gguf(metadata: dict) -> dict:
-    """llama.cpp's metadata as an HF configuration."""
+    """Translate llama.cpp's metadata to an HF configuration."""
     return {
         "model_type": "gpt2",
         "n_embd": metadata["gpt2.embedding_length"],

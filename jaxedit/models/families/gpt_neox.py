@@ -1,5 +1,7 @@
-"""GPT-NeoX (Black et al. 2022) and Pythia: fused queries, keys and values, heads rotated in part,
-two norms in parallel.
+"""GPT-NeoX (Black et al. 2022) and Pythia.
+
+Fused queries, keys and values, heads rotated in part, attention and MLP in parallel behind two
+norms.
 """
 
 from jaxedit.models.config import DecoderConfig
@@ -47,11 +49,13 @@ TINY = dict(
 
 
 def config(fields: Fields) -> DecoderConfig:
-    """Reads a GPTNeoXConfig."""
+    """Read a GPTNeoXConfig."""
     D, N = fields.take("hidden_size"), fields.take("num_attention_heads")
+    # Only what the decoder computes is accepted.
     fields.expect("hidden_act", "gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh")
     exact = fields.take("hidden_act", "gelu") == "gelu"  # Pythia; GPT-NeoX-20B has gelu_fast
     bias = fields.take("attention_bias", True)
+    # Sizes, then the switches that set the family apart.
     read = DecoderConfig(
         family="gpt_neox",
         L=fields.take("num_hidden_layers"),

@@ -1,5 +1,6 @@
-"""GPT-J (Wang & Komatsuzaki 2021): attention and MLP in parallel behind one norm, interleaved
-rotary positions.
+"""GPT-J (Wang & Komatsuzaki 2021).
+
+Attention and MLP in parallel behind one norm, interleaved rotary positions.
 """
 
 from jaxedit.models.config import DecoderConfig
@@ -32,12 +33,14 @@ TINY = dict(
 
 
 def config(fields: Fields) -> DecoderConfig:
-    """Reads a GPTJConfig."""
+    """Read a GPTJConfig."""
     D, N = fields.take("n_embd"), fields.take("n_head")
+    # Only what the decoder computes is accepted.
     fields.expect("activation_function", "gelu_new")
     fields.expect("tie_word_embeddings", False)
     fields.expect("rotary", True)
     fields.expect("scale_attn_weights", True)
+    # Sizes, then the switches that set the family apart.
     read = DecoderConfig(
         family="gptj",
         L=fields.take("n_layer"),

@@ -1,5 +1,6 @@
-"""Llama 1 to 3 and what shares its form, SmolLM2 among them: RMS norm, gated MLP, grouped keys,
-rotary positions.
+"""Llama 1 to 3 and what shares its form, SmolLM2 among them.
+
+RMS norm, gated MLP, grouped keys and values, rotary positions.
 """
 
 from typing import Any
@@ -63,7 +64,7 @@ TINY = dict(
 
 
 def config(fields: Fields) -> DecoderConfig:
-    """Reads a LlamaConfig."""
+    """Read a LlamaConfig."""
     fields.expect("hidden_act", "silu")
     fields.expect("mlp_bias", False)
     bias = fields.take("attention_bias", False)
@@ -86,7 +87,7 @@ def llama_like_config(
     tied: bool = False,
     **switches: Any,
 ) -> DecoderConfig:
-    """Reads what the configurations of Llama and its relatives have in common.
+    """Read what the configurations of Llama and its relatives have in common.
 
     Args:
       fields: the configuration.
@@ -118,23 +119,25 @@ def llama_like_config(
 
 
 def from_gguf(metadata: dict) -> dict:
-    """llama.cpp's metadata as an HF configuration.
+    """Translate llama.cpp's metadata to an HF configuration.
 
     Raises:
       ValueError: on heads of which only a part is rotated, or whose keys and values differ in
         width.
     """
+    # The decoder has one width for a head's queries, keys and values, and rotates the whole head.
     H = metadata.get("llama.attention.key_length") or (
         metadata["llama.embedding_length"] // metadata["llama.attention.head_count"]
     )
     for name in ("llama.attention.value_length", "llama.rope.dimension_count"):
         if metadata.get(name, H) != H:
             raise ValueError(
-                f"the GGUF file says {name}={metadata[name]}; the decoder needs {H}, the width of a head's keys"
+                f"the GGUF file says {name}={metadata[name]}; "
+                f"the decoder needs {H}, the width of a head's keys"
             )
-    scaling = {
-        "rope_type": metadata.get("llama.rope.scaling.type", "none").replace("none", "default")
-    }
+    # llama.cpp knows no "default" scaling, only "none".
+    rope_type = metadata.get("llama.rope.scaling.type", "none")
+    scaling = {"rope_type": "default" if rope_type == "none" else rope_type}
     if scaling["rope_type"] != "default":
         scaling["factor"] = metadata.get("llama.rope.scaling.factor")
     return {

@@ -10,7 +10,7 @@ TINY = {**llama.TINY, "model_type": "mistral"}
 
 
 def config(fields: Fields) -> DecoderConfig:
-    """Reads a MistralConfig."""
+    """Read a MistralConfig."""
     fields.expect("hidden_act", "silu")
     read = llama.llama_like_config(fields, "mistral", P=131072, window=window(fields))
     fields.finish()

@@ -1,5 +1,6 @@
-"""Phi 1, 1.5 and 2 (Li et al. 2023): attention and MLP in parallel behind one norm, heads partly
-rotated, biases everywhere.
+"""Phi 1, 1.5 and 2 (Li et al. 2023).
+
+Attention and MLP in parallel behind one norm, heads rotated in part, biases everywhere.
 """
 
 from jaxedit.models.config import DecoderConfig
@@ -41,11 +42,13 @@ TINY = dict(
 
 
 def config(fields: Fields) -> DecoderConfig:
-    """Reads a PhiConfig."""
+    """Read a PhiConfig."""
     D, N = fields.take("hidden_size"), fields.take("num_attention_heads")
+    # Only what the decoder computes is accepted.
     fields.expect("hidden_act", "gelu_new", "gelu_pytorch_tanh")
     fields.expect("qk_layernorm", False)
     fields.expect("tie_word_embeddings", False)
+    # Sizes, then the switches that set the family apart.
     read = DecoderConfig(
         family="phi",
         L=fields.take("num_hidden_layers"),

@@ -1,5 +1,6 @@
-"""Qwen 2 and 2.5: Llama with biases on queries, keys and values, and sliding windows that most
-leave unused.
+"""Qwen 2 and 2.5.
+
+Llama with biases on queries, keys and values, and sliding windows that most leave unused.
 """
 
 from typing import Any
@@ -14,17 +15,24 @@ TINY = {**llama.TINY, "model_type": "qwen2"}
 
 
 def config(fields: Fields) -> DecoderConfig:
-    """Reads a Qwen2Config."""
-    read = like_qwen(fields, "qwen2", qkv_bias=True)
+    """Read a Qwen2Config."""
+    read = qwen_like_config(fields, "qwen2", qkv_bias=True)
     fields.finish()
     return read
 
 
-def like_qwen(
+def qwen_like_config(
     fields: Fields, family: str, *, head_dim: int | None = None, **switches: Any
 ) -> DecoderConfig:
-    """Reads what the configurations of Qwen 2 and 3 have in common; layers from max_window_layers
-    on have the window.
+    """Read what the configurations of Qwen 2 and 3 have in common.
+
+    Layers from max_window_layers on have the sliding window.
+
+    Args:
+      fields: the configuration.
+      family: whose it is.
+      head_dim: the width of a head where the configuration does not say; absent: D / N.
+      switches: what sets the family apart.
     """
     fields.expect("hidden_act", "silu")
     fields.expect("use_mrope", False)

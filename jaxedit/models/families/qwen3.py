@@ -1,5 +1,6 @@
-"""Qwen 3: Llama whose heads normalise their queries and keys, with sliding windows that most leave
-unused.
+"""Qwen 3.
+
+Llama whose heads normalise their queries and keys, with sliding windows that most leave unused.
 """
 
 from jaxedit.models.config import DecoderConfig
@@ -16,9 +17,9 @@ TINY = {**llama.TINY, "model_type": "qwen3", "head_dim": 12}
 
 
 def config(fields: Fields) -> DecoderConfig:
-    """Reads a Qwen3Config."""
+    """Read a Qwen3Config."""
     bias = fields.take("attention_bias", False)
-    read = qwen2.like_qwen(
+    read = qwen2.qwen_like_config(
         fields, "qwen3", head_dim=128, qk_norm=True, qkv_bias=bias, out_bias=bias
     )
     fields.finish()

@@ -1,0 +1,153 @@
+"""Running sums of k k^T over batches of tokens, as good as float64, and their file.
+
+Two float32 arrays hold a sum: `high` is the rounded sum, `low` the sum of what rounding left out of
+it (Neumaier's compensated addition). Their total in float64 is taken once, at the end.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxedit.distributed import is_first_process
+from jaxedit.files import write_atomic
+from jaxedit.mesh import device_put_global, parameter_sharding, to_host
+from jaxedit.models.layers import causal_attention, embed, run_layer
+from jaxedit.models.model import Model
+from jaxedit.models.ops import PRECISION
+
+
+class Sums(NamedTuple):
+    """Sums of k k^T and what rounding left out of them, both float32 [E, M, F] on the devices."""
+
+    high_EMF: jax.Array
+    low_EMF: jax.Array
+
+
+def zero_sums(model: Model, layers: list[int]) -> Sums:
+    """Make the sums of no token, split over the devices as stored weights are."""
+    shape = _shape(model, layers)
+    sharding = parameter_sharding(model.mesh, "EMF", shape)
+    zero_EMF = np.zeros(shape, np.float32)
+    return Sums(device_put_global(sharding, zero_EMF), device_put_global(sharding, zero_EMF))
+
+
+def _shape(model: Model, layers: list[int]) -> tuple[int, int, int]:
+    return len(layers), model.config.F, model.config.F
+
+
+@jax.jit
+def add_batch(model: Model, token_BT, position_BT, segment_BT, layer_E, sums: Sums) -> Sums:
+    """Add k k^T of a batch's tokens to the sums, for each layer asked for.
+
+    Args:
+      model: with its edits.
+      token_BT: packed rows.
+      position_BT: each token's position in its text.
+      segment_BT: which text it belongs to; 0: padding, which does not count.
+      layer_E: the layers, ascending.
+      sums: so far.
+    """
+    batch_EMF = _sum_batch(model, token_BT, position_BT, segment_BT, layer_E)
+    high_EMF = sums.high_EMF + batch_EMF
+
+    # What the addition lost, exactly: the smaller of the two less what arrived of it.
+    sum_is_larger_EMF = jnp.abs(sums.high_EMF) >= jnp.abs(batch_EMF)
+    lost_EMF = jnp.where(
+        sum_is_larger_EMF,
+        (sums.high_EMF - high_EMF) + batch_EMF,
+        (batch_EMF - high_EMF) + sums.high_EMF,
+    )
+    return Sums(high_EMF, sums.low_EMF + lost_EMF)
+
+
+def _sum_batch(model: Model, token_BT, position_BT, segment_BT, layer_E) -> jax.Array:
+    """Sum k k^T over the tokens of a batch, for each layer asked for, float32 [E, M, F]."""
+    attn_context = causal_attention(position_BT, segment_BT)
+    counts_BT = (segment_BT > 0).astype(jnp.float32)
+
+    def body(layer, carry):
+        h_BTD, sum_EMF = carry
+        h_BTD, key_BTF = run_layer(model, h_BTD, attn_context, layer)
+        key_QF = (key_BTF * counts_BT[..., None]).reshape(-1, key_BTF.shape[-1])
+        slot = jnp.argmax(layer_E == layer)
+
+        def add():
+            product_MF = jnp.einsum("QM,QF->MF", key_QF, key_QF, precision=PRECISION)
+            return sum_EMF.at[slot].add(product_MF)
+
+        sum_EMF = jax.lax.cond(jnp.any(layer_E == layer), add, lambda: sum_EMF)
+        return h_BTD, jax.lax.with_sharding_constraint(sum_EMF, sharding)
+
+    shape = (layer_E.shape[0], model.config.F, model.config.F)
+    sharding = parameter_sharding(model.mesh, "EMF", shape)
+    carry = (embed(model, token_BT, position_BT), jnp.zeros(shape))
+    _, sum_EMF = jax.lax.fori_loop(0, layer_E[-1] + 1, body, carry)
+    return sum_EMF
+
+
+def total_of(sums: Sums, e: int) -> np.ndarray:
+    """Return one layer's sum in float64 [M, F], on the host."""
+    return to_host(sums.high_EMF[e]).astype(np.float64) + to_host(sums.low_EMF[e])
+
+
+def write_sums(
+    path: Path, made_from: dict[str, Any], layers: list[int], n_texts: int, sums: Sums
+) -> None:
+    """Write the sums of an unfinished pass, by the first process.
+
+    Args:
+      path: the file.
+      made_from: the pass: its model, texts and settings.
+      layers: of the sums.
+      n_texts: how many texts they are of.
+      sums: gathered from the devices of all processes.
+    """
+    from safetensors.numpy import save
+
+    described = json.dumps({"made_from": {**made_from, "layers": layers}, "n_texts": n_texts})
+    arrays = {"high": to_host(sums.high_EMF), "low": to_host(sums.low_EMF)}
+    content = save(arrays, {"part": described})
+    if is_first_process():
+        write_atomic(path, content)
+
+
+def read_sums(
+    model: Model, path: Path, made_from: dict[str, Any], layers: list[int]
+) -> tuple[int, Sums]:
+    """Read what `write_sums` wrote of the same pass.
+
+    Returns:
+      How many texts are done, and their sums on the devices.
+
+    Raises:
+      ValueError: where the file is damaged, or of another pass.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    sharding = parameter_sharding(model.mesh, "EMF", _shape(model, layers))
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {})["part"])
+            n_done, theirs = about["n_texts"], about["made_from"]
+            sums = Sums(
+                device_put_global(sharding, file.get_tensor("high")),
+                device_put_global(sharding, file.get_tensor("low")),
+            )
+    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is not an unfinished pass of jaxedit stats ({error}); remove it to begin anew"
+        ) from error
+
+    # Sums go on only with the same model, texts, settings and layers.
+    ours = {**made_from, "layers": layers}
+    differing = sorted(key for key in ours if theirs.get(key) != ours[key])
+    if differing:
+        shown = "; ".join(f"{key}: {theirs.get(key)} there, {ours[key]} now" for key in differing)
+        raise ValueError(
+            f"{path} is an unfinished pass over something else. {shown}. Remove it to begin anew"
+        )
+    return n_done, sums
