@@ -20,7 +20,7 @@ FLAGS = flags.FLAGS
 
 
 def process_flags() -> None:
-    """Defines the flags of commands that may run as several processes, one a host or a device."""
+    """Define the flags of commands that may run as several processes, one a host or a device."""
     flags.DEFINE_enum(
         "distributed",
         "auto",
@@ -37,7 +37,7 @@ def process_flags() -> None:
 
 @contextlib.contextmanager
 def distributed_session():
-    """Joins the other processes of a run, if there are any; only the first one prints results."""
+    """Join the other processes of a run, if there are any; only the first one prints results."""
     if "distributed" not in FLAGS or FLAGS.distributed == "off":
         yield
         return
@@ -66,7 +66,7 @@ def distributed_session():
 
 
 def model_flags() -> None:
-    """Defines the flags of commands that run a model."""
+    """Define the flags of commands that run a model."""
     process_flags()
     flags.DEFINE_string("model", "smollm2-135m", "a name, an HF directory or hub id, a .gguf file")
     flags.DEFINE_string(
@@ -78,14 +78,14 @@ def model_flags() -> None:
 
 
 def load_model() -> "Model":
-    """Loads the model that the flags name."""
+    """Load the model that the flags name."""
     import jaxedit
 
     return jaxedit.load(FLAGS.model, mesh=FLAGS.mesh, dtype=FLAGS.dtype)
 
 
 def config_flag(default: str | None = "laptop") -> None:
-    """Defines --config, a study's configuration, whose keys --config.KEY=VALUE sets.
+    """Define --config, a study's configuration, whose keys --config.KEY=VALUE sets.
 
     Args:
       default: its name; None: the flag must be given, and its keys are set by --set only.
@@ -102,14 +102,14 @@ def config_flag(default: str | None = "laptop") -> None:
 
 
 def set_flag() -> None:
-    """Defines --set, the override that all commands with a configuration have."""
+    """Define --set, the override that all commands with a configuration have."""
     flags.DEFINE_multi_string(
         "set", [], "KEY=VALUE in the configuration, e.g. --set=editor.v_lr=0.3; may be repeated"
     )
 
 
 def apply_set(config: "ConfigDict") -> None:
-    """Sets the keys of a configuration that --set names."""
+    """Set the keys of a configuration that --set names."""
     from jaxedit.study.config import set_key
 
     for text in FLAGS.set:
@@ -117,7 +117,7 @@ def apply_set(config: "ConfigDict") -> None:
 
 
 def expand_config_name(arguments: list[str]) -> list[str]:
-    """Replaces the name of a configuration of the package in --config by its path."""
+    """Replace the name of a configuration of the package in --config by its path."""
     from jaxedit.study.config import config_names, configs_folder
 
     expanded, names = list(arguments), config_names()
@@ -135,7 +135,7 @@ def expand_config_name(arguments: list[str]) -> list[str]:
 
 
 def reference_flag() -> None:
-    """Defines the flag of commands that draw perplexity against edits."""
+    """Define the flag of commands that draw perplexity against edits."""
     flags.DEFINE_multi_string(
         "reference",
         [],
@@ -145,7 +145,7 @@ def reference_flag() -> None:
 
 
 def layer_numbers(flag: str) -> list[int]:
-    """Reads the layers that a list flag names.
+    """Read the layers that a list flag names.
 
     Raises:
       ValueError: on anything but numbers.
@@ -154,7 +154,7 @@ def layer_numbers(flag: str) -> list[int]:
 
 
 def numbers_of(flag: str, given: list[str]) -> list[int]:
-    """Reads whole numbers from the texts of a list flag.
+    """Read whole numbers from the texts of a list flag.
 
     Raises:
       ValueError: on anything else.
@@ -168,5 +168,5 @@ def numbers_of(flag: str, given: list[str]) -> list[int]:
 
 
 def json_flag() -> None:
-    """Defines the flag of every command that prints a result."""
+    """Define the flag of every command that prints a result."""
     flags.DEFINE_bool("json", False, "print one JSON object instead of a table")

@@ -23,12 +23,12 @@ still works.
 
 
 def command_names() -> list[str]:
-    """Returns the names of the commands."""
+    """Return the names of the commands."""
     return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
 def run(argv: list[str]) -> int:
-    """Runs `argv[1]` with its flags; returns the exit status (2: wrong input, 130: interrupted)."""
+    """Run `argv[1]` with its flags; returns the exit status (2: wrong input, 130: interrupted)."""
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
         print(USAGE + "\n".join(f"    {name:10s}{_summary(name)}" for name in command_names()))
         return 0
@@ -87,7 +87,7 @@ def _is_of_configuration(error: BaseException) -> bool:
 
 
 def _message(error: BaseException, argv: list[str]) -> str:
-    """What an error says, in one line."""
+    """Put what an error says into one line."""
     text = str(error)
     if isinstance(error, (KeyError, AttributeError)):
         # From ml_collections: the key, sometimes with a suggestion.
@@ -103,7 +103,7 @@ def _message(error: BaseException, argv: list[str]) -> str:
 
 
 def _about_key(path: str, key: str, hint: list[str]) -> str:
-    """What to write instead of a configuration's key that is not there."""
+    """Say what to write instead of a configuration's key that is not there."""
     from jaxedit.study.config import RENAMED, unknown_key
 
     if path in RENAMED:

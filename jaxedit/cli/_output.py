@@ -19,12 +19,12 @@ PIPE_COLUMNS = 160  # a file or a pipe has no width of its own
 
 
 def print_json(value: Any) -> None:
-    """Prints one JSON object; numbers that are not finite as strings."""
+    """Print one JSON object; numbers that are not finite as strings."""
     print(json.dumps(to_json(value), ensure_ascii=False))
 
 
 def results_console() -> "Console":
-    """Makes a console for results on standard output; facts may hold brackets, so no markup."""
+    """Make a console for results on standard output; facts may hold brackets, so no markup."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else PIPE_COLUMNS
@@ -38,7 +38,7 @@ def show_table(
     styles: Sequence[str | None] | None = None,
     title: str | None = None,
 ) -> None:
-    """Prints a table for people.
+    """Print a table for people.
 
     Args:
       header: titles of the columns.
@@ -90,7 +90,7 @@ class StepBar:
             self.bar.stop()
 
     def show_step(self, record: "StepRecord", total: int) -> None:
-        """Shows one step."""
+        """Show one step."""
         from jaxedit.reports.formatting import format_number
         from jaxedit.reports.records import outcome
 
@@ -113,7 +113,7 @@ class StepBar:
 
 
 def show_report(folder: Path, as_json: bool, curves: Sequence["Curve"] = ()) -> None:
-    """Writes a study's report and prints its table, or its journal as one JSON object.
+    """Write a study's report and prints its table, or its journal as one JSON object.
 
     Args:
       folder: the study's.

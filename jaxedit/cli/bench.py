@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     model_flags()
     flags.DEFINE_integer("layer", 5, "the layer to edit; 5 is the default for smollm2-135m")
     flags.DEFINE_integer("steps", 20, "v_num_grad_steps")

@@ -24,7 +24,7 @@ from jaxedit.cli._output import StepBar, print_json, show_table
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     config_flag(None)
     flags.DEFINE_list("variants", None, "only these, with commas between them; absent: all")
     set_flag()
@@ -35,7 +35,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Runs the studies and shows the comparison."""
+    """Run the studies and shows the comparison."""
     from jaxedit.distributed import process_workdir
     from jaxedit.reports.comparison import comparison_header, comparison_row, write_comparison
     from jaxedit.reports.curves import read_curves

@@ -13,13 +13,13 @@ from jaxedit.cli._output import print_json, results_console, show_table
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     flags.DEFINE_string("name", None, "a configuration, whose arguments are listed")
     json_flag()
 
 
 def main() -> None:
-    """Lists the configurations, or one's arguments."""
+    """List the configurations, or one's arguments."""
     from jaxedit.study.config import config_names, find_config, variants_of
 
     names = [FLAGS.name] if FLAGS.name else config_names()

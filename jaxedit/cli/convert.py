@@ -14,13 +14,13 @@ from jaxedit.cli._flags import FLAGS, load_model, model_flags
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     model_flags()
     flags.DEFINE_string("out", None, "the folder to write; new")
 
 
 def main() -> None:
-    """Loads, writes and says where."""
+    """Load, writes and says where."""
     from jaxedit.models.load import resolve_path
     from jaxedit.models.orbax import write_orbax
 
@@ -29,7 +29,8 @@ def main() -> None:
     where = resolve_path(FLAGS.model)
     if not where.is_dir():
         raise ValueError(
-            f"--model={FLAGS.model} is one file, which loads as it is; expected an HF directory or hub id"
+            f"--model={FLAGS.model} is one file, which loads as it is; expected an HF directory or "
+            "hub id"
         )
     write_orbax(load_model(), where, Path(FLAGS.out))
     print(f"{FLAGS.model} as {FLAGS.out}")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     model_flags()
     flags.DEFINE_string("method", "rome", "the editing method")
     flags.DEFINE_list("layer", None, "the layer to edit, or several with commas; else as published")
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def check_flags() -> None:
-    """Checks the method and what --set and --layer say, before a model is loaded."""
+    """Check the method and what --set and --layer say, before a model is loaded."""
     from jaxedit.study.config import default_config, set_key
 
     config = default_config(FLAGS.method)
@@ -97,7 +97,7 @@ def check_flags() -> None:
 
 
 def read_editor(model: "Model") -> "Editor":
-    """Makes the editor: published hyper-parameters, then --layer, then --set."""
+    """Make the editor: published hyper-parameters, then --layer, then --set."""
     from jaxedit.editors import layer_field, published_hyper
     from jaxedit.study.config import default_config, editor_from, set_key
 
@@ -119,7 +119,7 @@ def read_editor(model: "Model") -> "Editor":
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints the result for people."""
+    """Print the result for people."""
     from jaxedit.reports.formatting import format_number
 
     console = results_console()

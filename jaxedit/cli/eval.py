@@ -17,7 +17,7 @@ from jaxedit.cli._output import print_json, show_table
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     model_flags()
     flags.DEFINE_list("tasks", [], "names of tasks, with commas between them")
     flags.DEFINE_integer("limit", None, "at most so many items of each task")
@@ -29,7 +29,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Evaluates."""
+    """Evaluate."""
     from jaxedit.metrics.downstream import evaluate_tasks
     from jaxedit.study.replay import edited_model
 

@@ -11,7 +11,7 @@ from jaxedit.cli._output import print_json
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     model_flags()
     flags.DEFINE_multi_string("prompt", None, "what to continue; may be given several times")
     flags.DEFINE_integer("max_new_tokens", 20, "how many tokens to add")
@@ -21,7 +21,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Generates."""
+    """Generate."""
     import jaxedit
 
     if not FLAGS.prompt:

@@ -17,13 +17,13 @@ from jaxedit.cli._output import show_report
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     flags.DEFINE_string("workdir", None, "the folder that holds the shards")
     json_flag()
 
 
 def main() -> None:
-    """Merges, then reports."""
+    """Merge, then reports."""
     from jaxedit.study.merge import merge_shards
 
     if not FLAGS.workdir:

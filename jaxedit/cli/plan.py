@@ -19,7 +19,7 @@ from jaxedit.cli._output import print_json
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     flags.DEFINE_string(
         "model",
         "llama-2-7b",

@@ -11,7 +11,7 @@ from jaxedit.cli._output import print_json
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     model_flags()
     flags.DEFINE_string("texts", "builtin", "a .json, .jsonl or .txt file of texts")
     flags.DEFINE_bool(

@@ -15,14 +15,14 @@ from jaxedit.cli._output import show_report
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     flags.DEFINE_string("workdir", "runs/laptop", "the study's work directory")
     reference_flag()
     json_flag()
 
 
 def main() -> None:
-    """Writes the report and shows it."""
+    """Write the report and shows it."""
     from jaxedit.reports.curves import read_curves
 
     show_report(Path(FLAGS.workdir), FLAGS.json, read_curves(FLAGS.reference))

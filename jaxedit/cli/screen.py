@@ -18,7 +18,7 @@ from jaxedit.distributed import is_first_process
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     config_flag()
     set_flag()
     flags.DEFINE_multi_string("facts", [], "facts to rank; absent: those of the configuration")

@@ -42,7 +42,7 @@ HUB_TEXTS = 100_000  # of a data set, where --max_texts does not say
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     model_flags()
     flags.DEFINE_list(
         "layers", None, "the layers, with commas; absent: those published for MEMIT on the model"
@@ -115,7 +115,7 @@ def main() -> None:
 def compare_with_larger_sample(
     model: "Model", texts: list[str], stats: "Stats", n_tokens: int, part: Path
 ) -> dict[str, Any]:
-    """Compares with a sample of texts that the first one did not read.
+    """Compare with a sample of texts that the first one did not read.
 
     Args:
       model: whose keys.
@@ -144,7 +144,7 @@ def compare_with_larger_sample(
 def collect_with_progress(
     model: "Model", texts: list[str], layers: list[int], n_tokens: int, part: Path
 ) -> "Stats":
-    """Collects second moments with a progress bar on standard error.
+    """Collect second moments with a progress bar on standard error.
 
     Args:
       model: whose keys.
@@ -194,7 +194,7 @@ def collect_with_progress(
 
 
 def spectrum(cov_FF: np.ndarray) -> dict[str, float]:
-    """Computes trace, extreme eigenvalues and condition number of a second moment."""
+    """Compute trace, extreme eigenvalues and condition number of a second moment."""
     value_F = np.linalg.eigvalsh(np.asarray(cov_FF, np.float64))
     smallest, largest = float(value_F[0]), float(value_F[-1])
     condition = largest / smallest if smallest > 0 else float("inf")
@@ -203,7 +203,7 @@ def spectrum(cov_FF: np.ndarray) -> dict[str, float]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints the result for people."""
+    """Print the result for people."""
     from jaxedit.reports.formatting import format_number
 
     tables = {f"{result['n_tokens']:,} tokens, {result['out']}": result["layers"]}

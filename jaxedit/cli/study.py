@@ -21,7 +21,7 @@ from jaxedit.distributed import is_first_process, process_workdir
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     config_flag()
     set_flag()
     flags.DEFINE_string(
@@ -35,7 +35,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Runs the study, then its report."""
+    """Run the study, then its report."""
     from jaxedit.reports.tensorboard import TensorBoardWriter
     from jaxedit.study.loop import run_study
     from jaxedit.study.merge import shard_folder

@@ -19,7 +19,7 @@ from jaxedit.cli._output import print_json, show_table
 
 
 def define_flags() -> None:
-    """Defines the flags of this command."""
+    """Define the flags of this command."""
     flags.DEFINE_string("workdir", None, "a study of single edits")
     flags.DEFINE_list("tasks", [], "names of lm-eval's tasks, with commas between them")
     flags.DEFINE_list("levels", [], "perplexities; absent: fourteen from 200 to 5000")
@@ -29,7 +29,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Evaluates, correlates and draws."""
+    """Evaluate, correlates and draws."""
     from jaxedit.analyses.surrogate import LEVELS, correlations, measure_surrogate
     from jaxedit.reports.comparison_figures import surrogate_figure
     from jaxedit.reports.figures import save_figure

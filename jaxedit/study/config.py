@@ -52,7 +52,7 @@ RENAMED_SCREENING = {"record": "log", "hold": "skip"}
 
 
 def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
-    """Returns all keys of a study with their defaults.
+    """Return all keys of a study with their defaults.
 
     Args:
       method: the editing method.
@@ -88,7 +88,7 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
 
 
 def editor_config(method: str, **hyper: Any) -> ConfigDict:
-    """Returns a method's hyper-parameters, those without a default as typed placeholders.
+    """Return a method's hyper-parameters, those without a default as typed placeholders.
 
     Raises:
       ValueError: on an unknown method or hyper-parameter.
@@ -114,7 +114,7 @@ def editor_config(method: str, **hyper: Any) -> ConfigDict:
 
 
 def plain_config(config: ConfigDict) -> dict[str, Any]:
-    """Returns a study's configuration as nested dictionaries with exactly the keys there are.
+    """Return a study's configuration as nested dictionaries with exactly the keys there are.
 
     Raises:
       ValueError: on a key that is unknown, missing, or has another name now.
@@ -153,14 +153,14 @@ def unknown_key(key: str) -> str:
 
 
 def rename_key(key: str, value: Any) -> tuple[str, Any]:
-    """Returns a key of a configuration of schema 0 and its value as they are called now."""
+    """Return a key of a configuration of schema 0 and its value as they are called now."""
     if key == "screen":
         value = RENAMED_SCREENING.get(value, value)
     return RENAMED.get(key, key), value
 
 
 def set_key(config: ConfigDict, text: str) -> None:
-    """Sets one key of a configuration from text such as "editor.v_lr=0.3".
+    """Set one key of a configuration from text such as "editor.v_lr=0.3".
 
     A value is read as JSON where the key does not hold a text, so lists are [5] or ["a"].
 
@@ -198,14 +198,14 @@ def _paths(config: ConfigDict, prefix: str = "") -> list[str]:
 
 
 def editor_from(config: Mapping[str, Any], **override: Any) -> Editor:
-    """Makes the editor of a configuration's `editor` entry; unset keys take their defaults."""
+    """Make the editor of a configuration's `editor` entry; unset keys take their defaults."""
     hyper = {**config, **override}
     method = hyper.pop("method")
     return make_editor(method, **{key: value for key, value in hyper.items() if value is not None})
 
 
 def with_published_layers(config: Mapping[str, Any], model: Model) -> dict[str, Any]:
-    """Returns a configuration's `editor` entry with the layers published for the model.
+    """Return a configuration's `editor` entry with the layers published for the model.
 
     Layers that are given stay.
 
@@ -219,12 +219,12 @@ def with_published_layers(config: Mapping[str, Any], model: Model) -> dict[str, 
 
 
 def config_names() -> list[str]:
-    """Returns the names of the configurations that come with the package."""
+    """Return the names of the configurations that come with the package."""
     return sorted(path.stem for path in configs_folder().glob("[a-z]*.py"))
 
 
 def configs_folder() -> Path:
-    """Finds the folder configs/, in a checkout or in an installed wheel.
+    """Find the folder configs/, in a checkout or in an installed wheel.
 
     Raises:
       ValueError: where it is not there.
@@ -237,7 +237,7 @@ def configs_folder() -> Path:
 
 
 def find_config(name_or_path: str | Path) -> Path:
-    """Finds a configuration by path, or by its name in the package ("published").
+    """Find a configuration by path, or by its name in the package ("published").
 
     Raises:
       ValueError: where there is none.
@@ -255,13 +255,13 @@ def find_config(name_or_path: str | Path) -> Path:
 
 
 def read_config(path: str | Path, argument: str | None = None) -> ConfigDict:
-    """Runs `get_config` of a configuration, with an argument where one is given."""
+    """Run `get_config` of a configuration, with an argument where one is given."""
     module = _module(path)
     return module.get_config() if argument is None else module.get_config(argument)
 
 
 def read_variants(path: str | Path, chosen: list[str] | None = None) -> tuple[str, ...]:
-    """Returns the arguments that a configuration has a study for, or those chosen of them.
+    """Return the arguments that a configuration has a study for, or those chosen of them.
 
     Raises:
       ValueError: where the file names none, or one is chosen that it does not have.
@@ -278,7 +278,7 @@ def read_variants(path: str | Path, chosen: list[str] | None = None) -> tuple[st
 
 
 def variants_of(path: str | Path) -> tuple[str, ...]:
-    """Returns the arguments that a configuration has a study for; none where it takes none."""
+    """Return the arguments that a configuration has a study for; none where it takes none."""
     return tuple(getattr(_module(path), "VARIANTS", ()))
 
 

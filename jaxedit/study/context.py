@@ -108,7 +108,7 @@ class Inputs(NamedTuple):
 
 
 def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
-    """Reads and checks everything that a study needs before its first edit.
+    """Read and checks everything that a study needs before its first edit.
 
     Args:
       config: as `jaxedit.study.config.default_config`.
@@ -185,7 +185,7 @@ def _evaluation(values: Mapping[str, Any], single: bool) -> Evaluation:
 
 
 def _last_template(templates: Any) -> str | None:
-    """The last of an editor's context templates, which may lie in groups; None: the bare prompt."""
+    """Take the last of an editor's context templates (maybe in groups); None: the bare prompt."""
     while templates and not isinstance(templates, str):
         templates = templates[-1]
     return None if not templates or templates == "{}" else templates
@@ -205,7 +205,7 @@ def _square_sum(model: Model, weight: str, layer) -> jax.Array:
 
 
 def _log_journal_size(editor: Editor, model: Model, n_steps: int, every: int) -> None:
-    """Logs how much a journal of whole matrices will take."""
+    """Log how much a journal of whole matrices will take."""
     slots = editor.slots(model)
     step_mb = sum(
         4e-6 * len(layers) * math.prod(model.base[weight].shape[1:])
@@ -226,7 +226,7 @@ def _log_journal_size(editor: Editor, model: Model, n_steps: int, every: int) ->
 def _describe(
     values: dict[str, Any], model: Model, inputs: Inputs, n_edits: int, templates: Any
 ) -> dict[str, Any]:
-    """What run.json says the study is."""
+    """Describe what the study is, for run.json."""
     return {
         "config": values,
         "model_fingerprint": model.fingerprint,
@@ -240,7 +240,7 @@ def _describe(
 
 
 def saved_templates(workdir: Path) -> tuple[str, ...] | None:
-    """Reads the context templates that a study's folder was begun with, if it was."""
+    """Read the context templates that a study's folder was begun with, if it was."""
     path = workdir / "run.json"
     if not path.is_file():
         return None

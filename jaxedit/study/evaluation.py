@@ -1,5 +1,7 @@
-"""What a study measures of a model besides the facts: perplexity where due, and now and then KL,
-fluency, consistency and continuations of the study's own prompts.
+"""What a study measures of a model besides facts: perplexity where due, the rest now and then.
+
+The rest is the KL to the unedited model, fluency, consistency, and continuations of the study's own
+prompts.
 """
 
 from collections.abc import Sequence
@@ -22,7 +24,7 @@ PROMPT_TOKENS = 20  # of a continuation of the study's own prompts
 
 
 def continuations(model: Model, prompts: Sequence[str], n_tokens: int) -> list[str]:
-    """Returns what a model says to prompts, without them."""
+    """Return what a model says to prompts, without them."""
     texts = generate(model, list(prompts), max_new_tokens=n_tokens)
     return [text.removeprefix(prompt) for text, prompt in zip(texts, prompts, strict=True)]
 
@@ -37,7 +39,7 @@ def _is_regular(context: StudyContext, step: int) -> bool:
 
 
 def due_now_and_then(context: StudyContext, step: int) -> list[str]:
-    """Lists what is due besides facts and perplexity: "kl", "fluency", "prompts"."""
+    """List what is due besides facts and perplexity: "kl", "fluency", "prompts"."""
     evaluation = context.evaluation
     every = {"kl": evaluation.kl_every, "fluency": evaluation.fluency_every}
     due = [name for name, n in every.items() if n and step % n == 0]
@@ -77,7 +79,7 @@ def _measure_fluency(context: StudyContext, edited: Model, batch: list[Request])
 
 
 def perplexity_record(edited: Perplexity, base: Perplexity) -> PerplexityRecord:
-    """Returns what the journal says of a perplexity, beside the unedited model's."""
+    """Return what the journal says of a perplexity, beside the unedited model's."""
     difference, stderr = edited.paired_difference(base)
     return PerplexityRecord(
         mean=edited.mean,
@@ -90,7 +92,7 @@ def perplexity_record(edited: Perplexity, base: Perplexity) -> PerplexityRecord:
 
 
 def baseline_record(context: StudyContext, base: Perplexity) -> StepRecord:
-    """Returns the journal's first record: the unedited model's perplexity and continuations."""
+    """Return the journal's first record: the unedited model's perplexity and continuations."""
     prompts = context.evaluation.prompts
     said = continuations(context.unedited, prompts, PROMPT_TOKENS) if prompts else None
     perplexity = BaselinePerplexity(

@@ -11,8 +11,9 @@ ACTIONS = ("keep", "rollback", "stop")
 
 
 class Violation(NamedTuple):
-    """What the guard found: a code for programs ("ppl_ratio", "non_finite_loss",
-    "non_finite_edit") and a sentence for people.
+    """What the guard found, as a code for programs and a sentence for people.
+
+    The codes are "ppl_ratio", "non_finite_loss" and "non_finite_edit".
     """
 
     code: str

@@ -1,5 +1,4 @@
-"""The journal of a study: an append-only record from which its model and its editor's state are
-rebuilt.
+"""The journal of a study: append-only, and what its model and editor's state are rebuilt from.
 
     WORKDIR/run.json                  what the study is: schema, configuration, model, facts, texts
     WORKDIR/journal.jsonl             one line a step (`jaxedit.study.record.StepRecord`)
@@ -48,7 +47,7 @@ class Journal:
         arrays: Mapping[str, np.ndarray],
         metadata: Mapping[str, str],
     ) -> None:
-        """Writes one step, first its arrays, then its line; both reach the disk before it returns.
+        """Write one step, first its arrays, then its line; both reach the disk before it returns.
 
         Raises:
           OSError: where the disk is full or not writable; the journal then ends with the step
@@ -75,7 +74,7 @@ class Journal:
             ) from error
 
     def truncate(self, n_steps: int) -> "Journal":
-        """Keeps the first `n_steps` steps, on the disk as well; the others are to be done again."""
+        """Keep the first `n_steps` steps, on the disk as well; the others are to be done again."""
         lines = self.folder / "journal.jsonl"
         if len(self.steps) > n_steps:
             kept = lines.read_bytes().splitlines(keepends=True)[:n_steps]
@@ -84,7 +83,7 @@ class Journal:
 
 
 def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ...] = ()) -> Journal:
-    """Opens a study's folder to go on with it, or makes it.
+    """Open a study's folder to go on with it, or makes it.
 
     Args:
       folder: the work directory.
@@ -118,7 +117,7 @@ def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ..
 
 
 def read_journal(folder: Path) -> Journal:
-    """Opens a study's folder for reading only.
+    """Open a study's folder for reading only.
 
     Raises:
       ValueError: where it is not one, or was written by a newer version.
@@ -130,7 +129,7 @@ def read_journal(folder: Path) -> Journal:
 
 
 def read_steps(folder: Path, run: Mapping[str, Any], repair: bool) -> list[Step]:
-    """Reads the whole steps of a journal; a last line that was cut short is left out.
+    """Read the whole steps of a journal; a last line that was cut short is left out.
 
     Args:
       folder: the work directory.
@@ -170,7 +169,7 @@ def read_steps(folder: Path, run: Mapping[str, Any], repair: bool) -> list[Step]
 
 
 def _parse(path: Path, number: int, line: bytes, run: Mapping[str, Any]) -> StepRecord | None:
-    """A line as a record; None where it is not whole."""
+    """Parse a line as a record; None where it is not whole."""
     try:
         values = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
@@ -184,7 +183,7 @@ def _parse(path: Path, number: int, line: bytes, run: Mapping[str, Any]) -> Step
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
-    """The content of run.json.
+    """Read run.json.
 
     Raises:
       ValueError: where it is not JSON, or of a newer schema.
@@ -209,7 +208,7 @@ def _read_run(folder: Path) -> dict[str, Any]:
 def _check_same_study(
     folder: Path, then: Mapping[str, Any], now: Mapping[str, Any], may_differ: tuple[str, ...]
 ) -> None:
-    """Raises a ValueError that names the keys in which two runs differ."""
+    """Raise a ValueError that names the keys in which two runs differ."""
     a, b = flatten_keys(then), flatten_keys(now)
     differing = sorted(
         key for key in {*a, *b} if a.get(key) != b.get(key) and not key.startswith(may_differ)

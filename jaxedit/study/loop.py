@@ -40,7 +40,7 @@ MAY_DIFFER = ("config.n_facts", "config.mesh", "n_edits")
 def run_study(
     config: ConfigDict, workdir: Path, on_step: OnStep = lambda record, total: None
 ) -> Path:
-    """Runs or continues a study; returns its folder.
+    """Run or continues a study; returns its folder.
 
     Args:
       config: as `jaxedit.study.config.default_config`.
@@ -117,7 +117,7 @@ def _write_step(
 
 
 def _write_retained(context: StudyContext, state: StudyState, workdir: Path) -> None:
-    """Writes how the kept edits' facts hold in the last model, unless that was done before."""
+    """Write how the kept edits' facts hold in the last model, unless that was done before."""
     kept = [step.record.step for step in read_journal(workdir).steps if step.record.kept]
     path = workdir / "retained.json"
     if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["steps"] == kept:

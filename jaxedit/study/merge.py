@@ -13,7 +13,7 @@ DIFFER = ("shard", "mesh")  # of the configuration, from shard to shard
 
 
 def merge_shards(folder: Path) -> Path:
-    """Merges FOLDER/shard-I-of-N into FOLDER/merged, which is made anew; returns it.
+    """Merge FOLDER/shard-I-of-N into FOLDER/merged, which is made anew; returns it.
 
     Raises:
       ValueError: where a shard is missing or not finished, or shards are of different studies; the
@@ -45,7 +45,7 @@ def shard_folder(shard: str) -> str:
 
 
 def _read_shards(folder: Path) -> list[Journal]:
-    """The journals of all shards, checked to be of one study."""
+    """Read the journals of all shards, checked to be of one study."""
     found = sorted(folder.glob("shard-*-of-*"))
     if not found:
         raise ValueError(

@@ -117,13 +117,13 @@ class StepRecord:
         return f"{summary} and {n_more} more" if n_more else summary
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the fields that are not None, in their order."""
+        """Return the fields that are not None, in their order."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in fields.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "StepRecord":
-        """Reads what `to_dict` gave, through JSON: "inf" and "nan" are numbers again.
+        """Read what `to_dict` gave, through JSON: "inf" and "nan" are numbers again.
 
         Raises:
           ValueError: on a key that is not of this schema, or a line without its step.
@@ -159,7 +159,7 @@ _TEXTS = frozenset(
 
 
 def _numbers(name: str, value: Any) -> Any:
-    """A field's value with the texts that stand for numbers that are not finite as numbers."""
+    """Turn texts that stand for numbers that are not finite into numbers, in one field's value."""
     if name in _TEXTS:
         return value
     if isinstance(value, Mapping):

@@ -24,7 +24,7 @@ def replay(
     editor_state: Any = None,
     restore: Callable[[Any, Edit], Any] | None = None,
 ) -> StudyState:
-    """Applies the kept edits of a journal in order; a snapshot replaces all edits before it.
+    """Apply the kept edits of a journal in order; a snapshot replaces all edits before it.
 
     Args:
       model: unedited.
@@ -49,7 +49,7 @@ def replay(
 def edited_model(
     folder: Path, run_steps: list[int] | None = None, after_step: int | None = None
 ) -> Model:
-    """Loads a study's model with edits of its journal.
+    """Load a study's model with edits of its journal.
 
     Args:
       folder: the study's work directory.
@@ -91,7 +91,7 @@ def edited_model(
 
 
 def read_step_edit(journal: Journal, step: Step) -> Edit:
-    """Reads the edit of a step.
+    """Read the edit of a step.
 
     Raises:
       ValueError: where it was not made, or the journal does not hold it.
@@ -104,7 +104,7 @@ def read_step_edit(journal: Journal, step: Step) -> Edit:
 
 
 def read_baseline(step: Step) -> Perplexity:
-    """Reads the unedited model's perplexity from a journal's first step.
+    """Read the unedited model's perplexity from a journal's first step.
 
     Raises:
       ValueError: where its arrays are not there.
@@ -131,7 +131,7 @@ class JournalledEdit(NamedTuple):
 def journalled_edit(
     context: StudyContext, state: StudyState, edit: Edit | None, step: int
 ) -> JournalledEdit:
-    """Returns what the journal gets of a step.
+    """Return what the journal gets of a step.
 
     With journal_dense_every = k > 1 that is what the editor's state learnt and, every k edits, a
     snapshot: the whole change of every layer since the unedited model. The weights between two
@@ -157,7 +157,7 @@ def journalled_edit(
 
 
 def n_steps_to_keep(context: StudyContext, journal: Journal) -> int:
-    """Counts the edits of a journal that a study goes on from.
+    """Count the edits of a journal that a study goes on from.
 
     Those up to the last snapshot, or without the batch that was not finished.
     """

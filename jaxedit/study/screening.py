@@ -90,7 +90,7 @@ def predict_damage(
 
 
 def check_screening(screening: str, guard: Guard) -> None:
-    """Checks the configuration's key `screening`.
+    """Check the configuration's key `screening`.
 
     Raises:
       ValueError: on a value there is not, or one that needs a limit which the guard does not have.
@@ -145,7 +145,7 @@ def screen_steps(
 def hard_and_normal(
     predictions: list[DamagePrediction], limit: float
 ) -> tuple[list[DamagePrediction], list[DamagePrediction]]:
-    """Splits off the hard cases, worst first, and as many normal ones in the order given."""
+    """Split off the hard cases, worst first, and as many normal ones in the order given."""
     hard = [each for each in predictions if each.predicted > limit]
     normal = [each for each in predictions if each.predicted <= limit]
     hard.sort(key=lambda each: -each.predicted)
@@ -153,7 +153,7 @@ def hard_and_normal(
 
 
 def write_facts(path: Path, chosen: list[DamagePrediction]) -> None:
-    """Writes requests as a file of facts in this project's own form, with the predictions."""
+    """Write requests as a file of facts in this project's own form, with the predictions."""
     records = []
     for each in chosen:
         fields = dataclasses.asdict(each.request)

@@ -65,13 +65,13 @@ class Stopwatch:
         self.last = time.perf_counter()
 
     def lap(self, phase: str) -> None:
-        """Ends a phase."""
+        """End a phase."""
         now = time.perf_counter()
         self.laps[phase] = now - self.last
         self.last = now
 
     def read(self, n_edits: int = 1) -> dict[str, float]:
-        """Returns the seconds a phase and edit so far."""
+        """Return the seconds a phase and edit so far."""
         return {phase: round(time_s / n_edits, 4) for phase, time_s in self.laps.items()}
 
 
@@ -82,7 +82,7 @@ def run_step(
     step: int,
     measured: Measured | None,
 ) -> StepResult:
-    """Makes, measures and judges the edit of a step; the state changes only where it is kept.
+    """Make, measures and judges the edit of a step; the state changes only where it is kept.
 
     Args:
       context: the study's.
@@ -156,7 +156,7 @@ def run_step(
 def edit_alone(
     context: StudyContext, state: StudyState, step: int, watch: Stopwatch
 ) -> tuple[Measured, StudyState]:
-    """Makes the edit of a step on the model and measures it; returns the state with it.
+    """Make the edit of a step on the model and measures it; returns the state with it.
 
     Raises:
       ValueError: where a request cannot be edited or measured.
@@ -195,7 +195,7 @@ def edit_alone(
 
 
 def edit_batch(context: StudyContext, state: StudyState, first_step: int) -> dict[int, Measured]:
-    """Makes and measures single edits from `first_step` on together, each on the same model.
+    """Make and measures single edits from `first_step` on together, each on the same model.
 
     Each edit acts in its own rows of a batch; no edited model is written out. Nothing is returned
     where that cannot be done: a request cannot be edited, the edits are not low-rank, or some are

@@ -41,7 +41,7 @@ MEASURED_TWICE = ("divergence_nats", "fluency_bits", "consistency", "continuatio
 
 
 def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates the content of run.json to this schema; the same where it is of it already."""
+    """Translate the content of run.json to this schema; the same where it is of it already."""
     if run.get("schema") == SCHEMA or "config" not in run:
         return dict(run)
     config = dict(run["config"])
@@ -70,7 +70,7 @@ def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgrade_line(line: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates a line of the journal to this schema; the same where it is of it already.
+    """Translate a line of the journal to this schema; the same where it is of it already.
 
     Args:
       line: as read.
@@ -102,7 +102,7 @@ def upgrade_line(line: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, A
 
 
 def upgrade_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Translates the names of what was measured of a fact; the same where they are of today."""
+    """Translate the names of what was measured of a fact; the same where they are of today."""
     return {METRIC_KEYS.get(key, key): value for key, value in metrics.items()}
 
 

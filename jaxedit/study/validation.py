@@ -10,7 +10,7 @@ MODES = ("sequential", "single")
 
 
 def check_config(values: Mapping[str, Any]) -> None:
-    """Checks a configuration's numbers and names.
+    """Check a configuration's numbers and names.
 
     Raises:
       ValueError: on a value that no study can have; the message names the key.
@@ -45,7 +45,7 @@ def check_config(values: Mapping[str, Any]) -> None:
 
 
 def check_dense_journal(values: Mapping[str, Any], editor: Editor) -> None:
-    """Checks that only sequences of dense edits are journalled every k edits.
+    """Check that only sequences of dense edits are journalled every k edits.
 
     Raises:
       ValueError: where single or low-rank edits are.
@@ -74,7 +74,7 @@ def facts_of_edits(asked: list[Request], values: Mapping[str, Any]) -> list[list
 
 
 def shard_steps(n_steps: int, batch_size: int, shard: str) -> tuple[int, ...]:
-    """Assigns batches of steps to shards round-robin; returns the steps of one shard.
+    """Assign batches of steps to shards round-robin; returns the steps of one shard.
 
     A batch is the same in whichever shard it is made.
 

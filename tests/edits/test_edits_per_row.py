@@ -109,5 +109,5 @@ def test_what_cannot_lie_side_by_side(golden):
             with_per_row_edits(model, [first, other], np.arange(2))
     with pytest.raises(ValueError, match=r"by a \(192, 48\) matrix, this model's is \(112, 48\)"):
         with_per_row_edits(golden("llama"), [first], np.zeros(1, int))
-    with pytest.raises(ValueError, match="begun below layer 3, the model has edits at layer 2"):
+    with pytest.raises(ValueError, match="prefilled below layer 3, the model has edits at layer 2"):
         perplexity_each(model, prepare(model, TEXTS, start_layer=3), [first])
