@@ -29,7 +29,7 @@ FIELDS = {
 
 
 def request(record: dict[str, Any]) -> Request | None:
-    """The request a record describes; None where an answer is empty.
+    """Return the request that a record describes; None where an answer is empty.
 
     Raises:
       ValueError: on an unknown key, or a prompt without exactly one `{}`.
@@ -60,6 +60,7 @@ def request(record: dict[str, Any]) -> Request | None:
 
 
 def _check_keys(what: str, record: dict[str, Any], known: list[str]) -> None:
+    """Raise a ValueError on a key that is not known."""
     unknown = sorted(set(record) - set(known))
     if unknown:
         raise ValueError(f"{what} has the unknown key {unknown[0]!r}; known are {', '.join(known)}")
