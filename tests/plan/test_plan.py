@@ -22,14 +22,7 @@ from jaxedit.plan.models import (
     edited_layers,
     read_decoder_config,
 )
-from jaxedit.plan.phases import (
-    PHASES,
-    VALUE_SHAPE,
-    Phase,
-    Workload,
-    moment_tokens,
-    whitener_bytes,
-)
+from jaxedit.plan.phases import PHASES, VALUE_SHAPE, Phase, Workload, moment_tokens, whitener_bytes
 from jaxedit.plan.plan import PlanConfig, make_plan, smallest_mesh
 
 SIZES = dict(
