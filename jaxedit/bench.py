@@ -101,11 +101,13 @@ def run_bench(
         phases.append(Phase(name, time_s, flops, share, peak_bytes(), about))
         on_phase(phases[-1])
 
+    # The model, and the rate that its products are compared with.
     began = time.perf_counter()
     model, layer = jax.block_until_ready(_load(config))
     load_s = time.perf_counter() - began
     rate, width = matmul_rate(model.dtype)
     report("load", load_s, None, f"{config.model}, {model.dtype}")
+    # The phases of a study, in its order.
     setup = _set_up(config, model, layer)
     edit = _time_edit(setup, report)
     _time_texts(setup, apply(model, edit), report)
@@ -137,6 +139,7 @@ def scaling(
       (tokens, seconds of their perplexity) for the texts once, twice, four and eight times, which
       should be linear.
     """
+    # One more edit after each count of others.
     model, layer = _load(config)
     setup = _set_up(config, model, layer)
     (weight,) = setup.editor.slots(model)
@@ -150,6 +153,7 @@ def scaling(
             edited = apply(edited, make_edit(model, [LowRank(weight, layer, u_FR, v_RD)]))
             n_made += 1
         runs.append(functools.partial(_edit_once_more, setup, edited))
+    # More and more texts, under the model with all these edits.
     texts = [prepare(model, config.texts * times, start_layer=layer) for times in (1, 2, 4, 8)]
     n_tokens = [sum(map(np.count_nonzero, each.packed.segment_GBT)) for each in texts]
     scored = [functools.partial(perplexity, edited, each) for each in texts]

@@ -34,11 +34,13 @@ def request(record: dict[str, Any]) -> Request | None:
     Raises:
       ValueError: on an unknown key, or a prompt without exactly one `{}`.
     """
+    # Unknown keys are likely typing errors, in the record as in its probes.
     _check_keys("the record", record, [key.removesuffix("?") for key in FIELDS])
     neighbours, portability = (record.get(name) or [] for name in ("neighbours", "portability"))
     for name, probes in (("neighbours", neighbours), ("portability", portability)):
         for i, probe in enumerate(probes):
             _check_keys(f"{name}[{i}]", probe, list(PROBE))
+    # An edit or a probe without an answer is of no use.
     given = [record["target_new"], *(probe["answer"] for probe in (*neighbours, *portability))]
     if record.get("target_true") is not None:
         given.append(record["target_true"])

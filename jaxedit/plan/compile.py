@@ -85,6 +85,8 @@ def compile_phase(phase: Phase, model: Model, work: Workload, chip: Chip) -> Com
     """Compile what a phase runs and count it.
 
     Its memory is that of the program that needs the most."""
+    # What the phase runs is compiled instead, program by program; where one is too large for the
+    # compiler the phase ends there, with what was counted so far.
     cost, largest, compiles = NO_COST, ProgramMemory(), True
 
     def call(function, *arguments, hints: LoopHints = NO_HINTS, times: int = 1) -> Any:
@@ -100,6 +102,8 @@ def compile_phase(phase: Phase, model: Model, work: Workload, chip: Chip) -> Com
     except ProgramTooLarge as error:
         compiles = False
         largest = max(largest, error.memory, key=lambda memory: memory.total)
+    # A phase fits where its largest program does, beside what lies on the device anyway. It takes
+    # at least as long as the slowest of products, memory and collectives.
     peak = held + largest.total
     times = _least_times(cost, chip) if compiles else {}
     bound_by = max(times, key=lambda kind: times[kind]) if any(times.values()) else None

@@ -80,6 +80,7 @@ def make_plan(
     def model_on(mesh: Mesh) -> Model:
         return abstract_model(mesh, config.model, decoder, dtype, work.layers)
 
+    # The mesh: as given, else the smallest that fits, which may be asked for in any case.
     given = build_mesh(devices, *parse_mesh(config.mesh)) if config.mesh else None
     with no_compilation_cache():
         smallest = None
@@ -91,6 +92,7 @@ def make_plan(
                 f"{config.model} fits no mesh of {config.topology} ({len(devices)} x {chip.name}); "
                 "take more chips"
             )
+        # Every phase on that mesh.
         model, phases = model_on(mesh), []
         for phase in PHASES:
             phases.append(compile_phase(phase, model, work, chip))

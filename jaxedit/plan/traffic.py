@@ -140,6 +140,7 @@ def _read_bytes(module: Module, inner: Computation, name: str) -> float:
     for user in inner.instructions.values():
         if name not in user.operands or user.opcode == "tuple" or user.opcode in COLLECTIVES:
             continue
+        # Only the first operand of these is read in part, or not at all; names are followed.
         is_first = user.operands[0] == name
         if user.opcode in TAKING and is_first:
             total += user.arrays[0].n_bytes
