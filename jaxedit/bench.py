@@ -1,113 +1,118 @@
-"""How fast the phases of a study are on this machine, beside what the machine can do.
+"""Measures each phase of a study on this machine, beside what the machine can do.
 
-For each phase: seconds (the least of some runs, after compilation), the FLOPs that had to be done,
-and their share of the rate at which the machine multiplies matrices. Useful FLOPs count real
-tokens, layers that must run and logits that are read; padding, and what is computed twice, are not
-useful. To compare machines, multiply seconds by the matmul rate."""
+For each phase: seconds (the least of some runs, after compilation), the FLOPs that had to be done
+(`jaxedit.flops`), and their share of the rate at which the machine multiplies matrices. To compare
+machines, multiply seconds by the matmul rate."""
 
 import functools
-import resource
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.editors import Editor, make_editor
+from jaxedit.editors import Editor, make_editor, published_hyper
 from jaxedit.edits.edit import Edit, LowRank, apply, make_edit
 from jaxedit.edits.request import Request
+from jaxedit.flops import attention_flops, layer_flops, scoring_flops, value_flops
 from jaxedit.metrics.perplexity import perplexity, perplexity_each, prepare
-from jaxedit.models.config import DecoderConfig
 from jaxedit.models.load import load
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.solving.keys import compute_keys, pack_prompts
-from jaxedit.solving.prompts import tokenise_request
 from jaxedit.solving.rank_one import RankOneState
 from jaxedit.solving.solve import solve
 from jaxedit.stats.collect import collect_stats
+from jaxedit.timing import least_seconds, matmul_rate, peak_bytes, seconds
 
-WEIGHT = "mlp/w_down"
-LOT = 8  # single edits made together
-
-
-class Phase(NamedTuple):
-    """One line of the result; `flops` is None where a phase is not arithmetic."""
-
-    name: str
-    time_s: float
-    flops: float | None
-    share: float | None  # of the matmul rate
-    peak_bytes: int  # of the process or device so far
-    about: str
+SWEEP_EDITS = 8  # single edits that the sweep makes together
 
 
 class BenchConfig(NamedTuple):
-    """What is measured: a ROME edit of one request, the texts' perplexity after it, keys of many
-    requests.
+    """What is measured.
+
+    Attributes:
+      model: as `jaxedit.load` takes it.
+      mesh: such as "data:4,model:2"; empty: all devices on `data`.
+      dtype: of the stored weights; None: the default of the device.
+      layer: the edited one; None: the layer that ROME was published with for the model.
+      v_num_grad_steps: of the value's optimisation.
+      templates: context templates; None: sampled from the model.
+      request: the fact that is edited.
+      requests: whose keys are computed in bulk; the sweep edits the first of them.
+      texts: for the perplexity and the second moments.
     """
 
     model: str
     mesh: str
     dtype: str | None
-    layer: int
-    n_steps: int
+    layer: int | None
+    v_num_grad_steps: int
     templates: tuple[str, ...] | None
     request: Request
     requests: list[Request]
     texts: list[str]
 
 
-def matmul_rate(dtype: jnp.dtype) -> tuple[float, int]:
-    """FLOPs a second of the best of jax and, on a CPU, numpy for square matrices of a width, which
-    is returned too.
-    """
-    on_cpu = jax.default_backend() == "cpu"
-    width = 2048 if on_cpu else 8192
-    square = jax.random.normal(
-        jax.random.key(0), (width, width), dtype
-    )  # not ones: chips multiply those faster
-    times = [_best(jax.jit(lambda a: jnp.matmul(a, a, precision="highest")), square, repeats=8)]
-    if on_cpu:
-        host = np.asarray(square, np.float32)
-        times.append(_best(lambda a: a @ a, host, repeats=8))
-    return 2 * width**3 / min(times), width
+class Phase(NamedTuple):
+    """One phase, measured."""
+
+    name: str
+    time_s: float
+    flops: float | None  # useful ones; None where a phase is not arithmetic
+    share: float | None  # of the matmul rate
+    peak_bytes: int  # of the process or device so far
+    about: str
 
 
-Report = Callable[
-    [str, float, float | None, str], None
-]  # name, seconds, useful FLOPs, what it is about
+# (name, seconds, useful FLOPs, what it is about): takes down a phase
+Report = Callable[[str, float, float | None, str], None]
+
+
+class Setup(NamedTuple):
+    """What all phases use: a model with room for an edit of one layer, and the editor of it."""
+
+    config: BenchConfig
+    model: Model
+    layer: int
+    editor: Editor
+    state: RankOneState
 
 
 def run_bench(
-    setup: BenchConfig, on_phase: Callable[[Phase], None] = lambda phase: None
+    config: BenchConfig, on_phase: Callable[[Phase], None] = lambda phase: None
 ) -> dict[str, Any]:
-    """Measures each phase; returns the phases and what they were measured on.
+    """Measure each phase of a study.
+
+    Args:
+      config: what is measured.
+      on_phase: is given each phase as soon as it is measured.
+
+    Returns:
+      The phases as dictionaries, and the device, mesh and matmul rate that they were measured on.
 
     Raises:
       ValueError: on a model, layer, facts or texts that cannot be used.
     """
     phases: list[Phase] = []
 
-    def add(name: str, time_s: float, flops: float | None, about: str) -> None:
+    def report(name: str, time_s: float, flops: float | None, about: str) -> None:
         share = None if flops is None else flops / time_s / rate
         phases.append(Phase(name, time_s, flops, share, peak_bytes(), about))
         on_phase(phases[-1])
 
+    # The model, and the rate that its products are compared with.
     began = time.perf_counter()
-    model = allocate_deltas(
-        load(setup.model, mesh=setup.mesh, dtype=setup.dtype), WEIGHT, (setup.layer,)
-    )
-    jax.block_until_ready(model.base)
+    model, layer = jax.block_until_ready(_load(config))
     load_s = time.perf_counter() - began
     rate, width = matmul_rate(model.dtype)
-    add("load", load_s, None, f"{setup.model}, {model.dtype}")
-    editor, state = _editor(setup, model)
-    edit = _bench_edit(setup, model, editor, state, add)
-    _bench_texts(setup, model, apply(model, edit), add)
-    _bench_many(setup, model, editor, state, add)
+    report("load", load_s, None, f"{config.model}, {model.dtype}")
+    # The phases of a study, in its order.
+    setup = _set_up(config, model, layer)
+    edit = _time_edit(setup, report)
+    _time_texts(setup, apply(model, edit), report)
+    _time_keys(setup, report)
+    _time_sweep(setup, report)
     device = jax.devices()[0]
     return {
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
@@ -120,199 +125,140 @@ def run_bench(
     }
 
 
-def _editor(setup: BenchConfig, model: Model) -> tuple[Editor, RankOneState]:
-    hyper = {} if setup.templates is None else {"context_templates": setup.templates}
-    editor = make_editor("rome", layer=setup.layer, v_num_grad_steps=setup.n_steps, **hyper)
-    return editor, editor.init(model, None)
-
-
-def _bench_edit(
-    setup: BenchConfig, model: Model, editor: Editor, state: RankOneState, add: Report
-) -> Edit:
-    """One edit of one request: what is compiled, the value, the solve, the model with it."""
-    began = time.perf_counter()
-    edit, _, info = editor.edit(model, [setup.request], state)
-    first_s = time.perf_counter() - began
-    time_s = _best(lambda: editor.edit(model, [setup.request], state))
-    add("compile", max(first_s - time_s, 0.0), None, "the target's loop; or read from the cache")
-    templates, n_steps = state.context_templates, int(info["n_steps"])
-    flops = target_flops(model, setup.request, templates, setup.layer, n_steps)
-    add(
-        "target",
-        time_s,
-        flops,
-        f"{setup.request.summary}, {len(templates)} templates, {n_steps} steps",
-    )
-    key_FR = np.ones((model.config.F, 1), np.float32)
-    row_RD = np.ones((1, model.config.D), np.float32)
-    add(
-        "solve",
-        _best(lambda: solve(state.metric, key_FR, key_FR, row_RD, 0.0)),
-        None,
-        "one key, C = I",
-    )
-    add("apply", _best(lambda: apply(model, edit).overlay.delta), None, "rank one")
-    return edit
-
-
-def _bench_texts(setup: BenchConfig, model: Model, edited: Model, add: Report) -> None:
-    """The texts' perplexity after an edit, with and without what lies below it; their second
-    moments.
-    """
-    config = model.config
-    for name, lowest in (("perplexity", setup.layer), ("perplexity, all layers", 0)):
-        texts = prepare(model, setup.texts, start_layer=lowest)
-        lengths = perplexity(edited, texts).n_tokens + 1
-        time_s = _best(lambda texts=texts: perplexity(edited, texts), repeats=5)
-        flops = scoring_flops(config, lengths, config.L - lowest)
-        add(
-            name,
-            time_s,
-            flops,
-            f"{len(lengths)} texts, {int(lengths.sum())} tokens, layers from {lowest}",
-        )
-    time_s = _best(lambda: collect_stats(model, setup.texts, [setup.layer]), repeats=2)
-    flops = int(lengths.sum()) * ((setup.layer + 1) * layer_flops(config) + 2 * config.F**2)
-    add("stats", time_s, flops, f"layer {setup.layer}, the same texts")
-
-
-def _bench_many(
-    setup: BenchConfig, model: Model, editor: Editor, state: RankOneState, add: Report
-) -> None:
-    """Keys of many requests in bulk, and a sweep of single edits with their perplexity."""
-    config, layer, templates = model.config, setup.layer, state.context_templates
-    questions = pack_prompts(model, setup.requests, (templates,), "mean")
-    time_s = _best(lambda: compute_keys(model, questions, layer), repeats=2)
-    n_own, n_shared = np.count_nonzero(questions.segment_GBT), questions.n_shared_C.sum()
-    flops = n_own * (layer * layer_flops(config) + attention_flops(config)) + n_shared * (
-        layer + 1
-    ) * layer_flops(config)
-    add(
-        "keys",
-        time_s,
-        float(flops),
-        f"{len(setup.requests)} requests in {len(templates)} templates",
-    )
-    lot, each = setup.requests[:LOT], editor.edit_each
-    texts = prepare(model, setup.texts, start_layer=layer)
-
-    infos = []
-
-    def sweep():
-        assert each is not None
-        edits, infos[:] = zip(*each(model, lot, state), strict=True)
-        return perplexity_each(model, texts, list(edits))
-
-    time_s = _best(sweep, repeats=1) / len(lot)
-    pairs = zip(lot, infos, strict=True)
-    flops = np.mean(
-        [
-            target_flops(model, request, templates, layer, int(info["n_steps"]))
-            for request, info in pairs
-        ]
-    )
-    lengths = perplexity(model, texts).n_tokens + 1
-    flops += scoring_flops(config, lengths, config.L - layer)
-    add("sweep", time_s, float(flops), f"an edit with its perplexity, {len(lot)} made together")
-
-
-def attention_flops(config: DecoderConfig) -> int:
-    """The projections of one token in one layer's attention; scores and their sums are left out."""
-    return 2 * config.D * config.H * (2 * config.N + 2 * config.K)
-
-
-def layer_flops(config: DecoderConfig) -> int:
-    """One token through one layer."""
-    return attention_flops(config) + 2 * config.D * config.F * (2 + config.gated)
-
-
-def scoring_flops(config: DecoderConfig, lengths: np.ndarray, n_layers: int) -> float:
-    """Texts of these lengths through some layers, and the logits of all but their last tokens."""
-    return float(
-        lengths.sum() * n_layers * layer_flops(config)
-        + (lengths - 1).sum() * 2 * config.D * config.V
-    )
-
-
-def target_flops(
-    model: Model, request: Request, templates: tuple[str, ...], layer: int, n_steps: int
-) -> float:
-    """A target's optimisation: the prefixes once, then n_steps passes over the suffixes, all but
-    the last with a gradient.
-
-    A gradient with respect to activations costs as much as the pass itself: the weights need none.
-    """
-    config = model.config
-    found = tokenise_request(model, request, templates)
-    rows = [
-        *((len(row.tokens) - 1, row) for row in found.templates),
-        (len(found.kl.tokens), found.kl),
-    ]
-    n_prefix = sum(row.fact_position for _, row in rows)
-    n_suffix = sum(n_tokens - row.fact_position for n_tokens, row in rows)
-    n_read = sum(len(row.tokens) - row.first_target for row in found.templates) + 1
-    n_above = config.L - 1 - layer
-    once = layer_flops(config) * ((n_prefix + n_suffix) * (layer + 1) + n_prefix * n_above)
-    a_pass = n_suffix * n_above * layer_flops(config) + n_read * 2 * config.D * config.V
-    return float(once + (2 * n_steps - 1) * a_pass)
-
-
 def scaling(
-    setup: BenchConfig, counts: tuple[int, ...] = (1, 10, 100, 1000)
+    config: BenchConfig, counts: tuple[int, ...] = (1, 10, 100, 1000)
 ) -> dict[str, list[tuple[int, float]]]:
-    """Seconds of an edit against how many were made before, and of a perplexity against tokens:
-    flat, and linear.
+    """Measure how an edit and a perplexity scale.
+
+    Args:
+      config: what is measured.
+      counts: how many edits the model has when one more is made, in ascending order.
+
+    Returns:
+      "edits": (count, seconds of one more edit) for each count, which should be flat; "tokens":
+      (tokens, seconds of their perplexity) for the texts once, twice, four and eight times, which
+      should be linear.
     """
-    model = allocate_deltas(
-        load(setup.model, mesh=setup.mesh, dtype=setup.dtype), WEIGHT, (setup.layer,)
-    )
-    editor, state = _editor(setup, model)
+    # One more edit after each count of others.
+    model, layer = _load(config)
+    setup = _set_up(config, model, layer)
+    (weight,) = setup.editor.slots(model)
     rng = np.random.default_rng(0)
-    edited, n_made, one_more = model, 0, []
+    edited, n_made, runs = model, 0, []
     for count in counts:
+        # The others are small random edits: one more takes as long whatever they say.
         while n_made < count:
             u_FR = rng.standard_normal((model.config.F, 1)) / np.sqrt(model.config.F)
-            edited = apply(
-                edited,
-                make_edit(
-                    model, [LowRank(WEIGHT, setup.layer, u_FR, np.full((1, model.config.D), 1e-5))]
-                ),
-            )
+            v_RD = np.full((1, model.config.D), 1e-5)
+            edited = apply(edited, make_edit(model, [LowRank(weight, layer, u_FR, v_RD)]))
             n_made += 1
-        one_more.append(
-            lambda edited=edited: (
-                apply(edited, editor.edit(edited, [setup.request], state)[0]).overlay.delta
-            )
-        )
-    texts = [prepare(model, setup.texts * times, start_layer=setup.layer) for times in (1, 2, 4, 8)]
+        runs.append(functools.partial(_edit_once_more, setup, edited))
+    # More and more texts, under the model with all these edits.
+    texts = [prepare(model, config.texts * times, start_layer=layer) for times in (1, 2, 4, 8)]
     n_tokens = [sum(map(np.count_nonzero, each.packed.segment_GBT)) for each in texts]
     scored = [functools.partial(perplexity, edited, each) for each in texts]
     return {
-        "edits": list(zip(counts, _best_in_turn(one_more), strict=True)),
-        "tokens": list(zip(n_tokens, _best_in_turn(scored), strict=True)),
+        "edits": list(zip(counts, least_seconds(runs), strict=True)),
+        "tokens": list(zip(n_tokens, least_seconds(scored), strict=True)),
     }
 
 
-def peak_bytes() -> int:
-    """The most memory so far: the device's where it says so, else the process's."""
-    stats = jax.devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return int(stats["peak_bytes_in_use"])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+def _load(config: BenchConfig) -> tuple[Model, int]:
+    """Load the model with room for edits of one layer, and return that layer too."""
+    model = load(config.model, mesh=config.mesh, dtype=config.dtype)
+    layer = published_hyper("rome", model)["layer"] if config.layer is None else config.layer
+    for weight, layers in make_editor("rome", layer=layer).slots(model).items():
+        model = allocate_deltas(model, weight, layers)
+    return model, layer
 
 
-def _best(run: Callable[..., Any], *args: Any, repeats: int = 3) -> float:
-    """The least seconds of some runs after a first one, which may compile."""
-    return _best_in_turn([functools.partial(run, *args)], repeats)[0]
+def _set_up(config: BenchConfig, model: Model, layer: int) -> Setup:
+    hyper: dict[str, Any] = {"layer": layer, "v_num_grad_steps": config.v_num_grad_steps}
+    if config.templates is not None:
+        hyper["context_templates"] = config.templates
+    editor = make_editor("rome", **hyper)
+    return Setup(config, model, layer, editor, editor.init(model, None))
 
 
-def _best_in_turn(runs: Sequence[Callable[[], Any]], repeats: int = 3) -> list[float]:
-    """`_best` of each, taken turn about, so that a machine that slows down does so for all of them."""
-    times = np.empty((repeats + 1, len(runs)))
-    for row in times:
-        for i, run in enumerate(runs):
-            began = time.perf_counter()
-            jax.block_until_ready(run())
-            row[i] = time.perf_counter() - began
-    return times[1:].min(axis=0).tolist()
+def _time_edit(setup: Setup, report: Report) -> Edit:
+    """Measure one edit: compiling it, optimising its value, solving, and applying it."""
+    model, editor, state, request = setup.model, setup.editor, setup.state, setup.config.request
+    began = time.perf_counter()
+    edit, _, info = editor.edit(model, [request], state)
+    first_s = time.perf_counter() - began
+    time_s = seconds(lambda: editor.edit(model, [request], state))
+    about = "the target's loop; or read from the cache"
+    report("compile", max(first_s - time_s, 0.0), None, about)
+    templates, n_steps = state.context_templates, int(info["n_steps"])
+    flops = value_flops(model, request, templates, setup.layer, n_steps)
+    about = f"{request.summary}, {len(templates)} templates, {n_steps} steps"
+    report("target", time_s, flops, about)
+    key_FR = np.ones((model.config.F, 1), np.float32)
+    value_RD = np.ones((1, model.config.D), np.float32)
+    solve_s = seconds(lambda: solve(state.metric, key_FR, key_FR, value_RD, 0.0))
+    report("solve", solve_s, None, "one key, C = I")
+    apply_s = seconds(lambda: apply(model, edit).overlay.delta)
+    report("apply", apply_s, None, "rank one")
+    return edit
+
+
+def _time_texts(setup: Setup, edited: Model, report: Report) -> None:
+    """Measure the texts' perplexity after an edit, from its layer and from layer 0 on.
+
+    Then the second moment of the texts' keys at that layer."""
+    model, layer, texts = setup.model, setup.layer, setup.config.texts
+    config = model.config
+    for name, lowest in (("perplexity", layer), ("perplexity, all layers", 0)):
+        prepared = prepare(model, texts, start_layer=lowest)
+        lengths = perplexity(edited, prepared).n_tokens + 1  # the first token is not scored
+        time_s = seconds(functools.partial(perplexity, edited, prepared), repeats=5)
+        flops = scoring_flops(config, lengths, config.L - lowest)
+        about = f"{len(lengths)} texts, {int(lengths.sum())} tokens, layers from {lowest}"
+        report(name, time_s, flops, about)
+    time_s = seconds(lambda: collect_stats(model, texts, [layer]), repeats=2)
+    token_flops = (layer + 1) * layer_flops(config) + 2 * config.F**2
+    report("stats", time_s, int(lengths.sum()) * token_flops, f"layer {layer}, the same texts")
+
+
+def _time_keys(setup: Setup, report: Report) -> None:
+    """Measure the keys of many requests, computed in bulk."""
+    model, layer, requests = setup.model, setup.layer, setup.config.requests
+    templates = setup.state.context_templates
+    packed = pack_prompts(model, requests, (templates,), "mean")
+    time_s = seconds(lambda: compute_keys(model, packed, layer), repeats=2)
+    # The requests' own tokens stop at the layer's key, behind its attention; those that all
+    # requests share in a template run once, through the whole layer.
+    n_own, n_shared = np.count_nonzero(packed.segment_GBT), packed.n_shared_C.sum()
+    own_flops = layer * layer_flops(model.config) + attention_flops(model.config)
+    flops = n_own * own_flops + n_shared * (layer + 1) * layer_flops(model.config)
+    about = f"{len(requests)} requests in {len(templates)} templates"
+    report("keys", time_s, float(flops), about)
+
+
+def _time_sweep(setup: Setup, report: Report) -> None:
+    """Measure a single edit with its perplexity, some of them made together."""
+    model, layer, state = setup.model, setup.layer, setup.state
+    requests, edit_each = setup.config.requests[:SWEEP_EDITS], setup.editor.edit_each
+    texts = prepare(model, setup.config.texts, start_layer=layer)
+    assert edit_each is not None, "ROME edits each of several requests alone"
+    infos = []
+
+    def sweep() -> Any:
+        edits, infos[:] = zip(*edit_each(model, requests, state), strict=True)
+        return perplexity_each(model, texts, list(edits))
+
+    time_s = seconds(sweep, repeats=1) / len(requests)
+    edit_flops = [
+        value_flops(model, request, state.context_templates, layer, int(info["n_steps"]))
+        for request, info in zip(requests, infos, strict=True)
+    ]
+    lengths = perplexity(model, texts).n_tokens + 1
+    flops = np.mean(edit_flops) + scoring_flops(model.config, lengths, model.config.L - layer)
+    about = f"an edit with its perplexity, {len(requests)} made together"
+    report("sweep", time_s, float(flops), about)
+
+
+def _edit_once_more(setup: Setup, edited: Model) -> Any:
+    """Edit a model that has edits, and return what of the new one takes longest to be ready."""
+    edit, _, _ = setup.editor.edit(edited, [setup.config.request], setup.state)
+    return apply(edited, edit).overlay.delta

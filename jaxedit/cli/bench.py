@@ -1,7 +1,7 @@
 """Measure each phase of a study on this machine, beside the rate at which it multiplies matrices.
 
 jaxedit bench                                       SmolLM2-135M on the built-in texts and facts
-jaxedit bench --texts=ME-PPL_50.json --facts=counterfact.json --requests=1000 --templates=templates.json --json
+jaxedit bench --texts=ME-PPL_50.json --facts=counterfact.json --n_requests=1000 --templates=templates.json --json
 jaxedit bench --growth=growth.png                   an edit after 1 to 1000 others, perplexity of more and more texts
 """
 
@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 def define_flags() -> None:
     """Define the flags of this command."""
     model_flags()
-    flags.DEFINE_integer("layer", 5, "the layer to edit; 5 is the default for smollm2-135m")
-    flags.DEFINE_integer("steps", 20, "v_num_grad_steps")
+    flags.DEFINE_integer(
+        "layer", None, "the layer to edit; absent: the one published for ROME and the model"
+    )
+    flags.DEFINE_integer("v_num_grad_steps", 20, "of the value's optimisation")
     flags.DEFINE_string(
         "templates", None, "a JSON list of context templates; absent: sampled from the model"
     )
     flags.DEFINE_string("facts", "builtin", "requests whose keys are computed in bulk")
-    flags.DEFINE_integer("requests", 40, "how many of them")
+    flags.DEFINE_integer("n_requests", 40, "how many of them")
     flags.DEFINE_string(
         "texts", "builtin", "texts for the perplexity: a .json, .jsonl or .txt file"
     )
@@ -82,10 +84,10 @@ def read_config() -> "BenchConfig":
         mesh=FLAGS.mesh,
         dtype=FLAGS.dtype,
         layer=FLAGS.layer,
-        n_steps=FLAGS.steps,
+        v_num_grad_steps=FLAGS.v_num_grad_steps,
         templates=None if templates is None else tuple(templates),
         request=Request("{} is based in", "BP", "Munich"),
-        requests=read_requests(FLAGS.facts).requests[: FLAGS.requests],
+        requests=read_requests(FLAGS.facts).requests[: FLAGS.n_requests],
         texts=read_texts(FLAGS.texts),
     )
 

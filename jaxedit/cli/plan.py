@@ -31,10 +31,10 @@ def define_flags() -> None:
     flags.DEFINE_string("mesh", "", "devices, e.g. data:1,model:8; absent: the fewest that suffice")
     flags.DEFINE_string("dtype", "bfloat16", "of the stored weights")
     flags.DEFINE_list("layers", [], "the layers to edit; absent: published ones")
-    flags.DEFINE_integer("requests", 100, "edited together")
-    flags.DEFINE_integer("templates", 21, "context templates")
-    flags.DEFINE_integer("steps", 25, "v_num_grad_steps")
-    flags.DEFINE_integer("length", 128, "tokens of a row of texts")
+    flags.DEFINE_integer("n_requests", 100, "edited together")
+    flags.DEFINE_integer("n_templates", 21, "context templates")
+    flags.DEFINE_integer("v_num_grad_steps", 25, "of a value's optimisation")
+    flags.DEFINE_integer("row_tokens", 128, "tokens of a row of texts")
     flags.DEFINE_bool(
         "suggest", True, "look for the smallest mesh that fits, also where --mesh is given"
     )
@@ -51,10 +51,10 @@ def main() -> None:
         mesh=FLAGS.mesh,
         dtype=FLAGS.dtype,
         layers=tuple(layer_numbers("layers")) if FLAGS.layers else None,
-        requests=FLAGS.requests,
-        templates=FLAGS.templates,
-        steps=FLAGS.steps,
-        length=FLAGS.length,
+        n_requests=FLAGS.n_requests,
+        n_templates=FLAGS.n_templates,
+        v_num_grad_steps=FLAGS.v_num_grad_steps,
+        row_tokens=FLAGS.row_tokens,
         suggest=FLAGS.suggest,
     )
     found = make_plan(

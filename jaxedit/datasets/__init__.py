@@ -1,10 +1,14 @@
-"""Reading requests and texts from files: one file here for each form of record.
+"""Requests and texts from files: one file here for each form of record.
 
 The file name is the form's name ("counterfact-flat" is `counterfact_flat.py`). A file offers
-`KEYS`, the keys that tell the form; `FIELDS`, what a record holds (a key that ends in "?" may be
-absent or null; keys not named are ignored unless the form says otherwise); and `request(record) ->
-Request | None`, None where the record cannot be used, or `requests(records) -> list[Request |
-None]` where a record is not a request by itself."""
+
+    KEYS        the keys that tell the form
+    FIELDS      what a record holds: a type, [one] for a list, or {key: ...} for an object; a key
+                that ends in "?" may be absent or null; keys not named are ignored unless the form
+                says otherwise
+    request     (record) -> its request, or None where the record cannot be used; or instead
+    requests    (records) -> a list of these, where a record is not a request by itself
+"""
 
 from jaxedit.datasets._read import (
     BUILTIN,

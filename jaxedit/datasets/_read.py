@@ -1,4 +1,4 @@
-"""Reading requests and texts from files, each form of record by its own file in this folder."""
+"""Reads requests and texts; each form of record is told by its keys and read by its own file."""
 
 import importlib
 import importlib.resources
@@ -14,14 +14,19 @@ from jaxedit.files import download, is_url
 
 BUILTIN = "builtin"  # the facts and texts that come with the package, in demo/
 
+# What errors say is expected.
 RECORD_FILES = "a .json file with a list of records or a .jsonl file with one a line"
-
 TEXT_FILES = "a .json list of texts, a .jsonl file or a .txt file with one a line"
+TYPE_NAMES = {str: "a string", list: "a list", dict: "an object", str | list: "a string or a list"}
 
 
 class Requests(NamedTuple):
-    """The requests of a file, how many records were left out (an empty answer, no subject in the
-    prompt), and its form.
+    """The requests of a source.
+
+    Attributes:
+      requests: in the order of the records.
+      n_skipped: how many records were left out: an empty answer, or no subject in the prompt.
+      form: of the records.
     """
 
     requests: list[Request]
@@ -30,17 +35,17 @@ class Requests(NamedTuple):
 
 
 def form_names() -> list[str]:
-    """The forms there are."""
+    """Return the names of the forms of record."""
     return sorted(path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
 def form_module(name: str) -> ModuleType:
-    """The module that reads a form."""
+    """Return the module that reads a form."""
     return importlib.import_module(f"jaxedit.datasets.{name.replace('-', '_')}")
 
 
 def read_requests(source: str) -> Requests:
-    """The requests of a source, whose form is told by the keys of its first record.
+    """Read the requests of a source, whose form is told by the keys of its first record.
 
     Args:
       source: "builtin", the path or address of a .json file with a list of records or of a .jsonl
@@ -54,42 +59,23 @@ def read_requests(source: str) -> Requests:
     if source.startswith(HUB_PREFIX):
         records = list(hub_rows(source.removeprefix(HUB_PREFIX), expected=RECORD_FILES))
     else:
-        records = _records(source, _content(source, "facts.json", RECORD_FILES), RECORD_FILES)
+        content = _read_source(source, "facts.json", RECORD_FILES)
+        records = _parse_records(source, content, RECORD_FILES)
     if not records:
         raise ValueError(f"{source} is empty; expected at least one record")
-    form = _recognise(source, records[0])
-    found = _requests(source, form, records)
+    form = _recognise_form(source, records[0])
+    found = _requests_of(source, form, records)
     usable = [request for request in found if request is not None]
     if not usable:
         raise ValueError(
-            f"{source} holds nothing to edit: in all {len(records)} records (form {form}) an answer is empty or the subject "
-            "does not occur in the prompt"
+            f"{source} holds nothing to edit: in all {len(records)} records (form {form}) an "
+            "answer is empty or the subject does not occur in the prompt"
         )
     return Requests(usable, len(found) - len(usable), form)
 
 
-def _requests(source: str, form: str, records: list[Any]) -> list[Request | None]:
-    """The requests of records that were checked one by one."""
-    module, found = form_module(form), []
-    for i, record in enumerate(records):
-        try:
-            _check(record, module.FIELDS, "the record")
-            if not hasattr(module, "requests"):
-                found.append(module.request(record))
-        except ValueError as error:
-            raise ValueError(
-                f"{source}, record {i} (counted from 0, read as the form {form}): {error}"
-            ) from error
-    if not hasattr(module, "requests"):
-        return found
-    try:
-        return module.requests(records)
-    except ValueError as error:
-        raise ValueError(f"{source} (read as the form {form}): {error}") from error
-
-
 def read_texts(source: str) -> list[str]:
-    """The texts in a file, verbatim: leading spaces are kept.
+    """Read the texts in a file, verbatim: leading spaces are kept.
 
     Args:
       source: "builtin", or the path or address of a .json file with a list of strings or of records
@@ -100,23 +86,22 @@ def read_texts(source: str) -> list[str]:
       ValueError: on a file that is missing, is not JSON (unless .txt), or holds no texts. The
         message names the file and where.
     """
-    content = _content(source, "texts.json", TEXT_FILES)
+    content = _read_source(source, "texts.json", TEXT_FILES)
     if _suffix(source) == ".txt":
         texts = [line for line in content.split("\n") if line.strip()]
         if not texts:
             raise ValueError(f"{source} holds no texts; expected one a line")
         return texts
-    return [
-        _text(source, i, record) for i, record in enumerate(_records(source, content, TEXT_FILES))
-    ]
+    records = _parse_records(source, content, TEXT_FILES)
+    return [_text_of(source, i, record) for i, record in enumerate(records)]
 
 
 def read_corpus(source: str, n_texts: int | None = None) -> list[str]:
-    """The texts of a corpus: a file as `read_texts` takes it, a directory of such files, or
-    `datasets:NAME[,CONFIG[,SPLIT]]`.
+    """Read the texts of a corpus: a file, a directory of files, or a data set.
 
     Args:
-      source: "builtin", a path, or a data set's name in the `datasets` library, whose column `text`
+      source: "builtin", a path as `read_texts` takes it, a directory of such files, or
+        `datasets:NAME[,CONFIG[,SPLIT]]`, a data set of the `datasets` library whose column `text`
         is streamed.
       n_texts: at most so many of a data set (its first); absent: all.
 
@@ -130,32 +115,49 @@ def read_corpus(source: str, n_texts: int | None = None) -> list[str]:
     folder = Path(source)
     if not folder.is_dir():
         return read_texts(source)
-    paths = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in (".txt", ".json", ".jsonl")
-    )
+    suffixes = (".txt", ".json", ".jsonl")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
     if not paths:
         raise ValueError(f"{source} holds no .txt, .json or .jsonl file")
     return [text for path in paths for text in read_texts(str(path))]
 
 
-def _text(source: str, i: int, record: Any) -> str:
+def _requests_of(source: str, form: str, records: list[Any]) -> list[Request | None]:
+    """Check records one by one and return their requests, None for one that cannot be used."""
+    module, found = form_module(form), []
+    for i, record in enumerate(records):
+        try:
+            _check_fields(record, module.FIELDS, "the record")
+            if not hasattr(module, "requests"):
+                found.append(module.request(record))
+        except ValueError as error:
+            raise ValueError(
+                f"{source}, record {i} (counted from 0, read as the form {form}): {error}"
+            ) from error
+    if not hasattr(module, "requests"):
+        return found
+    # A form whose records say only together what to write.
+    try:
+        return module.requests(records)
+    except ValueError as error:
+        raise ValueError(f"{source} (read as the form {form}): {error}") from error
+
+
+def _text_of(source: str, i: int, record: Any) -> str:
     text = record.get("Text", record.get("text")) if isinstance(record, dict) else record
     if not isinstance(text, str):
         raise ValueError(
-            f'{source}, record {i} (counted from 0): expected a string, or an object with a string under "Text" or "text"; '
-            f"got {_short(record)}"
+            f"{source}, record {i} (counted from 0): expected a string, or an object with a string "
+            f'under "Text" or "text"; got {_shorten(record)}'
         )
     return text
 
 
-def _content(source: str, builtin_file: str, expected: str) -> str:
-    """What is written in the file, or in the built-in one."""
+def _read_source(source: str, builtin_file: str, expected: str) -> str:
+    """Read a file, one that was downloaded, or the built-in one."""
     if source == BUILTIN:
-        return (
-            importlib.resources.files("jaxedit.datasets")
-            .joinpath("demo", builtin_file)
-            .read_text(encoding="utf-8")
-        )
+        folder = importlib.resources.files("jaxedit.datasets").joinpath("demo")
+        return folder.joinpath(builtin_file).read_text(encoding="utf-8")
     path = download(source) if is_url(source) else Path(source)
     if not path.is_file():
         raise ValueError(
@@ -167,78 +169,74 @@ def _content(source: str, builtin_file: str, expected: str) -> str:
         raise ValueError(f"{source} is not UTF-8 text ({error}); expected {expected}") from error
 
 
-def _records(source: str, content: str, expected: str) -> list[Any]:
-    """The records of a JSON list or of JSON lines, at least one."""
+def _parse_records(source: str, content: str, expected: str) -> list[Any]:
+    """Parse a JSON list or JSON lines into records, at least one."""
     if _suffix(source) == ".jsonl":
         lines = enumerate(content.split("\n"), start=1)
-        records = [_parse(source, line, number, expected) for number, line in lines if line.strip()]
+        records = [
+            _parse_json(source, line, number, expected) for number, line in lines if line.strip()
+        ]
     else:
-        records = _parse(source, content, 1, expected)
+        records = _parse_json(source, content, 1, expected)
     if not isinstance(records, list):
-        raise ValueError(f"{source} holds {_short(records)}; expected {expected}")
+        raise ValueError(f"{source} holds {_shorten(records)}; expected {expected}")
     if not records:
         raise ValueError(f"{source} is empty; expected at least one record")
     return records
 
 
 def _suffix(source: str) -> str:
-    """What a source's name ends in, without an address's query."""
+    """Return what a source's name ends in, without an address's query."""
     return Path(urlsplit(source).path if is_url(source) else source).suffix.lower()
 
 
-def _parse(source: str, content: str, first_line: int, expected: str) -> Any:
+def _parse_json(source: str, content: str, first_line: int, expected: str) -> Any:
     try:
         return json.loads(content)
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise ValueError(
-            f"{source} is not JSON: {error.msg} at line {line}, column {error.colno}; expected {expected}"
+            f"{source} is not JSON: {error.msg} at line {line}, column {error.colno}; expected "
+            f"{expected}"
         ) from error
 
 
-def _recognise(source: str, record: Any) -> str:
-    """The form with the most `KEYS`, all of them in the record."""
+def _recognise_form(source: str, record: Any) -> str:
+    """Return the form with the most `KEYS`, all of them in the record."""
     keys = frozenset(record) if isinstance(record, dict) else frozenset()
-    known = sorted(
-        ((name, form_module(name).KEYS) for name in form_names()), key=lambda form: -len(form[1])
-    )
-    for name, form_keys in known:
-        if form_keys <= keys:
+    keys_of = {name: form_module(name).KEYS for name in form_names()}
+    known = sorted(keys_of, key=lambda name: -len(keys_of[name]))
+    for name in known:
+        if keys_of[name] <= keys:
             return name
-    forms = "; ".join(f"{name} ({', '.join(sorted(form_keys))})" for name, form_keys in known)
-    found = f"has the keys {', '.join(sorted(keys))}" if keys else f"is {_short(record)}"
+    forms = "; ".join(f"{name} ({', '.join(sorted(keys_of[name]))})" for name in known)
+    found = f"has the keys {', '.join(sorted(keys))}" if keys else f"is {_shorten(record)}"
     raise ValueError(
-        f"{source}: the first record {found}, which is no form known here. The forms and their keys: {forms}"
+        f"{source}: the first record {found}, which is no form known here. The forms and their "
+        f"keys: {forms}"
     )
 
 
-def _check(value: Any, expected: Any, what: str) -> None:
-    """Raises a ValueError where a value is not as `FIELDS` says: a type, [one] for a list, or {key:
-    ...} for an object.
-    """
+def _check_fields(value: Any, expected: Any, what: str) -> None:
+    """Raise a ValueError where a value is not what `FIELDS` says."""
     kind = type(expected) if isinstance(expected, dict | list) else expected
     if not isinstance(value, kind):
-        name = {
-            str: "a string",
-            list: "a list",
-            dict: "an object",
-            str | list: "a string or a list",
-        }.get(kind, "a number or a string")
-        raise ValueError(f"{what} must be {name}, got {_short(value)}")
+        name = TYPE_NAMES.get(kind, "a number or a string")
+        raise ValueError(f"{what} must be {name}, got {_shorten(value)}")
     if isinstance(expected, list):
         for i, item in enumerate(value):
-            _check(item, expected[0], f"{what}[{i}]")
+            _check_fields(item, expected[0], f"{what}[{i}]")
     if isinstance(expected, dict):
         for key, inner in expected.items():
             name = key.removesuffix("?")
             if key != name and value.get(name) is None:
                 continue
             if name not in value:
-                raise ValueError(
-                    f"{what} has no {name!r}; it has {', '.join(map(str, value)) or 'no keys'}"
-                )
-            _check(value[name], inner, name if what == "the record" else f"{what}.{name}")
+                has = ", ".join(map(str, value)) or "no keys"
+                raise ValueError(f"{what} has no {name!r}; it has {has}")
+            path = name if what == "the record" else f"{what}.{name}"
+            _check_fields(value[name], inner, path)
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)[:80]

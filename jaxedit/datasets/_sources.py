@@ -1,6 +1,4 @@
-"""Where facts and texts lie: a file, an address on the web (fetched once), a data set of the
-`datasets` library.
-"""
+"""Data sets of the `datasets` library as a source of records."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +9,15 @@ HUB_PREFIX = "datasets:"
 def hub_rows(
     name: str, n_rows: int | None = None, expected: str = "a file"
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a data set NAME[,CONFIG[,SPLIT]] of the `datasets` library, streamed.
+    """Yield the rows of a data set of the `datasets` library, streamed.
+
+    Args:
+      name: NAME[,CONFIG[,SPLIT]]; the split "train" where none is named.
+      n_rows: at most so many, the first ones; None: all.
+      expected: what an error recommends instead.
 
     Raises:
-      ValueError: where it cannot be had.
+      ValueError: where the data set cannot be had.
     """
     import datasets  # slow to import
 
@@ -27,6 +30,6 @@ def hub_rows(
     except Exception as error:
         said = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"the data set {name!r} could not be had ({type(error).__name__}: {said}); without a network give {expected}, or "
-            "a directory of them"
+            f"the data set {name!r} could not be had ({type(error).__name__}: {said}); without a "
+            f"network give {expected}, or a directory of them"
         ) from error

@@ -24,7 +24,7 @@ FIELDS = {
 
 
 def request(record: dict[str, Any]) -> Request | None:
-    """The request a record describes; None where an answer is empty.
+    """Return the request that a record describes; None where an answer is empty.
 
     Raises:
       ValueError: on a prompt without exactly one `{}`.
@@ -33,15 +33,14 @@ def request(record: dict[str, Any]) -> Request | None:
     target_new, target_true = rewrite["target_new"]["str"], rewrite["target_true"]["str"]
     if not (target_new.strip() and target_true.strip()):
         return None
+    neighbours = record.get("neighborhood_prompts") or ()
     return Request(
         prompt=rewrite["prompt"],
         subject=rewrite["subject"],
         target_new=target_new,
         target_true=target_true,
         paraphrases=tuple(record.get("paraphrase_prompts") or ()),
-        neighbours=tuple(
-            PromptAnswer(prompt, target_true) for prompt in record.get("neighborhood_prompts") or ()
-        ),
+        neighbours=tuple(PromptAnswer(prompt, target_true) for prompt in neighbours),
         generation_prompts=tuple(record.get("generation_prompts") or ()),
         case_id=record["case_id"],
         relation=rewrite.get("relation_id"),

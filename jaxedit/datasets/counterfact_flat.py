@@ -1,6 +1,6 @@
-"""CounterFact as EasyEdit publishes it (counterfact-edit.json): flat, the prompt written out, one
-paraphrase, one neighbour.
-"""
+"""CounterFact as EasyEdit publishes it (counterfact-edit.json).
+
+A record is flat: the prompt is written out, with one paraphrase and one neighbour."""
 
 from typing import Any
 
@@ -20,8 +20,9 @@ FIELDS = {
 
 
 def request(record: dict[str, Any]) -> Request | None:
-    """The request a record describes; None where an answer is empty or the subject does not occur
-    in the prompt.
+    """Return the request that a record describes.
+
+    None where an answer is empty or the subject does not occur in the prompt.
 
     Raises:
       ValueError: on an empty subject, or a neighbour without its answer.

@@ -1,9 +1,9 @@
-"""KnowEdit as EasyEdit publishes it (arXiv 2401.01286): Wiki-counterfact, Wiki-recent and its own
-ZsRE.
+"""KnowEdit as EasyEdit publishes it (arXiv 2401.01286).
 
-Beside the fact lie probes in groups: `portability` holds questions that follow from it (by logic,
-by reasoning, of the subject's other names), `locality` what should stay. An answer is a list of
-names, of names' lists; the first counts."""
+Its parts are Wiki-counterfact, Wiki-recent and its own ZsRE. Beside the fact lie probes in groups:
+`portability` holds questions that follow from it (by logic, by reasoning, of the subject's other
+names), `locality` what should stay. An answer is a list of names, or a list of such lists; the
+first name counts."""
 
 from typing import Any
 
@@ -22,25 +22,24 @@ FIELDS = {
 
 
 def request(record: dict[str, Any]) -> Request | None:
-    """The request a record describes; None where an answer is empty or the subject does not occur
-    in the prompt.
+    """Return the request that a record describes.
+
+    None where an answer is empty or the subject does not occur in the prompt.
 
     Raises:
       ValueError: on a probe that is not an object with a prompt and its answers.
     """
-    true = record.get("ground_truth")
+    subject, true = record["subject"], record.get("ground_truth")
     target_true = None if true is None else _first(true)
     answers = [record["target_new"], *([] if target_true is None else [target_true])]
-    if (
-        not all(answer.strip() for answer in answers)
-        or not record["subject"]
-        or record["subject"] not in record["prompt"]
-    ):
+    if not all(answer.strip() for answer in answers):
+        return None
+    if not subject or subject not in record["prompt"]:
         return None
     rephrase = record.get("rephrase") or ()
     return Request(
-        prompt=to_template(record["prompt"], record["subject"]),
-        subject=record["subject"],
+        prompt=to_template(record["prompt"], subject),
+        subject=subject,
         target_new=record["target_new"],
         target_true=target_true,
         paraphrases=(rephrase,) if isinstance(rephrase, str) else tuple(rephrase),
@@ -50,7 +49,7 @@ def request(record: dict[str, Any]) -> Request | None:
 
 
 def _probes(field: str, groups: dict[str, Any]) -> tuple[PromptAnswer, ...]:
-    """The probes of all groups that have an answer."""
+    """Return the probes of all groups that have an answer."""
     found = []
     for name, probes in groups.items():
         for i, probe in enumerate(probes or ()):
@@ -65,7 +64,7 @@ def _probes(field: str, groups: dict[str, Any]) -> tuple[PromptAnswer, ...]:
 
 
 def _first(value: Any) -> str:
-    """The first text of nested lists; empty where there is none."""
+    """Return the first text of nested lists; empty where there is none."""
     while isinstance(value, list):
         value = value[0] if value else ""
     return str(value)

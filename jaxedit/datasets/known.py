@@ -1,9 +1,8 @@
-"""Facts that a model knows, as the ROME repository publishes them (known_1000.json): no new answer
-is given.
+"""Facts that a model knows, as the ROME repository publishes them (known_1000.json).
 
-Each fact gets one as CounterFact's were chosen, another answer of the same relation: that of the
-next record in the file (and from its beginning) whose answer differs. A fact whose relation has no
-other answer cannot be edited."""
+No new answer is given. Each fact gets one as CounterFact's were chosen, another answer of the same
+relation: that of the next record in the file (and from its beginning) whose answer differs. A fact
+whose relation has no other answer cannot be edited."""
 
 from typing import Any
 
@@ -20,31 +19,22 @@ FIELDS = {
 
 
 def requests(records: list[dict[str, Any]]) -> list[Request | None]:
-    """The request of each record; None where an answer is empty or lacking, or the subject is not
-    in the prompt.
-    """
+    """Return the request of each record.
+
+    None where an answer is empty or lacking, or the subject is not in the prompt."""
     by_relation: dict[str | None, list[int]] = {}
     for i, record in enumerate(records):
         by_relation.setdefault(record.get("relation_id"), []).append(i)
     found = []
     for i, record in enumerate(records):
-        alike = by_relation[record.get("relation_id")]
-        at = alike.index(i)
-        others = (records[j]["attribute"] for j in alike[at + 1 :] + alike[:at])
-        new = next(
-            (
-                other
-                for other in others
-                if other.strip() and other.strip() != record["attribute"].strip()
-            ),
-            None,
-        )
-        usable = (
-            new
-            and record["attribute"].strip()
-            and record["subject"]
-            and record["subject"] in record["prompt"]
-        )
+        # The records of the same relation after this one, and from the beginning up to it.
+        same = by_relation[record.get("relation_id")]
+        place = same.index(i)
+        others = [records[j]["attribute"] for j in same[place + 1 :] + same[:place]]
+        known, subject = record["attribute"].strip(), record["subject"]
+        differing = (other for other in others if other.strip() and other.strip() != known)
+        new = next(differing, None)
+        usable = known and subject and subject in record["prompt"]
         found.append(_request(record, new) if usable and new else None)
     return found
 

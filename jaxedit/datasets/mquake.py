@@ -1,5 +1,4 @@
-"""MQuAKE (arXiv 2305.14795, MQuAKE-CF and -T): facts to rewrite together, and questions that need
-several of them.
+"""MQuAKE (arXiv 2305.14795, MQuAKE-CF and -T): facts written together, questions that need them.
 
 Each rewrite of a record becomes a request of its own; the last one also has the record's multi-hop
 questions with the answer that all of them together give, as its portability: it is asked when the
@@ -29,7 +28,7 @@ FIELDS = {
 
 
 def requests(records: list[dict[str, Any]]) -> list[Request | None]:
-    """The requests of all records, in their order; None for a rewrite with an empty answer.
+    """Return the requests of all records in order; None for a rewrite with an empty answer.
 
     Raises:
       ValueError: on a prompt without exactly one `{}`.
@@ -38,10 +37,9 @@ def requests(records: list[dict[str, Any]]) -> list[Request | None]:
     for record in records:
         rewrites = [_request(record, rewrite) for rewrite in record["requested_rewrite"]]
         if rewrites and rewrites[-1] is not None and record["new_answer"].strip():
-            follow = tuple(
-                PromptAnswer(question, record["new_answer"]) for question in record["questions"]
-            )
-            rewrites[-1] = dataclasses.replace(rewrites[-1], portability=follow)
+            answer, questions = record["new_answer"], record["questions"]
+            portability = tuple(PromptAnswer(question, answer) for question in questions)
+            rewrites[-1] = dataclasses.replace(rewrites[-1], portability=portability)
         found += rewrites
     return found
 

@@ -29,16 +29,18 @@ FIELDS = {
 
 
 def request(record: dict[str, Any]) -> Request | None:
-    """The request a record describes; None where an answer is empty.
+    """Return the request that a record describes; None where an answer is empty.
 
     Raises:
       ValueError: on an unknown key, or a prompt without exactly one `{}`.
     """
+    # Unknown keys are likely typing errors, in the record as in its probes.
     _check_keys("the record", record, [key.removesuffix("?") for key in FIELDS])
     neighbours, portability = (record.get(name) or [] for name in ("neighbours", "portability"))
     for name, probes in (("neighbours", neighbours), ("portability", portability)):
         for i, probe in enumerate(probes):
             _check_keys(f"{name}[{i}]", probe, list(PROBE))
+    # An edit or a probe without an answer is of no use.
     given = [record["target_new"], *(probe["answer"] for probe in (*neighbours, *portability))]
     if record.get("target_true") is not None:
         given.append(record["target_true"])
@@ -60,6 +62,7 @@ def request(record: dict[str, Any]) -> Request | None:
 
 
 def _check_keys(what: str, record: dict[str, Any], known: list[str]) -> None:
+    """Raise a ValueError on a key that is not known."""
     unknown = sorted(set(record) - set(known))
     if unknown:
         raise ValueError(f"{what} has the unknown key {unknown[0]!r}; known are {', '.join(known)}")

@@ -1,8 +1,8 @@
-"""Zero-shot relation extraction (zsRE) as MEND publishes it (arXiv 2110.11309): questions, with a
-Natural Question beside each.
+"""Zero-shot relation extraction (zsRE) as MEND publishes it (arXiv 2110.11309).
 
-`src` is the question, `alt` the answer to write, `answers[0]` the right one; `loc` is the
-neighbour, "nq question: " and a question in lower case without its mark."""
+A record holds a question, and a Natural Question beside it: `src` is the question, `alt` the answer
+to write, `answers[0]` the right one; `loc` is the neighbour, "nq question: " and a question in
+lower case without its mark."""
 
 from typing import Any
 
@@ -22,8 +22,9 @@ LOC_PREFIX = "nq question: "
 
 
 def request(record: dict[str, Any]) -> Request | None:
-    """The request a record describes; None where an answer is empty or the subject does not occur
-    in the question.
+    """Return the request that a record describes.
+
+    None where an answer is empty or the subject does not occur in the question.
 
     Raises:
       ValueError: on an empty subject, or a `loc` that does not begin with "nq question: ".
@@ -34,15 +35,12 @@ def request(record: dict[str, Any]) -> Request | None:
     answers = (record["alt"], target_true, record["loc_ans"])
     if not all(answer.strip() for answer in answers) or record["subject"] not in record["src"]:
         return None
+    question = record["loc"].removeprefix(LOC_PREFIX).removesuffix("?") + "?"
     return Request(
         prompt=to_template(record["src"], record["subject"]),
         subject=record["subject"],
         target_new=record["alt"],
         target_true=target_true,
         paraphrases=(record["rephrase"],),
-        neighbours=(
-            PromptAnswer(
-                record["loc"].removeprefix(LOC_PREFIX).removesuffix("?") + "?", record["loc_ans"]
-            ),
-        ),
+        neighbours=(PromptAnswer(question, record["loc_ans"]),),
     )

@@ -6,7 +6,7 @@ dataclass, and `make(hyper) -> Editor`. Files whose name begins with an undersco
 """
 
 from jaxedit.editors._base import Editor
-from jaxedit.editors._published import ENTRIES, find_published, published_hyper
+from jaxedit.editors._published import ENTRIES, find_published, known_name, published_hyper
 from jaxedit.editors._registry import (
     hyper_defaults,
     hyper_types,
@@ -21,6 +21,7 @@ __all__ = [
     "find_published",
     "hyper_defaults",
     "hyper_types",
+    "known_name",
     "layer_field",
     "make_editor",
     "method_names",

@@ -3,11 +3,11 @@
 The papers measure them beside the perplexity.
 """
 
-import difflib
 import importlib.util
 from pathlib import Path
 from typing import Any
 
+from jaxedit.did_you_mean import did_you_mean
 from jaxedit.models.model import Model
 
 
@@ -39,8 +39,7 @@ def evaluate_tasks(
     manager = TaskManager(include_path=None if task_path is None else str(task_path))
     unknown = [task for task in tasks if task not in manager.all_tasks]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], manager.all_tasks, n=3)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        hint = did_you_mean(unknown[0], manager.all_tasks)
         raise ValueError(
             f"lm-eval knows no task {unknown[0]!r}{hint} Tasks of your own lie in --task_path"
         )

@@ -1,1 +1,1 @@
-"""A study compiled ahead of time for devices that are not there."""
+"""Plans of studies: their programs compiled ahead of time for devices that are not there."""

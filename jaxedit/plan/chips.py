@@ -1,5 +1,4 @@
-"""Where a plan is for: TPU chips with their published rates, described by the TPU compiler, or the
-devices of this machine.
+"""The devices of a plan: TPU chips described by the TPU compiler, or the devices of this machine.
 
 Rates are a chip's own, from the pages of the Cloud TPU documentation on each version.
 `ici_bandwidth` is what a chip sends over all its links to other chips (the pages give it in Gbit/s;
@@ -8,6 +7,7 @@ newer ones count both directions)."""
 import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +31,7 @@ CHIPS = {
     "v5p": Chip("TPU v5p", 95 * 10**9, 459e12, 2765e9, 4800e9 / 8),
     "v6e": Chip("TPU v6e", 32 * 10**9, 918e12, 1640e9, 3584e9 / 8),
 }
-KINDS = {
+DEVICE_KINDS = {  # what JAX calls them
     "TPU v4": "v4",
     "TPU v5 lite": "v5e",
     "TPU v5": "v5p",
@@ -41,7 +41,7 @@ KINDS = {
 
 # Without them the compiler asks a metadata server what machine it runs on, writes logs, and one
 # process at a time may have it.
-ENVIRONMENT = {
+COMPILER_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -54,7 +54,7 @@ ENVIRONMENT = {
 
 
 def find_chip(topology: str) -> tuple[list[Any], Chip]:
-    """The devices of a topology and their chip.
+    """Find the devices of a topology and their chip.
 
     Args:
       topology: "v5e:2x4", "v5p:4x4x4", ... or "local" for the devices that JAX has here.
@@ -69,54 +69,54 @@ def find_chip(topology: str) -> tuple[list[Any], Chip]:
     version = topology.split(":")[0]
     if version not in CHIPS:
         raise ValueError(
-            f"topology {topology!r}: expected CHIP:SHAPE with a chip of {', '.join(CHIPS)}, e.g. v5e:2x4 or v5p:4x4x4, or local"
+            f"topology {topology!r}: expected CHIP:SHAPE with a chip of {', '.join(CHIPS)}, e.g. "
+            "v5e:2x4 or v5p:4x4x4, or local"
         )
     if importlib.util.find_spec("libtpu") is None:
         raise ValueError(
-            f"topology {topology!r} needs the TPU compiler, which is not installed: pip install 'jaxedit[plan]', or give "
-            "--topology=local for the devices of this machine"
+            f"topology {topology!r} needs the TPU compiler, which is not installed: pip install "
+            "'jaxedit[plan]', or give --topology=local for the devices of this machine"
         )
-    from jax.experimental import topologies
+    from jax.experimental import topologies  # loads the compiler
 
     # A v4 chip is two cores that JAX runs as one device; the description takes them apart unless
     # told.
     options = {"chip_config_name": "megacore"} if version == "v4" else {}
-    with _environment():
-        try:
-            return topologies.get_topology_desc(
-                platform="tpu", topology_name=topology, **options
-            ).devices, CHIPS[version]
-        except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"topology {topology!r}: {str(error).splitlines()[0]}; e.g. v5e:2x4, v5e:16x16, v5p:4x4x4, v6e:4x4"
-            ) from error
+    try:
+        with _compiler_environment():
+            found = topologies.get_topology_desc(topology, platform="tpu", **options)
+            return found.devices, CHIPS[version]
+    except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"topology {topology!r}: {str(error).splitlines()[0]}; e.g. v5e:2x4, v5e:16x16, "
+            "v5p:4x4x4, v6e:4x4"
+        ) from error
 
 
-def mesh_of(devices: list[Any], n_data: int, n_model: int) -> Mesh:
-    """A mesh of the first devices of a topology.
+def build_mesh(devices: list[Any], n_data: int, n_model: int) -> Mesh:
+    """Build a mesh of the first devices of a topology.
 
     Raises:
       ValueError: where there are fewer.
     """
-    wanted = n_data * n_model
-    if wanted > len(devices):
+    n_wanted = n_data * n_model
+    if n_wanted > len(devices):
         raise ValueError(
-            f"mesh data:{n_data},model:{n_model} needs {wanted} devices, the topology has {len(devices)}"
+            f"mesh data:{n_data},model:{n_model} needs {n_wanted} devices, the topology has "
+            f"{len(devices)}"
         )
     sizes, names, types = (n_data, n_model), ("data", "model"), (AxisType.Auto,) * 2
+    chosen = devices[:n_wanted]
     try:
-        return jax.make_mesh(sizes, names, axis_types=types, devices=devices[:wanted])
-    except (
-        NotImplementedError
-    ):  # no axis of the torus, or product of them, has this size: part of one is taken
-        arranged = mesh_utils.create_device_mesh(
-            sizes, devices[:wanted], allow_split_physical_axes=True
-        )
+        return jax.make_mesh(sizes, names, axis_types=types, devices=chosen)
+    except NotImplementedError:
+        # No axis of the torus, nor a product of them, has such a size: part of an axis is taken.
+        arranged = mesh_utils.create_device_mesh(sizes, chosen, allow_split_physical_axes=True)
         return Mesh(arranged, names, axis_types=types)
 
 
 def parse_mesh(spec: str) -> tuple[int, int]:
-    """The sizes of `data` and `model` in text such as "data:4,model:2".
+    """Parse text such as "data:4,model:2" into the sizes of `data` and `model`.
 
     Raises:
       ValueError: on anything else.
@@ -126,16 +126,18 @@ def parse_mesh(spec: str) -> tuple[int, int]:
         name, _, size = part.partition(":")
         if name not in sizes or not size.isdigit() or int(size) < 1:
             raise ValueError(
-                f"mesh {spec!r}: {part!r} is not one of data:NUMBER, model:NUMBER; e.g. --mesh=data:1,model:8"
+                f"mesh {spec!r}: {part!r} is not one of data:NUMBER, model:NUMBER; e.g. "
+                "--mesh=data:1,model:8"
             )
         sizes[name] = int(size)
     return sizes["data"], sizes["model"]
 
 
 def _local_chip(devices: list[Any]) -> Chip:
+    """Describe a device of this machine: a known chip, or a memory without rates."""
     kind = devices[0].device_kind
-    if kind in KINDS:
-        return CHIPS[KINDS[kind]]
+    if kind in DEVICE_KINDS:
+        return CHIPS[DEVICE_KINDS[kind]]
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
     if limit is None:  # a CPU: its devices share the machine's memory
         limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(devices)
@@ -143,9 +145,9 @@ def _local_chip(devices: list[Any]) -> Chip:
 
 
 @contextlib.contextmanager
-def _environment():
-    """What the compiler reads when it is loaded; afterwards the environment is as it was."""
-    added = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+def _compiler_environment() -> Iterator[None]:
+    """Set what the compiler reads when it is loaded; afterwards the environment is as it was."""
+    added = {name: value for name, value in COMPILER_ENVIRONMENT.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield

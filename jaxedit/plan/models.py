@@ -1,8 +1,8 @@
-"""Models without weights: published configurations as data, and a `Model` whose arrays are shapes
-with shardings.
+"""Models without weights: published configurations as data, and a `Model` of abstract arrays.
 
-The configurations are what config.json of each checkpoint says, read by the family's own reader. A
-function lowered with such a model compiles to what it compiles to with the weights."""
+The configurations are what config.json of each checkpoint says, read by the family's own reader. An
+abstract array is a shape with a sharding (jax.ShapeDtypeStruct): a function lowered with such a
+model compiles to what it compiles to with the weights."""
 
 import json
 import math
@@ -15,6 +15,7 @@ import tokenizers
 from jax.sharding import Mesh, NamedSharding
 
 from jaxedit import axes
+from jaxedit.editors import find_published, known_name
 from jaxedit.mesh import parameter_sharding
 from jaxedit.models import family
 from jaxedit.models.config import DecoderConfig, replicate_kv_heads_for
@@ -74,12 +75,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     ),
 }
 
-# The layers that MEMIT was published with (configs/published.py), first and last.
-EDITED = {"gpt2-xl": (13, 17), "gpt-j-6b": (3, 8), "llama-2-7b": (4, 8), "llama-3-8b": (4, 8)}
 
-
-def read(name: str) -> DecoderConfig:
-    """The decoder of a model known by name, or of a directory with a config.json.
+def read_decoder_config(name: str) -> DecoderConfig:
+    """Read the configuration of a model known by name, or of a directory with a config.json.
 
     Raises:
       ValueError: where there is neither, or the decoder cannot compute the model.
@@ -89,7 +87,8 @@ def read(name: str) -> DecoderConfig:
     if values is None:
         if not path.is_file():
             raise ValueError(
-                f"model {name!r}: expected one of {', '.join(CONFIGS)}, or a directory with a config.json"
+                f"model {name!r}: expected one of {', '.join(CONFIGS)}, or a directory with a "
+                "config.json"
             )
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -99,57 +98,62 @@ def read(name: str) -> DecoderConfig:
     return family.find(str(values.get("model_type"))).config(family.Fields(dict(values)))
 
 
-def edited_layers(name: str, config: DecoderConfig) -> tuple[int, ...]:
-    """Published layers, or five from an eighth of the depth on, where most of the published ones
-    lie.
-    """
-    first, last = EDITED.get(name, (config.L // 8, config.L // 8 + 4))
-    return tuple(range(first, min(last, config.L - 2) + 1))
+def edited_layers(config: DecoderConfig) -> tuple[int, ...]:
+    """Return the layers that MEMIT was published with for a model of this family and size.
+
+    Where none are published these are five from an eighth of the depth on, where most of the
+    published ones lie."""
+    known = known_name(config)
+    if known is not None:
+        return find_published(f"memit/{known}").hyper["layers"]
+    first = config.L // 8
+    return tuple(range(first, min(first + 4, config.L - 2) + 1))
 
 
-def model_on(
+def abstract_model(
     mesh: Mesh, name: str, config: DecoderConfig, dtype: jnp.dtype, layers: tuple[int, ...]
 ) -> Model:
-    """The model as it would lie on a mesh, with room for edits of `layers`; its arrays are shapes
-    only.
+    """Describe the model as it would lie on a mesh, with room for edits of `layers`.
+
+    Args:
+      mesh: of devices that need not be there.
+      name: what the model is called in errors.
+      config: its configuration.
+      dtype: of the stored weights.
+      layers: at least one, in ascending order.
 
     Raises:
-      ValueError: on a layer that the model lacks.
+      ValueError: on a layer that the model lacks, or that has no layer above.
     """
     outside = [layer for layer in layers if not 0 <= layer < config.L - 1]
     if outside or not layers:
         raise ValueError(
-            f"layers {outside or 'none'} of {name}: a value needs a layer above; give some of 0 to {config.L - 2}"
+            f"layers {outside or 'none'} of {name}: a value needs a layer above; give some of 0 to "
+            f"{config.L - 2}"
         )
     config = replicate_kv_heads_for(config, mesh.shape["model"])
-    base = {
-        key: parameter(mesh, key, shape, dtype) for key, shape in parameter_shapes(config).items()
-    }
-    delta = parameter(mesh, "EFD", (len(layers), config.F, config.D), jnp.dtype("float32"))
-    slot = activation(mesh, "_", (config.L,))
-    nothing = Tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()), False, None, None)
-    return Model(
-        base,
-        Overlay({WEIGHT: delta}, {WEIGHT: slot}),
-        config,
-        mesh,
-        ModelMetadata(nothing, name, {}),
-    )
+    shapes = parameter_shapes(config)
+    base = {key: abstract_parameter(mesh, key, shape, dtype) for key, shape in shapes.items()}
+    delta_EFD = abstract_parameter(mesh, "EFD", (len(layers), config.F, config.D))
+    slot_L = abstract_activation(mesh, "_", (config.L,))
+    overlay = Overlay({WEIGHT: delta_EFD}, {WEIGHT: slot_L})
+    no_tokenizer = Tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()), False, None, None)
+    return Model(base, overlay, config, mesh, ModelMetadata(no_tokenizer, name, {}))
 
 
-def parameter(mesh: Mesh, name: str, shape: tuple[int, ...], dtype=jnp.float32) -> Any:
-    """What stands for a stored array: a jax.ShapeDtypeStruct."""
+def abstract_parameter(mesh: Mesh, name: str, shape: tuple[int, ...], dtype=jnp.float32) -> Any:
+    """Describe an array stored as `jaxedit.mesh.parameter_sharding` says."""
     return jax.ShapeDtypeStruct(shape, dtype, sharding=parameter_sharding(mesh, name, shape))
 
 
-def activation(mesh: Mesh, letters: str, shape: tuple[int, ...], dtype=jnp.int32) -> Any:
-    """What stands for an array that `jaxedit.mesh.shard_batch` puts on the mesh."""
+def abstract_activation(mesh: Mesh, letters: str, shape: tuple[int, ...], dtype=jnp.int32) -> Any:
+    """Describe an array that `jaxedit.mesh.shard_batch` puts on the mesh."""
     spec = axes.partition(letters, shape, mesh.shape, axes.ACTIVATION_RULES)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
 
 
 def device_bytes(tree: Any) -> int:
-    """What one device holds of arrays."""
+    """Return what one device holds of a pytree of arrays."""
     return sum(
         math.prod(array.sharding.shard_shape(array.shape)) * jnp.dtype(array.dtype).itemsize
         for array in jax.tree.leaves(tree)

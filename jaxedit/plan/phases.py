@@ -1,10 +1,9 @@
-"""The phases of a study as calls of the library's own jitted functions, on arrays that are shapes
-only.
+"""The phases of a study as calls of the library's own jitted functions, on abstract arrays.
 
-Each phase is a function of the model, the work and `call`, which compiles what a phase would run,
-notes what it costs, and returns shapes and shardings of the result for the next call. What a text
-cannot say is given here: the trip counts of loops over layers with traced bounds, and in how many
-of these layers the branch of edited ones is taken."""
+Each phase is a function of the model, the workload and `call`, which compiles what a phase would
+run, notes what it costs, and returns shapes and shardings of the result for the next call. What a
+program's text cannot say is given here: the trip counts of loops over layers with traced bounds,
+and in how many of these layers the branch of edited ones is taken."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxedit.models import packing, score
 from jaxedit.models.model import Model
 from jaxedit.plan.count import LoopHints
-from jaxedit.plan.models import activation, device_bytes, parameter
+from jaxedit.plan.models import abstract_activation, abstract_parameter, device_bytes
 from jaxedit.solving import keys, value
 from jaxedit.solving import solve as solving
 from jaxedit.solving.prompts import PREFIX_STEP, PaddedShape, PromptBatch
@@ -25,133 +24,82 @@ from jaxedit.stats import collect
 
 # Lengths as those of CounterFact with sampled templates of ten tokens, padded as the library pads.
 SHARED_TOKENS = 2 * PREFIX_STEP  # what a template begins with
-QUESTION_TOKENS = PREFIX_STEP  # a prompt up to its subject
-TARGET = PaddedShape(prefix=3 * PREFIX_STEP, suffix=8, n_read=2)
+PROMPT_TOKENS = PREFIX_STEP  # a prompt up to its subject
+VALUE_SHAPE = PaddedShape(prefix=3 * PREFIX_STEP, suffix=8, n_read=2)
 
 
 class Workload(NamedTuple):
-    """What is to be done; one call of a phase is for all requests, or one batch of texts."""
+    """What a study does; one call of a phase is for all requests, or for one batch of texts."""
 
-    layers: tuple[int, ...]  # edited ones
-    requests: int  # edited together
-    templates: int
-    steps: int  # v_num_grad_steps
-    length: int  # tokens of a row of texts
+    layers: tuple[int, ...]  # edited ones, in ascending order
+    n_requests: int  # edited together
+    n_templates: int
+    v_num_grad_steps: int
+    row_tokens: int  # of a row of texts
 
 
-Call = Callable[
-    ..., Any
-]  # (function, *its arguments, given=Given(...), times=...) -> shapes of what it returns
+# (jitted function, *its arguments, hints=LoopHints(...), times=...) -> its result, abstract
+Call = Callable[..., Any]
 
 
 class Phase(NamedTuple):
-    """A phase: what it calls, what stays on a device besides, and what it is about."""
+    """A phase of a study.
+
+    Attributes:
+      name: what it is called in a plan.
+      run: calls what it runs.
+      held_bytes: what lies on a device beside the arguments of what it runs.
+      about: its size in words.
+    """
 
     name: str
     run: Callable[[Model, Workload, Call], None]
-    held: Callable[[Model, Workload], int]
+    held_bytes: Callable[[Model, Workload], int]
     about: Callable[[Model, Workload], str]
 
 
-def perplexity_phase(model: Model, work: Workload, call: Call) -> None:
-    """Texts after an edit: the layers from the lowest edited one on, the residual stream before it
-    being kept.
-    """
-    lowest, L = work.layers[0], model.config.L
-    rows = _text_rows(model, _n_rows(model, work.length), work.length)
-    h_BTD = activation(model.mesh, "BTD", (*rows[0].shape, model.config.D), jnp.float32)
-    given = LoopHints(L - lowest, len(work.layers) / (L - lowest))
-    call(score.token_losses_of_batch, model, *rows, h_BTD, lowest, given=given)
-
-
-def whole_perplexity_phase(model: Model, work: Workload, call: Call) -> None:
-    """Texts through all layers, as before the first edit and in other layers' edits."""
-    rows = _text_rows(model, _n_rows(model, work.length), work.length)
-    given = LoopHints(model.config.L, len(work.layers) / model.config.L)
-    call(score.token_losses_of_batch, model, *rows, None, 0, given=given)
+def load_phase(model: Model, work: Workload, call: Call) -> None:
+    """Run nothing: the weights lie where they were read to."""
 
 
 def key_phase(model: Model, work: Workload, call: Call) -> None:
-    """Keys of all requests in all templates and bare, at the highest edited layer."""
-    layer, C, mesh = work.layers[-1], work.templates + 1, model.mesh
+    """Compute the keys of all requests, in all templates and bare, at the highest edited layer."""
+    layer, C, mesh = work.layers[-1], work.n_templates + 1, model.mesh
     n_edited = len(work.layers)
-    shared_CP = activation(mesh, "__", (C, SHARED_TOKENS))
-    cache = call(
-        keys.prefill_shared,
-        model,
-        shared_CP,
-        jnp.int32(layer),
-        given=LoopHints(layer + 1, n_edited / (layer + 1)),
-    )
-    n_batches, B, T = _question_rows(model, work)
+    # What the templates begin with, through layers 0 to `layer`.
+    shared_CO = abstract_activation(mesh, "__", (C, SHARED_TOKENS))
+    hints = LoopHints(layer + 1, n_edited / (layer + 1))
+    cache = call(keys.prefill_shared, model, shared_CO, jnp.int32(layer), hints=hints)
+    # The requests' own tokens, through layers 0 to `layer` - 1 and up to the key in the next one.
+    n_batches, B, T = _prompt_rows(model, work)
     rows = _text_rows(model, B, T)
-    place_Q2 = jax.ShapeDtypeStruct((-(-C * work.requests // n_batches), 2), jnp.int32)
-    n_shared_C, template_B = activation(mesh, "_", (C,)), activation(mesh, "B", (B,))
-    arguments = model, cache, n_shared_C, *rows, template_B, place_Q2, jnp.int32(layer), "key"
-    call(
-        keys.read_positions,
-        *arguments,
-        given=LoopHints(layer, (n_edited - 1) / max(1, layer)),
-        times=n_batches,
-    )
+    n_shared_C = abstract_activation(mesh, "_", (C,))
+    template_B = abstract_activation(mesh, "B", (B,))
+    position_Q2 = jax.ShapeDtypeStruct((-(-C * work.n_requests // n_batches), 2), jnp.int32)
+    arguments = (cache, n_shared_C, *rows, template_B, position_Q2, jnp.int32(layer), "key")
+    hints = LoopHints(layer, (n_edited - 1) / max(1, layer))
+    call(keys.read_positions, model, *arguments, hints=hints, times=n_batches)
 
 
 def value_phase(model: Model, work: Workload, call: Call) -> None:
-    """MEMIT's values of all requests, at the highest edited layer."""
-    layer, mesh, R = work.layers[-1], model.mesh, work.templates
-    n_parts, n = _target_parts(model, work)
-    B = packing.round_up(n * (R + 1), mesh.shape["data"])
-    letters = {"token_BT": "BT", "fact_position_B": "B", "request_B": "B"}
-    sizes = {
-        "B": (B,),
-        "N": (n,),
-        "Q": (n * R * TARGET.n_read,),
-        "BT": (B, TARGET.prefix + TARGET.suffix),
-    }
-    shapes = {name: sizes[name.rsplit("_", 1)[1]] for name in PromptBatch._fields}
-    rows = PromptBatch(
-        **{
-            name: activation(
-                mesh, letters.get(name, "_"), shape, jnp.float32 if "weight" in name else jnp.int32
-            )
-            for name, shape in shapes.items()
-        }
-    )
-    numbers = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in value.NUMERIC_HYPERS}
-    kind = value.LossVariant(
+    """Optimise MEMIT's values of all requests, at the highest edited layer."""
+    layer, C = work.layers[-1], work.n_templates
+    n_chunks, n_requests = _value_chunks(model, work)
+    batch = _abstract_prompt_batch(model, n_requests, C)
+    hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in value.NUMERIC_HYPERS}
+    variant = value.LossVariant(
         residual=True, attention=False, argmax_passes=0, reduce_nll_when_correct=False
     )
-    given = LoopHints(work.steps - 1, len(work.layers) / model.config.L)
-    call(
-        value.optimise_batch,
-        model,
-        rows,
-        layer,
-        numbers,
-        TARGET,
-        n,
-        kind,
-        given=given,
-        times=n_parts,
-    )
-
-
-def second_moment_phase(model: Model, work: Workload, call: Call) -> None:
-    """Second moments of one batch of texts at the edited layers."""
-    config, E = model.config, len(work.layers)
-    T = moment_length(model)
-    rows = _text_rows(model, _n_rows(model, T), T)
-    sums = collect.Sums(*(parameter(model.mesh, "EMF", (E, config.F, config.F)) for _ in range(2)))
-    last = work.layers[-1]
-    layer_E = jax.ShapeDtypeStruct((E,), jnp.int32)
-    call(collect.add_batch, model, *rows, layer_E, sums, given=LoopHints(last + 1, E / (last + 1)))
+    arguments = (batch, layer, hyper, VALUE_SHAPE, n_requests, variant)
+    hints = LoopHints(work.v_num_grad_steps - 1, len(work.layers) / model.config.L)
+    call(value.optimise_batch, model, *arguments, hints=hints, times=n_chunks)
 
 
 def solve_phase(model: Model, work: Workload, call: Call) -> None:
-    """The products of the solver with its whitener, in each edited layer; the solves as wide as the
-    keys are the host's.
-    """
-    F, D, R, E = model.config.F, model.config.D, work.requests, len(work.layers)
+    """Multiply the keys with the whitener and its transpose, in each edited layer.
+
+    The systems of equations, as wide as the requests are many, are solved on the host."""
+    F, D, R, E = model.config.F, model.config.D, work.n_requests, len(work.layers)
     metric = KeyRegulariser(_whitener(model))
     key_FR, key_RF, value_RD = (
         jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((F, R), (R, F), (R, D))
@@ -162,109 +110,153 @@ def solve_phase(model: Model, work: Workload, call: Call) -> None:
     call(solving.product, key_RF, u_FR, value_RD, times=E)
 
 
-def load_phase(model: Model, work: Workload, call: Call) -> None:
-    """Nothing runs: the weights lie where they were read to."""
+def perplexity_phase(model: Model, work: Workload, call: Call) -> None:
+    """Score texts after an edit, from the lowest edited layer on.
+
+    The residual stream before that layer is kept."""
+    lowest, L = work.layers[0], model.config.L
+    rows = _text_rows(model, _n_rows(model, work.row_tokens), work.row_tokens)
+    shape = (*rows[0].shape, model.config.D)
+    h_BTD = abstract_activation(model.mesh, "BTD", shape, jnp.float32)
+    hints = LoopHints(L - lowest, len(work.layers) / (L - lowest))
+    call(score.token_losses_of_batch, model, *rows, h_BTD, lowest, hints=hints)
 
 
-def moment_length(model: Model) -> int:
-    """The rows that second moments are gathered from: the model's positions, up to one batch."""
+def whole_perplexity_phase(model: Model, work: Workload, call: Call) -> None:
+    """Score texts through all layers, as before the first edit and in edits of other layers."""
+    rows = _text_rows(model, _n_rows(model, work.row_tokens), work.row_tokens)
+    hints = LoopHints(model.config.L, len(work.layers) / model.config.L)
+    call(score.token_losses_of_batch, model, *rows, None, 0, hints=hints)
+
+
+def second_moment_phase(model: Model, work: Workload, call: Call) -> None:
+    """Add one batch of texts to the second moments of keys at the edited layers."""
+    config, E, last = model.config, len(work.layers), work.layers[-1]
+    T = moment_tokens(model)
+    rows = _text_rows(model, _n_rows(model, T), T)
+    moment_EMF = abstract_parameter(model.mesh, "EMF", (E, config.F, config.F))
+    layer_E = jax.ShapeDtypeStruct((E,), jnp.int32)
+    sums = collect.Sums(moment_EMF, moment_EMF)
+    hints = LoopHints(last + 1, E / (last + 1))
+    call(collect.add_batch, model, *rows, layer_E, sums, hints=hints)
+
+
+def moment_tokens(model: Model) -> int:
+    """Return the width of rows for second moments: the model's positions, up to one batch."""
     return min(model.config.P, packing.BATCH_TOKENS)
 
 
-def _weights(model: Model, work: Workload) -> int:
-    return device_bytes(model.base)
-
-
 def whitener_bytes(model: Model, work: Workload) -> int:
-    """The whiteners of all edited layers, on one device."""
+    """Return what one device holds of the whiteners of all edited layers."""
     return len(work.layers) * device_bytes(_whitener(model))
 
 
-def _all_but_one_whitener(model: Model, work: Workload) -> int:
-    return device_bytes((model.base, model.overlay)) + (len(work.layers) - 1) * device_bytes(
-        _whitener(model)
-    )
+def _weight_bytes(model: Model, work: Workload) -> int:
+    return device_bytes(model.base)
 
 
-def _of_texts(length: Callable[[Model, Workload], int]) -> Callable[[Model, Workload], str]:
-    def about(model: Model, work: Workload) -> str:
-        T = length(model, work)
-        return f"{_n_rows(model, T)} rows of {T} tokens"
+def _bytes_beside_whitener(model: Model, work: Workload) -> int:
+    """Return what lies beside one whitener: the model, and the other layers' whiteners."""
+    others = (len(work.layers) - 1) * device_bytes(_whitener(model))
+    return device_bytes((model.base, model.overlay)) + others
 
-    return about
+
+def _no_bytes(model: Model, work: Workload) -> int:
+    return 0
+
+
+def _about_load(model: Model, work: Workload) -> str:
+    return "the stored weights"
+
+
+def _about_keys(model: Model, work: Workload) -> str:
+    return f"{work.n_requests} requests in {work.n_templates} templates"
+
+
+def _about_values(model: Model, work: Workload) -> str:
+    return f"{_about_keys(model, work)}, {work.v_num_grad_steps} steps"
+
+
+def _about_solve(model: Model, work: Workload) -> str:
+    return f"{work.n_requests} keys in {len(work.layers)} layers"
+
+
+def _about_texts(model: Model, work: Workload) -> str:
+    return f"{_n_rows(model, work.row_tokens)} rows of {work.row_tokens} tokens"
+
+
+def _about_moments(model: Model, work: Workload) -> str:
+    T = moment_tokens(model)
+    return f"{_n_rows(model, T)} rows of {T} tokens"
 
 
 PHASES = (
-    Phase("load", load_phase, _weights, lambda model, work: "the stored weights"),
-    Phase(
-        "keys",
-        key_phase,
-        whitener_bytes,
-        lambda model, work: f"{work.requests} requests in {work.templates} templates",
-    ),
-    Phase(
-        "target",
-        value_phase,
-        whitener_bytes,
-        lambda model, work: (
-            f"{work.requests} requests in {work.templates} templates, {work.steps} steps"
-        ),
-    ),
-    Phase(
-        "solve",
-        solve_phase,
-        _all_but_one_whitener,
-        lambda model, work: f"{work.requests} keys in {len(work.layers)} layers",
-    ),
-    Phase(
-        "perplexity", perplexity_phase, whitener_bytes, _of_texts(lambda model, work: work.length)
-    ),
-    Phase(
-        "perplexity, all layers",
-        whole_perplexity_phase,
-        whitener_bytes,
-        _of_texts(lambda model, work: work.length),
-    ),
-    Phase(
-        "second moments",
-        second_moment_phase,
-        lambda model, work: 0,
-        _of_texts(lambda model, work: moment_length(model)),
-    ),
+    Phase("load", load_phase, _weight_bytes, _about_load),
+    Phase("keys", key_phase, whitener_bytes, _about_keys),
+    Phase("target", value_phase, whitener_bytes, _about_values),
+    Phase("solve", solve_phase, _bytes_beside_whitener, _about_solve),
+    Phase("perplexity", perplexity_phase, whitener_bytes, _about_texts),
+    Phase("perplexity, all layers", whole_perplexity_phase, whitener_bytes, _about_texts),
+    Phase("second moments", second_moment_phase, _no_bytes, _about_moments),
 )
 
 
 def _text_rows(model: Model, B: int, T: int) -> list[Any]:
-    """Tokens, positions and segments."""
-    return [activation(model.mesh, "BT", (B, T))] * 3
+    """Describe rows of texts: tokens, positions and segments."""
+    return [abstract_activation(model.mesh, "BT", (B, T))] * 3
 
 
-def _n_rows(model: Model, length: int) -> int:
-    return model.mesh.shape["data"] * max(1, packing.BATCH_TOKENS // length)
+def _n_rows(model: Model, row_tokens: int) -> int:
+    """Return how many rows of texts make a batch."""
+    return model.mesh.shape["data"] * max(1, packing.BATCH_TOKENS // row_tokens)
 
 
-def _question_rows(model: Model, work: Workload) -> tuple[int, int, int]:
-    """Batches, rows and their tokens, as `observe._pack` makes them of questions of one length."""
+def _prompt_rows(model: Model, work: Workload) -> tuple[int, int, int]:
+    """Return batches, rows and their tokens, as `pack_prompts` packs prompts of one length."""
     n_data = model.mesh.shape["data"]
-    T = keys.KEY_ROW_TOKENS if work.requests >= keys.MANY_REQUESTS else QUESTION_TOKENS
-    n_rows = (work.templates + 1) * -(-work.requests // (T // QUESTION_TOKENS))
+    T = keys.KEY_ROW_TOKENS if work.n_requests >= keys.MANY_REQUESTS else PROMPT_TOKENS
+    n_rows = (work.n_templates + 1) * -(-work.n_requests // (T // PROMPT_TOKENS))
     n_batches = -(-n_rows // (keys.ROWS_PER_BATCH * n_data))
     return n_batches, n_data * -(-n_rows // (n_batches * n_data)), T
 
 
-def _target_parts(model: Model, work: Workload) -> tuple[int, int]:
-    """In how many parts the requests are optimised, and how many in each."""
-    most = value.requests_per_batch(model, TARGET, work.templates, work.layers[-1])
-    n_parts = -(-work.requests // most)
-    return n_parts, -(-work.requests // n_parts)
+def _value_chunks(model: Model, work: Workload) -> tuple[int, int]:
+    """Return in how many chunks the requests are optimised, and how many are in each."""
+    most = value.requests_per_batch(model, VALUE_SHAPE, work.n_templates, work.layers[-1])
+    n_chunks = -(-work.n_requests // most)
+    return n_chunks, -(-work.n_requests // n_chunks)
+
+
+def _abstract_prompt_batch(model: Model, n_requests: int, n_templates: int) -> PromptBatch:
+    """Describe the rows of requests: for each its templates and the prompt of the KL term."""
+    mesh = model.mesh
+    B = packing.round_up(n_requests * (n_templates + 1), mesh.shape["data"])
+    token_BT = abstract_activation(mesh, "BT", (B, VALUE_SHAPE.prefix + VALUE_SHAPE.suffix))
+    row_B = abstract_activation(mesh, "B", (B,))
+    request_I = abstract_activation(mesh, "_", (n_requests,))
+    n_read = n_requests * n_templates * VALUE_SHAPE.n_read
+    read_Q = abstract_activation(mesh, "_", (n_read,))
+    weight_Q = abstract_activation(mesh, "_", (n_read,), jnp.float32)
+    return PromptBatch(
+        token_BT,
+        row_B,  # where its subject ends
+        row_B,  # its request
+        request_I,  # its first row
+        request_I,  # its bare row
+        request_I,  # its row of the KL term
+        read_Q,  # its row
+        read_Q,  # its suffix offset
+        read_Q,  # its target token
+        weight_Q,
+    )
 
 
 def _whitener(model: Model) -> Any:
-    return parameter(model.mesh, "MF", (model.config.F, model.config.F))
+    return abstract_parameter(model.mesh, "MF", (model.config.F, model.config.F))
 
 
 def _transposed(array: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    """An array's transpose, whose pieces stay where they are."""
+    """Describe an array's transpose, whose shards stay where they are."""
     sharding = array.sharding
     if isinstance(sharding, NamedSharding):
         spec = (*sharding.spec, *[None] * (2 - len(sharding.spec)))

@@ -13,9 +13,7 @@ FACTS = [{"prompt": "{} lives in", "subject": "BP", "target_new": "French"}]
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """A server of a folder on this machine: (folder, its address, how often a file was asked for, a
-    function that stops it).
-    """
+    """Serve a folder: (folder, its address, the paths asked for, a function that stops it)."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "served"
     folder.mkdir()

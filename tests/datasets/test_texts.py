@@ -1,49 +1,39 @@
 """Texts from every kind of file, and what is said of files that cannot be read."""
 
-import json
-
 import pytest
+from record_examples import write
 
 from jaxedit.datasets import read_corpus, read_requests, read_texts
 
 TEXTS = ["  two spaces in front", "Kashmir – \u2028 and a line separator ", "x"]
 
 
-def write(path, records):
-    if path.suffix.lower() == ".jsonl":
-        path.write_text(
-            "\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n\n",
-            encoding="utf-8",
-        )
-    else:
-        path.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
-    return str(path)
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("plain.json", None),
+        ("plain.jsonl", None),
+        ("me-ppl.json", "Text"),
+        ("records.jsonl", "text"),
+    ],
+)
+def test_texts_are_verbatim(name, key, tmp_path):
+    records = TEXTS if key is None else [{"Corpus": "C4", key: text} for text in TEXTS]
+    assert read_texts(write(tmp_path / name, records)) == TEXTS
 
 
-def test_texts_are_verbatim_in_every_form(tmp_path):
-    assert read_texts(write(tmp_path / "plain.json", TEXTS)) == TEXTS
-    assert (
-        read_texts(
-            write(tmp_path / "me-ppl.json", [{"Corpus": "C4", "Text": text} for text in TEXTS])
-        )
-        == TEXTS
-    )
-    assert read_texts(write(tmp_path / "plain.jsonl", TEXTS)) == TEXTS
-    assert (
-        read_texts(write(tmp_path / "records.jsonl", [{"text": text} for text in TEXTS])) == TEXTS
-    )
-    lines = tmp_path / "lines.txt"
-    lines.write_text("\n" + "\n \n\n".join(TEXTS) + "\n", encoding="utf-8")
-    assert read_texts(str(lines)) == TEXTS
+def test_lines_are_verbatim_and_empty_ones_dropped(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("\n" + "\n \n\n".join(TEXTS) + "\n", encoding="utf-8")
+    assert read_texts(str(path)) == TEXTS
 
 
 @pytest.mark.parametrize("record", [3, None, {"Corpus": "C4"}, {"text": 3}])
 def test_a_wrong_text_is_named_with_file_and_record(record, tmp_path):
-    with pytest.raises(
-        ValueError,
-        match=r"some\.json, record 1 .*expected a string, or an object with a string under \"Text\"",
-    ):
-        read_texts(write(tmp_path / "some.json", ["good", record]))
+    source = write(tmp_path / "some.json", ["good", record])
+    expected = r'expected a string, or an object with a string under "Text"'
+    with pytest.raises(ValueError, match=rf"some\.json, record 1 .*{expected}"):
+        read_texts(source)
 
 
 def test_a_corpus_is_a_file_or_a_directory_of_them(tmp_path):
@@ -52,9 +42,16 @@ def test_a_corpus_is_a_file_or_a_directory_of_them(tmp_path):
     (tmp_path / "notes.md").write_text("not a text")
     assert read_corpus(str(tmp_path)) == ["first", "second", *TEXTS]
     assert read_corpus(str(tmp_path / "b.json")) == TEXTS
+
+
+def test_a_wrong_file_of_a_corpus_is_named(tmp_path):
+    write(tmp_path / "b.json", TEXTS)
     write(tmp_path / "wrong.json", {"no": "list"})
     with pytest.raises(ValueError, match=r"wrong\.json holds .*expected a \.json list of texts"):
         read_corpus(str(tmp_path))
+
+
+def test_a_corpus_without_files_is_refused(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(ValueError, match=r"none holds no \.txt, \.json or \.jsonl file"):
         read_corpus(str(tmp_path / "none"))
@@ -69,9 +66,8 @@ def test_a_corpus_of_the_datasets_library_is_streamed(monkeypatch):
 
     def load_dataset(name, config, **options):
         asked.append((name, config, options))
-        return datasets.Dataset.from_dict(
-            {"text": ["one", " ", "two", "three"]}
-        ).to_iterable_dataset()
+        rows = {"text": ["one", " ", "two", "three"]}
+        return datasets.Dataset.from_dict(rows).to_iterable_dataset()
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert read_corpus("datasets:some/name") == ["one", "two", "three"]
@@ -82,67 +78,55 @@ def test_a_corpus_of_the_datasets_library_is_streamed(monkeypatch):
     ]
 
 
-def test_a_corpus_that_cannot_be_had_says_what_to_do(monkeypatch):
-    import datasets
-
-    for error, said in (
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
         (ConnectionError("no route\nto host"), "no route to host"),
         (TimeoutError(), "TimeoutError: "),
-    ):
+    ],
+)
+def test_a_corpus_that_cannot_be_had_says_what_to_do(error, said, monkeypatch):
+    import datasets
 
-        def fail(*_, error=error, **__):
-            raise error
+    def fail(*_, **__):
+        raise error
 
-        monkeypatch.setattr(datasets, "load_dataset", fail)
-        with pytest.raises(
-            ValueError,
-            match=rf"'some/name' could not be had .*{said}.*without a network give a \.json",
-        ):
-            read_corpus("datasets:some/name")
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    message = rf"'some/name' could not be had .*{said}.*without a network give a \.json"
+    with pytest.raises(ValueError, match=message):
+        read_corpus("datasets:some/name")
 
 
-def test_an_empty_text_file_raises(tmp_path):
+def test_a_text_file_of_empty_lines_is_refused(tmp_path):
     (tmp_path / "some.txt").write_text("\n \n")
     with pytest.raises(ValueError, match=r"some\.txt holds no texts; expected one a line"):
         read_texts(str(tmp_path / "some.txt"))
 
 
 @pytest.mark.parametrize("read", [read_requests, read_texts])
-def test_a_file_that_cannot_be_read_is_named(read, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"there is no file .*absent\.json; expected 'builtin', or the path"
-    ):
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "broken.json",
+            b'[\n{"prompt": }]',
+            "is not JSON: .* at line 2, column 12; expected a",
+        ),
+        ("broken.jsonl", b'{"text": 1}\n\n{"text": }\n', "is not JSON: .* at line 3, column 10"),
+        ("latin.json", '["é"]'.encode("latin-1"), "is not UTF-8"),
+        ("empty.json", b"[]", "is empty; expected at least one record"),
+        ("empty.jsonl", b"\n\n", "is empty; expected at least one record"),
+        ("object.json", b'{"text": "a"}', r"holds \{.*; expected a .json"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(read, name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} {message}"):
+        read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("read", [read_requests, read_texts])
+def test_an_absent_file_is_named_with_what_is_expected(read, tmp_path):
+    message = r"there is no file .*absent\.json; expected 'builtin', or the path"
+    with pytest.raises(ValueError, match=message):
         read(str(tmp_path / "absent.json"))
-    broken = tmp_path / "broken.json"
-    broken.write_text('[\n{"prompt": }]')
-    with pytest.raises(
-        ValueError, match=r"broken\.json is not JSON: .* at line 2, column 12; expected a \.json"
-    ):
-        read(str(broken))
-    broken = tmp_path / "broken.jsonl"
-    broken.write_text('{"text": "a"}\n\n{"text": }\n')
-    with pytest.raises(ValueError, match=r"broken\.jsonl is not JSON: .* at line 3, column 10"):
-        read(str(broken))
-    (tmp_path / "latin.json").write_bytes('["é"]'.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin\.json is not UTF-8"):
-        read(str(tmp_path / "latin.json"))
-    with pytest.raises(ValueError, match=r"empty\.json is empty; expected at least one record"):
-        read(write(tmp_path / "empty.json", []))
-    with pytest.raises(ValueError, match=r"empty\.jsonl is empty"):
-        read(write(tmp_path / "empty.jsonl", []))
-    with pytest.raises(ValueError, match=r"object\.json holds \{.*; expected a \.json"):
-        read(write(tmp_path / "object.json", {"text": "a"}))
-
-
-def test_the_builtin_texts_are_read():
-    texts = read_texts("builtin")
-    assert all(text.strip() for text in texts)
-    assert len(set(texts)) == len(texts)
-
-
-def test_all_of_me_ppl_is_read(shared):
-    path = shared / "data/me-ppl/ME-PPL.json"
-    texts = read_texts(str(path))
-    assert texts == [record["Text"] for record in json.loads(path.read_text(encoding="utf-8"))]
-    assert len(texts) == 10_000
-    assert sum(text.startswith(" ") for text in texts) > 1000
