@@ -5,7 +5,6 @@ As section 4 of arXiv 2402.09656: the models are edited ones. Each is a damaging
 scaled down until the texts' perplexity is at a level that was fixed beforehand (the update's size
 is what the damage depends on), so that levels are covered evenly and not as chance has it."""
 
-import dataclasses
 import itertools
 import json
 import math
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxedit.datasets import read_texts
-from jaxedit.edits.edit import Dense, Edit, LowRank, apply
+from jaxedit.edits.edit import Edit, apply, scale
 from jaxedit.edits.serialise import read_edit
 from jaxedit.files import to_json, write_atomic
 from jaxedit.metrics.downstream import evaluate_tasks
@@ -106,7 +105,7 @@ def measure_surrogate(
             if level is not None:
                 edit = read_edit(_arrays(journal.steps, chosen[level]))
                 scaled = scale_to_perplexity(model, edit, level, texts, chosen[level])
-                edited = apply(model, scaled_edit(edit, scaled.factor))
+                edited = apply(model, scale(edit, scaled.factor))
             row = {
                 "level": level,
                 **scaled._asdict(),
@@ -161,17 +160,6 @@ def _arrays(steps: list, number: int) -> Path:
     return next(step.arrays for step in steps[1:] if step.record["step"] == number)
 
 
-def scaled_edit(edit: Edit, factor: float) -> Edit:
-    """The edit with its change multiplied."""
-    deltas: list[LowRank | Dense] = []
-    for delta in edit.deltas:
-        if isinstance(delta, Dense):
-            deltas.append(delta._replace(delta_FD=np.asarray(delta.delta_FD) * np.float32(factor)))
-        else:
-            deltas.append(delta._replace(v_RD=np.asarray(delta.v_RD) * np.float32(factor)))
-    return dataclasses.replace(edit, deltas=tuple(deltas), memory={})
-
-
 def scale_to_perplexity(
     model: Model, edit: Edit, level: float, texts: PrefilledTexts, step: int
 ) -> Scaled:
@@ -183,7 +171,7 @@ def scale_to_perplexity(
     low, high = 0.0, 1.0
     for _ in range(TRIALS):
         factor = (low + high) / 2
-        score = perplexity(apply(model, scaled_edit(edit, factor)), texts)
+        score = perplexity(apply(model, scale(edit, factor)), texts)
         if abs(score.mean / level - 1) < NEAR:
             break
         low, high = (factor, high) if score.mean < level else (low, factor)

@@ -28,6 +28,7 @@ from absl import flags
 from jaxedit.cli._flags import FLAGS, json_flag, layer_numbers, load_model, model_flags
 from jaxedit.cli._output import print_json
 from jaxedit.distributed import is_first_process
+from jaxedit.edits.edit import EDITED_WEIGHT
 
 TOKENS_PER_WIDTH = 10
 CHECK_TIMES = 4
@@ -83,7 +84,7 @@ def main() -> None:
     if is_first_process():
         stats.save(out)
     if FLAGS.npz and is_first_process():
-        name = model.metadata.tensor_names["mlp/w_down"][0].removesuffix(".weight").format(l="{}")
+        name = model.metadata.tensor_names[EDITED_WEIGHT][0].removesuffix(".weight").format(l="{}")
         write_npz(
             Path(FLAGS.npz), dict(stats.moments), stats.n_tokens, name, stats.made_from["n_texts"]
         )

@@ -15,14 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.edits.edit import Dense, Edit, LowRank
+from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank
 from jaxedit.mesh import replicate
 from jaxedit.models.layers import causal_attention, embed, run_layer
 from jaxedit.models.model import Model
 from jaxedit.models.ops import PRECISION
 from jaxedit.models.score import PrefilledTexts, batch_to_device
 
-WEIGHT = "mlp/w_down"
 N_TOKENS = 4096  # so many, evenly drawn, say what all would
 STEP = 256
 
@@ -109,7 +108,7 @@ def relative_perturbation(probes: KeyProbe, edit: Edit) -> float:
     """
     parts = []
     for delta in edit.deltas:
-        if delta.weight != WEIGHT or delta.layer not in probes.layers:
+        if delta.weight != EDITED_WEIGHT or delta.layer not in probes.layers:
             raise ValueError(
                 f"the edit changes {delta.weight} of layer {delta.layer}; probed were layers {list(probes.layers)}"
             )
@@ -120,13 +119,13 @@ def relative_perturbation(probes: KeyProbe, edit: Edit) -> float:
 def total_relative_perturbation(probes: KeyProbe, model: Model) -> float:
     """p of all edits that a model has, taken together; infinite where it is not finite."""
     overlay = model.overlay
-    slots = np.asarray(overlay.slot[WEIGHT])[list(probes.layers)]
+    slots = np.asarray(overlay.slot[EDITED_WEIGHT])[list(probes.layers)]
     return _relative(probes, np.asarray(_total_change(model, slots, probes.key_ETF)))
 
 
 @jax.jit
 def _total_change(model: Model, slot_E, key_ETF) -> jax.Array:
-    delta_EFD = model.overlay.delta[WEIGHT][slot_E]
+    delta_EFD = model.overlay.delta[EDITED_WEIGHT][slot_E]
     return replicate(model.mesh, jnp.einsum("ETF,EFD->TD", key_ETF, delta_EFD, precision=PRECISION))
 
 
