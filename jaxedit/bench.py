@@ -17,19 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxedit.editors import Editor, make_editor
-from jaxedit.edits.edit import Edit, LowRank, apply, make_edit
+from jaxedit.edits.edit import EDITED_WEIGHT, Edit, LowRank, apply, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.metrics.perplexity import perplexity, perplexity_each, prepare
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.load import load
 from jaxedit.models.model import Model, allocate_deltas
-from jaxedit.solving.keys import compute_keys, pack_prompts
+from jaxedit.solving.keys import compute_keys
+from jaxedit.solving.packed_prompts import pack_prompts
 from jaxedit.solving.prompts import tokenise_request
 from jaxedit.solving.rank_one import RankOneState
 from jaxedit.solving.solve import solve
 from jaxedit.stats.collect import collect_stats
 
-WEIGHT = "mlp/w_down"
 LOT = 8  # single edits made together
 
 
@@ -98,7 +98,7 @@ def run_bench(
 
     began = time.perf_counter()
     model = allocate_deltas(
-        load(setup.model, mesh=setup.mesh, dtype=setup.dtype), WEIGHT, (setup.layer,)
+        load(setup.model, mesh=setup.mesh, dtype=setup.dtype), EDITED_WEIGHT, (setup.layer,)
     )
     jax.block_until_ready(model.base)
     load_s = time.perf_counter() - began
@@ -147,7 +147,7 @@ def _bench_edit(
     row_RD = np.ones((1, model.config.D), np.float32)
     add(
         "solve",
-        _best(lambda: solve(state.metric, key_FR, key_FR, row_RD, 0.0)),
+        _best(lambda: solve(state.regulariser, key_FR, key_FR, row_RD, 0.0)),
         None,
         "one key, C = I",
     )
@@ -264,7 +264,7 @@ def scaling(
     flat, and linear.
     """
     model = allocate_deltas(
-        load(setup.model, mesh=setup.mesh, dtype=setup.dtype), WEIGHT, (setup.layer,)
+        load(setup.model, mesh=setup.mesh, dtype=setup.dtype), EDITED_WEIGHT, (setup.layer,)
     )
     editor, state = _editor(setup, model)
     rng = np.random.default_rng(0)
@@ -275,7 +275,8 @@ def scaling(
             edited = apply(
                 edited,
                 make_edit(
-                    model, [LowRank(WEIGHT, setup.layer, u_FR, np.full((1, model.config.D), 1e-5))]
+                    model,
+                    [LowRank(EDITED_WEIGHT, setup.layer, u_FR, np.full((1, model.config.D), 1e-5))],
                 ),
             )
             n_made += 1

@@ -17,9 +17,10 @@ from jaxedit.models import packing, score
 from jaxedit.models.model import Model
 from jaxedit.plan.count import LoopHints
 from jaxedit.plan.models import activation, device_bytes, parameter
-from jaxedit.solving import keys, value
+from jaxedit.solving import keys, packed_prompts, value, value_loop
 from jaxedit.solving import solve as solving
-from jaxedit.solving.prompts import PREFIX_STEP, PaddedShape, PromptBatch
+from jaxedit.solving.prompt_batch import PREFIX_STEP, PaddedShape, PromptBatch
+from jaxedit.solving.site import Site
 from jaxedit.solving.solve import KeyRegulariser
 from jaxedit.stats import collect
 
@@ -104,7 +105,7 @@ def value_phase(model: Model, work: Workload, call: Call) -> None:
     letters = {"token_BT": "BT", "fact_position_B": "B", "request_B": "B"}
     sizes = {
         "B": (B,),
-        "N": (n,),
+        "I": (n,),
         "Q": (n * R * TARGET.n_read,),
         "BT": (B, TARGET.prefix + TARGET.suffix),
     }
@@ -117,20 +118,19 @@ def value_phase(model: Model, work: Workload, call: Call) -> None:
             for name, shape in shapes.items()
         }
     )
-    numbers = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in value.NUMERIC_HYPERS}
-    kind = value.LossVariant(
-        residual=True, attention=False, argmax_passes=0, reduce_nll_when_correct=False
+    numbers = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in value_loop.NUMERIC_HYPERS}
+    variant = value_loop.LossVariant(
+        Site.RESIDUAL, max_correct_passes=None, reduce_nll_when_correct=False
     )
     given = LoopHints(work.steps - 1, len(work.layers) / model.config.L)
     call(
-        value.optimise_batch,
+        value_loop.optimise_batch,
         model,
         rows,
         layer,
         numbers,
         TARGET,
-        n,
-        kind,
+        variant,
         given=given,
         times=n_parts,
     )
@@ -246,9 +246,13 @@ def _n_rows(model: Model, length: int) -> int:
 def _question_rows(model: Model, work: Workload) -> tuple[int, int, int]:
     """Batches, rows and their tokens, as `observe._pack` makes them of questions of one length."""
     n_data = model.mesh.shape["data"]
-    T = keys.KEY_ROW_TOKENS if work.requests >= keys.MANY_REQUESTS else QUESTION_TOKENS
+    T = (
+        packed_prompts.KEY_ROW_TOKENS
+        if work.requests >= packed_prompts.MANY_REQUESTS
+        else QUESTION_TOKENS
+    )
     n_rows = (work.templates + 1) * -(-work.requests // (T // QUESTION_TOKENS))
-    n_batches = -(-n_rows // (keys.ROWS_PER_BATCH * n_data))
+    n_batches = -(-n_rows // (packed_prompts.ROWS_PER_BATCH * n_data))
     return n_batches, n_data * -(-n_rows // (n_batches * n_data)), T
 
 
