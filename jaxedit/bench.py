@@ -19,7 +19,8 @@ from jaxedit.flops import attention_flops, layer_flops, scoring_flops, value_flo
 from jaxedit.metrics.perplexity import perplexity, perplexity_each, prepare
 from jaxedit.models.load import load
 from jaxedit.models.model import Model, allocate_deltas
-from jaxedit.solving.keys import compute_keys, pack_prompts
+from jaxedit.solving.keys import compute_keys
+from jaxedit.solving.packed_prompts import pack_prompts
 from jaxedit.solving.rank_one import RankOneState
 from jaxedit.solving.solve import solve
 from jaxedit.stats.collect import collect_stats
@@ -195,7 +196,7 @@ def _time_edit(setup: Setup, report: Report) -> Edit:
     report("target", time_s, flops, about)
     key_FR = np.ones((model.config.F, 1), np.float32)
     value_RD = np.ones((1, model.config.D), np.float32)
-    solve_s = seconds(lambda: solve(state.metric, key_FR, key_FR, value_RD, 0.0))
+    solve_s = seconds(lambda: solve(state.regulariser, key_FR, key_FR, value_RD, 0.0))
     report("solve", solve_s, None, "one key, C = I")
     apply_s = seconds(lambda: apply(model, edit).overlay.delta)
     report("apply", apply_s, None, "rank one")

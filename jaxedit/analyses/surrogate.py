@@ -5,7 +5,6 @@ scaled down until the texts' perplexity is at a level that was fixed beforehand 
 is what the damage depends on), so that levels are covered evenly and not as chance has it.
 """
 
-import dataclasses
 import itertools
 import json
 import math
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxedit.datasets import read_texts
-from jaxedit.edits.edit import Dense, Edit, LowRank, apply
+from jaxedit.edits.edit import Edit, apply, scale
 from jaxedit.edits.serialise import read_edit
 from jaxedit.files import to_json, write_atomic
 from jaxedit.metrics.downstream import evaluate_tasks
@@ -95,7 +94,7 @@ def measure_surrogate(
                 step = chosen[level]
                 edit = read_edit(step.arrays)
                 scaled = scale_to_perplexity(model, edit, level, texts, step.record.step)
-                edited = apply(model, scaled_edit(edit, scaled.factor))
+                edited = apply(model, scale(edit, scaled.factor))
             numbers = evaluate_tasks(edited, tasks, limit=limit, task_path=task_path)
             row = {"level": level, **scaled._asdict(), "tasks": numbers}
             done = [*done, row]
@@ -140,17 +139,6 @@ def _choose(steps: list[Step], levels: tuple[float, ...]) -> dict[float, Step]:
     return chosen
 
 
-def scaled_edit(edit: Edit, factor: float) -> Edit:
-    """The edit with its change multiplied."""
-    deltas: list[LowRank | Dense] = []
-    for delta in edit.deltas:
-        if isinstance(delta, Dense):
-            deltas.append(delta._replace(delta_FD=np.asarray(delta.delta_FD) * np.float32(factor)))
-        else:
-            deltas.append(delta._replace(v_RD=np.asarray(delta.v_RD) * np.float32(factor)))
-    return dataclasses.replace(edit, deltas=tuple(deltas), memory={})
-
-
 def scale_to_perplexity(
     model: Model, edit: Edit, level: float, texts: PrefilledTexts, step: int
 ) -> Scaled:
@@ -162,7 +150,7 @@ def scale_to_perplexity(
     low, high = 0.0, 1.0
     for _ in range(TRIALS):
         factor = (low + high) / 2
-        score = perplexity(apply(model, scaled_edit(edit, factor)), texts)
+        score = perplexity(apply(model, scale(edit, factor)), texts)
         if abs(score.mean / level - 1) < NEAR:
             break
         low, high = (factor, high) if score.mean < level else (low, factor)

@@ -74,6 +74,7 @@ def main() -> None:
     """Gathers, writes, prints."""
     from jaxedit.datasets import HUB_PREFIX, read_corpus
     from jaxedit.editors import published_hyper
+    from jaxedit.edits.edit import EDITED_WEIGHT
     from jaxedit.stats.npz import write_npz
 
     layers = layer_numbers("layers") if FLAGS.layers is not None else None
@@ -94,7 +95,7 @@ def main() -> None:
     if is_first_process():
         stats.save(out)
     if FLAGS.npz and is_first_process():
-        name = model.metadata.tensor_names["mlp/w_down"][0].removesuffix(".weight").format(l="{}")
+        name = model.metadata.tensor_names[EDITED_WEIGHT][0].removesuffix(".weight").format(l="{}")
         n_texts = stats.made_from["n_texts"]
         write_npz(Path(FLAGS.npz), dict(stats.moments), stats.n_tokens, name, n_texts)
     result: dict[str, Any] = {

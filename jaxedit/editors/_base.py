@@ -5,10 +5,11 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxedit.edits.edit import Edit
+from jaxedit.edits.edit import EDITED_WEIGHT, Edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, with_bos
 from jaxedit.solving import multi_layer, update_constraints
+from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.rank_one import UpdateBound
 from jaxedit.solving.update_constraints import ConstrainedState, UpdateConstraints
 from jaxedit.stats.second_moments import Stats
@@ -49,7 +50,7 @@ class Editor(NamedTuple):
 
 
 def with_constraints(editor: Editor, constraints: UpdateConstraints) -> Editor:
-    """Returns the editor with its updates constrained (RECT, PRUNE, a norm cap)."""
+    """Return the editor with its updates constrained (RECT, PRUNE, a norm cap)."""
 
     def constrain(model: Model, made: Edit, state: ConstrainedState) -> Edit:
         return update_constraints.apply_to(constraints, model, made, state.largest)
@@ -85,7 +86,7 @@ def with_constraints(editor: Editor, constraints: UpdateConstraints) -> Editor:
 
 
 def with_begin_of_text(editor: Editor) -> Editor:
-    """Returns the editor with a begin-of-text token before every prompt; its edits remember it."""
+    """Return the editor with a begin-of-text token before every prompt; its edits remember it."""
 
     def remember(made: Edit) -> Edit:
         return dataclasses.replace(made, anchor=editor.hyper.anchor)
@@ -110,7 +111,7 @@ def with_begin_of_text(editor: Editor) -> Editor:
 
 
 def with_layers_of(editor_for: Callable[[Model], Editor], unresolved: Editor) -> Editor:
-    """Returns an editor whose layers are those published for the model that it is given.
+    """Return an editor whose layers are those published for the model that it is given.
 
     Args:
       editor_for: (model) -> the editor with the model's published layers.
@@ -131,14 +132,12 @@ def _missing(*_: Any) -> Any:
     raise AssertionError("an editor has the same functions with and without layers")
 
 
-def multi_layer_editor(
-    name: str, hyper: multi_layer.MultiLayerHyper, spec: multi_layer.MethodSpec
-) -> Editor:
-    """Returns the editor of a method that writes batches of facts over several layers."""
+def multi_layer_editor(name: str, hyper: MultiLayerHyper, spec: multi_layer.MethodSpec) -> Editor:
+    """Return the editor of a method that writes batches of facts over several layers."""
     return Editor(
         name=name,
         hyper=hyper,
-        slots=lambda model: {multi_layer.WEIGHT: tuple(hyper.layers)},
+        slots=lambda model: {EDITED_WEIGHT: tuple(hyper.layers)},
         init=functools.partial(multi_layer.init, hyper, spec),
         edit=functools.partial(multi_layer.edit, hyper, spec),
         restore=multi_layer.restore,

@@ -8,8 +8,8 @@ several is the same in all of them.
                scalable-model-editing/unified-model-editing (EMMET) and /encore,
                jianghoucheng/AlphaEdit and /nse, xpq-tech/PMET, lbq8942/BetaEdit
     easyedit   zjunlp/EasyEdit; what it calls R-ROME is C-ROME here
-    others     the method as a baseline elsewhere: alphaedit, encore (as above), blue (xpq-tech/BLUE),
-               nas (SasyaTitech/NAS)
+    others     the method as a baseline elsewhere: alphaedit, encore (as above), blue
+               (xpq-tech/BLUE), nas (SasyaTitech/NAS)
     measured   this project, on the built-in model: layers and weights that edit it without harm
                (configs/batch.py), other values the defaults of the methods
 
@@ -202,7 +202,7 @@ class Published(NamedTuple):
 
 
 def find_published(entry: str) -> Published:
-    """Finds METHOD/MODEL or METHOD/MODEL/SOURCE in the table.
+    """Find METHOD/MODEL or METHOD/MODEL/SOURCE in the table.
 
     Raises:
       ValueError: where there is no such row; the message lists those of the method.
@@ -227,13 +227,13 @@ def find_published(entry: str) -> Published:
 
 
 def known_name(config: DecoderConfig) -> str | None:
-    """The table's name of a model of this family and size, tuned or not; None where it has none."""
+    """Return the table's name of a model of this family and size, tuned or not; None without one."""
     size = config.family, config.L, config.D, config.F
     return next((name for name, known in KNOWN_MODELS.items() if known[:4] == size), None)
 
 
 def published_hyper(method: str, model: Model) -> dict[str, Any]:
-    """The hyper-parameters that a method was published with for a model of this family and size.
+    """Return the hyper-parameters published for a method on a model of this family and size.
 
     Raises:
       ValueError: where there are none; the message says how a layer is found.

@@ -20,12 +20,12 @@ RENAMED = {"ease_at_argmax": "reduce_nll_when_correct", "keys": "key_variant"}
 
 
 def method_names() -> list[str]:
-    """The methods there are."""
+    """List the methods."""
     return sorted(path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
 def make_editor(name: str, **hyper: Any) -> Editor:
-    """Makes an editor by its method's name, with hyper-parameters under their published names.
+    """Make an editor by its method's name, with hyper-parameters under their published names.
 
     Without `layer` (or `layers`) those published for the model are taken when `init` sees it. Every
     method also takes `max_norm_ratio`, `rect_keep` and `prune_log_base`
@@ -53,12 +53,12 @@ def make_editor(name: str, **hyper: Any) -> Editor:
 
 
 def layer_field(name: str) -> str:
-    """Returns what a method calls the layers it edits: "layer" or "layers"."""
+    """Return what a method calls the layers it edits: "layer" or "layers"."""
     return "layer" if "layer" in hyper_defaults(name) else "layers"
 
 
 def _checked(name: str, hyper: dict[str, Any]) -> dict[str, Any]:
-    """The hyper-parameters with names and types looked at; `layers` with one entry as `layer`."""
+    """Check names and types of hyper-parameters; return `layers` with one entry as `layer`."""
     defaults = hyper_defaults(name)
     if "layers" in hyper and "layers" not in defaults:
         layers = list(hyper["layers"])
@@ -83,7 +83,7 @@ def _checked(name: str, hyper: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build(name: str, hyper: dict[str, Any]) -> Editor:
-    """The editor with what is put around the method."""
+    """Make an editor with what is put around its method."""
     names = [field.name for field in dataclasses.fields(UpdateConstraints)]
     constraints = UpdateConstraints(**{key: hyper.get(key) for key in names})
     constraints.check()
@@ -99,9 +99,7 @@ def _method_module(name: str) -> ModuleType:
 
 
 def _check_type(name: str, key: str, value: Any) -> None:
-    """Raises a ValueError where a hyper-parameter's value is of another kind than its annotation
-    says.
-    """
+    """Raise a ValueError where a value is of another kind than its annotation says."""
     kind = hyper_types(name)[key]
     kinds = [
         typing.get_origin(k) or k
@@ -119,8 +117,9 @@ def _check_type(name: str, key: str, value: Any) -> None:
 
 
 def hyper_defaults(name: str) -> dict[str, Any]:
-    """Returns a method's hyper-parameters with their defaults; no layers, which stand for those
-    published for the model.
+    """Return a method's hyper-parameters with their defaults.
+
+    No layers stand for those published for the model.
     """
     hyper = _method_module(name).Hyper
     fields = [*dataclasses.fields(hyper), *dataclasses.fields(UpdateConstraints)]
@@ -129,6 +128,6 @@ def hyper_defaults(name: str) -> dict[str, Any]:
 
 
 def hyper_types(name: str) -> dict[str, Any]:
-    """The types of a method's hyper-parameters."""
+    """Return the types of a method's hyper-parameters."""
     module = _method_module(name)
     return typing.get_type_hints(module.Hyper) | typing.get_type_hints(UpdateConstraints)

@@ -1,8 +1,10 @@
-"""AlphaEdit (Fang et al. 2025, arXiv 2410.02355): changes only where the keys of what is to be
-preserved hardly reach.
+"""AlphaEdit (Fang et al. 2025, arXiv 2410.02355): changes in the null space of preserved knowledge.
 
-    delta W = P (S P + K K^T P + L2 I)^-1 K R^T in effect: with U the eigenvectors of C whose eigenvalues are below
-    nullspace_threshold and P = U U^T, the least-change update within U under M = S + L2 I                          (eq. 14)
+    delta W = P (S P + K K^T P + L2 I)^-1 K R^T                                         (eq. 14)
+
+in effect: with U the eigenvectors of C whose eigenvalues are below nullspace_threshold and
+P = U U^T, it is the least-change update within U under M = S + L2 I. Keys of what is to be
+preserved hardly reach there.
 
 S holds the keys of the edits before, as they are after their own write.
 """
@@ -13,8 +15,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxedit.editors._base import Editor, multi_layer_editor
-from jaxedit.solving.key_history import null_space
-from jaxedit.solving.multi_layer import MethodSpec, MultiLayerHyper
+from jaxedit.solving.hyper import MultiLayerHyper
+from jaxedit.solving.multi_layer import MethodSpec
+from jaxedit.solving.whiteners import null_space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,23 +29,22 @@ class Hyper(MultiLayerHyper):
 
 
 def make(hyper: Hyper) -> Editor:
-    """AlphaEdit with these hyper-parameters."""
+    """Make the AlphaEdit editor of these hyper-parameters."""
     spec = MethodSpec(
         whitener=lambda moment_FF, layer: whiten(hyper, moment_FF, layer),
-        slack=lambda n: 1.0,
+        slack=lambda n_requests: 1.0,
         history="after",
     )
     return multi_layer_editor("alphaedit", hyper, spec)
 
 
 def whiten(hyper: Hyper, moment_FF: np.ndarray, layer: int) -> np.ndarray:
-    """U^T / sqrt(L2) [M, F].
+    """Compute the whitener U^T / sqrt(L2) [M, F].
 
     Raises:
       ValueError: where L2 is not positive, or there is no null space.
     """
     if hyper.L2 <= 0:
         raise ValueError(f"L2={hyper.L2}: expected a positive number")
-    return (null_space(moment_FF, hyper.nullspace_threshold, layer).T / np.sqrt(hyper.L2)).astype(
-        np.float32
-    )
+    u_FM = null_space(moment_FF, hyper.nullspace_threshold, layer)
+    return (u_FM.T / np.sqrt(hyper.L2)).astype(np.float32)

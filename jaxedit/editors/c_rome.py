@@ -1,25 +1,28 @@
-"""C-ROME (Yang et al. 2024, arXiv 2406.11263), the same as r-ROME: one key, that of the prefixed
-prompts, everywhere.
+"""C-ROME (Yang et al. 2024, arXiv 2406.11263), the same as r-ROME: the prefixed key everywhere.
 
     delta W = (C^-1 k_bar) (v* - W k_bar)^T / (k_bar . C^-1 k_bar)
 
-Keeps the model whole where ROME destroys it; on those hard cases the bare prompt is then not what
-was edited, so the new fact holds behind a prefix and often not without one (section 4 there)."""
+k_bar is the mean key of the prefixed prompts. This keeps the model whole where ROME destroys it; on
+those hard cases the bare prompt is then not what was edited, so the new fact holds behind a prefix
+and often not without one (section 4 there).
+"""
 
 import functools
 
 from jaxedit.editors._base import Editor
+from jaxedit.edits.edit import EDITED_WEIGHT
 from jaxedit.solving import rank_one
+from jaxedit.solving.hyper import RankOneHyper
 
-Hyper = rank_one.RankOneHyper
+Hyper = RankOneHyper
 
 
 def make(hyper: Hyper) -> Editor:
-    """C-ROME with these hyper-parameters."""
+    """Make the C-ROME editor of these hyper-parameters."""
     return Editor(
         name="c-rome",
         hyper=hyper,
-        slots=lambda model: {rank_one.WEIGHT: (hyper.edited_layer,)},
+        slots=lambda model: {EDITED_WEIGHT: (hyper.edited_layer,)},
         init=functools.partial(rank_one.init, hyper),
         edit=functools.partial(rank_one.edit, hyper, "prefixed"),
         restore=lambda state, edit: state,

@@ -1,21 +1,23 @@
-"""EMMET (Gupta et al. 2024, arXiv 2403.14236): a batch of facts under equality constraints, ROME's
-form for n = 1.
+"""EMMET (Gupta et al. 2024, arXiv 2403.14236): a batch of facts under equality constraints.
 
-    delta W = C'^-1 K (K^T C'^-1 K + emmet_lambda I)^-1 R^T,   C' = mom2_update_weight C + update_norm_lambda I      (eq. 10)
+    delta W = C'^-1 K (K^T C'^-1 K + emmet_lambda I)^-1 R^T                             (eq. 10)
+    C' = mom2_update_weight C + update_norm_lambda I
 
-emmet_lambda, which keeps near-equal keys apart, counts only for more than one fact, as released.
+It is ROME's form for one fact: emmet_lambda, which keeps near-equal keys apart, counts only for
+more than one, as released.
 """
 
 import dataclasses
 
 from jaxedit.editors._base import Editor, multi_layer_editor
-from jaxedit.solving.multi_layer import MethodSpec, MultiLayerHyper
-from jaxedit.solving.solve import inverse_cholesky
+from jaxedit.solving.hyper import MultiLayerHyper
+from jaxedit.solving.multi_layer import MethodSpec
+from jaxedit.solving.whiteners import inverse_cholesky
 
 
 @dataclasses.dataclass(frozen=True)
 class Hyper(MultiLayerHyper):
-    """EMMET's hyper-parameters."""
+    """EMMET's hyper-parameters; `emmet_lambda` is the solver's slack."""
 
     mom2_update_weight: float = 1.0
     update_norm_lambda: float = 0.0
@@ -23,11 +25,11 @@ class Hyper(MultiLayerHyper):
 
 
 def make(hyper: Hyper) -> Editor:
-    """EMMET with these hyper-parameters."""
+    """Make the EMMET editor of these hyper-parameters."""
     spec = MethodSpec(
         whitener=lambda moment_FF, layer: inverse_cholesky(
             moment_FF, hyper.mom2_update_weight, hyper.update_norm_lambda
         ),
-        slack=lambda n: hyper.emmet_lambda if n > 1 else 0.0,
+        slack=lambda n_requests: hyper.emmet_lambda if n_requests > 1 else 0.0,
     )
     return multi_layer_editor("emmet", hyper, spec)

@@ -1,17 +1,18 @@
-"""ENCORE (Gupta et al. 2025, arXiv 2502.01636): sequential MEMIT with a norm constraint and
-most-probable early stopping.
+"""ENCORE (Gupta et al. 2025, arXiv 2502.01636): sequential MEMIT with early stopping and a ridge.
 
     delta W = (lambda C + S + b I + K K^T)^-1 K R^T,     S = sum of K_p K_p^T over the edits before
 
 A target's optimisation stops when its tokens are the most likely ones in every context (for the
 k-th time, with prob_cutoff -k), not at a loss of 0.05, and b keeps the update small: both against
-the growth of the edited weights' norm that ends in collapse."""
+the growth of the edited weights' norm that ends in collapse.
+"""
 
 import dataclasses
 
 from jaxedit.editors._base import Editor, multi_layer_editor
-from jaxedit.solving.multi_layer import MethodSpec, MultiLayerHyper
-from jaxedit.solving.solve import inverse_cholesky
+from jaxedit.solving.hyper import MultiLayerHyper
+from jaxedit.solving.multi_layer import MethodSpec
+from jaxedit.solving.whiteners import inverse_cholesky
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +28,12 @@ class Hyper(MultiLayerHyper):
 
 
 def make(hyper: Hyper) -> Editor:
-    """ENCORE with these hyper-parameters."""
+    """Make the ENCORE editor of these hyper-parameters."""
     spec = MethodSpec(
         whitener=lambda moment_FF, layer: inverse_cholesky(
             moment_FF, hyper.mom2_update_weight, hyper.update_norm_lambda
         ),
-        slack=lambda n: 1.0,
+        slack=lambda n_requests: 1.0,
         history="before",
     )
     return multi_layer_editor("encore", hyper, spec)

@@ -1,12 +1,14 @@
 """Fine-tuning of one or several MLP weights on the facts, the baseline of the editing papers.
 
-    W <- Adam steps on the loss, then each entry clamped to [W_0 - eps, W_0 + eps]        (FT-L: 2012.00363; 2202.05262, 4.1)
+    W <- Adam steps on the loss, then each entry clamped to [W_0 - eps, W_0 + eps]
+                                                          (FT-L: 2012.00363; 2202.05262, 4.1)
 
 objective "last_position" is FT-L as released: every target token is scored at the prompt's last
 position, -1/|o| sum_t log p(o_t | prompt); "teacher_forced" (FT-M) is the usual loss of the target
 after the prompt. eps is norm_constraint, around the weights at the start of this edit; False: no
 ball. A step is skipped where a batch's loss is below 0.01, and the edit ends where the mean loss of
-a pass over the requests is."""
+a pass over the requests is.
+"""
 
 import dataclasses
 import functools
@@ -18,17 +20,19 @@ import numpy as np
 import optax
 
 from jaxedit.editors._base import Editor
-from jaxedit.edits.edit import Array, Dense, Edit, make_edit
+from jaxedit.edits.edit import EDITED_WEIGHT, Array, Dense, Edit, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.mesh import shard_batch, to_host
-from jaxedit.models.decoder import Overlay
 from jaxedit.models.layers import causal_attention, embed, embedding_and_head, run_layers
 from jaxedit.models.model import Model, allocate_deltas
-from jaxedit.models.packing import pad_tokens, round_up
-from jaxedit.solving.prompts import PREFIX_STEP, check_leading_space, tokenise_prompt
+from jaxedit.models.ops import Overlay
+from jaxedit.models.packing import pad_tokens
+from jaxedit.rounding import ceil_div, round_up
+from jaxedit.solving.prompt_batch import PREFIX_STEP
+from jaxedit.solving.prompts import check_leading_space, tokenise_prompt
 
-WEIGHT = "mlp/w_down"
-STOP_LOSS = 1e-2
+FT_STOP_LOSS = 1e-2
+OBJECTIVES = ("last_position", "teacher_forced")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Hyper:
       layers: whose second MLP weight is changed; empty: the one published for the model.
       norm_constraint: eps, or False.
       weight_decay: torch's: added to the gradient as weight_decay W.
-      kl_factor: published as 0 and not used by the released code; anything else raises.
+      kl_factor: accepts only the published 0 (`jaxedit.solving.hyper`).
       objective: "last_position" (FT-L) or "teacher_forced" (FT-M).
       batch_size: requests a step.
       leading_space: between prompt and target: "joined", "separate" or "none"
@@ -71,19 +75,43 @@ class Settings(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """Requests in G batches: rows of tokens, and for each the positions read, their targets and
-    weights (0: padding).
+    """Requests in G batches.
+
+    Attributes:
+      token_GBT: rows of tokens.
+      read_GBQ: positions whose logits the loss reads.
+      target_GBQ: the tokens predicted there.
+      weight_GBQ: their weights; 0: padding.
+      count_G: requests in a batch.
     """
 
     token_GBT: Array
     read_GBQ: Array
     target_GBQ: Array
     weight_GBQ: Array
-    count_G: Array  # requests in a batch
+    count_G: Array
+
+
+class PassState(NamedTuple):
+    """The carry of the loop over passes.
+
+    Attributes:
+      step: passes so far.
+      change_EFD: of the layers' weights, since the start of this edit.
+      adam: Adam's moments.
+      loss: the mean of the last pass.
+      first_loss: that of the first one.
+    """
+
+    step: jax.Array
+    change_EFD: jax.Array
+    adam: optax.OptState
+    loss: jax.Array
+    first_loss: jax.Array
 
 
 def make(hyper: Hyper) -> Editor:
-    """Fine-tuning with these hyper-parameters."""
+    """Make the fine-tuning editor of these hyper-parameters."""
     settings = Settings(
         layers=tuple(hyper.layers),
         lr=hyper.lr,
@@ -97,7 +125,7 @@ def make(hyper: Hyper) -> Editor:
     return Editor(
         name="ft",
         hyper=hyper,
-        slots=lambda model: {WEIGHT: settings.layers},
+        slots=lambda model: {EDITED_WEIGHT: settings.layers},
         init=functools.partial(init, hyper, settings),
         edit=functools.partial(edit, settings),
         restore=lambda state, edit: state,
@@ -105,15 +133,16 @@ def make(hyper: Hyper) -> Editor:
     )
 
 
-def init(hyper: Hyper, settings: Settings, model, stats) -> None:
-    """Checks the hyper-parameters; there is no state.
+def init(hyper: Hyper, settings: Settings, model: Model, stats: object) -> None:
+    """Check the hyper-parameters; there is no state.
 
     Raises:
       ValueError: on a value that cannot be meant.
     """
-    if hyper.objective not in ("last_position", "teacher_forced"):
+    if hyper.objective not in OBJECTIVES:
         raise ValueError(
-            f"objective={hyper.objective!r}: expected 'last_position' (FT-L) or 'teacher_forced' (FT-M)"
+            f"objective={hyper.objective!r}: expected 'last_position' (FT-L) or 'teacher_forced' "
+            "(FT-M)"
         )
     check_leading_space(hyper.leading_space)
     if hyper.kl_factor:
@@ -131,39 +160,40 @@ def init(hyper: Hyper, settings: Settings, model, stats) -> None:
         )
     if not settings.layers or not all(0 <= layer < model.config.L for layer in settings.layers):
         raise ValueError(
-            f"layers={list(settings.layers)}: {model.metadata.source} has layers 0 to {model.config.L - 1}"
+            f"layers={list(settings.layers)}: {model.metadata.source} has layers 0 to "
+            f"{model.config.L - 1}"
         )
 
 
 def edit(
     settings: Settings, model: Model, requests: list[Request], state: None
 ) -> tuple[Edit, None, dict[str, float]]:
-    """Fine-tunes on a batch of requests; the edit holds the whole change of each layer."""
+    """Fine-tune on a batch of requests; the edit holds the whole change of each layer."""
     if not requests:
         raise ValueError("an edit needs at least one request")
-    model = allocate_deltas(model, WEIGHT, settings.layers)
-    slots = [int(model.overlay.slot[WEIGHT][layer]) for layer in settings.layers]
-    batches = lay_out(settings, model, requests)
-    n_steps, loss, first_loss, change_EFD = map(
-        to_host, _run(model, batches, settings, tuple(slots))
-    )
+    model = allocate_deltas(model, EDITED_WEIGHT, settings.layers)
+    slots = tuple(int(model.overlay.slot[EDITED_WEIGHT][layer]) for layer in settings.layers)
+    batches = to_batches(settings, model, requests)
+    end = _fine_tune(model, batches, settings, slots)
+    change_EFD = to_host(end.change_EFD)
     deltas = [
-        Dense(WEIGHT, layer, change_FD)
+        Dense(EDITED_WEIGHT, layer, change_FD)
         for layer, change_FD in zip(settings.layers, change_EFD, strict=True)
     ]
     info = {
-        "loss": float(loss),
-        "first_loss": float(first_loss),
-        "n_steps": int(n_steps),
+        "loss": float(to_host(end.loss)),
+        "first_loss": float(to_host(end.first_loss)),
+        "n_steps": int(to_host(end.step)),
         "largest_change": float(np.max(np.abs(change_EFD))),
         **{f"norm_layer_{delta.layer}": float(np.linalg.norm(delta.delta_FD)) for delta in deltas},
     }
     return make_edit(model, deltas), None, info
 
 
-def lay_out(settings: Settings, model: Model, requests: list[Request]) -> Batches:
-    """Tokenises requests and lays them into batches of `batch_size`, the last one filled up with
-    rows of weight 0.
+def to_batches(settings: Settings, model: Model, requests: list[Request]) -> Batches:
+    """Tokenise requests and lay them into batches of `batch_size`.
+
+    The last one is filled up with rows of weight 0.
     """
     rows, reads, targets = [], [], []
     for request in requests:
@@ -173,91 +203,92 @@ def lay_out(settings: Settings, model: Model, requests: list[Request]) -> Batche
         )
         model.config.check_length(len(row.tokens), f"the request {request.summary[:80]!r}")
         targets.append(row.tokens[row.first_target :])
-        if settings.teacher_forced:
+        if settings.teacher_forced:  # a target token is predicted one position before its own
             reads.append(list(range(row.first_target - 1, len(row.tokens) - 1)))
             rows.append(row.tokens[:-1])
         else:
             reads.append([row.first_target - 1] * len(targets[-1]))
             rows.append(row.tokens[: row.first_target])
+
+    # G batches of B rows, all as wide as the longest row and target.
     size = min(settings.batch_size, len(rows))
-    n_batches = -(-len(rows) // size)
     n_data = model.mesh.shape["data"]
-    B, Q = round_up(size, n_data), max(map(len, targets))
-    arrays = [
-        np.zeros((n_batches, B, width), dtype)
-        for width, dtype in ((Q, np.int32), (Q, np.int32), (Q, np.float32))
-    ]
-    token_GBT = np.zeros((n_batches, B, round_up(max(map(len, rows)), PREFIX_STEP)), np.int32)
-    for g in range(n_batches):
-        part = range(g * size, min((g + 1) * size, len(rows)))
-        token_GBT[g] = pad_tokens([rows[i] for i in part], B, token_GBT.shape[2])
-        for b, i in enumerate(part):
-            n = len(targets[i])
-            arrays[0][g, b, :n], arrays[1][g, b, :n], arrays[2][g, b, :n] = (
-                reads[i],
-                targets[i],
-                1 / (n * len(part)),
-            )
-    count_G = np.array([min(size, len(rows) - g * size) for g in range(n_batches)], np.float32)
-    letters = (*["_B_"] * 4, "_")
-    return Batches(
-        *map(functools.partial(shard_batch, model.mesh), letters, (token_GBT, *arrays, count_G))
-    )
+    G, B = ceil_div(len(rows), size), round_up(size, n_data)
+    T, Q = round_up(max(map(len, rows)), PREFIX_STEP), max(map(len, targets))
+    token_GBT = np.zeros((G, B, T), np.int32)
+    read_GBQ, target_GBQ = np.zeros((2, G, B, Q), np.int32)
+    weight_GBQ = np.zeros((G, B, Q), np.float32)
+    count_G = np.zeros(G, np.float32)
+    for g in range(G):
+        in_batch = range(g * size, min((g + 1) * size, len(rows)))
+        count_G[g] = len(in_batch)
+        token_GBT[g] = pad_tokens([rows[i] for i in in_batch], B, T)
+        for b, i in enumerate(in_batch):
+            n_target = len(targets[i])
+            read_GBQ[g, b, :n_target] = reads[i]
+            target_GBQ[g, b, :n_target] = targets[i]
+            weight_GBQ[g, b, :n_target] = 1 / (n_target * len(in_batch))
+    rows = (token_GBT, read_GBQ, target_GBQ, weight_GBQ)
+    on_devices = (shard_batch(model.mesh, "_B_", array) for array in rows)
+    return Batches(*on_devices, count_G=shard_batch(model.mesh, "_", count_G))
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "slots"))
-def _run(model: Model, batches: Batches, settings: Settings, slots: tuple[int, ...]):
-    """The loop over passes and batches: (passes, last mean loss, first mean loss, change of the
-    layers [E, F, D]).
-    """
-    at = jnp.array(slots)
-    old_EFD = model.overlay.delta[WEIGHT][at]
-    base_EFD = model.base[WEIGHT][jnp.array(settings.layers)].astype(jnp.float32)
-    decay = (
-        optax.add_decayed_weights(settings.weight_decay)
-        if settings.weight_decay
-        else optax.identity()
-    )
-    steps = optax.adam(settings.lr)
+def _fine_tune(
+    model: Model, batches: Batches, settings: Settings, slots: tuple[int, ...]
+) -> PassState:
+    """Run the loop over passes and batches; return how it ended, without Adam's moments."""
+    slot_E = jnp.array(slots)
+    old_EFD = model.overlay.delta[EDITED_WEIGHT][slot_E]
+    base_EFD = model.base[EDITED_WEIGHT][jnp.array(settings.layers)].astype(jnp.float32)
+    decay = optax.identity()
+    if settings.weight_decay:
+        decay = optax.add_decayed_weights(settings.weight_decay)
+    adam = optax.adam(settings.lr)
 
-    def loss_of(change_EFD, batch):
-        delta_EFD = model.overlay.delta[WEIGHT].at[at].add(change_EFD)
-        overlay = Overlay({**model.overlay.delta, WEIGHT: delta_EFD}, model.overlay.slot)
-        token_BT, read_BQ, target_BQ, weight_BQ = batch
+    def loss_of(change_EFD, batch: Batches):
+        delta_EFD = model.overlay.delta[EDITED_WEIGHT].at[slot_E].add(change_EFD)
+        overlay = Overlay({**model.overlay.delta, EDITED_WEIGHT: delta_EFD}, model.overlay.slot)
         edited = dataclasses.replace(model, overlay=overlay)
-        return _loss(edited, token_BT, read_BQ, target_BQ, weight_BQ, min(settings.layers))
+        return _loss(edited, batch, min(settings.layers))
 
-    def one_batch(carry, batch):
+    def one_batch(carry, batch: Batches):
         change_EFD, adam_state = carry
-        *rows, count = batch
-        loss, gradient = jax.value_and_grad(loss_of)(change_EFD, rows)
-        gradient, _ = decay.update(gradient, decay.init(gradient), base_EFD + old_EFD + change_EFD)
-        move, moved_state = steps.update(gradient, adam_state)
-        stepped = jnp.clip(change_EFD + move, -settings.eps, settings.eps)
-        due = loss >= STOP_LOSS
-        keep = lambda new, old: jnp.where(due, new, old)  # noqa: E731
-        return (
-            keep(stepped, change_EFD),
-            jax.tree.map(keep, moved_state, adam_state),
-        ), loss * count
+        loss, gradient = jax.value_and_grad(loss_of)(change_EFD, batch)
 
-    def one_pass(carry):
-        step, change_EFD, adam_state, _, first = carry
+        # weight decay on the whole weight, Adam's step, the ball
+        gradient, _ = decay.update(gradient, decay.init(gradient), base_EFD + old_EFD + change_EFD)
+        move, moved_state = adam.update(gradient, adam_state)
+        stepped = jnp.clip(change_EFD + move, -settings.eps, settings.eps)
+
+        # none of it where the loss is low enough
+        is_due = loss >= FT_STOP_LOSS
+        new, old = (stepped, moved_state), (change_EFD, adam_state)
+        kept = jax.tree.map(lambda new, old: jnp.where(is_due, new, old), new, old)
+        return kept, loss * batch.count_G
+
+    def one_pass(state: PassState) -> PassState:
         (change_EFD, adam_state), loss_G = jax.lax.scan(
-            one_batch, (change_EFD, adam_state), tuple(batches)
+            one_batch, (state.change_EFD, state.adam), batches
         )
         loss = jnp.sum(loss_G) / jnp.sum(batches.count_G)
-        return step + 1, change_EFD, adam_state, loss, jnp.where(step == 0, loss, first)
+        first_loss = jnp.where(state.step == 0, loss, state.first_loss)
+        return PassState(state.step + 1, change_EFD, adam_state, loss, first_loss)
+
+    def is_unfinished(state: PassState) -> jax.Array:
+        return (state.step < settings.num_steps) & (state.loss >= FT_STOP_LOSS)
 
     zero_EFD = jnp.zeros_like(old_EFD)
-    carry = (jnp.int32(0), zero_EFD, steps.init(zero_EFD), jnp.float32(jnp.inf), jnp.float32(0))
-    going_on = lambda carry: (carry[0] < settings.num_steps) & (carry[3] >= STOP_LOSS)  # noqa: E731
-    step, change_EFD, _, loss, first = jax.lax.while_loop(going_on, one_pass, carry)
-    return step, loss, first, change_EFD
+    start = PassState(
+        jnp.int32(0), zero_EFD, adam.init(zero_EFD), jnp.float32(jnp.inf), jnp.float32(0)
+    )
+    end = jax.lax.while_loop(is_unfinished, one_pass, start)
+    return end._replace(adam=())
 
 
-def _loss(model: Model, token_BT, read_BQ, target_BQ, weight_BQ, lowest: int):
-    """The weighted loss of the targets, in nats."""
+def _loss(model: Model, batch: Batches, lowest: int) -> jax.Array:
+    """Compute the weighted loss of the targets of one of the G batches, in nats."""
+    token_BT, read_BQ, target_BQ, weight_BQ, _ = batch
     position_BT = jnp.broadcast_to(jnp.arange(token_BT.shape[1]), token_BT.shape)
     attn_context = causal_attention(position_BT)
     h_BTD = run_layers(model, embed(model, token_BT, position_BT), attn_context, 0, lowest)

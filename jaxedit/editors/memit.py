@@ -1,15 +1,17 @@
 """MEMIT (Meng et al. 2023, arXiv 2210.07229): a batch of facts, spread over several layers.
 
-    delta W = (lambda C + K K^T)^-1 K R^T                                                        (eq. 14)
+    delta W = (lambda C + K K^T)^-1 K R^T                                               (eq. 14)
 
 with lambda = mom2_update_weight and C the second moments of the layers' keys. As released, every
-edit starts from the same C, whatever was edited before; `memit-sequential` remembers."""
+edit starts from the same C, whatever was edited before; `memit-sequential` remembers.
+"""
 
 import dataclasses
 
 from jaxedit.editors._base import Editor, multi_layer_editor
-from jaxedit.solving.multi_layer import MethodSpec, MultiLayerHyper
-from jaxedit.solving.solve import inverse_cholesky
+from jaxedit.solving.hyper import MultiLayerHyper
+from jaxedit.solving.multi_layer import MethodSpec
+from jaxedit.solving.whiteners import inverse_cholesky
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +22,9 @@ class Hyper(MultiLayerHyper):
 
 
 def make(hyper: Hyper) -> Editor:
-    """MEMIT with these hyper-parameters."""
+    """Make the MEMIT editor of these hyper-parameters."""
     spec = MethodSpec(
         whitener=lambda moment_FF, layer: inverse_cholesky(moment_FF, hyper.mom2_update_weight),
-        slack=lambda n: 1.0,
+        slack=lambda n_requests: 1.0,
     )
     return multi_layer_editor("memit", hyper, spec)

@@ -1,35 +1,34 @@
-"""MEMIT that remembers (as AlphaEdit, arXiv 2410.02355, and ENCORE, 2502.01636, formulate it for
-sequences of edits).
+"""MEMIT that remembers, as AlphaEdit (2410.02355) and ENCORE (2502.01636) formulate it.
 
     delta W = (lambda C + S + b I + K K^T)^-1 K R^T,     S = sum of K_p K_p^T over the edits before
 
 The keys K_p of earlier edits, as they were before their own write, are kept from being written
-over."""
+over: it is MEMIT for sequences of edits.
+"""
 
 import dataclasses
 
 from jaxedit.editors._base import Editor, multi_layer_editor
-from jaxedit.solving.multi_layer import MethodSpec, MultiLayerHyper
-from jaxedit.solving.solve import inverse_cholesky
+from jaxedit.solving.hyper import MultiLayerHyper
+from jaxedit.solving.multi_layer import MethodSpec
+from jaxedit.solving.whiteners import inverse_cholesky
 
 
 @dataclasses.dataclass(frozen=True)
 class Hyper(MultiLayerHyper):
-    """Sequential MEMIT's hyper-parameters: `mom2_update_weight` is lambda, `update_norm_lambda` is
-    b.
-    """
+    """Hyper-parameters: `mom2_update_weight` is lambda, `update_norm_lambda` is b."""
 
     mom2_update_weight: float = 15000.0
     update_norm_lambda: float = 0.0
 
 
 def make(hyper: Hyper) -> Editor:
-    """Sequential MEMIT with these hyper-parameters."""
+    """Make the sequential MEMIT editor of these hyper-parameters."""
     spec = MethodSpec(
         whitener=lambda moment_FF, layer: inverse_cholesky(
             moment_FF, hyper.mom2_update_weight, hyper.update_norm_lambda
         ),
-        slack=lambda n: 1.0,
+        slack=lambda n_requests: 1.0,
         history="before",
     )
     return multi_layer_editor("memit-sequential", hyper, spec)

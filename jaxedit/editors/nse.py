@@ -1,13 +1,13 @@
-"""NSE, neuron-level sequential editing (Jiang et al. 2025, arXiv 2410.04045): only the neurons that
-speak for the facts change.
+"""NSE, neuron-level sequential editing (Jiang et al. 2025, arXiv 2410.04045).
 
     delta W[s] = (lambda C[s, s] + S[s, s] + K[s] K[s]^T)^-1 K[s] R^T,     delta W = 0 elsewhere
 
-s are the first neurons, by |k| summed over the batch, that hold no more than neuron_threshold of
-its total; S = sum of K_p K_p^T over the edits before, with their keys as they are after their own
-write. The values z are found on the model without any edit. The layers are written again for the
-facts whose z is still more than alpha away, at most max_iterations - 1 times as released; a fact
-whose z is upper_bound away or more is given up."""
+Only the neurons s that speak for the facts change: the first ones, by |k| summed over the batch,
+that hold no more than neuron_threshold of its total. S = sum of K_p K_p^T over the edits before,
+with their keys as they are after their own write. The values z are found on the model without any
+edit. The layers are written again for the facts whose z is still more than alpha away, at most
+max_iterations - 1 times as released; a fact whose z is upper_bound away or more is given up.
+"""
 
 import dataclasses
 import functools
@@ -18,25 +18,38 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxedit.editors._base import Editor
-from jaxedit.edits.edit import Dense, Edit, LowRank, make_edit, to_dense, without_edits
+from jaxedit.edits.edit import (
+    EDITED_WEIGHT,
+    Dense,
+    Edit,
+    LowRank,
+    make_edit,
+    to_dense,
+    without_edits,
+)
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.solving import multi_layer
+from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.key_history import KeyHistory, append, gram
-from jaxedit.solving.keys import compute_values, pack_prompts
-from jaxedit.solving.solve import KeyRegulariser, inverse_cholesky, shard_regulariser
+from jaxedit.solving.keys import compute_values
+from jaxedit.solving.multi_layer import LayerUpdates, MethodSpec
+from jaxedit.solving.packed_prompts import pack_prompts
+from jaxedit.solving.site import Site
+from jaxedit.solving.solve import KeyRegulariser, shard_regulariser
 from jaxedit.solving.value_cache import cached_values
+from jaxedit.solving.whiteners import inverse_cholesky
 from jaxedit.stats.second_moments import Stats
 
-RECIPE = multi_layer.MethodSpec(
+SPEC = MethodSpec(
     whitener=lambda moment_FF, layer: inverse_cholesky(moment_FF),
-    slack=lambda n: 1.0,
+    slack=lambda n_requests: 1.0,
     history="after",
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(multi_layer.MultiLayerHyper):
+class Hyper(MultiLayerHyper):
     """NSE's hyper-parameters, as released for GPT-J: `mom2_update_weight` is lambda.
 
     Attributes:
@@ -57,18 +70,23 @@ class Hyper(multi_layer.MultiLayerHyper):
 
 
 class State(NamedTuple):
-    """The templates, and C and S of each layer."""
+    """What an edit needs besides the model.
+
+    Attributes:
+      context_templates: in groups, given or sampled.
+      histories: layer -> C and S.
+    """
 
     context_templates: tuple[tuple[str, ...], ...]
-    pasts: Mapping[int, KeyHistory]
+    histories: Mapping[int, KeyHistory]
 
 
 def make(hyper: Hyper) -> Editor:
-    """NSE with these hyper-parameters."""
+    """Make the NSE editor of these hyper-parameters."""
     return Editor(
         name="nse",
         hyper=hyper,
-        slots=lambda model: {multi_layer.WEIGHT: tuple(hyper.layers)},
+        slots=lambda model: {EDITED_WEIGHT: tuple(hyper.layers)},
         init=functools.partial(init, hyper),
         edit=functools.partial(edit, hyper),
         restore=restore,
@@ -77,118 +95,128 @@ def make(hyper: Hyper) -> Editor:
 
 
 def init(hyper: Hyper, model: Model, stats: Stats | None) -> State:
-    """Checks the hyper-parameters against the model and samples the templates.
+    """Check the hyper-parameters against the model and sample the templates.
 
     Raises:
       ValueError: on values that cannot be meant, or missing stats.
     """
-    multi_layer.check_hyper(hyper, model)
+    hyper.check(model)
     if not (
         0 < hyper.neuron_threshold <= 1
         and 0 <= hyper.alpha < hyper.upper_bound
         and hyper.max_iterations >= 2
     ):
         raise ValueError(
-            f"neuron_threshold={hyper.neuron_threshold}, alpha={hyper.alpha}, upper_bound={hyper.upper_bound}, "
-            f"max_iterations={hyper.max_iterations}: expected a share in (0, 1], 0 <= alpha < upper_bound, and at least 2 "
-            "iterations (the last one only looks)"
+            f"neuron_threshold={hyper.neuron_threshold}, alpha={hyper.alpha}, "
+            f"upper_bound={hyper.upper_bound}, max_iterations={hyper.max_iterations}: expected a "
+            "share in (0, 1], 0 <= alpha < upper_bound, and at least 2 iterations (the last one "
+            "only looks)"
         )
     moments = multi_layer.second_moments(hyper, model, stats)
-    return State(
-        multi_layer.context_templates(hyper, model),
-        {layer: KeyHistory(moment_FF) for layer, moment_FF in moments.items()},
-    )
+    histories = {layer: KeyHistory(moment_FF) for layer, moment_FF in moments.items()}
+    return State(multi_layer.context_templates(hyper, model), histories)
 
 
 def edit(
     hyper: Hyper, model: Model, requests: list[Request], state: State
 ) -> tuple[Edit, State, dict[str, float]]:
-    """One edit of a batch of requests.
+    """Make one edit of a batch of requests.
 
     Raises:
       ValueError: where no request's z is between alpha and upper_bound away, so that there is
         nothing to write.
     """
     groups, z_layer = state.context_templates, hyper.layers[-1]
-    working = allocate_deltas(model, multi_layer.WEIGHT, tuple(hyper.layers))
-    questions = pack_prompts(working, requests, groups, hyper.key_pooling, hyper.fact_token)
-    found = cached_values(
-        hyper, without_edits(working), requests, sum(groups, ()), z_layer, residual=True
-    )
-    z_ND = found.init_ND + found.delta_ND
-    held_ND = compute_values(working, questions, z_layer)
-    passes: list[multi_layer.LayerUpdates] = []
+    working = allocate_deltas(model, EDITED_WEIGHT, tuple(hyper.layers))
+    packed = pack_prompts(working, requests, groups, hyper.key_pooling, hyper.fact_token)
+
+    # The values z, as the model without any edit would have them.
+    unedited, templates = without_edits(working), sum(groups, ())
+    values = cached_values(hyper, unedited, requests, templates, z_layer, Site.RESIDUAL)
+    z_ID = values.init_ID + values.delta_ID
+
+    # Passes over the layers, each for the requests that the passes before left too far from z.
+    regulariser_of = functools.partial(neuron_regulariser, hyper, model.mesh, state)
+    reached_ID = compute_values(working, packed, z_layer)
+    passes: list[LayerUpdates] = []
     for _ in range(hyper.max_iterations - 1):
-        distance_N = np.linalg.norm(z_ND - held_ND, axis=1)
-        due = np.flatnonzero((distance_N > hyper.alpha) & (distance_N < hyper.upper_bound))
-        if not len(due):
+        distance_I = np.linalg.norm(z_ID - reached_ID, axis=1)
+        is_far_I = (distance_I > hyper.alpha) & (distance_I < hyper.upper_bound)
+        far = np.flatnonzero(is_far_I)
+        if not len(far):
             break
-        asked = pack_prompts(
-            working, [requests[n] for n in due], groups, hyper.key_pooling, hyper.fact_token
+        far_requests = [requests[i] for i in far]
+        packed_far = pack_prompts(
+            working, far_requests, groups, hyper.key_pooling, hyper.fact_token
         )
-        metric_of = functools.partial(metric, hyper, model.mesh, state)
         passes.append(
-            multi_layer.update_layers(hyper, RECIPE, working, asked, z_ND[due], metric_of)
+            multi_layer.update_layers(hyper, SPEC, working, packed_far, z_ID[far], regulariser_of)
         )
         working = passes[-1].model
-        held_ND = compute_values(working, questions, z_layer)
+        reached_ID = compute_values(working, packed, z_layer)
     if not passes:
+        distances = np.array2string(distance_I, precision=3, threshold=8)
         raise ValueError(
-            f"the requests' z are {np.array2string(distance_N, precision=3, threshold=8)} away, none between "
-            f"alpha={hyper.alpha:g} and upper_bound={hyper.upper_bound:g}: nothing to write; set these for this model's norms"
+            f"the requests' z are {distances} away, none between alpha={hyper.alpha:g} and "
+            f"upper_bound={hyper.upper_bound:g}: nothing to write; set these for this model's norms"
         )
-    deltas = [
-        _merged(of_layer) for of_layer in zip(*(written.deltas for written in passes), strict=True)
-    ]
-    made = make_edit(model, deltas, multi_layer.edit_memory(hyper, RECIPE, passes[-1], questions))
-    info = multi_layer.edit_info(
-        found, deltas, max(written.residual for written in passes), z_ND, held_ND
-    )
-    return (
-        made,
-        restore(state, made),
-        {**info, "n_passes": len(passes), "z_distance": float(distance_N.max())},
-    )
+
+    # One delta a layer, and the keys of all requests after the last pass for S.
+    by_layer = zip(*(updates.deltas for updates in passes), strict=True)
+    deltas = [_sum(of_layer) for of_layer in by_layer]
+    made = make_edit(model, deltas, multi_layer.edit_memory(hyper, SPEC, passes[-1], packed))
+    residual = max(updates.residual for updates in passes)
+    info = multi_layer.edit_info(values, deltas, residual, z_ID, reached_ID)
+    info |= {"n_passes": len(passes), "z_distance": float(distance_I.max())}
+    return made, restore(state, made), info
 
 
 def restore(state: State, made: Edit) -> State:
-    """The state after an edit whose keys are in its memory."""
-    pasts = {
-        layer: append(past, made.memory[f"keys/{layer}"]) for layer, past in state.pasts.items()
+    """Return the state after an edit whose keys are in its memory."""
+    histories = {
+        layer: append(past, made.memory[f"keys/{layer}"]) for layer, past in state.histories.items()
     }
-    return state._replace(pasts=pasts)
+    return state._replace(histories=histories)
 
 
-def metric(
-    hyper: Hyper, mesh: Mesh, state: State, layer: int, key_NF: np.ndarray
+def neuron_regulariser(
+    hyper: Hyper, mesh: Mesh, state: State, layer: int, key_IF: np.ndarray
 ) -> KeyRegulariser:
-    """M of a layer on the neurons of these keys: the whitener L^-1 in their columns, 0 in the
-    others.
+    """Make M of a layer on the neurons that these keys choose.
+
+    Its whitener is L^-1 in their columns, and 0 in the others, which then do not change.
     """
-    past, at = state.pasts[layer], neurons(key_NF, hyper.neuron_threshold)
-    m_SS = hyper.mom2_update_weight * np.asarray(past.moment_FF, np.float64)[np.ix_(at, at)] + gram(
-        past, at
-    )
-    whitener_SF = np.zeros((len(at), key_NF.shape[1]), np.float32)
-    whitener_SF[:, at] = inverse_cholesky(m_SS)
-    return shard_regulariser(mesh, whitener_SF)
+    past, chosen = state.histories[layer], choose_neurons(key_IF, hyper.neuron_threshold)
+    c_MM = np.asarray(past.moment_FF, np.float64)[np.ix_(chosen, chosen)]
+    m_MM = hyper.mom2_update_weight * c_MM + gram(past, chosen)
+    whitener_MF = np.zeros((len(chosen), key_IF.shape[1]), np.float32)
+    whitener_MF[:, chosen] = inverse_cholesky(m_MM)
+    return shard_regulariser(mesh, whitener_MF)
 
 
-def neurons(key_NF: np.ndarray, share: float) -> np.ndarray:
-    """The neurons largest in |k|, as many as hold no more than a share of its total, in ascending
-    order; at least one.
+def choose_neurons(key_IF: np.ndarray, share: float) -> np.ndarray:
+    """Choose the neurons largest in |k|, at least one.
+
+    Args:
+      key_IF: keys of the batch, over which |k| is summed.
+      share: of the total of |k| that the chosen ones hold no more than.
+
+    Returns:
+      Their indices in ascending order.
     """
-    score_F = np.abs(key_NF.astype(np.float64)).sum(axis=0)
+    score_F = np.abs(key_IF.astype(np.float64)).sum(axis=0)
     order_F = np.argsort(-score_F, kind="stable")
-    held_F = np.cumsum(score_F[order_F])
-    return np.sort(order_F[: max(1, np.count_nonzero(held_F <= share * held_F[-1]))])
+    sum_F = np.cumsum(score_F[order_F])
+    n_chosen = max(1, np.count_nonzero(sum_F <= share * sum_F[-1]))
+    return np.sort(order_F[:n_chosen])
 
 
-def _merged(deltas: tuple[LowRank | Dense, ...]) -> LowRank | Dense:
-    """The sum of a layer's deltas as one."""
+def _sum(deltas: tuple[LowRank | Dense, ...]) -> LowRank | Dense:
+    """Sum up a layer's deltas: low-rank ones side by side."""
     weight, layer = deltas[0][:2]
     low_rank = [delta for delta in deltas if isinstance(delta, LowRank)]
     if len(low_rank) < len(deltas):
         return Dense(weight, layer, np.sum([to_dense(delta) for delta in deltas], axis=0))
     u_FR = np.concatenate([delta.u_FR for delta in low_rank], axis=1)
-    return LowRank(weight, layer, u_FR, np.concatenate([delta.v_RD for delta in low_rank]))
+    v_RD = np.concatenate([delta.v_RD for delta in low_rank])
+    return LowRank(weight, layer, u_FR, v_RD)

@@ -1,19 +1,22 @@
-"""PMET (Li et al. 2024, arXiv 2308.08742): MEMIT for the MLP's own output instead of the residual
-stream.
+"""PMET (Li et al. 2024, arXiv 2308.08742): MEMIT for the MLP's own output.
 
-    delta W = (lambda C + K K^T)^-1 K R^T,     R = (z - what the MLP of the last layer puts out) / sqrt(layers still to write)
+    delta W = (lambda C + K K^T)^-1 K R^T
+    R = (z - what the MLP of the last layer puts out) / sqrt(layers still to write)
 
-z is the MLP's output with a vector added that is optimised together with one for the attention's
-output, which then is not used: what the attention has to say is not pressed into the MLP's weights.
-As released the target's term weighs a tenth once the target is the most likely in every template
-(`jaxedit.solving.value`), and "layers still to write" counts this one."""
+z is the MLP's output, not the residual stream, with a vector added that is optimised together with
+one for the attention's output, which then is not used: what the attention has to say is not pressed
+into the MLP's weights. As released the target's term weighs a tenth once the target is the most
+likely in every template (`jaxedit.solving.value`), and "layers still to write" counts this one.
+"""
 
 import dataclasses
 import math
 
 from jaxedit.editors._base import Editor, multi_layer_editor
-from jaxedit.solving.multi_layer import MethodSpec, MultiLayerHyper
-from jaxedit.solving.solve import inverse_cholesky
+from jaxedit.solving.hyper import MultiLayerHyper
+from jaxedit.solving.multi_layer import MethodSpec
+from jaxedit.solving.site import Site
+from jaxedit.solving.whiteners import inverse_cholesky
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +32,11 @@ class Hyper(MultiLayerHyper):
 
 
 def make(hyper: Hyper) -> Editor:
-    """PMET with these hyper-parameters."""
+    """Make the PMET editor of these hyper-parameters."""
     spec = MethodSpec(
         whitener=lambda moment_FF, layer: inverse_cholesky(moment_FF, hyper.mom2_update_weight),
-        slack=lambda n: 1.0,
+        slack=lambda n_requests: 1.0,
         residual_divisor=math.sqrt,
-        site="mlp",
+        site=Site.MLP_WITH_ATTENTION,
     )
     return multi_layer_editor("pmet", hyper, spec)

@@ -1,44 +1,48 @@
-"""ROME (Meng et al. 2022, arXiv 2202.05262) as released: the mean key of the prefixed prompts on
-the left, the bare prompt's key on the right.
+"""ROME (Meng et al. 2022, arXiv 2202.05262) as released: a rank-one edit with two different keys.
 
     delta W = (C^-1 k_bar) (v* - W k_u)^T / (k_u . C^-1 k_bar)
 
-That mixture is what makes one edit destroy a model: where a one-token subject begins the prompt,
-k_u . C^-1 k_bar nearly vanishes (arXiv 2406.11263, section 3). `c-rome` is the consistent form."""
+k_bar, on the left, is the mean key of the prefixed prompts, and k_u, on the right, the bare
+prompt's. That mixture is what makes one edit destroy a model: where a one-token subject begins the
+prompt, k_u . C^-1 k_bar nearly vanishes (arXiv 2406.11263, section 3). `c-rome` is the consistent
+form.
+"""
 
 import dataclasses
 import functools
 
 from jaxedit.editors._base import Editor
+from jaxedit.edits.edit import EDITED_WEIGHT
 from jaxedit.solving import rank_one
+from jaxedit.solving.hyper import RankOneHyper
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(rank_one.RankOneHyper):
+class Hyper(RankOneHyper):
     """ROME's hyper-parameters.
 
     Attributes:
-      key_variant: "mixed" as released, "prefixed" (what `c-rome` is the name for) or "bare" (p-ROME's: the
-        bare prompt's key alone).
+      key_variant: "mixed" as released, "prefixed" (what `c-rome` is the name for) or "bare"
+        (p-ROME's: the bare prompt's key alone).
     """
 
     key_variant: str = "mixed"
 
 
 def make(hyper: Hyper) -> Editor:
-    """ROME with these hyper-parameters.
+    """Make the ROME editor of these hyper-parameters.
 
     Raises:
-      ValueError: on unknown keys.
+      ValueError: on an unknown key_variant.
     """
-    if hyper.key_variant not in rank_one.KEYS:
+    if hyper.key_variant not in rank_one.KEY_VARIANTS:
         raise ValueError(
-            f"key_variant={hyper.key_variant!r}: expected one of {', '.join(rank_one.KEYS)}"
+            f"key_variant={hyper.key_variant!r}: expected one of {', '.join(rank_one.KEY_VARIANTS)}"
         )
     return Editor(
         name="rome",
         hyper=hyper,
-        slots=lambda model: {rank_one.WEIGHT: (hyper.edited_layer,)},
+        slots=lambda model: {EDITED_WEIGHT: (hyper.edited_layer,)},
         init=functools.partial(rank_one.init, hyper),
         edit=functools.partial(rank_one.edit, hyper, hyper.key_variant),
         restore=lambda state, edit: state,

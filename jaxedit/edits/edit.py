@@ -8,7 +8,7 @@ journal.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import einops
 import jax
@@ -20,6 +20,9 @@ from jaxedit.models.model import Model, ModelMetadata, allocate_deltas, with_bos
 from jaxedit.models.ops import PRECISION, Overlay, PerRowEdits
 
 Array = np.ndarray | jax.Array
+
+# The weight that all methods here change: the second layer of an MLP, a key-value memory.
+EDITED_WEIGHT = "mlp/w_down"
 
 
 class LowRank(NamedTuple):
@@ -94,6 +97,26 @@ class Edit:
 def to_dense(delta: LowRank | Dense) -> np.ndarray:
     """Write a delta out, float32 [F, D]."""
     return np.asarray(delta.delta_FD if isinstance(delta, Dense) else delta.u_FR @ delta.v_RD)
+
+
+@overload
+def scale(change: Edit, factor: float) -> Edit: ...
+
+
+@overload
+def scale(change: LowRank | Dense, factor: float) -> LowRank | Dense: ...
+
+
+def scale(change: Edit | LowRank | Dense, factor: float) -> Edit | LowRank | Dense:
+    """Multiply an edit, or one of its deltas, by a factor.
+
+    A scaled edit has no memory, which is that of the whole edit."""
+    if isinstance(change, Edit):
+        deltas = tuple(scale(delta, factor) for delta in change.deltas)
+        return dataclasses.replace(change, deltas=deltas, memory={})
+    if isinstance(change, Dense):
+        return change._replace(delta_FD=np.asarray(change.delta_FD) * np.float32(factor))
+    return change._replace(v_RD=np.asarray(change.v_RD) * np.float32(factor))
 
 
 def make_edit(

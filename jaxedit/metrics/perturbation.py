@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.edits.edit import Dense, Edit, LowRank
+from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank
 from jaxedit.mesh import replicate
 from jaxedit.models.layers import causal_attention, embed, run_layer
 from jaxedit.models.model import Model
@@ -24,7 +24,6 @@ from jaxedit.models.packing import Packed
 from jaxedit.models.score import PrefilledTexts, batch_to_device
 from jaxedit.rounding import round_up
 
-WEIGHT = "mlp/w_down"
 N_TOKENS = 4096  # so many, evenly drawn, say what all would
 STEP = 256  # of a batch a multiple of this is read: few shapes, so that batches share programs
 
@@ -140,7 +139,7 @@ def relative_perturbation(probe: KeyProbe, edit: Edit) -> float:
     """
     changes = []
     for delta in edit.deltas:
-        if delta.weight != WEIGHT or delta.layer not in probe.layers:
+        if delta.weight != EDITED_WEIGHT or delta.layer not in probe.layers:
             raise ValueError(
                 f"the edit changes {delta.weight} of layer {delta.layer}; "
                 f"probed were layers {list(probe.layers)}"
@@ -157,14 +156,14 @@ def total_relative_perturbation(probe: KeyProbe, model: Model) -> float:
       probe: of the unedited model.
       model: with room in its overlay for the probed layers.
     """
-    slot_E = np.asarray(model.overlay.slot[WEIGHT])[list(probe.layers)]
+    slot_E = np.asarray(model.overlay.slot[EDITED_WEIGHT])[list(probe.layers)]
     return _mean_ratio(probe, np.asarray(_total_change(model, slot_E, probe.key_EQF)))
 
 
 @jax.jit
 def _total_change(model: Model, slot_E, key_EQF) -> jax.Array:
     """Sum k dW over the edited layers [Q, D]."""
-    delta_EFD = model.overlay.delta[WEIGHT][slot_E]
+    delta_EFD = model.overlay.delta[EDITED_WEIGHT][slot_E]
     change_QD = jnp.einsum("EQF,EFD->QD", key_EQF, delta_EFD, precision=PRECISION)
     return replicate(model.mesh, change_QD)
 

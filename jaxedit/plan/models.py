@@ -16,14 +16,13 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxedit import axes
 from jaxedit.editors import find_published, known_name
+from jaxedit.edits.edit import EDITED_WEIGHT
 from jaxedit.mesh import parameter_sharding
 from jaxedit.models import family
 from jaxedit.models.config import DecoderConfig, replicate_kv_heads_for
 from jaxedit.models.decoder import Overlay, parameter_shapes
 from jaxedit.models.model import Model, ModelMetadata
 from jaxedit.models.tokenizer import Tokenizer
-
-WEIGHT = "mlp/w_down"
 
 _LLAMA = dict(model_type="llama", hidden_act="silu", rms_norm_eps=1e-5, tie_word_embeddings=False)
 _LLAMA_3 = _LLAMA | dict(
@@ -136,7 +135,7 @@ def abstract_model(
     base = {key: abstract_parameter(mesh, key, shape, dtype) for key, shape in shapes.items()}
     delta_EFD = abstract_parameter(mesh, "EFD", (len(layers), config.F, config.D))
     slot_L = abstract_activation(mesh, "_", (config.L,))
-    overlay = Overlay({WEIGHT: delta_EFD}, {WEIGHT: slot_L})
+    overlay = Overlay({EDITED_WEIGHT: delta_EFD}, {EDITED_WEIGHT: slot_L})
     no_tokenizer = Tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()), False, None, None)
     return Model(base, overlay, config, mesh, ModelMetadata(no_tokenizer, name, {}))
 

@@ -16,9 +16,11 @@ from jaxedit.models import packing, score
 from jaxedit.models.model import Model
 from jaxedit.plan.count import LoopHints
 from jaxedit.plan.models import abstract_activation, abstract_parameter, device_bytes
-from jaxedit.solving import keys, value
+from jaxedit.rounding import ceil_div, round_up
+from jaxedit.solving import keys, packed_prompts, value, value_loop
 from jaxedit.solving import solve as solving
-from jaxedit.solving.prompts import PREFIX_STEP, PaddedShape, PromptBatch
+from jaxedit.solving.prompt_batch import PREFIX_STEP, PaddedShape, PromptBatch
+from jaxedit.solving.site import Site
 from jaxedit.solving.solve import KeyRegulariser
 from jaxedit.stats import collect
 
@@ -75,7 +77,7 @@ def key_phase(model: Model, work: Workload, call: Call) -> None:
     rows = _text_rows(model, B, T)
     n_shared_C = abstract_activation(mesh, "_", (C,))
     template_B = abstract_activation(mesh, "B", (B,))
-    position_Q2 = jax.ShapeDtypeStruct((-(-C * work.n_requests // n_batches), 2), jnp.int32)
+    position_Q2 = jax.ShapeDtypeStruct((ceil_div(C * work.n_requests, n_batches), 2), jnp.int32)
     arguments = (cache, n_shared_C, *rows, template_B, position_Q2, jnp.int32(layer), "key")
     hints = LoopHints(layer, (n_edited - 1) / max(1, layer))
     call(keys.read_positions, model, *arguments, hints=hints, times=n_batches)
@@ -86,13 +88,13 @@ def value_phase(model: Model, work: Workload, call: Call) -> None:
     layer, C = work.layers[-1], work.n_templates
     n_chunks, n_requests = _value_chunks(model, work)
     batch = _abstract_prompt_batch(model, n_requests, C)
-    hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in value.NUMERIC_HYPERS}
-    variant = value.LossVariant(
-        residual=True, attention=False, argmax_passes=0, reduce_nll_when_correct=False
+    hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in value_loop.NUMERIC_HYPERS}
+    variant = value_loop.LossVariant(
+        Site.RESIDUAL, max_correct_passes=None, reduce_nll_when_correct=False
     )
-    arguments = (batch, layer, hyper, VALUE_SHAPE, n_requests, variant)
+    arguments = (batch, layer, hyper, VALUE_SHAPE, variant)
     hints = LoopHints(work.v_num_grad_steps - 1, len(work.layers) / model.config.L)
-    call(value.optimise_batch, model, *arguments, hints=hints, times=n_chunks)
+    call(value_loop.optimise_batch, model, *arguments, hints=hints, times=n_chunks)
 
 
 def solve_phase(model: Model, work: Workload, call: Call) -> None:
@@ -100,13 +102,13 @@ def solve_phase(model: Model, work: Workload, call: Call) -> None:
 
     The systems of equations, as wide as the requests are many, are solved on the host."""
     F, D, R, E = model.config.F, model.config.D, work.n_requests, len(work.layers)
-    metric = KeyRegulariser(_whitener(model))
+    regulariser = KeyRegulariser(_whitener(model))
     key_FR, key_RF, value_RD = (
         jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((F, R), (R, F), (R, D))
     )
-    white_MR = call(solving.whiten, metric.whitener_MF, key_FR, times=E)
+    white_MR = call(solving.whiten, regulariser.whitener_MF, key_FR, times=E)
     call(solving.product, _transposed(white_MR), white_MR, times=E)
-    u_FR, _ = call(solving.unwhiten, metric, white_MR, None, times=E)
+    u_FR, _ = call(solving.unwhiten, regulariser, white_MR, None, times=E)
     call(solving.product, key_RF, u_FR, value_RD, times=E)
 
 
@@ -214,40 +216,43 @@ def _n_rows(model: Model, row_tokens: int) -> int:
 def _prompt_rows(model: Model, work: Workload) -> tuple[int, int, int]:
     """Return batches, rows and their tokens, as `pack_prompts` packs prompts of one length."""
     n_data = model.mesh.shape["data"]
-    T = keys.KEY_ROW_TOKENS if work.n_requests >= keys.MANY_REQUESTS else PROMPT_TOKENS
-    n_rows = (work.n_templates + 1) * -(-work.n_requests // (T // PROMPT_TOKENS))
-    n_batches = -(-n_rows // (keys.ROWS_PER_BATCH * n_data))
-    return n_batches, n_data * -(-n_rows // (n_batches * n_data)), T
+    T = (
+        packed_prompts.KEY_ROW_TOKENS
+        if work.n_requests >= packed_prompts.MANY_REQUESTS
+        else PROMPT_TOKENS
+    )
+    n_rows = (work.n_templates + 1) * ceil_div(work.n_requests, T // PROMPT_TOKENS)
+    n_batches = ceil_div(n_rows, packed_prompts.ROWS_PER_BATCH * n_data)
+    return n_batches, n_data * ceil_div(n_rows, n_batches * n_data), T
 
 
 def _value_chunks(model: Model, work: Workload) -> tuple[int, int]:
     """Return in how many chunks the requests are optimised, and how many are in each."""
     most = value.requests_per_batch(model, VALUE_SHAPE, work.n_templates, work.layers[-1])
-    n_chunks = -(-work.n_requests // most)
-    return n_chunks, -(-work.n_requests // n_chunks)
+    n_chunks = ceil_div(work.n_requests, most)
+    return n_chunks, ceil_div(work.n_requests, n_chunks)
 
 
 def _abstract_prompt_batch(model: Model, n_requests: int, n_templates: int) -> PromptBatch:
     """Describe the rows of requests: for each its templates and the prompt of the KL term."""
     mesh = model.mesh
-    B = packing.round_up(n_requests * (n_templates + 1), mesh.shape["data"])
+    B = round_up(n_requests * (n_templates + 1), mesh.shape["data"])
     token_BT = abstract_activation(mesh, "BT", (B, VALUE_SHAPE.prefix + VALUE_SHAPE.suffix))
     row_B = abstract_activation(mesh, "B", (B,))
-    request_I = abstract_activation(mesh, "_", (n_requests,))
+    row_I = abstract_activation(mesh, "_", (n_requests,))
     n_read = n_requests * n_templates * VALUE_SHAPE.n_read
     read_Q = abstract_activation(mesh, "_", (n_read,))
-    weight_Q = abstract_activation(mesh, "_", (n_read,), jnp.float32)
     return PromptBatch(
-        token_BT,
-        row_B,  # where its subject ends
-        row_B,  # its request
-        request_I,  # its first row
-        request_I,  # its bare row
-        request_I,  # its row of the KL term
-        read_Q,  # its row
-        read_Q,  # its suffix offset
-        read_Q,  # its target token
-        weight_Q,
+        token_BT=token_BT,
+        fact_position_B=row_B,
+        request_B=row_B,
+        first_row_I=row_I,
+        bare_row_I=row_I,
+        kl_row_I=row_I,
+        read_row_Q=read_Q,
+        read_offset_Q=read_Q,
+        read_target_Q=read_Q,
+        read_weight_Q=abstract_activation(mesh, "_", (n_read,), jnp.float32),
     )
 
 

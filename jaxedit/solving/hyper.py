@@ -1,101 +1,192 @@
-"""The hyper-parameters that methods share, under their published names."""
+"""The hyper-parameters that methods share, under their published names.
+
+Two published names accept one value each. They exist so that published settings can be given
+unchanged, and anything else raises:
+
+    v_loss_layer     None, or the last layer: the loss reads the model's own logits
+    kl_factor of FT  0: the released code of fine-tuning has no such term
+"""
 
 import dataclasses
+from typing import Any, ClassVar
 
 from jaxedit.models.model import Model
+from jaxedit.solving.packed_prompts import POOLINGS
 from jaxedit.solving.prompts import check_fact_token, check_leading_space
+from jaxedit.solving.templates import check_template
+
+SOLVE_DTYPES = ("float64", "float32")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TargetHyper:
-    """Hyper-parameters of the optimisation, under their published names."""
+    """Hyper-parameters of the optimisation of a value (`jaxedit.solving.value`).
+
+    All methods that optimise a value have those under Attributes. Those under Switches are class
+    attributes here, which leave the term out; a method that has one declares it as a field of its
+    own hyper-parameters.
+
+    Attributes:
+      v_num_grad_steps: the most forward passes; one update less.
+      v_lr: Adam's learning rate.
+      v_weight_decay: the weight of |delta| / |init|^2.
+      kl_factor: the weight of the KL term.
+      clamp_norm_factor: the most that |delta| / |init| may be.
+      norm_anchor: NAS (2602.02543): the value gets the norm of what the unedited model holds there.
+      leading_space: between prompt and target: "joined", "separate" or "none"
+        (`jaxedit.solving.prompts.tokenise_prompt`).
+      fact_token: where keys are read and the vector is added: "subject_last"; the prompt's "last"
+        token; or "auto", the prompt's last token where the subject's is at position 0, and else the
+        subject's (`jaxedit.solving.prompts.fact_token_of`).
+
+    Switches:
+      nll_loss_factor: the weight of the target's term (PMET).
+      prob_cutoff: -k stops at the k-th pass in which the target is the likeliest in every template,
+        not at a loss (ENCORE).
+      reduce_nll_when_correct: weighs the target's term less once it is the likeliest (PMET).
+    """
 
     v_num_grad_steps: int = 20
     v_lr: float = 0.5
     v_weight_decay: float = 0.5
     kl_factor: float = 0.0625
     clamp_norm_factor: float = 4.0
-    nll_loss_factor: float = 1.0  # the weight of the target's term (PMET)
-    prob_cutoff: int | None = (
-        # -k: stop at the k-th pass in which the target is the likeliest in every template (ENCORE)
-        None
-    )
-    norm_anchor: bool = (
-        False  # give v* the norm of the value that the unedited model holds there (NAS, 2602.02543)
-    )
-    reduce_nll_when_correct: bool = (
-        False  # weigh the target's term less once it is the likeliest (PMET)
-    )
-    leading_space: str = (
-        "joined"  # between prompt and target: `jaxedit.solving.prompts.tokenise_prompt`
-    )
-    fact_token: str = (
-        "subject_last"  # where the vector is added: `jaxedit.solving.prompts.fact_token_of`
-    )
+    norm_anchor: bool = False
+    leading_space: str = "joined"
+    fact_token: str = "subject_last"
 
-    def check(self) -> None:
-        """Raises a ValueError on a number that cannot be meant."""
-        if (
-            self.v_num_grad_steps < 1
-            or min(self.v_lr, self.clamp_norm_factor, self.nll_loss_factor) <= 0
-        ):
+    nll_loss_factor: ClassVar[float] = 1.0
+    prob_cutoff: ClassVar[int | None] = None
+    reduce_nll_when_correct: ClassVar[bool] = False
+
+    def target_settings(self) -> dict[str, Any]:
+        """Return all that the optimisation reads, by name; without what else a method has."""
+        return {name: getattr(self, name) for name in TargetHyper.__annotations__}
+
+    def check_target(self) -> None:
+        """Raise a ValueError on a number that cannot be meant."""
+        positive = self.v_lr, self.clamp_norm_factor, self.nll_loss_factor
+        if self.v_num_grad_steps < 1 or min(positive) <= 0:
             raise ValueError(
-                f"v_num_grad_steps={self.v_num_grad_steps}, v_lr={self.v_lr}, clamp_norm_factor={self.clamp_norm_factor} and "
+                f"v_num_grad_steps={self.v_num_grad_steps}, v_lr={self.v_lr}, "
+                f"clamp_norm_factor={self.clamp_norm_factor} and "
                 f"nll_loss_factor={self.nll_loss_factor} must be positive"
             )
         if self.prob_cutoff is not None and self.prob_cutoff >= 0:
             raise ValueError(
-                f"prob_cutoff={self.prob_cutoff}: expected -k, to stop at the k-th pass with the target the likeliest"
+                f"prob_cutoff={self.prob_cutoff}: expected -k, to stop at the k-th pass with the "
+                "target the likeliest"
             )
         check_leading_space(self.leading_space)
         check_fact_token(self.fact_token)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ValueHyper:
-    """What all methods that optimise a value to write have in common, under the published names.
+class ValueHyper(TargetHyper):
+    """Hyper-parameters of all methods that optimise a value: the optimisation's and these.
 
     Attributes:
-      fact_token: where keys and values are read: "subject_last"; the prompt's "last" token; or
-        "auto", that one where the subject's is at position 0, and else the subject's.
       anchor: "bos" puts a begin-of-text token in front of every prompt, when the edit is made and
         when the edited model is asked; the edit remembers it.
-      v_loss_layer: the layer whose output the loss reads; the last one (None).
-      norm_anchor: NAS: the value gets the norm of what the unedited model holds there.
-      leading_space: between prompt and target: "joined", "separate" or "none"
-        (`jaxedit.solving.prompts.tokenise_prompt`).
+      v_loss_layer: the layer whose output the loss reads: the last one, or None for it.
       target_cache: a folder; values found on a model without edits are kept there
         (`jaxedit.solving.value_cache`).
       seed: of context templates that are sampled.
     """
 
-    fact_token: str = "subject_last"
     anchor: str | None = None
-    v_num_grad_steps: int = 20
-    v_lr: float = 0.5
     v_loss_layer: int | None = None
-    v_weight_decay: float = 0.5
-    kl_factor: float = 0.0625
-    clamp_norm_factor: float = 4.0
-    norm_anchor: bool = False
-    leading_space: str = "joined"
     target_cache: str | None = None
     seed: int = 0
 
-    def target(self) -> TargetHyper:
-        """The part that the optimisation takes."""
-        names = [
-            field.name for field in dataclasses.fields(TargetHyper) if hasattr(self, field.name)
-        ]
-        return TargetHyper(**{name: getattr(self, name) for name in names})
-
     def check(self, model: Model) -> None:
-        """Raises a ValueError on a value that cannot be meant for this model."""
-        self.target().check()
+        """Raise a ValueError on a value that cannot be meant for this model."""
+        self.check_target()
         last = model.config.L - 1
         if self.anchor not in (None, "bos"):
             raise ValueError(f"anchor={self.anchor!r}: expected 'bos', or nothing")
         if self.v_loss_layer not in (None, last):
             raise ValueError(
-                f"v_loss_layer={self.v_loss_layer}: the reference reads the logits of the last layer, here {last}"
+                f"v_loss_layer={self.v_loss_layer}: the reference reads the logits of the last "
+                f"layer, here {last}"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RankOneHyper(ValueHyper):
+    """Hyper-parameters of ROME and C-ROME under their published names.
+
+    Attributes:
+      layer: the layer to edit (or `layers=[one]`); None: the one published for the model.
+      mom2_adjustment: True asks for stats, False ignores them, None uses them where given.
+      context_templates: texts with one `{}` each, the first usually "{}"; None samples 21 from
+        `seed`.
+    """
+
+    layer: int | None = None
+    mom2_adjustment: bool | None = None
+    context_templates: tuple[str, ...] | None = None
+
+    @property
+    def edited_layer(self) -> int:
+        """The layer, as given or as published for the model."""
+        assert self.layer is not None, "make_editor resolves it"
+        return self.layer
+
+    def check(self, model: Model) -> None:
+        """Raise a ValueError on a value that cannot be meant for this model."""
+        last = model.config.L - 1
+        if not 0 <= self.edited_layer < last:
+            raise ValueError(
+                f"layer={self.edited_layer}: {model.metadata.source} can be edited at layers 0 to "
+                f"{last - 1}"
+            )
+        super().check(model)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultiLayerHyper(ValueHyper):
+    """Hyper-parameters of the family under their published names; each method adds its own.
+
+    Attributes:
+      layers: the layers to edit; the values are those after the last of them. empty:
+        those published for the model.
+      context_templates: groups of texts with one `{}` each; None samples [["{}"], [five of ten
+        tokens] from `seed`.
+      key_pooling: "group_means" as released (the bare prompt counts a half) or "mean".
+      mom2_adjustment: False replaces the second moments by the identity.
+      solve_dtype: of the solve that is as wide as the batch, "float64" as released or "float32".
+    """
+
+    layers: tuple[int, ...] = ()
+    clamp_norm_factor: float = 0.75
+    context_templates: tuple[tuple[str, ...], ...] | None = None
+    key_pooling: str = "group_means"
+    mom2_adjustment: bool = True
+    solve_dtype: str = "float64"
+
+    def check(self, model: Model) -> None:
+        """Raise a ValueError on a value that cannot be meant for this model."""
+        super().check(model)
+        layers, last = list(self.layers), model.config.L - 1
+        if not layers or layers != sorted(set(layers)) or layers[0] < 0 or layers[-1] >= last:
+            raise ValueError(
+                f"layers={layers}: expected ascending layers from 0 to {last - 1} of "
+                f"{model.metadata.source}"
+            )
+        for name, given, allowed in (
+            ("key_pooling", self.key_pooling, POOLINGS),
+            ("solve_dtype", self.solve_dtype, SOLVE_DTYPES),
+        ):
+            if given not in allowed:
+                raise ValueError(f"{name}={given!r}: expected {' or '.join(map(repr, allowed))}")
+        groups = self.context_templates
+        if groups is None:
+            return
+        if isinstance(groups, str) or any(isinstance(group, str) for group in groups):
+            raise ValueError(
+                "context_templates must be a list of groups of texts, e.g. "
+                '[["{}"], ["I think that {}"]]'
+            )
+        for template in (template for group in groups for template in group):
+            check_template(template)

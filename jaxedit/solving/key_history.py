@@ -1,63 +1,49 @@
-"""What the host keeps of a layer for methods that make M anew while edits go by, and null spaces of
-second moments.
+"""The keys of past edits on the host, for methods that make M anew while edits go by.
 
-C, the second moment of the layer's keys, and S = sum of K K^T over the edits so far, kept as keys
-until they are many."""
+Kept of a layer are C, the second moment of its keys, and S = sum of K K^T over the edits so far, of
+which the last ones stay keys until they are many.
+"""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-REBASE = 8  # keys are added up into S when they are more than 1/REBASE of its width
+# Past keys are kept as they are until they are more than 1/REBASE of the layer's width. Then they
+# are folded into a matrix: here into S, in `jaxedit.solving.solve` into the whitener.
+REBASE = 8
 
 
 class KeyHistory(NamedTuple):
-    """C [F, F], S [F, F] up to some edit (None: 0), and the keys [N, F] of each edit since."""
+    """What the host keeps of a layer.
+
+    Attributes:
+      moment_FF: C.
+      gram_FF: S up to some edit [F, F]; None: 0.
+      recent: the keys [I, F] of each edit since.
+    """
 
     moment_FF: np.ndarray
     gram_FF: np.ndarray | None = None
     recent: tuple[np.ndarray, ...] = ()
 
 
-def append(past: KeyHistory, key_NF: np.ndarray) -> KeyHistory:
-    """S + K K^T."""
-    past = past._replace(recent=(*past.recent, key_NF))
-    if sum(map(len, past.recent)) * REBASE <= key_NF.shape[1]:
-        return past
-    return past._replace(gram_FF=gram(past), recent=())
+def append(history: KeyHistory, key_IF: np.ndarray) -> KeyHistory:
+    """Add the keys of one more edit: S + K K^T."""
+    history = history._replace(recent=(*history.recent, key_IF))
+    n_recent, width = sum(map(len, history.recent)), key_IF.shape[1]
+    if n_recent * REBASE <= width:
+        return history
+    return history._replace(gram_FF=gram(history), recent=())
 
 
-def gram(past: KeyHistory, at: np.ndarray | None = None) -> np.ndarray:
-    """S in float64, or its rows and columns `at`."""
-    at = np.arange(len(past.moment_FF)) if at is None else at
-    found = np.zeros((len(at), len(at))) if past.gram_FF is None else past.gram_FF[np.ix_(at, at)]
-    if past.recent:
-        key_NS = np.concatenate(past.recent).astype(np.float64)[:, at]
-        found = found + key_NS.T @ key_NS
-    return found
-
-
-def null_space(
-    moment_FF: np.ndarray, threshold: float | Mapping[int, float], layer: int
-) -> np.ndarray:
-    """U [F, M]: the eigenvectors of a layer's second moment with eigenvalues below the threshold
-    (or its layer's).
-
-    Raises:
-      ValueError: where there is none, or the layer has no threshold.
-    """
-    if isinstance(threshold, Mapping):
-        if layer not in threshold:
-            raise ValueError(
-                f"nullspace_threshold names layers {sorted(threshold)}, not layer {layer}"
-            )
-        threshold = threshold[layer]
-    value_F, vector_FF = np.linalg.eigh(np.asarray(moment_FF, np.float64))
-    below = value_F < threshold
-    if not below.any():
-        raise ValueError(
-            f"nullspace_threshold={threshold}: no eigenvalue of layer {layer}'s second moment is below it (they go from "
-            f"{value_F[0]:.3g} to {value_F[-1]:.3g}), so nothing may change; give a higher one"
-        )
-    return vector_FF[:, below]
+def gram(history: KeyHistory, neurons: np.ndarray | None = None) -> np.ndarray:
+    """Sum up S in float64 [M, M]: all of it, or its rows and columns of some neurons."""
+    if neurons is None:
+        neurons = np.arange(len(history.moment_FF))
+    s_MM = np.zeros((len(neurons), len(neurons)))
+    if history.gram_FF is not None:
+        s_MM = history.gram_FF[np.ix_(neurons, neurons)]
+    if history.recent:
+        key_IM = np.concatenate(history.recent).astype(np.float64)[:, neurons]
+        s_MM = s_MM + key_IM.T @ key_IM
+    return s_MM

@@ -1,131 +1,45 @@
 """The rank-one edit that ROME and C-ROME are instances of.
 
-    u = C^-1 k_left / |C^-1 k_left|,   v = (v* - W k_right) / (k_right . u),   delta W = u v      (2202.05262, eq. 2)
+    u = C^-1 k_left / |C^-1 k_left|,   v = (v* - W k_right) / (k_right . u),   delta W = u v
+                                                                               (2202.05262, eq. 2)
 
 k_left is the mean of the keys of the prompts in their context templates. k_right is the same mean
-(keys="prefixed"), or the key of the bare prompt ("mixed": ROME as released, whose denominator
-nearly vanishes where a one-token subject begins the prompt; 2406.11263, section 3); with "bare"
-both are the bare prompt's. C is the second moment of the layer's keys, or I."""
+(key_variant "prefixed"), or the key of the bare prompt ("mixed": ROME as released, whose
+denominator nearly vanishes where a one-token subject begins the prompt; 2406.11263, section 3);
+with "bare" both are the bare prompt's. C is the second moment of the layer's keys, or I.
+"""
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxedit.edits.edit import Edit, LowRank, make_edit
+from jaxedit.edits.edit import EDITED_WEIGHT, Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
-from jaxedit.solving.hyper import ValueHyper
-from jaxedit.solving.keys import compute_keys, compute_values, pack_prompts
-from jaxedit.solving.solve import (
-    KeyRegulariser,
-    Solution,
-    inverse_cholesky,
-    shard_regulariser,
-    solve,
-)
+from jaxedit.solving.hyper import RankOneHyper
+from jaxedit.solving.keys import compute_keys, compute_values
+from jaxedit.solving.packed_prompts import pack_prompts
+from jaxedit.solving.site import Site
+from jaxedit.solving.solve import KeyRegulariser, Solution, shard_regulariser, solve
 from jaxedit.solving.templates import check_template, sample_templates
 from jaxedit.solving.value import OptimisedValues
 from jaxedit.solving.value_cache import cached_values
+from jaxedit.solving.whiteners import inverse_cholesky
 from jaxedit.stats.second_moments import Stats
 
-WEIGHT = "mlp/w_down"
-KEYS = ("mixed", "prefixed", "bare")
-
-
-@dataclasses.dataclass(frozen=True)
-class RankOneHyper(ValueHyper):
-    """Hyper-parameters of ROME and C-ROME under their published names.
-
-    Attributes:
-      layer: the layer to edit (or `layers=[one]`); None: the one published for the model.
-      mom2_adjustment: True asks for stats, False ignores them, None uses them where given.
-      context_templates: texts with one `{}` each, the first usually "{}"; None samples 21 from
-        `seed`.
-    """
-
-    layer: int | None = None
-    mom2_adjustment: bool | None = None
-    context_templates: tuple[str, ...] | None = None
-
-    @property
-    def edited_layer(self) -> int:
-        """The layer, as given or as published for the model."""
-        assert self.layer is not None, "make_editor resolves it"
-        return self.layer
+KEY_VARIANTS = ("mixed", "prefixed", "bare")
 
 
 class RankOneState(NamedTuple):
-    """What an edit needs besides the model: the templates, and the second moment as a metric of
-    keys.
+    """What an edit needs besides the model.
+
+    Attributes:
+      context_templates: given or sampled.
+      regulariser: C of the edited layer.
     """
 
     context_templates: tuple[str, ...]
-    metric: KeyRegulariser
-
-
-def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState:
-    """Checks the hyper-parameters against the model, samples the templates, factorises the second
-    moment.
-    """
-    if not 0 <= hyper.edited_layer < model.config.L - 1:
-        raise ValueError(
-            f"layer={hyper.edited_layer}: {model.metadata.source} can be edited at layers 0 to {model.config.L - 2}"
-        )
-    hyper.check(model)
-    if hyper.mom2_adjustment and stats is None:
-        raise ValueError(
-            "mom2_adjustment=True needs second moments: give stats=, or set mom2_adjustment=False for C = I"
-        )
-    metric = KeyRegulariser()
-    if stats is not None and hyper.mom2_adjustment is not False:
-        metric = shard_regulariser(
-            model.mesh, inverse_cholesky(stats.of(model, hyper.edited_layer))
-        )
-    templates = hyper.context_templates or sample_templates(model, hyper.seed)
-    for template in templates:
-        check_template(template)
-    return RankOneState(tuple(templates), metric)
-
-
-def edit(
-    hyper: RankOneHyper, keys: str, model: Model, requests: list[Request], state: RankOneState
-) -> tuple[Edit, RankOneState, dict[str, float]]:
-    """One rank-one edit for one request with keys of one of KEYS; the state does not change."""
-    if len(requests) != 1:
-        raise ValueError(
-            f"a rank-one edit writes one request at a time, got {len(requests)}; edit in sequence, or use a batch method"
-        )
-    ((made, info),) = edit_each(hyper, keys, model, requests, state)
-    return made, state, info
-
-
-def edit_each(
-    hyper: RankOneHyper, keys: str, model: Model, requests: list[Request], state: RankOneState
-) -> list[tuple[Edit, dict[str, float]]]:
-    """For each request the edit that would write it alone, their values found together."""
-    found = cached_values(
-        hyper, model, requests, state.context_templates, hyper.edited_layer, residual=False
-    )
-    return [_write(hyper, keys, model, found, n, state) for n in range(len(requests))]
-
-
-def _write(
-    hyper: RankOneHyper,
-    keys: str,
-    model: Model,
-    found: OptimisedValues,
-    n: int,
-    state: RankOneState,
-) -> tuple[Edit, dict[str, float]]:
-    """The edit that writes the n-th value found."""
-    left_F = found.bare_key_NF[n] if keys == "bare" else found.key_NRF[n].mean(axis=0)
-    right_F = left_F if keys == "prefixed" else found.bare_key_NF[n]
-    now_D = found.value_NRD[n].mean(axis=0) if keys == "prefixed" else found.bare_value_ND[n]
-    wanted_D = found.init_ND[n] + found.delta_ND[n]
-    solution = solve(state.metric, left_F[:, None], right_F[:, None], (wanted_D - now_D)[None], 0.0)
-    made = make_edit(model, [LowRank(WEIGHT, hyper.edited_layer, solution.u_FR, solution.v_RD)])
-    return made, _info(found, n, solution, wanted_D - now_D)
+    regulariser: KeyRegulariser
 
 
 class UpdateBound(NamedTuple):
@@ -144,51 +58,148 @@ class UpdateBound(NamedTuple):
     key_ratio: float
 
 
+def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState:
+    """Check the hyper-parameters, sample the templates, factorise the second moment.
+
+    Raises:
+      ValueError: on values that cannot be meant for this model, or missing stats.
+    """
+    hyper.check(model)
+    if hyper.mom2_adjustment and stats is None:
+        raise ValueError(
+            "mom2_adjustment=True needs second moments: give stats=, or set mom2_adjustment=False "
+            "for C = I"
+        )
+    regulariser = KeyRegulariser()
+    if stats is not None and hyper.mom2_adjustment is not False:
+        whitener_MF = inverse_cholesky(stats.of(model, hyper.edited_layer))
+        regulariser = shard_regulariser(model.mesh, whitener_MF)
+    templates = hyper.context_templates or sample_templates(model, hyper.seed)
+    for template in templates:
+        check_template(template)
+    return RankOneState(tuple(templates), regulariser)
+
+
+def edit(
+    hyper: RankOneHyper,
+    key_variant: str,
+    model: Model,
+    requests: list[Request],
+    state: RankOneState,
+) -> tuple[Edit, RankOneState, dict[str, float]]:
+    """Make one rank-one edit of one request; the state does not change.
+
+    Args:
+      hyper: of the method.
+      key_variant: one of KEY_VARIANTS.
+      model: with the edits so far.
+      requests: exactly one.
+      state: from `init`.
+
+    Raises:
+      ValueError: on another number of requests, or one longer than the model's positions.
+    """
+    if len(requests) != 1:
+        raise ValueError(
+            f"a rank-one edit writes one request at a time, got {len(requests)}; edit in sequence, "
+            "or use a batch method"
+        )
+    ((made, info),) = edit_each(hyper, key_variant, model, requests, state)
+    return made, state, info
+
+
+def edit_each(
+    hyper: RankOneHyper,
+    key_variant: str,
+    model: Model,
+    requests: list[Request],
+    state: RankOneState,
+) -> list[tuple[Edit, dict[str, float]]]:
+    """Make for each request the edit that would write it alone, their values optimised together."""
+    values = cached_values(
+        hyper, model, requests, state.context_templates, hyper.edited_layer, Site.MLP
+    )
+    return [_write(hyper, key_variant, model, values, i, state) for i in range(len(requests))]
+
+
+def _write(
+    hyper: RankOneHyper,
+    key_variant: str,
+    model: Model,
+    values: OptimisedValues,
+    i: int,
+    state: RankOneState,
+) -> tuple[Edit, dict[str, float]]:
+    """Make the edit that writes the value of request i."""
+    # k_left, k_right and W k_right
+    mean_key_F, bare_key_F = values.key_ICF[i].mean(axis=0), values.bare_key_IF[i]
+    left_F = bare_key_F if key_variant == "bare" else mean_key_F
+    right_F = left_F if key_variant == "prefixed" else bare_key_F
+    now_D = values.bare_value_ID[i]
+    if key_variant == "prefixed":
+        now_D = values.value_ICD[i].mean(axis=0)
+
+    # v* - W k_right, written at k_right
+    residual_D = values.init_ID[i] + values.delta_ID[i] - now_D
+    solution = solve(state.regulariser, left_F[:, None], right_F[:, None], residual_D[None], 0.0)
+    delta = LowRank(EDITED_WEIGHT, hyper.edited_layer, solution.u_FR, solution.v_RD)
+    return make_edit(model, [delta]), _info(values, i, solution, residual_D)
+
+
 def bound_updates(
-    hyper: RankOneHyper, keys: str, model: Model, requests: list[Request], state: RankOneState
+    hyper: RankOneHyper,
+    key_variant: str,
+    model: Model,
+    requests: list[Request],
+    state: RankOneState,
 ) -> list[UpdateBound]:
-    """Bounds each request's update from forward passes alone.
+    """Bound each request's update from forward passes alone.
 
     v* stays within clamp_norm_factor times the length of the value W k_u that the subject has now.
 
     Raises:
       ValueError: where a request in a template is longer than the model's positions.
     """
+    # k_left, k_right and |W k_u| of all requests
+    layer = hyper.edited_layer
     packed = pack_prompts(model, requests, (state.context_templates,), "mean", hyper.fact_token)
-    pooled_NF, bare_NF = compute_keys(model, packed, hyper.edited_layer)
-    value_norm_N = np.linalg.norm(compute_values(model, packed, hyper.edited_layer, "mlp"), axis=1)
-    left_NF = bare_NF if keys == "bare" else pooled_NF
-    right_NF = pooled_NF if keys == "prefixed" else bare_NF
+    mean_key_IF, bare_key_IF = compute_keys(model, packed, layer)
+    value_norm_I = np.linalg.norm(compute_values(model, packed, layer, Site.MLP), axis=1)
+    left_IF = bare_key_IF if key_variant == "bare" else mean_key_IF
+    right_IF = mean_key_IF if key_variant == "prefixed" else bare_key_IF
+
+    # u and its product with k_right do not depend on the value.
     no_value_RD = np.zeros((1, 1), np.float32)
     bounds = []
-    for n in range(len(requests)):
-        solution = solve(state.metric, left_NF[n][:, None], right_NF[n][:, None], no_value_RD, 0.0)
+    for i in range(len(requests)):
+        left_FR, right_FR = left_IF[i][:, None], right_IF[i][:, None]
+        solution = solve(state.regulariser, left_FR, right_FR, no_value_RD, 0.0)
         denominator = abs(float(solution.gram_RR[0, 0]))
-        clamped = hyper.clamp_norm_factor * float(value_norm_N[n])
+        longest = hyper.clamp_norm_factor * float(value_norm_I[i])
         bounds.append(
             UpdateBound(
                 u_F=np.asarray(solution.u_FR)[:, 0],
-                v_norm=clamped / max(denominator, float(np.finfo(np.float32).tiny)),
+                v_norm=longest / max(denominator, float(np.finfo(np.float32).tiny)),
                 denominator=denominator,
-                key_ratio=float(np.linalg.norm(bare_NF[n]) / np.linalg.norm(pooled_NF[n])),
+                key_ratio=float(np.linalg.norm(bare_key_IF[i]) / np.linalg.norm(mean_key_IF[i])),
             )
         )
     return bounds
 
 
-def _info(found: OptimisedValues, n: int, solution: Solution, residual_D) -> dict[str, float]:
-    nll, kl, decay = (float(x[n]) for x in (found.nll_N, found.kl_N, found.decay_N))
+def _info(values: OptimisedValues, i: int, solution: Solution, residual_D) -> dict[str, float]:
+    nll, kl, decay = (float(term_I[i]) for term_I in (values.nll_I, values.kl_I, values.decay_I))
     return {
         "loss": nll + kl + decay,
         "loss_nll_nats": nll,
         "loss_kl": kl,
         "loss_weight_decay": decay,
         "probability": float(np.exp(-nll)),
-        "n_steps": int(found.n_steps_N[n]),
+        "n_steps": int(values.n_steps_I[i]),
         "denominator": abs(float(solution.gram_RR[0, 0])),
         "solve_residual": float(solution.residual),
-        "init_norm": float(np.linalg.norm(found.init_ND[n])),
-        "delta_norm": float(np.linalg.norm(found.delta_ND[n])),
+        "init_norm": float(np.linalg.norm(values.init_ID[i])),
+        "delta_norm": float(np.linalg.norm(values.delta_ID[i])),
         "residual_norm": float(np.linalg.norm(residual_D)),
         "v_norm": float(np.linalg.norm(solution.v_RD)),
     }

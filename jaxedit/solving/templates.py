@@ -1,43 +1,59 @@
-"""Context templates: short texts the model itself begins with, put before a prompt so that an edit
-holds in context.
+"""Context templates: short texts put before a prompt so that an edit holds in context.
+
+The model itself writes them, from a few first words. "{}" is the bare prompt; the other templates
+end with ". {}".
 """
 
 from jaxedit.models.generate import generate
 from jaxedit.models.model import Model
 
-STARTERS = ("The", "Therefore", "Because", "I", "You")
+STARTERS = ("The", "Therefore", "Because", "I", "You")  # first words of the sampled texts
+TOP_K = 5
 
 
 def check_template(template: str) -> None:
-    """Raises a ValueError where a template does not have exactly one `{}`, where the prompt goes."""
+    """Raise a ValueError where a template lacks its one `{}`, the place of the prompt."""
     if not isinstance(template, str) or template.count("{}") != 1:
         raise ValueError(
-            f"the context template {template!r} must have exactly one {{}}, where the prompt goes (context_templates)"
+            f"the context template {template!r} must have exactly one {{}}, where the prompt goes "
+            "(context_templates)"
         )
 
 
 def sample_templates(
-    model: Model, seed: int, lengths: tuple[int, ...] = (5, 10), n_each: int = 2
+    model: Model, seed: int, lengths: tuple[int, ...] = (5, 10), n_samples: int = 2
 ) -> tuple[str, ...]:
-    """ "{}" and, for each length and starter, `n_each` continuations of that many tokens, followed
-    by ". {}".
+    """Sample ROME's context templates, as the code of arXiv 2402.09656.
 
-    As the code of arXiv 2402.09656: top-k sampling with k = 5, braces removed; 2 x 5 x 2 + 1 = 21
-    templates."""
+    Args:
+      model: that writes them, with top-k sampling (k = 5).
+      seed: of the sampling.
+      lengths: tokens of a text.
+      n_samples: texts for each length and starter; by default 2 x 5 x 2 + 1 = 21 templates.
+
+    Returns:
+      The bare prompt "{}", then the texts, without their braces and followed by ". {}".
+    """
     templates = ["{}"]
+    starters = [*STARTERS] * n_samples
     for length in lengths:
-        texts = generate(
-            model, [*STARTERS] * n_each, max_new_tokens=length, top_k=5, seed=seed + length
-        )
-        templates += [
-            " ".join(text.replace("{", " ").replace("}", " ").split()) + ". {}" for text in texts
-        ]
+        texts = generate(model, starters, max_new_tokens=length, top_k=TOP_K, seed=seed + length)
+        for text in texts:
+            words = text.replace("{", " ").replace("}", " ").split()
+            templates.append(" ".join(words) + ". {}")
     return tuple(templates)
 
 
 def sample_groups(model: Model, seed: int, length: int = 10) -> tuple[tuple[str, ...], ...]:
-    """MEMIT's context templates: the bare prompt, and one continuation of `length` tokens of each
-    starter.
+    """Sample MEMIT's context templates: the bare prompt, and one text of each starter.
+
+    Args:
+      model: that writes them.
+      seed: of the sampling.
+      length: tokens of a text.
+
+    Returns:
+      Two groups, which count the same in a key (`jaxedit.solving.keys.pack_prompts`).
     """
-    sampled = sample_templates(model, seed, lengths=(length,), n_each=1)
+    sampled = sample_templates(model, seed, lengths=(length,), n_samples=1)
     return sampled[:1], sampled[1:]

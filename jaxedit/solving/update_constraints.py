@@ -1,9 +1,9 @@
-"""What can be done to any method's update before it is applied: against the growth of weights over
-many edits.
+"""Constraints on any method's update before it is applied, against weights that grow edit by edit.
 
-    RECT   (2401.04700): of the entries of delta W only the share with the largest |delta W / W| is kept
-    PRUNE  (2405.16821): the singular values s of the whole change since the unedited model that reach the largest one s_max of
-           the unedited weight become log(s) - log(s_max) + s_max
+    RECT   (2401.04700): of the entries of delta W only the share with the largest |delta W / W| is
+           kept
+    PRUNE  (2405.16821): the singular values s of the whole change since the unedited model that
+           reach the largest one s_max of the unedited weight become log(s) - log(s_max) + s_max
     cap    |delta W| <= max_norm_ratio |W|, in the Frobenius norm
 
 RECT and PRUNE make an update dense: a step of the journal then holds a whole matrix for each layer.
@@ -16,14 +16,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.edits.edit import Dense, Edit, LowRank, to_dense
+from jaxedit.edits.edit import Dense, Edit, LowRank, scale, to_dense
 from jaxedit.mesh import to_host
 from jaxedit.models.model import Model
+
+TINY = np.finfo(np.float32).tiny
 
 
 @dataclasses.dataclass(frozen=True)
 class UpdateConstraints:
-    """What to do, in this order; None: not.
+    """Constraints on an update, applied in this order; None leaves one out.
 
     Attributes:
       max_norm_ratio: the cap on |delta W| / |W|, W unedited.
@@ -36,7 +38,7 @@ class UpdateConstraints:
     prune_log_base: float | None = None
 
     def check(self) -> None:
-        """Raises a ValueError on a number that cannot be meant."""
+        """Raise a ValueError on a number that cannot be meant."""
         if self.max_norm_ratio is not None and self.max_norm_ratio <= 0:
             raise ValueError(f"max_norm_ratio={self.max_norm_ratio}: expected a positive number")
         if self.rect_keep is not None and not 0 < self.rect_keep <= 1:
@@ -48,7 +50,7 @@ class UpdateConstraints:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is to be done."""
+        """Whether there is no constraint."""
         return self == UpdateConstraints()
 
     @property
@@ -58,27 +60,33 @@ class UpdateConstraints:
 
 
 class ConstrainedState(NamedTuple):
-    """The method's own state, and for PRUNE the largest singular value of each unedited weight."""
+    """The state of a method with constraints.
+
+    Attributes:
+      inner: the method's own state.
+      largest: for PRUNE, the largest singular value of each unedited weight by weight and layer.
+    """
 
     inner: Any
     largest: Mapping[tuple[str, int], float]
-
-    @property
-    def context_templates(self) -> Any:
-        """The method's."""
-        return getattr(self.inner, "context_templates", None)
 
 
 def init(
     constraints: UpdateConstraints, model: Model, inner: Any, slots: Mapping[str, tuple[int, ...]]
 ) -> ConstrainedState:
-    """The state before the first edit."""
+    """Return the state before the first edit.
+
+    Args:
+      constraints: which.
+      model: whose base weights PRUNE compares with.
+      inner: the method's own state.
+      slots: weight -> layers that edits change.
+    """
     if constraints.prune_log_base is None:
         return ConstrainedState(inner, {})
     places = [(weight, layer) for weight, layers in slots.items() for layer in layers]
-    return ConstrainedState(
-        inner, {place: float(np.linalg.norm(_base(model, *place), 2)) for place in places}
-    )
+    largest = {place: float(np.linalg.norm(_base(model, *place), 2)) for place in places}
+    return ConstrainedState(inner, largest)
 
 
 def apply_to(
@@ -87,67 +95,69 @@ def apply_to(
     edit: Edit,
     largest: Mapping[tuple[str, int], float],
 ) -> Edit:
-    """The edit as it is applied to a model that has the edits before it."""
-    return dataclasses.replace(
-        edit, deltas=tuple(_changed(constraints, model, delta, largest) for delta in edit.deltas)
-    )
+    """Constrain an edit.
+
+    Args:
+      constraints: which.
+      model: with the edits before this one.
+      edit: as the method makes it.
+      largest: as in `ConstrainedState`.
+    """
+    deltas = [_constrain(constraints, model, delta, largest) for delta in edit.deltas]
+    return dataclasses.replace(edit, deltas=tuple(deltas))
 
 
-def _changed(
+def _constrain(
     constraints: UpdateConstraints, model: Model, delta: LowRank | Dense, largest
 ) -> LowRank | Dense:
     weight, layer = delta.weight, delta.layer
     base_FD = _base(model, weight, layer)
+
+    # The cap; it leaves an update what it is, low-rank or dense.
     if constraints.max_norm_ratio is not None:
         ratio = float(np.linalg.norm(to_dense(delta)) / np.linalg.norm(base_FD))
-        delta = _scaled(delta, min(1.0, constraints.max_norm_ratio / ratio) if ratio else 1.0)
+        delta = scale(delta, min(1.0, constraints.max_norm_ratio / ratio) if ratio else 1.0)
     if not constraints.is_dense:
         return delta
-    change_FD, edited_FD = to_dense(delta), _overlay(model, weight, layer)
+    change_FD, edited_FD = to_dense(delta), _sum_of_edits(model, weight, layer)
+
+    # RECT: relative to the weight as it is edited so far.
     if constraints.rect_keep is not None:
-        share_FD = np.abs(change_FD) / np.maximum(
-            np.abs(base_FD + edited_FD), np.finfo(np.float32).tiny
-        )
+        weight_FD = np.abs(base_FD + edited_FD)
+        share_FD = np.abs(change_FD) / np.maximum(weight_FD, TINY)
         n_kept = max(1, round(constraints.rect_keep * share_FD.size))
-        change_FD = np.where(
-            share_FD >= np.partition(share_FD, -n_kept, axis=None)[-n_kept], change_FD, 0
-        )
+        smallest_kept = np.partition(share_FD, -n_kept, axis=None)[-n_kept]
+        change_FD = np.where(share_FD >= smallest_kept, change_FD, 0)
+
+    # PRUNE: on the whole change, of which this update is what the edits so far are not.
     if constraints.prune_log_base is not None:
-        whole_FD = prune_spectrum(
-            edited_FD + change_FD, largest[weight, layer], constraints.prune_log_base
-        )
-        change_FD = whole_FD - edited_FD
+        whole_FD = edited_FD + change_FD
+        pruned_FD = prune_spectrum(whole_FD, largest[weight, layer], constraints.prune_log_base)
+        change_FD = pruned_FD - edited_FD
     return Dense(weight, layer, change_FD.astype(np.float32))
 
 
 def prune_spectrum(change_FD: np.ndarray, largest: float, base: float) -> np.ndarray:
-    """PRUNE's condition on a whole change: its singular values from `largest` on grow only as a
-    logarithm.
+    """Let a change's singular values grow only as a logarithm beyond a largest one: PRUNE.
+
+    Args:
+      change_FD: the whole change of a weight.
+      largest: s_max, the largest singular value of the unedited weight.
+      base: of the logarithm.
     """
     u, value, v = np.linalg.svd(change_FD.astype(np.float64), full_matrices=False)
-    restrained = np.where(
-        value >= largest,
-        np.log(np.maximum(value, largest) / largest) / np.log(base) + largest,
-        value,
-    )
+    excess = np.log(np.maximum(value, largest) / largest) / np.log(base)
+    restrained = np.where(value >= largest, excess + largest, value)
     return ((u * restrained) @ v).astype(np.float32)
-
-
-def _scaled(delta: LowRank | Dense, factor: float) -> LowRank | Dense:
-    if isinstance(delta, Dense):
-        return delta._replace(delta_FD=np.asarray(delta.delta_FD * np.float32(factor)))
-    return delta._replace(v_RD=np.asarray(delta.v_RD * np.float32(factor)))
 
 
 def _base(model: Model, weight: str, layer: int) -> np.ndarray:
     return np.asarray(to_host(model.base[weight][layer]), np.float32)
 
 
-def _overlay(model: Model, weight: str, layer: int) -> np.ndarray:
-    """What the kept edits changed so far [F, D]."""
+def _sum_of_edits(model: Model, weight: str, layer: int) -> np.ndarray:
+    """Return what the edits so far changed [F, D]."""
     slot = int(model.overlay.slot[weight][layer]) if weight in model.overlay.slot else -1
-    return (
-        to_host(model.overlay.delta[weight][slot])
-        if slot >= 0
-        else np.zeros(model.base[weight].shape[1:], np.float32)
-    )
+    if slot < 0:
+        return np.zeros(model.base[weight].shape[1:], np.float32)
+    return to_host(model.overlay.delta[weight][slot])

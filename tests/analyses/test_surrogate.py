@@ -8,6 +8,7 @@ from scipy import stats
 
 import jaxedit
 from jaxedit.analyses import surrogate
+from jaxedit.edits.edit import scale
 from jaxedit.edits.serialise import read_edit
 from jaxedit.reports import figures_of_models
 from jaxedit.study.config import default_config
@@ -70,7 +71,7 @@ def test_models_are_at_their_levels(studied, golden, ratios, tasks):
             (score.mean, score.pooled), rel=1e-6
         )
         edit = read_edit(studied / "steps" / f"{row['step']:06d}.safetensors")
-        by_hand = surrogate.scaled_edit(edit, row["factor"])
+        by_hand = scale(edit, row["factor"])
         np.testing.assert_allclose(
             by_hand.dense()["transformer.h.3.mlp.c_proj.weight"],
             row["factor"] * edit.dense()["transformer.h.3.mlp.c_proj.weight"],

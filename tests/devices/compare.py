@@ -18,7 +18,8 @@ from jaxedit.distributed import start_processes
 from jaxedit.edits.edit import to_dense
 from jaxedit.mesh import to_host
 from jaxedit.metrics.perplexity import perplexity_each, prepare
-from jaxedit.solving.keys import compute_keys, pack_prompts
+from jaxedit.solving.keys import compute_keys
+from jaxedit.solving.packed_prompts import pack_prompts
 
 LAYERS = (2, 3)
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 import transformers
 
-from jaxedit.edits.edit import Dense, LowRank, apply, make_edit
+from jaxedit.edits.edit import EDITED_WEIGHT, Dense, LowRank, apply, make_edit
 from jaxedit.metrics.perplexity import prepare
 from jaxedit.metrics.perturbation import (
-    WEIGHT,
     read_key_probe,
     relative_perturbation,
     total_relative_perturbation,
@@ -56,8 +55,8 @@ def test_the_formula(golden, shared, family, lowest):
     model, rng = golden(family), np.random.default_rng(0)
     F, D = model.config.F, model.config.D
     deltas = [
-        LowRank(WEIGHT, 2, rng.standard_normal((F, 2)), rng.standard_normal((2, D))),
-        Dense(WEIGHT, 3, rng.standard_normal((F, D))),
+        LowRank(EDITED_WEIGHT, 2, rng.standard_normal((F, 2)), rng.standard_normal((2, D))),
+        Dense(EDITED_WEIGHT, 3, rng.standard_normal((F, D))),
     ]
     probes = read_key_probe(model, prepare(model, TEXTS, start_layer=lowest), LAYERS)
     edit = make_edit(model, deltas)
@@ -65,7 +64,7 @@ def test_the_formula(golden, shared, family, lowest):
     push_TD = keys[2] @ (deltas[0].u_FR @ deltas[0].v_RD) + keys[3] @ deltas[1].delta_FD
     wanted = np.mean(np.linalg.norm(push_TD, axis=1) / np.linalg.norm(residual_TD, axis=1))
     assert relative_perturbation(probes, edit) == pytest.approx(wanted, rel=1e-5)
-    one_by_one = allocate_deltas(model, WEIGHT, (1, *LAYERS))
+    one_by_one = allocate_deltas(model, EDITED_WEIGHT, (1, *LAYERS))
     for delta in deltas:
         one_by_one = apply(one_by_one, make_edit(model, [delta]))
     assert total_relative_perturbation(probes, one_by_one) == pytest.approx(wanted, rel=1e-5)
@@ -88,7 +87,7 @@ def test_an_edit_that_overflows_pushes_without_limit(golden):
     model = golden("llama")
     probes = read_key_probe(model, prepare(model, TEXTS), (2,))
     huge = LowRank(
-        WEIGHT, 2, np.full((model.config.F, 1), 3e38), np.full((1, model.config.D), 3e38)
+        EDITED_WEIGHT, 2, np.full((model.config.F, 1), 3e38), np.full((1, model.config.D), 3e38)
     )
     edit = make_edit(model, [huge])
     assert (
@@ -104,6 +103,6 @@ def test_what_it_cannot_be_measured_for(golden):
     with pytest.raises(ValueError, match=r"layers=\[2\]: these texts were begun at layer 3"):
         read_key_probe(model, prepare(model, TEXTS, start_layer=3), (2,))
     probes = read_key_probe(model, prepare(model, TEXTS), (2,))
-    delta = LowRank(WEIGHT, 3, np.zeros((model.config.F, 1)), np.zeros((1, model.config.D)))
+    delta = LowRank(EDITED_WEIGHT, 3, np.zeros((model.config.F, 1)), np.zeros((1, model.config.D)))
     with pytest.raises(ValueError, match=r"layer 3; probed were layers \[2\]"):
         relative_perturbation(probes, make_edit(model, [delta]))

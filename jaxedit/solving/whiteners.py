@@ -1,0 +1,76 @@
+"""Factorisations of second moments on the host, in float64: what whiteners are made of.
+
+A whitener is a W with M^-1 = W^T W (`jaxedit.solving.solve`): L^-1 of M = L L^T, or U^T / sqrt(b)
+where an update may change only the subspace that U spans and M = b I there.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def inverse_cholesky(moment_FF: np.ndarray, scale: float = 1.0, ridge: float = 0.0) -> np.ndarray:
+    """Compute L^-1 of the Cholesky factorisation scale C + ridge I = L L^T.
+
+    Args:
+      moment_FF: C, symmetric.
+      scale: lambda.
+      ridge: b.
+
+    Returns:
+      float32 [F, F], from float64 on the host.
+
+    Raises:
+      ValueError: where the matrix is not positive definite.
+    """
+    import scipy.linalg
+
+    moment = np.asarray(moment_FF, np.float64)
+    diagonal_F = scale * np.diagonal(moment) + ridge
+    is_diagonal = np.count_nonzero(moment) == len(moment)
+    if np.all(diagonal_F > 0) and is_diagonal:  # C = I, where there are no statistics
+        return np.diag((1 / np.sqrt(diagonal_F)).astype(np.float32))
+    moment = scale * (moment + moment.T) / 2
+    moment[np.diag_indices_from(moment)] += ridge
+    try:
+        lower = scipy.linalg.cholesky(moment, lower=True, overwrite_a=True)
+    except np.linalg.LinAlgError as error:
+        raise ValueError(
+            f"the second moment ({len(moment)} wide) is not positive definite: {error}. It was "
+            "gathered from too few tokens, or is of low rank; take more than 10 x F tokens, or add "
+            "a small multiple of the identity"
+        ) from error
+    # LAPACK's inverse of a triangle takes a fifth of a triangular solve's time.
+    (invert,) = scipy.linalg.get_lapack_funcs(["trtri"], [lower])
+    inverse, _ = invert(lower, lower=1, overwrite_c=1)
+    return inverse.astype(np.float32)
+
+
+def null_space(
+    moment_FF: np.ndarray, threshold: float | Mapping[int, float], layer: int
+) -> np.ndarray:
+    """Compute U [F, M], the eigenvectors of a second moment with eigenvalues below a threshold.
+
+    Args:
+      moment_FF: of the layer's keys.
+      threshold: a number, or one for each layer.
+      layer: whose second moment it is.
+
+    Raises:
+      ValueError: where there is none, or the layer has no threshold.
+    """
+    if isinstance(threshold, Mapping):
+        if layer not in threshold:
+            raise ValueError(
+                f"nullspace_threshold names layers {sorted(threshold)}, not layer {layer}"
+            )
+        threshold = threshold[layer]
+    value_F, vector_FF = np.linalg.eigh(np.asarray(moment_FF, np.float64))
+    is_below_F = value_F < threshold
+    if not is_below_F.any():
+        raise ValueError(
+            f"nullspace_threshold={threshold}: no eigenvalue of layer {layer}'s second moment is "
+            f"below it (they go from {value_F[0]:.3g} to {value_F[-1]:.3g}), so nothing may "
+            "change; give a higher one"
+        )
+    return vector_FF[:, is_below_F]
