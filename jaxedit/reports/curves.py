@@ -13,13 +13,13 @@ class Curve(NamedTuple):
     perplexity: list[float]
 
     def up_to(self, last: int) -> "Curve":
-        """Returns its points up to a number of edits."""
+        """Return the points up to a number of edits."""
         n = sum(edits <= last for edits in self.edits)
         return self._replace(edits=self.edits[:n], perplexity=self.perplexity[:n])
 
 
 def read_curves(chosen: list[str]) -> list[Curve]:
-    """Reads curves of JSON files {name: {"x": [...], "y": [...]}}, chosen as FILE.json:NAME.
+    """Read curves of JSON files {name: {"x": [...], "y": [...]}}, chosen as FILE.json:NAME.
 
     Raises:
       ValueError: on a file or name that is not there, or something else under it; the message

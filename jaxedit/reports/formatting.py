@@ -11,7 +11,7 @@ HIGHEST_PPL = 1e100  # what a figure draws larger perplexities as, infinite ones
 
 
 def format_number(value: Any) -> str:
-    """Formats a number for people: thousands separated, small ones with three figures."""
+    """Format a number for people: thousands separated, small ones with three figures."""
     value = float(value)
     if not np.isfinite(value):
         return str(value)
@@ -20,8 +20,13 @@ def format_number(value: Any) -> str:
     return f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
 
 
+def format_statistic(value: float, digits: int) -> str:
+    """Format a statistic with so many decimal places; NaN, where there is none, as a dash."""
+    return "–" if np.isnan(value) else f"{value:.{digits}f}"
+
+
 def clip_for_plot(perplexities: Sequence[float]) -> tuple[np.ndarray, float]:
-    """Returns perplexities as a figure shows them, and the highest place in it.
+    """Return perplexities as a figure shows them, and the highest place in it.
 
     What is not finite is drawn at ten times the highest of the others.
     """
@@ -32,14 +37,14 @@ def clip_for_plot(perplexities: Sequence[float]) -> tuple[np.ndarray, float]:
 
 
 def escape_cell(text: str) -> str:
-    """Escapes text for a cell of a Markdown table, on one line."""
+    """Escape text for a cell of a Markdown table, on one line."""
     return text.replace("|", "\\|").replace("\r", "⏎").replace("\n", "⏎")
 
 
 def markdown_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool] | None = None
 ) -> list[str]:
-    """Writes a Markdown table as lines.
+    """Write a Markdown table as lines.
 
     Args:
       header: the titles.
