@@ -9,7 +9,7 @@ import numpy as np
 from jaxedit.reports.comparison_figures import comparison_figure
 from jaxedit.reports.curves import Curve
 from jaxedit.reports.figures import save_figure
-from jaxedit.reports.formatting import escape_cell, format_number, markdown_table
+from jaxedit.reports.formatting import format_number, markdown_table
 from jaxedit.reports.studies import FinishedStudy
 
 FIGURE = "comparison"
@@ -33,7 +33,7 @@ def write_comparison(
       curves: to be drawn beside them.
     """
     save_figure(comparison_figure(studies, curves), folder / FIGURE)
-    rows = [list(map(escape_cell, comparison_row(study, studies))) for study in studies]
+    rows = [comparison_row(study, studies) for study in studies]
     unedited = format_number(studies[0].unedited)
     lines = [f"# {title}", "", f"Unedited perplexity {unedited}.", ""]
     lines += [*markdown_table(comparison_header(studies), rows), ""]

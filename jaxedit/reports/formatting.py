@@ -44,14 +44,14 @@ def escape_cell(text: str) -> str:
 def markdown_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool] | None = None
 ) -> list[str]:
-    """Write a Markdown table as lines.
+    """Write a Markdown table as lines; a bar or a line break in a cell is text.
 
     Args:
       header: the titles.
-      rows: cells, escaped.
+      rows: cells.
       right: which columns are aligned right; None: all but the first.
     """
     right = [i > 0 for i in range(len(header))] if right is None else right
     rule = "|" + "".join("---:|" if is_right else "---|" for is_right in right)
-    lines = ["| " + " | ".join(cells) + " |" for cells in [header, *rows]]
+    lines = ["| " + " | ".join(map(escape_cell, cells)) + " |" for cells in [header, *rows]]
     return [lines[0], rule, *lines[1:]]

@@ -61,9 +61,9 @@ def write_report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
 def report_markdown(journal: Journal, steps: list[StepRecord]) -> str:
     """Write the report as Markdown."""
     single = is_single(journal)
-    rows = [list(map(escape_cell, table_row(record, single))) for record in steps]
+    rows = [table_row(record, single) for record in steps]
     said = [
-        [str(record.step), escape_cell(record.request_summary), escape_cell(record.continuation)]
+        [str(record.step), record.request_summary, record.continuation]
         for record in steps
         if record.continuation is not None
     ]
