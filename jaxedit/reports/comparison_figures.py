@@ -164,6 +164,8 @@ def surrogate_figure(rows: list[dict[str, Any]], metric: str = "acc") -> "Figure
     if not tasks:
         known = ", ".join(rows[0]["tasks"])
         raise ValueError(f"none of the tasks {known} has the metric {metric!r}: nothing to draw")
+
+    # A panel for each form of perplexity and task, its correlation above it.
     found = {(each.form, each.task): each for each in correlations(rows, metric)}
     figure = new_figure(3.6 * len(tasks), 2.8 * len(FORMS))
     all_axes = figure.subplots(len(FORMS), len(tasks), squeeze=False)

@@ -27,6 +27,7 @@ def read_curves(chosen: list[str]) -> list[Curve]:
     """
     curves = []
     for choice in chosen:
+        # The file and the name in it, which may hold anything but ".json:".
         path, _, name = choice.partition(".json:")
         file = Path(f"{path}.json")
         if not name or not file.is_file():
@@ -36,6 +37,7 @@ def read_curves(chosen: list[str]) -> list[Curve]:
         known = json.loads(file.read_text(encoding="utf-8"))
         if name not in known:
             raise ValueError(f"{file} has no curve {name!r}; it has {', '.join(known)}")
+        # Its numbers.
         try:
             edits, perplexity = (list(map(float, known[name][axis])) for axis in ("x", "y"))
         except (KeyError, TypeError, ValueError) as error:

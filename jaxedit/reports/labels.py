@@ -141,6 +141,8 @@ def label_points(
     figure.draw_without_rendering()
     mark_size = MARK_POINTS / 72 * figure.dpi
     mark_places = axes.transData.transform(marks)
+
+    # Each label takes the first place that is free; one that finds none is left out.
     taken: list[Any] = []
     for label in labels:
         if len(taken) == most:

@@ -41,6 +41,8 @@ def write_report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
     """
     journal = read_journal(folder)
     steps = edit_steps(journal)
+
+    # The figures, those of which the journal has the numbers.
     figures = {
         "perplexity": perplexity_figure(journal, curves),
         "damage_prediction": damage_prediction_figure(steps, is_single(journal)),
@@ -49,6 +51,8 @@ def write_report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
     for name, figure in figures.items():
         if figure is not None:
             save_figure(figure, folder / name)
+
+    # The page, and the text that shows the figures.
     write_page(journal, folder / "report.html", curves)
     text = report_markdown(journal, steps)
     if figures["retention"] is not None:
@@ -60,6 +64,7 @@ def write_report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
 
 def report_markdown(journal: Journal, steps: list[StepRecord]) -> str:
     """Write the report as Markdown."""
+    # The tables of edits and continuations; a batch is shown by its first request.
     single = is_single(journal)
     rows = [table_row(record, single) for record in steps]
     said = [
@@ -115,6 +120,8 @@ def damage_prediction_lines(steps: list[StepRecord], single: bool = True) -> lis
     predictors = damage_predictors(steps, single)
     if not predictors:
         return []
+
+    # A row a predictor.
     damage = measured_damage(steps)
     n_damaging, n_collapsed = int(damage.is_damaging.sum()), int(damage.is_collapsed.sum())
     header = ["predictor", "Spearman", "of the damaging", "AUC", "holds all damaging"]
@@ -129,6 +136,8 @@ def damage_prediction_lines(steps: list[StepRecord], single: bool = True) -> lis
         ]
         for each in predictors
     ]
+
+    # What it was judged on.
     about = (
         f"{len(damage.records)} edits were measured, {n_damaging} of them damaging (over "
         f"{DAMAGE_RATIO:g} times the unedited perplexity), {n_collapsed} collapsing. Rank "

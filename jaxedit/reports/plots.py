@@ -132,9 +132,13 @@ def damage_prediction_plot(steps: list[StepRecord], single: bool) -> "Figure | N
     predictors = damage_predictors(steps, single)
     if not predictors:
         return None
+
+    # Of every edit its name and colour: damaging is what the AUC in the title is about.
     damage = measured_damage(steps)
     names = [html.escape(record.request_summary) for record in damage.records]
     colors = [DAMAGING if is_damaging else HARMLESS for is_damaging in damage.is_damaging]
+
+    # A panel a predictor.
     titles = [predictor_title(each.spearman, each.auc) for each in predictors]
     grid: Any = dict(shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
     figure = make_subplots(1, len(predictors), **grid)

@@ -66,28 +66,26 @@ def table_row(record: StepRecord, single: bool = False) -> list[str]:
       record: of the edit.
       single: whether it is one of a study of single edits.
     """
-    if not record.is_made:
-        cells: dict[str, str] = {}
-    else:
+    # What was measured, of an edit that was made.
+    cells: dict[str, str] = {}
+    if record.is_made:
         assert record.metrics is not None
         assert record.unedited_metrics is not None
         before = float(record.unedited_metrics["probability_new"])
         after = float(record.metrics["probability_new"])
-        cells = {
-            "P(new)": f"{before:.3f} → {after:.3f}",
-            "accuracy": f"{float(record.metrics['efficacy_accuracy']):.0%}",
-        }
+        cells["P(new)"] = f"{before:.3f} → {after:.3f}"
+        cells["accuracy"] = f"{float(record.metrics['efficacy_accuracy']):.0%}"
         denominator = (record.optimisation or {}).get("denominator")
         if denominator is not None:
             cells["|u·k|"] = format_number(denominator)
         if record.perplexity:
             cells["perplexity"] = format_number(record.perplexity["mean"])
             cells["ratio"] = format_number(record.perplexity["ratio"])
-    cells |= {
-        "#": str(record.step),
-        "edit": record.request_summary,
-        "outcome": outcome(record, single),
-    }
+
+    # What every step has.
+    cells["#"] = str(record.step)
+    cells["edit"] = record.request_summary
+    cells["outcome"] = outcome(record, single)
     return [cells.get(name, "") for name in HEADER]
 
 

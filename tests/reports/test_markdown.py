@@ -25,7 +25,7 @@ from jaxedit.study.journal import read_journal
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The folder of a study with every kind of step and its report."""
+    """Write a study with every kind of step, and its report; return the folder."""
     folder = tmp_path_factory.mktemp("report") / "run"
     write_journal(folder, STEPS)
     assert write_report(folder) == folder / "report.md"

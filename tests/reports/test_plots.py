@@ -21,7 +21,7 @@ from jaxedit.reports.records import edit_steps
 
 @pytest.fixture(scope="module")
 def journal(tmp_path_factory):
-    """A journal with every kind of step, and two evaluations of retention."""
+    """Write a journal with every kind of step, and two evaluations of retention."""
     held = {1: {"1": 0.99}, 5: {"1": 0.8, "5": 0.25}}
     steps = [
         dataclasses.replace(
