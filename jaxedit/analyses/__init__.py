@@ -1,3 +1,4 @@
-"""Experiments on finished studies: how well damage was predicted, perplexity against tasks, the
-paper's numbers.
+"""Experiments on finished studies.
+
+How well damage was predicted, perplexity against downstream tasks, and the paper's numbers.
 """

@@ -59,7 +59,7 @@ class Damage(NamedTuple):
 
 
 def measured_damage(steps: list[StepRecord]) -> Damage:
-    """Collects what the edits did after which the perplexity was measured."""
+    """Collect what the edits did after which the perplexity was measured."""
     records = [record for record in steps if record.perplexity is not None]
     perplexities = [record.perplexity or {} for record in records]
     return Damage(
@@ -71,7 +71,7 @@ def measured_damage(steps: list[StepRecord]) -> Damage:
 
 
 def damage_predictors(steps: list[StepRecord], single: bool = True) -> list[DamagePredictor]:
-    """Judges each predictor that all measured edits of a study have.
+    """Judge each predictor that all measured edits of a study have.
 
     The model that is measured after an edit of a sequence has those before it as well, so only the
     relative perturbation of all of them together counts.
@@ -94,7 +94,7 @@ def damage_predictors(steps: list[StepRecord], single: bool = True) -> list[Dama
 
 
 def _predictions(records: list[StepRecord], single: bool) -> dict[str, list[float | None]]:
-    """Predictor -> its value for each edit, None where an edit lacks it."""
+    """Return for each predictor its value for each edit, None where an edit lacks it."""
     if not single:
         total = [record.total_relative_perturbation for record in records]
         return {"relative perturbation of all edits": total}
@@ -107,6 +107,7 @@ def _predictions(records: list[StepRecord], single: bool) -> dict[str, list[floa
 
 
 def _judge(name: str, value: np.ndarray, damage: Damage) -> DamagePredictor:
+    """Judge a predictor by its value for each measured edit."""
     from scipy import stats
 
     damaging = damage.is_damaging
@@ -134,6 +135,7 @@ def _judge(name: str, value: np.ndarray, damage: Damage) -> DamagePredictor:
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Compute the rank correlation; NaN with fewer than three values, or equal ones."""
     from scipy import stats
 
     if len(a) < 3 or len(set(a)) == 1 or len(set(b)) == 1:

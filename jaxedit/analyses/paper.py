@@ -46,7 +46,7 @@ class PaperNumbers(NamedTuple):
 
 
 def paper_numbers(journal: Journal) -> PaperNumbers | None:
-    """Finds the paper's numbers for a study's model and method; None for another model."""
+    """Find the paper's numbers for a study's model and method; None for another model."""
     config: dict[str, Any] = journal.run["config"]
     model = next((name for name in UNEDITED if name in config["model"].lower()), None)
     if model is None:

@@ -27,12 +27,7 @@ from jaxedit.study.replay import edited_model
 
 # The papers' mean over texts, in which one text may outweigh all others, and over all tokens.
 FORMS = ("perplexity", "pooled")
-# fmt: off
-LEVELS = (
-    200.0, 250.0, 300.0, 350.0, 400.0, 450.0, 500.0, 600.0, 700.0, 800.0, 900.0, 1000.0, 2000.0,
-    5000.0,
-)
-# fmt: on
+LEVELS = tuple(map(float, (*range(200, 500, 50), *range(500, 1000, 100), 1000, 2000, 5000)))
 NEAR = 0.02  # a level is met where the perplexity is this close to it
 TRIALS = 20
 N_RESAMPLED = 2000
@@ -56,7 +51,7 @@ def measure_surrogate(
     task_path: Path | None = None,
     on_model: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> list[dict[str, Any]]:
-    """Evaluates the unedited model and one model a level on downstream tasks.
+    """Evaluate the unedited model and one model a level on downstream tasks.
 
     What is done is kept in the folder (surrogate.json) and not done again.
 
@@ -84,6 +79,7 @@ def measure_surrogate(
     chosen = _choose(journal.steps, levels)
     rows = []
     for level in (None, *sorted(levels)):
+        # What was evaluated before is read; else the model at the level is found and evaluated.
         row = next((row for row in done if row["level"] == level), None)
         if row is None:
             texts = texts or prepare(model, read_texts(journal.run["config"]["texts"]))
@@ -96,6 +92,7 @@ def measure_surrogate(
                 scaled = scale_to_perplexity(model, edit, level, texts, step.record.step)
                 edited = apply(model, scale(edit, scaled.factor))
             numbers = evaluate_tasks(edited, tasks, limit=limit, task_path=task_path)
+            # It is on disk before the next model is evaluated.
             row = {"level": level, **scaled._asdict(), "tasks": numbers}
             done = [*done, row]
             content = json.dumps(to_json({"asked": asked, "models": done}), indent=1) + "\n"
@@ -106,7 +103,11 @@ def measure_surrogate(
 
 
 def _read(path: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
-    """The models that were evaluated before, for the same tasks."""
+    """Read the models that were evaluated before, for the same tasks.
+
+    Raises:
+      ValueError: where they were evaluated for others.
+    """
     if not path.is_file():
         return []
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -118,7 +119,11 @@ def _read(path: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _choose(steps: list[Step], levels: tuple[float, ...]) -> dict[float, Step]:
-    """For each level a step whose edit goes beyond it, as many different ones as there are."""
+    """Choose for each level an edit that goes beyond it, as many different ones as there are.
+
+    Raises:
+      ValueError: on a level that no edit reaches.
+    """
     reached = [
         (float(step.record.perplexity["mean"]), step)
         for step in steps[1:]
@@ -142,7 +147,7 @@ def _choose(steps: list[Step], levels: tuple[float, ...]) -> dict[float, Step]:
 def scale_to_perplexity(
     model: Model, edit: Edit, level: float, texts: PrefilledTexts, step: int
 ) -> Scaled:
-    """Finds by bisection the factor at which the edit takes the perplexity to a level.
+    """Find by bisection the factor at which the edit takes the perplexity to a level.
 
     Raises:
       ValueError: where the whole edit stays under it.
@@ -172,8 +177,13 @@ class Correlation(NamedTuple):
     high: float
 
 
+def tasks_with(rows: list[dict[str, Any]], metric: str = "acc") -> list[str]:
+    """Return the tasks that have a metric."""
+    return [task for task, numbers in rows[0]["tasks"].items() if metric in numbers]
+
+
 def correlations(rows: list[dict[str, Any]], metric: str = "acc") -> list[Correlation]:
-    """Correlates each task that has the metric with both forms of perplexity.
+    """Correlate each task that has the metric with both forms of perplexity.
 
     Args:
       rows: of `measure_surrogate`.
@@ -188,17 +198,19 @@ def correlations(rows: list[dict[str, Any]], metric: str = "acc") -> list[Correl
         return float(np.asarray(stats.spearmanr(perplexities, accuracies)[0]))
 
     found = []
-    has_metric = [task for task, numbers in rows[0]["tasks"].items() if metric in numbers]
-    for form, task in itertools.product(FORMS, has_metric if len(rows) >= 4 else []):
+    tasks = tasks_with(rows, metric) if len(rows) >= 4 else []
+    for form, task in itertools.product(FORMS, tasks):
         perplexities = np.array([row[form] for row in rows])
         accuracies = np.array([row["tasks"][task][metric] for row in rows])
+
+        # Models are drawn anew with replacement; draws that are all alike have no correlation.
         rng = np.random.default_rng(0)
         resampled = []
         for _ in range(N_RESAMPLED):
             at = rng.integers(0, len(rows), len(rows))
             if len(set(accuracies[at])) > 1 and len(set(perplexities[at])) > 1:
                 resampled.append(rho_of(perplexities[at], accuracies[at]))
-        low, high = (math.nan, math.nan)
+        low, high = math.nan, math.nan
         if resampled:
             low, high = np.quantile(resampled, [0.025, 0.975])
         rho = rho_of(perplexities, accuracies)

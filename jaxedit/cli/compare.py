@@ -39,7 +39,7 @@ def main() -> None:
     from jaxedit.distributed import process_workdir
     from jaxedit.reports.comparison import comparison_header, comparison_row, write_comparison
     from jaxedit.reports.curves import read_curves
-    from jaxedit.reports.outcomes import read_outcomes
+    from jaxedit.reports.studies import read_studies
     from jaxedit.study.config import find_config, read_config, read_variants
     from jaxedit.study.loop import run_study
 
@@ -53,11 +53,11 @@ def main() -> None:
         apply_set(config)
         with StepBar(single=config.mode == "single") as bar:
             run_study(config, folder / name, bar.show_step)
-    outcomes = read_outcomes(folder, variants)
+    studies = read_studies(folder, variants)
     title, curves = f"{path.stem}: {', '.join(variants)}", read_curves(FLAGS.reference)
-    written = write_comparison(folder, title, outcomes, curves)
-    header = comparison_header(outcomes)
-    rows = [comparison_row(outcome, outcomes) for outcome in outcomes]
+    written = write_comparison(folder, title, studies, curves)
+    header = comparison_header(studies)
+    rows = [comparison_row(study, studies) for study in studies]
     if FLAGS.json:
         print_json({"workdir": str(folder), "header": header, "rows": rows})
         return

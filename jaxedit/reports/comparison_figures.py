@@ -6,184 +6,226 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxedit.analyses.damage_prediction import COLLAPSE_PPL
-from jaxedit.analyses.surrogate import FORMS, correlations
+from jaxedit.analyses.surrogate import FORMS, correlations, tasks_with
 from jaxedit.reports.curves import Curve
-from jaxedit.reports.figures import DAMAGING, HARMLESS, draw_curves, new_figure
-from jaxedit.reports.outcomes import Outcome
+from jaxedit.reports.figures import (
+    DAMAGING,
+    HARMLESS,
+    LEVEL_COLOR,
+    draw_curves,
+    draw_level,
+    new_figure,
+    whole_numbers,
+)
+from jaxedit.reports.formatting import clip_for_plot, format_statistic
+from jaxedit.reports.labels import (
+    BESIDE_RISING_LINE,
+    EndLabel,
+    PointLabel,
+    label_line_ends,
+    label_points,
+)
+from jaxedit.reports.studies import FinishedStudy
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Any two are at least 26 apart in CIELAB, none is a grey, and all are legible on white (3 : 1).
+COLORS = (
+    "#1b6ca8",  # blue
+    "#d1352b",  # red
+    "#2e8b3d",  # green
+    "#e07b00",  # orange
+    "#8e44ad",  # purple
+    "#7a4a1e",  # brown
+    "#0f9d9d",  # teal
+    "#e0559f",  # pink
+    "#111111",  # black
+    "#8a8f00",  # olive
+    "#5b6ee1",  # periwinkle
+    "#7f0f2e",  # burgundy
+    "#0b4f3c",  # pine
+    "#b07aa1",  # mauve
+    "#2b2f8f",  # navy
+)
 MARKERS = "osD^vPX*"
-LABEL_STEP = 0.045  # of the axes' height: what two labels beside each other need
+LINES = ("-", "--", ":")
 
 
-def comparison_figure(outcomes: list[Outcome], curves: Sequence[Curve] = ()) -> "Figure":
-    """Draws studies beside each other: perplexity over edits, or what one edit each has to weigh.
+def comparison_figure(studies: list[FinishedStudy], curves: Sequence[Curve] = ()) -> "Figure":
+    """Draw studies beside each other: perplexity over edits, or efficacy against perplexity.
+
+    The latter where every study made one edit.
 
     Args:
-      outcomes: of the studies.
+      studies: at least one.
       curves: to be drawn beside them.
     """
     figure = new_figure(7.0, 4.0)
     axes = figure.subplots()
-    if all(len(outcome.made) == 1 for outcome in outcomes):
-        _draw_trade_off(outcomes, axes)
-    else:
-        _draw_perplexities(outcomes, axes, curves)
     axes.spines[["top", "right"]].set_visible(False)
+    if all(len(study.made) == 1 for study in studies):
+        _draw_trade_off(studies, axes)
+    else:
+        _draw_perplexities(studies, axes, curves)
     return figure
 
 
-def _draw_trade_off(outcomes: list[Outcome], axes: Any) -> None:
-    """Efficacy against the perplexity ratio, a line for each part of the names before an "@"."""
+def _look(i: int) -> dict[str, Any]:
+    """Return how the i-th of several lines is drawn: no two alike, in greyscale as well."""
+    line, marker = LINES[i // len(MARKERS) % len(LINES)], MARKERS[i % len(MARKERS)]
+    return dict(linestyle=line, marker=marker, markersize=4, color=COLORS[i % len(COLORS)])
+
+
+def _draw_trade_off(studies: list[FinishedStudy], axes: "Axes") -> None:
+    """Draw efficacy against the perplexity ratio, a line for each part of a name before an "@"."""
     groups: dict[str, list[tuple[float, float, str]]] = {}
-    for outcome in outcomes:
-        (record,) = outcome.made
-        group, _, value = outcome.name.partition("@")
+    for study in studies:
+        (record,) = study.made
+        group, _, value = study.name.partition("@")
         efficacy = (record.metrics or {})["efficacy_success"]  # None: the facts lack true answers
-        ratio = float((record.perplexity or {})["ratio"])
-        height = np.nan if efficacy is None else 100 * float(efficacy)
-        groups.setdefault(group, []).append((ratio, height, value))
-    colors = distinct_colors(len(groups))
-    for i, (group, places) in enumerate(groups.items()):
-        ratio, efficacy, values = zip(*places, strict=True)
-        look = dict(marker=MARKERS[i % len(MARKERS)], markersize=5, color=colors[i], label=group)
-        axes.plot(ratio, efficacy, "-", **look)
-        for j, (x, y, text) in enumerate(zip(ratio, efficacy, values, strict=True)):
-            offset = (4, (5, -9)[j % 2])  # turn about: neighbours lie close
-            place = dict(xytext=offset, textcoords="offset points", fontsize=6, color=colors[i])
-            axes.annotate(text, (x, y), **place)
-    axes.set_xlabel("perplexity of the edited model / of the unedited one")
+        percent = np.nan if efficacy is None else 100 * float(efficacy)
+        ratio = float(record.perplexity["ratio"]) if record.perplexity else np.nan
+        groups.setdefault(group, []).append((ratio, percent, value))
+
+    # A line each group, and beside every point its value.
+    values = []
+    for i, (group, points) in enumerate(groups.items()):
+        look = _look(i)
+        ratios, percents, _ = zip(*points, strict=True)
+        axes.plot(ratios, percents, label=group, **look)
+        values += [PointLabel(value, x, y, look["color"]) for x, y, value in points]
+    values = [label for label in values if np.isfinite([label.x, label.y]).all()]
+    if max((label.x for label in values), default=1) > 10:
+        axes.set_xscale("log")
+    axes.margins(0.08)
+    axes.set_xlabel("perplexity of the edited model / of the unedited model")
     axes.set_ylabel("efficacy (%)")
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(frameon=False, fontsize=8, loc="best")
+    if values:
+        marks = np.array([(label.x, label.y) for label in values])
+        label_points(axes, values, marks, places=BESIDE_RISING_LINE)
 
 
-def _draw_perplexities(outcomes: list[Outcome], axes: Any, curves: Sequence[Curve]) -> None:
-    """Perplexity against edits on a logarithmic axis, a line a study, named at its end."""
-    from matplotlib.ticker import MaxNLocator, NullLocator
+def _draw_perplexities(studies: list[FinishedStudy], axes: "Axes", curves: Sequence[Curve]) -> None:
+    """Draw perplexity against edits on a logarithmic axis, a line a study, named at its end.
 
-    styles = [(marker, line) for line in ("-", "--", ":") for marker in MARKERS]
-    colors = distinct_colors(len(outcomes))
-    for i, outcome in enumerate(outcomes):
-        measured = [(r.step, float(r.perplexity["mean"])) for r in outcome.made if r.perplexity]
-        x, y = np.array([(0, outcome.unedited), *measured]).T
-        marker, line = styles[i % len(styles)]
-        y = np.where(np.isfinite(y), y, np.nan)
-        look = dict(marker=marker, markersize=4, color=colors[i], label=outcome.name)
-        axes.plot(x, y, line, **look)
-    last = max(outcome.made[-1].step for outcome in outcomes if outcome.made)
-    draw_curves(axes, curves, last)
+    A perplexity that is not finite is drawn at ten times the highest of the others.
+    """
+    # A line a study, from the unedited model on.
+    measured = [{0: study.unedited, **study.perplexities} for study in studies]
+    perplexities = [perplexity for points in measured for perplexity in points.values()]
+    clipped, top = clip_for_plot(perplexities)
+    heights, labels = iter(clipped.tolist()), []
+    for i, (study, points) in enumerate(zip(studies, measured, strict=True)):
+        steps, look = list(points), _look(i)
+        y = [next(heights) for _ in steps]
+        axes.plot(steps, y, label=study.name, **look)
+        labels.append(EndLabel(study.name, steps[-1], y[-1], look["color"]))
+    last = max((study.made[-1].step for study in studies if study.made), default=0)
+    labels += draw_curves(axes, curves, last)
+
+    # The perplexity at which a model counts as collapsed, where any comes near it.
     axes.set_yscale("log")
-    lowest, highest = axes.get_ylim()
-    if highest > COLLAPSE_PPL / 2:
-        axes.axhline(COLLAPSE_PPL, color="0.4", linestyle="--", linewidth=1, zorder=1)
-        place = dict(xycoords=("axes fraction", "data"), textcoords="offset points", va="bottom")
-        look = dict(xytext=(2, 2), fontsize=8, color="0.3", ha="left")
-        axes.annotate("collapse: 1000", (0, COLLAPSE_PPL), **place, **look)
-    if highest < 10 * lowest:  # powers of ten alone would leave the axis without a number
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    if axes.get_ylim()[1] > COLLAPSE_PPL / 2:
+        labels += draw_level(axes, COLLAPSE_PPL, "collapse: 1000", "--")
+    if not np.all(np.isfinite(perplexities)):
+        labels.append(EndLabel("not finite", None, top, LEVEL_COLOR))
+    _number_perplexities(axes)
     axes.set_xlabel("edits")
     axes.set_ylabel("perplexity (mean over texts)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    label_line_ends(axes)
+    axes.xaxis.set_major_locator(whole_numbers())
+    label_line_ends(axes, labels)
 
 
-def distinct_colors(n: int) -> list[Any]:
-    """Returns n colours that are told apart: a qualitative palette, a continuous one beyond it."""
-    from matplotlib import colormaps
+def _number_perplexities(axes: "Axes") -> None:
+    """Put numbers at an axis of less than a decade, on which powers of ten are too few."""
+    from matplotlib.ticker import MaxNLocator, NullLocator
 
-    if n <= 10:
-        return [colormaps["tab10"](i) for i in range(n)]
-    if n <= 20:
-        return [colormaps["tab20"](i) for i in range(n)]
-    return [colormaps["turbo"](i / (n - 1)) for i in range(n)]
-
-
-def label_line_ends(axes: Any) -> None:
-    """Names each labelled line right of the axes, beside its end; overlapping names move apart."""
-    low, high = np.log10(axes.get_ylim())
-    lines = [line for line in axes.get_lines() if not line.get_label().startswith("_")]
-    ends = []
-    for line in lines:
-        y = np.asarray(line.get_ydata(), float)
-        finite = y[np.isfinite(y)]
-        ends.append((np.log10(finite[-1]) - low) / (high - low) if len(finite) else 0.0)
-    heights = spread_apart(ends, LABEL_STEP)
-    for line, end, height in zip(lines, ends, heights, strict=True):
-        axes.annotate(
-            line.get_label(),
-            (1.0, end),
-            xycoords="axes fraction",
-            xytext=(1.05, height),
-            textcoords="axes fraction",
-            fontsize=8,
-            color=line.get_color(),
-            va="center",
-            parse_math=False,
-            arrowprops=dict(arrowstyle="-", color=line.get_color(), linewidth=0.6),
-            annotation_clip=False,
-        )
-
-
-def spread_apart(places: Sequence[float], step: float) -> list[float]:
-    """Moves places as little as possible (least squares) so that all are `step` apart, in order."""
-    from sklearn.isotonic import isotonic_regression  # slow to import
-
-    if not len(places):
-        return []
-    order = np.argsort(places, kind="stable")
-    offsets = step * np.arange(len(places))
-    moved = np.empty(len(places))
-    # Less its offset, a place that is far enough from the one before only rises.
-    moved[order] = isotonic_regression(np.array(places, float)[order] - offsets) + offsets
-    return moved.tolist()
+    lowest, highest = axes.get_ylim()
+    if highest < 10 * lowest:
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
 
 
 def surrogate_figure(rows: list[dict[str, Any]], metric: str = "acc") -> "Figure":
-    """Draws each task's accuracy against both forms of perplexity, a form a row."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    """Draw each task's accuracy against both forms of perplexity, a form a row.
 
-    found = correlations(rows, metric)
-    n_rows, n_columns = len(FORMS), len(found) // len(FORMS)
-    figure = new_figure(3.6 * n_columns, 2.8 * n_rows)
-    all_axes = figure.subplots(n_rows, n_columns, squeeze=False)
-    for axes, each in zip(all_axes.flat, found, strict=True):
-        for row in rows:
-            numbers, is_unedited = row["tasks"][each.task], row["level"] is None
-            look = dict(fmt="*", color=DAMAGING, markersize=8, label="unedited")
-            if not is_unedited:
-                look = dict(fmt="o", color=HARMLESS, markersize=4.5)
-            stderr = numbers.get(f"{metric}_stderr")
-            axes.errorbar(row[each.form], numbers[metric], stderr, elinewidth=0.8, **look)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        form = "mean over texts" if each.form == "perplexity" else "pooled"
-        axes.set_xlabel(f"perplexity ({form})")
-        axes.set_ylabel(f"{each.task}: {metric}")
-        axes.set_title(f"ρ = {each.rho:.2f} ({each.low:.2f} to {each.high:.2f})", fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
+    Args:
+      rows: of `jaxedit.analyses.surrogate.measure_surrogate`.
+      metric: of the tasks.
+
+    Raises:
+      ValueError: where no task has the metric.
+    """
+    tasks = tasks_with(rows, metric)
+    if not tasks:
+        known = ", ".join(rows[0]["tasks"])
+        raise ValueError(f"none of the tasks {known} has the metric {metric!r}: nothing to draw")
+
+    # A panel for each form of perplexity and task, its correlation above it.
+    found = {(each.form, each.task): each for each in correlations(rows, metric)}
+    figure = new_figure(3.6 * len(tasks), 2.8 * len(FORMS))
+    all_axes = figure.subplots(len(FORMS), len(tasks), squeeze=False)
+    for axes_of_form, form in zip(all_axes, FORMS, strict=True):
+        for axes, task in zip(axes_of_form, tasks, strict=True):
+            _draw_models(axes, rows, form, task, metric)
+            if each := found.get((form, task)):
+                low, high = format_statistic(each.low, 2), format_statistic(each.high, 2)
+                title = f"Spearman's ρ = {format_statistic(each.rho, 2)} ({low} to {high})"
+                axes.set_title(title, fontsize=9)
     all_axes[0][0].legend(frameon=False, fontsize=8)
     return figure
 
 
+def _draw_models(
+    axes: "Axes", rows: list[dict[str, Any]], form: str, task: str, metric: str
+) -> None:
+    """Draw a task's accuracy with its standard error against a form of perplexity."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    unedited: Any = dict(fmt="*", color=DAMAGING, markersize=8, label="unedited")
+    edited: Any = dict(fmt="o", color=HARMLESS, markersize=4.5, label="edited")
+    for is_unedited, look in ((True, unedited), (False, edited)):
+        models = [row for row in rows if (row["level"] is None) == is_unedited]
+        if not models:
+            continue
+        x = [row[form] for row in models]
+        y = [row["tasks"][task][metric] for row in models]
+        stderr = [row["tasks"][task].get(f"{metric}_stderr", np.nan) for row in models]
+        axes.errorbar(x, y, stderr, elinewidth=0.8, **look)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"perplexity ({'mean over texts' if form == 'perplexity' else 'pooled'})")
+    axes.set_ylabel(f"{task}: {metric}")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def scaling_figure(found: dict[str, list[tuple[int, float]]]) -> "Figure":
-    """Draws seconds an edit against edits made before, and seconds a perplexity against tokens."""
+    """Draw seconds per edit against edits made before it, seconds per perplexity against tokens.
+
+    Args:
+      found: of `jaxedit.bench.scaling`: under "edits" and "tokens" the pairs (count, seconds).
+    """
+    from matplotlib.ticker import MaxNLocator
+
     figure = new_figure(7.0, 3.0)
-    all_axes = figure.subplots(1, 2)
-    all_axes[0].set_xscale("log")
-    titles = {"edits": ("edits made before", "edit"), "tokens": ("tokens", "perplexity")}
-    for axes, (name, (title, what)) in zip(all_axes, titles.items(), strict=True):
-        count, time_s = zip(*found[name], strict=True)
-        axes.plot(count, time_s, "o-", color="0.2", markersize=4)
+    by_edits, by_tokens = figure.subplots(1, 2)
+    titles = (("edits", "edits made before it", "edit"), ("tokens", "tokens", "perplexity"))
+    for axes, (name, title, what) in zip((by_edits, by_tokens), titles, strict=True):
+        counts, time_s = zip(*found[name], strict=True)
+        axes.plot(counts, time_s, "o-", color="0.2", markersize=4)
         axes.set_xlabel(title)
-        axes.set_ylabel(f"seconds a{'n' if what == 'edit' else ''} {what}")
-        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.set_ylabel(f"seconds per {what}")
         axes.set_ylim(0, 1.1 * max(time_s))
         axes.spines[["top", "right"]].set_visible(False)
-    all_axes[1].set_xlim(left=0)
+    by_edits.set_xscale("log")
+    by_tokens.set_xlim(left=0)
+    by_tokens.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    for axes in (by_edits, by_tokens):
+        axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure

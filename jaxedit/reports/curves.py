@@ -13,13 +13,13 @@ class Curve(NamedTuple):
     perplexity: list[float]
 
     def up_to(self, last: int) -> "Curve":
-        """Returns its points up to a number of edits."""
+        """Return the points up to a number of edits."""
         n = sum(edits <= last for edits in self.edits)
         return self._replace(edits=self.edits[:n], perplexity=self.perplexity[:n])
 
 
 def read_curves(chosen: list[str]) -> list[Curve]:
-    """Reads curves of JSON files {name: {"x": [...], "y": [...]}}, chosen as FILE.json:NAME.
+    """Read curves of JSON files {name: {"x": [...], "y": [...]}}, chosen as FILE.json:NAME.
 
     Raises:
       ValueError: on a file or name that is not there, or something else under it; the message
@@ -27,6 +27,7 @@ def read_curves(chosen: list[str]) -> list[Curve]:
     """
     curves = []
     for choice in chosen:
+        # The file and the name in it, which may hold anything but ".json:".
         path, _, name = choice.partition(".json:")
         file = Path(f"{path}.json")
         if not name or not file.is_file():
@@ -36,6 +37,7 @@ def read_curves(chosen: list[str]) -> list[Curve]:
         known = json.loads(file.read_text(encoding="utf-8"))
         if name not in known:
             raise ValueError(f"{file} has no curve {name!r}; it has {', '.join(known)}")
+        # Its numbers.
         try:
             edits, perplexity = (list(map(float, known[name][axis])) for axis in ("x", "y"))
         except (KeyError, TypeError, ValueError) as error:

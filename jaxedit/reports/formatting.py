@@ -11,7 +11,7 @@ HIGHEST_PPL = 1e100  # what a figure draws larger perplexities as, infinite ones
 
 
 def format_number(value: Any) -> str:
-    """Formats a number for people: thousands separated, small ones with three figures."""
+    """Format a number for people: thousands separated, small ones with three figures."""
     value = float(value)
     if not np.isfinite(value):
         return str(value)
@@ -20,8 +20,13 @@ def format_number(value: Any) -> str:
     return f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
 
 
+def format_statistic(value: float, digits: int) -> str:
+    """Format a statistic with so many decimal places; NaN, where there is none, as a dash."""
+    return "–" if np.isnan(value) else f"{value:.{digits}f}"
+
+
 def clip_for_plot(perplexities: Sequence[float]) -> tuple[np.ndarray, float]:
-    """Returns perplexities as a figure shows them, and the highest place in it.
+    """Return perplexities as a figure shows them, and the highest place in it.
 
     What is not finite is drawn at ten times the highest of the others.
     """
@@ -32,21 +37,21 @@ def clip_for_plot(perplexities: Sequence[float]) -> tuple[np.ndarray, float]:
 
 
 def escape_cell(text: str) -> str:
-    """Escapes text for a cell of a Markdown table, on one line."""
+    """Escape text for a cell of a Markdown table, on one line."""
     return text.replace("|", "\\|").replace("\r", "⏎").replace("\n", "⏎")
 
 
 def markdown_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool] | None = None
 ) -> list[str]:
-    """Writes a Markdown table as lines.
+    """Write a Markdown table as lines; a bar or a line break in a cell is text.
 
     Args:
       header: the titles.
-      rows: cells, escaped.
+      rows: cells.
       right: which columns are aligned right; None: all but the first.
     """
     right = [i > 0 for i in range(len(header))] if right is None else right
     rule = "|" + "".join("---:|" if is_right else "---|" for is_right in right)
-    lines = ["| " + " | ".join(cells) + " |" for cells in [header, *rows]]
+    lines = ["| " + " | ".join(map(escape_cell, cells)) + " |" for cells in [header, *rows]]
     return [lines[0], rule, *lines[1:]]

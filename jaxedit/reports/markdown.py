@@ -1,5 +1,6 @@
 """The report of a study: report.md, report.html and the figures, from the journal alone."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from jaxedit.reports.figures import (
     retention_figure,
     save_figure,
 )
-from jaxedit.reports.formatting import escape_cell, markdown_table
+from jaxedit.reports.formatting import escape_cell, format_statistic, markdown_table
 from jaxedit.reports.html import write_page
 from jaxedit.reports.records import (
     HEADER,
@@ -22,13 +23,14 @@ from jaxedit.reports.records import (
     phase_times,
     summary,
     table_row,
+    why_not_made,
 )
 from jaxedit.study.journal import Journal, read_journal
 from jaxedit.study.record import StepRecord
 
 
 def write_report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
-    """Writes report.md, report.html and the figures beside a study's journal; returns the first.
+    """Write report.md, report.html and the figures beside a study's journal; return the first.
 
     Args:
       folder: the study's.
@@ -39,6 +41,8 @@ def write_report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
     """
     journal = read_journal(folder)
     steps = edit_steps(journal)
+
+    # The figures, those of which the journal has the numbers.
     figures = {
         "perplexity": perplexity_figure(journal, curves),
         "damage_prediction": damage_prediction_figure(steps, is_single(journal)),
@@ -47,6 +51,8 @@ def write_report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
     for name, figure in figures.items():
         if figure is not None:
             save_figure(figure, folder / name)
+
+    # The page, and the text that shows the figures.
     write_page(journal, folder / "report.html", curves)
     text = report_markdown(journal, steps)
     if figures["retention"] is not None:
@@ -57,23 +63,14 @@ def write_report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
 
 
 def report_markdown(journal: Journal, steps: list[StepRecord]) -> str:
-    """Writes the report as Markdown."""
-    rows = [list(map(escape_cell, table_row(record, is_single(journal)))) for record in steps]
+    """Write the report as Markdown."""
+    # The tables of edits and continuations; a batch is shown by its first request.
+    single = is_single(journal)
+    rows = [table_row(record, single) for record in steps]
     said = [
-        [str(record.step), escape_cell(record.request_summary), escape_cell(record.continuation)]
+        [str(record.step), record.request_summary, record.continuation]
         for record in steps
         if record.continuation is not None
-    ]
-    failed = [
-        f"- Edit {record.step} was not possible: {escape_cell(record.error)}"
-        for record in steps
-        if record.error is not None
-    ]
-    failed += [
-        f"- Edit {record.step} was skipped by the screening: predicted relative perturbation "
-        f"{record.predicted_perturbation:.3g}"
-        for record in steps
-        if record.skipped is not None
     ]
     times = ", ".join(f"{phase} {time_s:.1f} s" for phase, time_s in phase_times(steps).items())
     return "\n".join(
@@ -86,12 +83,12 @@ def report_markdown(journal: Journal, steps: list[StepRecord]) -> str:
             "",
             *markdown_table(HEADER, rows, [name in NUMBERS for name in HEADER]),
             "",
+            *not_made_lines(steps),
             "## What the model says right after each edit",
             "",
             *markdown_table(["#", "edit", "continuation"], said, [True, False, False]),
             "",
-            *failed,
-            *damage_prediction_lines(steps, is_single(journal)),
+            *damage_prediction_lines(steps, single),
             *paper_lines(journal),
             "## Time",
             "",
@@ -100,32 +97,47 @@ def report_markdown(journal: Journal, steps: list[StepRecord]) -> str:
             "## Configuration",
             "",
             "```json",
-            (journal.folder / "run.json").read_text(encoding="utf-8").strip(),
+            json.dumps(journal.run, indent=2, ensure_ascii=False),
             "```",
             "",
         ]
     )
 
 
+def not_made_lines(steps: list[StepRecord]) -> list[str]:
+    """List the edits that were not made, errors apart from what the screening skipped."""
+    lines = []
+    for record in steps:
+        if record.error is not None:
+            lines.append(f"- Edit {record.step} was not possible: {escape_cell(record.error)}")
+        elif record.skipped is not None:
+            lines.append(f"- Edit {record.step} was {why_not_made(record)}")
+    return [*lines, ""] if lines else []
+
+
 def damage_prediction_lines(steps: list[StepRecord], single: bool = True) -> list[str]:
-    """Writes the predictors of damage as a Markdown table; nothing where there is none."""
+    """Write the predictors of damage as a Markdown table; nothing where there is none."""
     predictors = damage_predictors(steps, single)
     if not predictors:
         return []
+
+    # A row a predictor.
     damage = measured_damage(steps)
     n_damaging, n_collapsed = int(damage.is_damaging.sum()), int(damage.is_collapsed.sum())
     header = ["predictor", "Spearman", "of the damaging", "AUC", "holds all damaging"]
     rows = [
         [
             each.name,
-            f"{each.spearman:.3f}",
-            f"{each.spearman_damaging:.3f}",
-            f"{each.auc:.3f}",
+            format_statistic(each.spearman, 3),
+            format_statistic(each.spearman_damaging, 3),
+            format_statistic(each.auc, 3),
             f"worst {100 * each.worst_share:.1f} %" if n_damaging else "–",
             f"{each.collapsing_in_top} of {n_collapsed}",
         ]
         for each in predictors
     ]
+
+    # What it was judged on.
     about = (
         f"{len(damage.records)} edits were measured, {n_damaging} of them damaging (over "
         f"{DAMAGE_RATIO:g} times the unedited perplexity), {n_collapsed} collapsing. Rank "
@@ -137,7 +149,7 @@ def damage_prediction_lines(steps: list[StepRecord], single: bool = True) -> lis
 
 
 def paper_lines(journal: Journal) -> list[str]:
-    """Writes the paper's numbers for a study's model and method; none for another model."""
+    """Write the paper's numbers for a study's model and method; none for another model."""
     found = paper_numbers(journal)
     if found is None:
         return []

@@ -7,12 +7,12 @@ from jaxedit.reports.formatting import format_number
 from jaxedit.study.journal import Journal
 from jaxedit.study.record import StepRecord
 
-HEADER = ["#", "edit", "perplexity", "ratio", "P(new)", "says it", "|u·k|", "outcome"]
-NUMBERS = ("#", "perplexity", "ratio", "|u·k|")
+HEADER = ["#", "edit", "perplexity", "ratio", "P(new)", "accuracy", "|u·k|", "outcome"]
+NUMBERS = ("#", "perplexity", "ratio", "accuracy", "|u·k|")  # columns that are aligned right
 
 
 def edit_steps(journal: Journal) -> list[StepRecord]:
-    """Returns the records of a journal's edits.
+    """Return the records of a journal's edits.
 
     Raises:
       ValueError: where there is none.
@@ -23,24 +23,24 @@ def edit_steps(journal: Journal) -> list[StepRecord]:
 
 
 def unedited_perplexity(journal: Journal) -> float:
-    """Returns the unedited model's perplexity, the mean over texts."""
+    """Return the unedited model's perplexity, the mean over texts."""
     perplexity = journal.steps[0].record.perplexity
     assert perplexity is not None
     return float(perplexity["mean"])
 
 
 def measured_steps(steps: list[StepRecord]) -> dict[int, float]:
-    """Returns step -> perplexity (mean over texts) of the edits after which it was measured."""
+    """Return step -> perplexity (mean over texts) of the edits after which it was measured."""
     return {each.step: float(each.perplexity["mean"]) for each in steps if each.perplexity}
 
 
 def is_single(journal: Journal) -> bool:
-    """Tells whether a study made each edit on the untouched model."""
+    """Tell whether a study made each edit on the untouched model."""
     return journal.run["config"]["mode"] == "single"
 
 
 def outcome(record: StepRecord, single: bool = False) -> str:
-    """Says what became of an edit; single edits are neither kept nor rolled back."""
+    """Say what became of an edit; single edits are neither kept nor rolled back."""
     if record.skipped is not None:
         return "skipped"
     if record.error is not None:
@@ -50,34 +50,47 @@ def outcome(record: StepRecord, single: bool = False) -> str:
     return "kept" if record.kept else "measured"
 
 
+def why_not_made(record: StepRecord) -> str | None:
+    """Say why an edit was not made: its error, or what the screening predicted; None if it was."""
+    if record.skipped is None:
+        return record.error
+    predicted = record.predicted_perturbation
+    known = "" if predicted is None else f": predicted relative perturbation {predicted:.3g}"
+    return f"skipped by the {record.skipped}{known}"
+
+
 def table_row(record: StepRecord, single: bool = False) -> list[str]:
-    """Returns an edit as the cells of a table under `HEADER`."""
-    name = record.request_summary
-    if not record.is_made:
-        return [str(record.step), name, "", "", "", "", "", outcome(record)]
-    assert record.metrics is not None
-    assert record.unedited_metrics is not None
-    before, after = (
-        float(metrics["probability_new"]) for metrics in (record.unedited_metrics, record.metrics)
-    )
-    says = record.metrics["efficacy_accuracy"]
-    several = (record.n_requests or 1) > 1
-    denominator = (record.optimisation or {}).get("denominator")
-    perplexity = record.perplexity
-    return [
-        str(record.step),
-        name,
-        format_number(perplexity["mean"]) if perplexity else "",
-        format_number(perplexity["ratio"]) if perplexity else "",
-        f"{before:.3f} → {after:.3f}",
-        f"{says:.0%}" if several else "yes" if says else "no",
-        "" if denominator is None else format_number(denominator),
-        outcome(record, single),
-    ]
+    """Return an edit as the cells of a table under `HEADER`.
+
+    Args:
+      record: of the edit.
+      single: whether it is one of a study of single edits.
+    """
+    # What was measured, of an edit that was made.
+    cells: dict[str, str] = {}
+    if record.is_made:
+        assert record.metrics is not None
+        assert record.unedited_metrics is not None
+        before = float(record.unedited_metrics["probability_new"])
+        after = float(record.metrics["probability_new"])
+        cells["P(new)"] = f"{before:.3f} → {after:.3f}"
+        cells["accuracy"] = f"{float(record.metrics['efficacy_accuracy']):.0%}"
+        denominator = (record.optimisation or {}).get("denominator")
+        if denominator is not None:
+            cells["|u·k|"] = format_number(denominator)
+        if record.perplexity:
+            cells["perplexity"] = format_number(record.perplexity["mean"])
+            cells["ratio"] = format_number(record.perplexity["ratio"])
+
+    # What every step has.
+    cells["#"] = str(record.step)
+    cells["edit"] = record.request_summary
+    cells["outcome"] = outcome(record, single)
+    return [cells.get(name, "") for name in HEADER]
 
 
 def phase_times(steps: list[StepRecord]) -> dict[str, float]:
-    """Sums the seconds of each phase over all edits."""
+    """Sum the seconds of each phase over all edits."""
     total_s: dict[str, float] = {}
     for record in steps:
         for phase, time_s in (record.time_s or {}).items():
@@ -88,7 +101,7 @@ def phase_times(steps: list[StepRecord]) -> dict[str, float]:
 def retention_table(
     journal: Journal, entry: str = "probability_new"
 ) -> tuple[list[int], list[int], np.ndarray]:
-    """Collects what a journal knows of retention.
+    """Collect what a journal knows of retention.
 
     Args:
       journal: of a study with `eval.retention_every`.
@@ -110,33 +123,42 @@ def retention_table(
 
 
 def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
-    """Sums a study up in a few sentences."""
+    """Summarise a study in a few sentences."""
+    # How many edits were made, and what became of them and of the others.
     config = journal.run["config"]
     made = [record for record in steps if record.is_made]
     kept = [record for record in made if record.kept]
     rolled_back = [] if is_single(journal) else [r for r in made if r.guard_code and not r.kept]
-    skipped = [record for record in steps if record.skipped is not None]
-    perplexities = measured_steps(made)
-    collapsed = [step for step, perplexity in perplexities.items() if perplexity > COLLAPSE_PPL]
+    n_skipped = sum(record.skipped is not None for record in steps)
+    n_failed = len(steps) - len(made) - n_skipped
     counts = (
         f"{len(made)} edits made, {len(kept)} kept, {len(rolled_back)} rolled back, "
-        f"{len(steps) - len(made) - len(skipped)} not possible"
+        f"{n_failed} not possible"
     )
-    counts += f", {len(skipped)} skipped by the screening" if skipped else ""
+    counts += f", {n_skipped} skipped by the screening" if n_skipped else ""
+    method, model, mode = config["editor"]["method"], config["model"], config["mode"]
+
+    # What they did to the perplexity.
+    perplexities = measured_steps(made)
+    n_collapsed = sum(perplexity > COLLAPSE_PPL for perplexity in perplexities.values())
+    unedited = format_number(unedited_perplexity(journal))
     lines = [
-        f"{config['editor']['method']} on {config['model']}, {config['mode']} edits: {counts}.",
-        f"The unedited model's perplexity is {format_number(unedited_perplexity(journal))}; "
-        f"{len(collapsed)} of the edits took it over {COLLAPSE_PPL:,} (collapse).",
+        f"{method} on {model}, {mode} edits: {counts}.",
+        f"The unedited model's perplexity is {unedited}; {n_collapsed} of the edits took it over "
+        f"{COLLAPSE_PPL:,} (collapse).",
     ]
     last = [record.step for record in kept if record.step in perplexities][-1:]
     if last:
         lines.append(f"After the last kept edit it is {format_number(perplexities[last[0]])}.")
+
+    # Efficacy, and the worst edit.
     if made:
         sizes = [record.n_requests or 1 for record in made]
         shares = [float((record.metrics or {})["efficacy_accuracy"]) for record in made]
-        says = sum(share * size for share, size in zip(shares, sizes, strict=True))
+        n_said = sum(share * size for share, size in zip(shares, sizes, strict=True))
         lines.append(
-            f"Right after its edit the model says the new fact in {says:.0f} of {sum(sizes)} cases."
+            f"Right after its edit greedy decoding says the new fact in {n_said:.0f} of "
+            f"{sum(sizes)} cases (accuracy)."
         )
     if perplexities:
         worst = max((r for r in made if r.perplexity), key=lambda r: perplexities[r.step])

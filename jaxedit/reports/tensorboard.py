@@ -54,7 +54,7 @@ class TensorBoardWriter:
             self.writer.close()
 
     def write_step(self, record: StepRecord) -> None:
-        """Writes one step's numbers, those of them that it has."""
+        """Write one step's numbers, those of them that it has."""
         self.writer = self.writer or self.make()
         for name, value in scalars(record).items():
             self.writer.add_scalar(name, value, record.step)
@@ -62,7 +62,7 @@ class TensorBoardWriter:
 
 
 def scalars(record: StepRecord) -> dict[str, float]:
-    """Returns the numbers of a record by the name they are shown under."""
+    """Return the numbers of a record by the name they are shown under."""
     found = {}
     for name, (field, *keys) in SCALARS.items():
         value: Any = getattr(record, field)

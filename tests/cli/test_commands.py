@@ -216,8 +216,7 @@ def test_report(studied, run, folder):
         "perplexity",
         "ratio",
         "P(new)",
-        "says",
-        "it",
+        "accuracy",
         "|u·k|",
         "outcome",
     ]

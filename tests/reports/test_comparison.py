@@ -1,34 +1,39 @@
-"""Studies beside each other: the table against the journals by hand, the figure, and what is
-refused.
-"""
+"""Studies beside each other: the table, against journals written by hand and by studies."""
 
+import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
+from journals import NOT_POSSIBLE, fact_metrics, measured, write_journal
 
 from jaxedit.reports import comparison
-from jaxedit.reports.outcomes import read_outcomes
-from jaxedit.study import loop
+from jaxedit.reports.comparison import comparison_header, comparison_row
+from jaxedit.reports.studies import FinishedStudy, read_studies
 from jaxedit.study.config import read_config, read_variants
 from jaxedit.study.journal import read_journal
+from jaxedit.study.loop import run_study
 
-MORE = {
+FACT = {
+    "prompt": "{} lives in",
     "target_true": "London",
     "paraphrases": ["I know that"],
     "neighbours": [{"prompt": "Tim is", "answer": "London"}],
 }
 FACTS = [
-    {"prompt": "{} lives in", "subject": "BP", "target_new": "French", **MORE},
-    {"prompt": "{} lives in", "subject": "Bob", "target_new": "Munich", **MORE},
-    {"prompt": "{} lives in", "subject": "Ann", "target_new": "Paris", **MORE},
+    {**FACT, "subject": "BP", "target_new": "French"},
+    {**FACT, "subject": "Bob", "target_new": "Munich"},
+    {**FACT, "subject": "Ann", "target_new": "Paris"},
 ]
 CONFIG = """
 from jaxedit.study.config import default_config
 VARIANTS = ("rome", "c-rome")
 def get_config(variant):
-    config = default_config(variant, layer=3, v_num_grad_steps=4, context_templates=("{}", "I am. {}"))
-    config.update(model=MODEL, facts=FACTS, texts=TEXTS, perplexity_every=2)
+    hyper = dict(layer=3, v_num_grad_steps=4, context_templates=("{}", "I am. {}"))
+    config = default_config(variant, **hyper)
+    config.update(model=MODEL, facts=FACTS, texts=TEXTS)
+    config.eval.perplexity_every = 2
     config.guard.update(action="keep", max_relative_perturbation=1e6)
     return config
 """
@@ -36,12 +41,11 @@ def get_config(variant):
 
 @pytest.fixture(scope="module")
 def compared(shared, tmp_path_factory):
-    """A configuration file and the folder of its studies."""
+    """Run the studies of a configuration; return the folder of its file and theirs."""
     folder = tmp_path_factory.mktemp("compare")
+    texts = ["The Eiffel Tower is in Paris.", " Once upon a time"]
     (folder / "facts.json").write_text(json.dumps(FACTS), encoding="utf-8")
-    (folder / "texts.json").write_text(
-        json.dumps(["The Eiffel Tower is in Paris.", " Once upon a time"]), encoding="utf-8"
-    )
+    (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     places = {
         "MODEL": shared / "golden" / "gpt2",
         "FACTS": folder / "facts.json",
@@ -52,61 +56,62 @@ def compared(shared, tmp_path_factory):
         text = text.replace(f"={name}", f"={str(path)!r}")
     (folder / "two.py").write_text(text, encoding="utf-8")
     for name in read_variants(folder / "two.py"):
-        loop.run_study(read_config(folder / "two.py", name), folder / "runs" / name)
+        run_study(read_config(folder / "two.py", name), folder / "runs" / name)
     return folder
 
 
-def test_the_table_is_what_the_journals_hold(compared):
-    outcomes = read_outcomes(compared / "runs", ("rome", "c-rome"))
-    steps = comparison.measured_at(outcomes)
-    assert steps == [2, 3]
-    titles = comparison.comparison_header(outcomes)
-    for outcome in outcomes:
-        cells = dict(zip(titles, comparison.comparison_row(outcome, outcomes), strict=True))
-        records = [step.record for step in read_journal(compared / "runs" / outcome.name).steps[1:]]
-        assert cells["method"] == outcome.name
-        assert cells["facts"] == "3"
-        assert (
-            cells["efficacy at once"]
-            == f"{100 * np.mean([r['fact']['efficacy'] for r in records]):.0f} %"
-        )
-        retained = json.loads((compared / "runs" / outcome.name / "retained.json").read_text())[
-            "facts"
-        ]
-        assert (
-            cells["efficacy at the end"]
-            == f"{100 * np.mean([fact['efficacy'] for fact in retained]):.0f} %"
-        )
-        shares = np.array(
-            [
-                np.mean([fact[key] for fact in retained])
-                for key in ("efficacy", "paraphrase", "neighbourhood")
-            ]
-        )
-        assert cells["S"] == f"{100 * (3 / np.sum(1 / shares) if all(shares) else 0):.0f} %"
-        said = np.mean([record.metrics["prefixed_accuracy"] for record in records])
-        assert cells["says it behind a prefix at once"] == f"{100 * said:.0f} %"
-        highest = max(
-            record.perplexity["mean"] for record in records if record.perplexity is not None
-        )
-        assert float(cells["highest ppl"].replace(",", "")) == pytest.approx(highest, rel=5e-3)
-        assert float(cells["ppl after 3"].replace(",", "")) == pytest.approx(
-            records[-1].perplexity["mean"], rel=5e-3
-        )
-        assert float(cells["s an edit"]) == pytest.approx(
-            np.median([r["time_s"]["edit"] for r in records]), abs=0.051
-        )
+def percent(values) -> str:
+    """Format a mean as the table does."""
+    return f"{100 * np.mean(list(values)):.0f} %"
+
+
+@pytest.mark.parametrize("name", ["rome", "c-rome"])
+def test_the_table_is_what_the_studies_measured(name, compared):
+    studies = read_studies(compared / "runs", ("rome", "c-rome"))
+    assert comparison.measured_at(studies) == [2, 3]
+    study = next(study for study in studies if study.name == name)
+    cells = dict(zip(comparison_header(studies), comparison_row(study, studies), strict=True))
+    folder = compared / "runs" / name
+    records = [step.record for step in read_journal(folder).steps[1:]]
+    retained = json.loads((folder / "retained.json").read_text(encoding="utf-8"))["facts"]
+
+    # Shares of facts.
+    assert (cells["method"], cells["facts"]) == (name, "3")
+    for title, key in comparison.METRICS.items():
+        after_edit = percent(record.metrics[title] for record in records)
+        assert cells[f"{key} after its edit"] == after_edit
+        assert cells[f"{key} after all edits"] == percent(facts[title] for facts in retained)
+    shares = [
+        np.mean([facts[f"{key}_success"] for facts in retained])
+        for key in ("efficacy", "paraphrase", "neighbourhood")
+    ]
+    score = 3 / np.sum(1 / np.array(shares)) if all(shares) else 0.0
+    assert (cells["paraphrase"], cells["neighbourhood"]) == (
+        percent(shares[1:2]),
+        percent(shares[2:]),
+    )
+    assert cells["S"] == percent([score])
+
+    # Perplexities, and times.
+    perplexities = [r.perplexity["mean"] for r in records if r.perplexity]
+    number = {
+        title: float(text.replace(",", "")) for title, text in cells.items() if "ppl" in title
+    }
+    assert number["highest ppl"] == pytest.approx(max(perplexities), rel=5e-3)
+    assert number["ppl after 3"] == pytest.approx(perplexities[-1], rel=5e-3)
+    time_s = np.median([record.time_s["edit"] for record in records])
+    assert float(cells["s per edit"]) == pytest.approx(time_s, abs=0.051)
 
 
 def test_comparison_md_and_figure(compared):
-    outcomes = read_outcomes(compared / "runs", ("rome", "c-rome"))
-    text = comparison.write_comparison(compared / "runs", "two methods", outcomes).read_text(
-        encoding="utf-8"
-    )
-    assert text.startswith("# two methods")
-    assert "| rome | 3 |" in text
-    assert "| c-rome | 3 |" in text
-    assert (compared / "runs" / "comparison.png").stat().st_size > 10_000
+    studies = read_studies(compared / "runs", ("rome", "c-rome"))
+    path = comparison.write_comparison(compared / "runs", "two methods", studies)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "# two methods"
+    for study in studies:
+        assert "| " + " | ".join(comparison_row(study, studies)) + " |" in lines
+    assert "![perplexity](comparison.png)" in lines
+    assert (compared / "runs" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert (compared / "runs" / "comparison.pdf").read_bytes().startswith(b"%PDF")
 
 
@@ -121,35 +126,75 @@ def test_variants_are_chosen_and_checked(compared, tmp_path):
         read_variants(tmp_path / "none.py")
 
 
-def test_variants_of_one_edit_are_weighed_against_each_other(
-    compared, shared, tmp_path, monkeypatch
-):
-    """Efficacy against the perplexity ratio, a line a group of names, every point with its value."""
-    text = (
-        (compared / "two.py")
-        .read_text()
-        .replace('VARIANTS = ("rome", "c-rome")', 'VARIANTS = ("a@0.1", "a@0.5", "b@0.5")')
-    )
-    text = text.replace(
-        "default_config(variant, layer=3,",
-        'default_config("rome", layer=3, v_lr=float(variant[2:]),',
-    )
-    (tmp_path / "weigh.py").write_text(
-        text.replace("perplexity_every=2", "n_facts=1"), encoding="utf-8"
-    )
-    variants = read_variants(tmp_path / "weigh.py")
-    for name in variants:
-        loop.run_study(read_config(tmp_path / "weigh.py", name), tmp_path / name)
-    outcomes = read_outcomes(tmp_path, variants)
-    from matplotlib import pyplot
+def edits(*efficacies: float | None):
+    """Make records of edits of a batch of two facts each."""
+    return [
+        dataclasses.replace(
+            measured(step, "a", "b", 26.0, n_requests=2),
+            metrics=fact_metrics(0.9, True) | {"efficacy_success": efficacy},
+            time_s={"edit": float(step)},
+        )
+        for step, efficacy in enumerate(efficacies, 1)
+    ]
 
-    monkeypatch.setattr(pyplot, "close", lambda figure: None)
-    comparison.write_comparison(tmp_path, "weighed", outcomes)
-    (axes,) = pyplot.gcf().axes
-    lines = {line.get_label(): line.get_xydata() for line in axes.lines}
-    assert set(lines) == {"a", "b"}
-    wanted = [float(outcome.made[0]["perplexity"]["ratio"]) for outcome in outcomes]
-    np.testing.assert_allclose(lines["a"][:, 0], wanted[:2])
-    assert [note.get_text() for note in axes.texts] == ["0.1", "0.5", "0.5"]
-    monkeypatch.undo()
-    pyplot.close("all")
+
+def test_single_edits_have_one_column_a_metric(tmp_path):
+    steps = [*edits(1.0, 0.5), dataclasses.replace(NOT_POSSIBLE, step=3)]
+    studies = [FinishedStudy("rome", write_journal(tmp_path / "run", steps), [])]
+    assert dict(
+        zip(comparison_header(studies), comparison_row(studies[0], studies), strict=True)
+    ) == {
+        "method": "rome",
+        "facts": "4",
+        "efficacy": "75 %",
+        "accuracy": "100 %",
+        "prefixed accuracy": "–",
+        "paraphrase": "–",
+        "neighbourhood": "–",
+        "S": "–",
+        "highest ppl": "26.0",
+        "s per edit": "1.5",
+    }
+
+
+def test_facts_that_lack_a_metric_do_not_count(tmp_path):
+    studies = [FinishedStudy("rome", write_journal(tmp_path / "run", edits(1.0, None)), [])]
+    cells = dict(zip(comparison_header(studies), comparison_row(studies[0], studies), strict=True))
+    assert cells["efficacy"] == "100 %"
+
+
+def test_a_study_in_which_nothing_could_be_edited_has_a_row(tmp_path):
+    failed = write_journal(tmp_path / "run", [dataclasses.replace(NOT_POSSIBLE, step=1)])
+    studies = [FinishedStudy("rome", failed, [])]
+    row = comparison_row(studies[0], studies)
+    assert row == ["rome", "0", *["–"] * 7, "0.0"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "score"),
+    [((1.0, 0.5, 0.25), 3 / 7), ((1.0, 0.0, 0.5), 0.0), ((1.0, None, 0.5), None)],
+)
+def test_the_score_is_the_harmonic_mean(shares, score):
+    assert comparison.harmonic_mean(*shares) == (score and pytest.approx(score))
+
+
+def test_steps_at_which_all_measured_the_perplexity(tmp_path):
+    def study(name, steps):
+        records = [
+            measured(step, "a", "b", 26.0)
+            if step in steps
+            else dataclasses.replace(measured(step, "a", "b", 26.0), perplexity=None)
+            for step in range(1, 41)
+        ]
+        return FinishedStudy(name, write_journal(tmp_path / name, records), [])
+
+    studies = [study("a", range(1, 41)), study("b", range(2, 41, 2))]
+    assert comparison.measured_at(studies, most=4) == [2, 14, 28, 40]
+    assert comparison.measured_at([*studies, study("c", [3])]) == []
+
+
+def test_a_perplexity_that_is_not_finite_is_the_highest(tmp_path):
+    steps = [measured(1, "a", "b", 26.0), measured(2, "a", "b", math.inf)]
+    studies = [FinishedStudy("rome", write_journal(tmp_path / "run", steps), [])]
+    cells = dict(zip(comparison_header(studies), comparison_row(studies[0], studies), strict=True))
+    assert cells["highest ppl"] == "inf"

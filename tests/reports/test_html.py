@@ -1,57 +1,39 @@
-"""The page: nothing is fetched, nothing of a fact is taken for markup, and a browser sorts, filters
-and draws it.
-"""
+"""The page: nothing is fetched, no fact is markup, a browser sorts, filters and draws it."""
 
+import dataclasses
 import html.parser
 import json
 import shutil
 
 import pytest
-from journals import ROWS, STEPS, measured, write
+from journals import CONFIG, ERROR, NOT_POSSIBLE, ROWS, STEPS, baseline, measured, write_journal
 
-from jaxedit.reports.html import prompt_continuations, write_page
-from jaxedit.reports.records import HEADER
-from jaxedit.study.journal import open_journal, read_journal
+from jaxedit.reports.html import prompt_continuations, table_cells, write_page
+from jaxedit.reports.records import HEADER, edit_steps
+from jaxedit.study.journal import read_journal
 
 HOSTILE = "</script><script>document.title='taken'</script>"
 PROMPTS = ["The capital of France is", HOSTILE]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+SKIPPED = "skipped by the screening: predicted relative perturbation 0.346"
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A study with every kind of step, prompts, retention, and a fact that tries to be a script."""
+    """Write a study with every kind of step, prompts, retention, and a fact that is a script."""
+    config = CONFIG | {"model": "tiny", "eval": {"prompts": PROMPTS}, "editor": {"method": "rome"}}
+    steps = [*STEPS, measured(8, HOSTILE, HOSTILE, 26.0, continuation=HOSTILE)]
+    held = {1: {"1": 0.99}, 5: {"1": 0.8, "5": 0.25}, 8: {"1": 0.75, "5": 0.2, "6": 0.7, "8": 0.9}}
+    for i, step in enumerate(steps):
+        if step.step in held:
+            steps[i] = dataclasses.replace(
+                step,
+                retention={n: {"probability_new": p} for n, p in held[step.step].items()},
+                prompt_continuations=[f" said {step.step}", HOSTILE],
+            )
+    first = baseline(prompt_continuations=[" Paris", " x"])
     folder = tmp_path_factory.mktemp("page") / "run"
-    config = {
-        "model": "tiny",
-        "mode": "sequential",
-        "editor": {"method": "rome"},
-        "prompts": PROMPTS,
-    }
-    steps = [dict(step) for step in STEPS] + [measured(7, HOSTILE, HOSTILE, 26.0, says=HOSTILE)]
-    looks = {1: {"1": 0.99}, 5: {"1": 0.8, "5": 0.25}, 7: {"1": 0.75, "5": 0.2, "6": 0.7, "7": 0.9}}
-    for step in steps:
-        if step["step"] in looks:
-            step |= {
-                "retention": {n: {"probability_new": p} for n, p in looks[step["step"]].items()},
-                "continuations": [f" said {step['step']}", HOSTILE],
-            }
-        step |= {} if "error" in step else {"says_before": " Paris."}
-    journal = open_journal(
-        folder, {"config": config, "model_fingerprint": "abc", "n_skipped_facts": 0}
-    )
-    journal.append(
-        {
-            "step": 0,
-            "perplexity": {"mean": 25.0, "pooled": 25.0, "n_non_finite": 0},
-            "continuations": [" Paris", " x"],
-        },
-        {},
-        {},
-    )
-    for step in steps:
-        journal.append(step, {}, {})
-    write_page(read_journal(folder), folder / "report.html")
+    write_page(write_journal(folder, steps, config, first), folder / "report.html")
     return folder / "report.html"
 
 
@@ -69,39 +51,78 @@ class Parser(html.parser.HTMLParser):
         ]
 
 
-def test_nothing_is_fetched_and_facts_are_text(page):
+@pytest.fixture(scope="module")
+def parsed(page):
     parser = Parser()
     parser.feed(page.read_text(encoding="utf-8"))
-    assert not parser.fetched
-    assert (
-        parser.tags.count("tr") == 1 + 7 + 1 + 2 * 4
-    )  # edits with their header, prompts with theirs
+    return parser
+
+
+def test_nothing_is_fetched(parsed):
+    assert not parsed.fetched
+
+
+def test_facts_are_text(page, parsed):
+    assert parsed.tags.count("tr") == 1 + 8 + 1 + 2 * 4  # edits and prompts with their headers
     assert "<script>document.title" not in page.read_text(encoding="utf-8")
 
 
-def test_continuations(page):
+def test_an_edit_that_was_not_made_says_why(page):
+    text = page.read_text(encoding="utf-8")
+    assert f'<div class="said">{ERROR}</div>' in text
+    assert f'<div class="said">{SKIPPED}</div>' in text
+
+
+def test_cells_of_the_table_and_what_they_are_sorted_by():
+    row = table_cells(STEPS[1], single=False)
+    assert [text for text, _ in row["cells"]] == ROWS[1]
+    values = dict(zip(HEADER, (value for _, value in row["cells"]), strict=True))
+    assert values == {
+        "#": 2,
+        "edit": None,
+        "perplexity": 4321.5,
+        "ratio": 4321.5 / 25,
+        "P(new)": 0.9,
+        "accuracy": 1.0,
+        "|u·k|": 1.02,
+        "outcome": None,
+    }
+    assert (row["outcome"], row["damaging"]) == ("rolled back", True)
+    assert (row["before"], row["after"]) == (" Paris.", "|\n|-|\r\n[x]")
+    assert row["reason"] == "perplexity 173 times"
+
+
+@pytest.mark.parametrize(
+    ("step", "outcome", "reason"),
+    [(NOT_POSSIBLE, "not edited", ERROR), (STEPS[-1], "skipped", SKIPPED)],
+)
+def test_a_step_without_an_edit_has_its_reason_in_the_table(step, outcome, reason):
+    row = table_cells(step, single=False)
+    assert (row["outcome"], row["reason"], row["damaging"]) == (outcome, reason, False)
+    assert (row["before"], row["after"]) == (None, None)
+
+
+def test_prompts_with_what_is_said_to_them_after_which_edits(page):
     journal = read_journal(page.parent)
-    said = prompt_continuations(journal, [step.record for step in journal.steps[1:]])
+    said = prompt_continuations(journal, edit_steps(journal))
     assert said[0] == {
         "prompt": PROMPTS[0],
-        "said": [(0, " Paris"), (1, " said 1"), (5, " said 5"), (7, " said 7")],
+        "said": [(0, " Paris"), (1, " said 1"), (5, " said 5"), (8, " said 8")],
     }
 
 
 def test_a_study_of_failures_has_a_page(tmp_path):
-    folder = write(tmp_path / "run", [STEPS[2] | {"step": 1}])
-    write_page(read_journal(folder), folder / "report.html")
-    assert (folder / "report.html").stat().st_size > 1e6  # the drawing library is inside
+    journal = write_journal(tmp_path / "run", [dataclasses.replace(NOT_POSSIBLE, step=1)])
+    write_page(journal, tmp_path / "report.html")
+    assert "too long is in → Rome" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """Headless Chromium, which refuses every connection."""
+    """Start headless Chromium, which refuses every connection."""
     found = next((path for path in map(shutil.which, BROWSERS) if path), None)
     if found is None or shutil.which("chromedriver") is None:
-        pytest.skip(
-            "no chromium with chromedriver on the path: the page is not looked at in a browser"
-        )
+        pytest.skip("no chromium with chromedriver: the page is not looked at in a browser")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -121,7 +142,7 @@ def browser():
 
 
 def column(browser, name: str) -> list[str]:
-    """The cells of a column of the rows that are shown, from the top."""
+    """Read the cells of a column of the rows that are shown, from the top."""
     script = """return [...document.querySelectorAll("#edits tbody tr")].filter(row => !row.hidden)
         .map(row => row.cells[arguments[0]].firstChild.textContent.trim())"""
     return browser.execute_script(script, HEADER.index(name))
@@ -131,7 +152,7 @@ def click(browser, name: str) -> None:
     browser.find_elements("css selector", "#edits th button")[HEADER.index(name)].click()
 
 
-def test_in_a_browser(page, browser):
+def test_a_browser_fetches_nothing_and_runs_no_fact(page, browser):
     browser.get(page.as_uri())
     assert browser.title == "rome on tiny"
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
@@ -142,34 +163,46 @@ def test_in_a_browser(page, browser):
         if entry["method"] == "Network.requestWillBeSent"
     ]
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
-    drawn = browser.execute_script(
-        "return document.querySelectorAll('.js-plotly-plot .main-svg').length"
-    )
-    assert drawn >= 3  # curve, retention, time
-    assert (
-        browser.execute_script("return document.querySelectorAll('.scatterlayer .point').length")
-        == 6
-    )
 
-    assert column(browser, "edit")[:6] == [cells[1] for cells in ROWS]
+
+def test_a_browser_draws_every_figure(page, browser):
+    browser.get(page.as_uri())
+    count = "return document.querySelectorAll(arguments[0]).length"
+    assert browser.execute_script(count, ".js-plotly-plot") == 3  # perplexity, retention, time
+    assert browser.execute_script(count, ".scatterlayer .point") == 6
+    assert browser.execute_script(count, ".bars .point") == 5
+
+
+def test_a_browser_sorts_the_edits(page, browser):
+    browser.get(page.as_uri())
+    assert column(browser, "edit")[:7] == [cells[1] for cells in ROWS]
     click(browser, "perplexity")
-    assert column(browser, "perplexity") == ["25.5", "26.0", "26.2", "60.0", "4,322", "inf", ""]
+    rising = ["25.5", "26.0", "26.2", "60.0", "4,322", "inf"]
+    assert column(browser, "perplexity") == [*rising, "", ""]
     click(browser, "perplexity")
-    assert column(browser, "perplexity") == ["inf", "4,322", "60.0", "26.2", "26.0", "25.5", ""]
+    assert column(browser, "perplexity") == [*reversed(rising), "", ""]
     click(browser, "P(new)")
     assert column(browser, "P(new)")[0] == "0.012 → 0.000"
+    click(browser, "accuracy")
+    assert column(browser, "accuracy") == ["0%", "0%", "100%", "100%", "100%", "100%", "", ""]
 
-    browser.find_element("css selector", "#words").send_keys("rome eiffel")
+
+def test_a_browser_filters_the_edits(page, browser):
+    browser.get(page.as_uri())
+    words = browser.find_element("css selector", "#words")
+    words.send_keys("rome eiffel")
     assert column(browser, "#") == ["1"]
-    assert browser.find_element("css selector", "#count").text == "1 of 7 edits"
-    browser.find_element("css selector", "#words").clear()
-    browser.find_element("css selector", "#words").send_keys(" ")
-    browser.find_element("css selector", "#outcome option:nth-child(4)").click()
-    assert set(column(browser, "outcome")) == {"not edited"}
+    assert browser.find_element("css selector", "#count").text == "1 of 8 edits"
+    words.clear()
+    words.send_keys(" ")
+    for outcome, steps in (("not edited", ["3"]), ("skipped", ["7"]), ("rolled back", ["2", "4"])):
+        options = browser.find_elements("css selector", "#outcome option")
+        next(option for option in options if option.text == outcome).click()
+        assert column(browser, "#") == steps
 
 
 def ground(browser) -> int:
-    """How light the page's ground is, of 255."""
+    """Measure how light the page's ground is, of 255."""
     colour = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     return int(colour.strip("rgb()").split(",")[0])
 

@@ -1,32 +1,50 @@
-"""The report: what it says of every kind of step, from a journal written by hand."""
+"""report.md: what it says of every kind of step, from a journal written by hand."""
 
+import dataclasses
 import json
 import math
 import shutil
 
-import matplotlib.image
-import numpy as np
 import pytest
-from journals import CONFIG, ERROR, ROWS, STEPS, asked, measured, write
-from matplotlib import pyplot
+from journals import (
+    ERROR,
+    NOT_POSSIBLE,
+    ROWS,
+    SINGLE,
+    STEPS,
+    as_single,
+    baseline,
+    measured,
+    write_journal,
+)
 
-from jaxedit.reports.formatting import format_number
-from jaxedit.reports.markdown import report_markdown, write_report
-from jaxedit.reports.records import HEADER, edit_steps, name_of, outcome, summary, table_row
+from jaxedit.reports.markdown import damage_prediction_lines, report_markdown, write_report
+from jaxedit.reports.records import HEADER, edit_steps, summary
 from jaxedit.study.journal import read_journal
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = write(tmp_path_factory.mktemp("report") / "run", STEPS)
+    """Write a study with every kind of step, and its report; return the folder."""
+    folder = tmp_path_factory.mktemp("report") / "run"
+    write_journal(folder, STEPS)
     assert write_report(folder) == folder / "report.md"
     return folder
 
 
+@pytest.fixture(scope="module")
+def text(folder):
+    return (folder / "report.md").read_text(encoding="utf-8")
+
+
+def report(folder, *args, **kwargs) -> str:
+    """Write a journal and its report; return the text of the latter."""
+    write_journal(folder / "run", *args, **kwargs)
+    return write_report(folder / "run").read_text(encoding="utf-8")
+
+
 def cells(line: str) -> list[str]:
-    """The cells of a row of a Markdown table, as GitHub reads them: a bar after a backslash is
-    text.
-    """
+    """Split a row of a Markdown table as GitHub does: a bar after a backslash is text."""
     parts = line.strip().replace("\\|", "\0").split("|")
     assert parts[0] == ""
     assert parts[-1] == ""
@@ -34,7 +52,7 @@ def cells(line: str) -> list[str]:
 
 
 def table(text: str, header: list[str]) -> list[list[str]]:
-    """The rows of the Markdown table with this header."""
+    """Find the rows of the Markdown table with this header."""
     lines = text.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("|") and cells(line) == header)
     assert set(lines[at + 1]) <= set("|-:")
@@ -43,128 +61,99 @@ def table(text: str, header: list[str]) -> list[list[str]]:
     return [cells(line) for line in lines[at + 2 : end]]
 
 
-def test_rows(folder):
-    steps = edit_steps(read_journal(folder))
-    assert [table_row(step) for step in steps] == ROWS
-    assert len(HEADER) == len(ROWS[0])
-
-
-def test_an_editor_without_a_denominator_has_an_empty_cell():
-    step = measured(1, "BP", "Munich", 30.0)
-    del step["editor"]["denominator"]
-    assert table_row(step)[HEADER.index("|u·k|")] == ""
-
-
-def test_summary(folder):
+def test_the_summary_stands_above_the_table(folder, text):
     journal = read_journal(folder)
-    assert summary(journal, edit_steps(journal)) == [
-        "c-rome on tiny$x_{$, sequential edits: 5 edits made, 3 kept, 2 rolled back, 1 not possible.",
-        "The unedited model's perplexity is 25.0; 2 of the edits took it over 1,000 (collapse).",
-        "After the last kept edit it is 60.0.",
-        "Right after its edit the model says the new fact in 3 of 5 cases.",
-        "The most damaging edit: BP is in → Munich, perplexity inf.",
-    ]
-
-
-def test_report_md(folder):
-    text = (folder / "report.md").read_text(encoding="utf-8")
-    journal = read_journal(folder)
+    lines = text.splitlines()
+    first_row = next(i for i, line in enumerate(lines) if line.startswith("|"))
     for line in summary(journal, edit_steps(journal)):
-        assert line in text.splitlines()
+        assert line in lines[:first_row]
+
+
+def test_every_step_has_its_row(text):
     assert table(text, HEADER) == ROWS
+
+
+def test_skipped_edits_are_listed_apart_from_errors(text):
+    lines = text.splitlines()
+    assert f"- Edit 3 was not possible: {ERROR}" in lines
+    skipped = "- Edit 7 was skipped by the screening: predicted relative perturbation 0.346"
+    assert skipped in lines
+
+
+def test_continuations_of_the_edits_that_were_made(text):
     says = table(text, ["#", "edit", "continuation"])
-    assert [line[0] for line in says] == [
-        "1",
-        "2",
-        "4",
-        "5",
-        "6",
-    ]  # nothing was said where nothing was edited
+    assert [line[0] for line in says] == ["1", "2", "4", "5", "6"]
     assert says[1] == ["2", ROWS[1][1], "|⏎|-|⏎⏎[x]"]  # a line break would end the table
-    assert f"- Edit 3 was not possible: {ERROR}" in text.splitlines()
-    assert (
-        "edit 2.8 s, apply 2.5 s, facts 2.5 s, generate 2.5 s, perplexity 2.5 s in 6 edits." in text
-    )
-    assert "![perplexity after each edit](perplexity.png)" in text
+
+
+def test_times_and_configuration(folder, text):
+    expected = "edit 2.8 s, apply 2.5 s, facts 2.5 s, generate 2.5 s, perplexity 2.5 s in 7 edits."
+    assert expected in text.splitlines()
     written = json.loads(text.split("```json\n")[1].split("\n```")[0])
     assert written == json.loads((folder / "run.json").read_text(encoding="utf-8"))
+
+
+def test_the_report_is_made_of_the_journal_alone(folder, text):
+    journal = read_journal(folder)
     assert text == report_markdown(journal, edit_steps(journal))
 
 
-def pixels(path) -> np.ndarray:
-    image = matplotlib.image.imread(path)[..., :3]
-    assert image.shape[0] > 500
-    assert image.shape[1] > 1000
-    return image
-
-
-def near(image: np.ndarray, colour: str) -> int:
-    """How many pixels have this colour."""
-    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    return int((np.abs(image - wanted).max(axis=-1) < 0.02).sum())
-
-
-BLUE, RED = "#1b6ca8", "#b3261e"
-
-
-def test_figure(folder, tmp_path):
-    """It is drawn, with as many more pixels of a mark as there are more of its kind."""
-    image = pixels(folder / "perplexity.png")
-    assert (folder / "perplexity.pdf").read_bytes().startswith(b"%PDF-")
-    assert (folder / "perplexity.pdf").stat().st_size > 5000
-    assert image.mean() > 0.8  # mostly paper
-    assert near(image, BLUE) > 100
-    assert near(image, RED) > 100
-    write_report(write(tmp_path / "calm", [s for s in STEPS if not s["guard"]]))
-    calm = pixels(tmp_path / "calm" / "perplexity.png")
-    assert near(calm, RED) == 0
-    write_report(write(tmp_path / "one", [STEPS[0]]))
-    one = near(pixels(tmp_path / "one" / "perplexity.png"), BLUE)  # a mark, and one in the legend
-    assert near(calm, BLUE) == pytest.approx(1.5 * one, rel=0.1)
-
-
-def test_marks_of_the_figure(folder, tmp_path, monkeypatch):
-    """Each edit's mark is where it belongs; what is not finite is drawn ten times over the highest
-    of the others.
-    """
-    monkeypatch.setattr(pyplot, "close", lambda figure: None)
-    shutil.copytree(folder, tmp_path / "run")
-    write_report(tmp_path / "run")
-    figure = pyplot.gcf()
-    monkeypatch.undo()
-    (axes,) = figure.axes
-    marks = {
-        line.get_marker(): np.transpose(line.get_data()).tolist()
-        for line in axes.lines
-        if line.get_marker() != "None"
-    }
-    assert marks == {
-        "o": [[1, 25.5], [5, 26.25]],
-        "X": [[2, 4321.5], [4, 43215.0]],
-        "s": [[6, 60.0]],
-    }
-    paths = [
-        np.transpose(line.get_data()).tolist() for line in axes.lines if line.get_linestyle() == "-"
+def test_every_picture_that_it_shows_is_there(tmp_path):
+    held = {"1": {"probability_new": 0.5}}
+    steps = [
+        measured(i, "a", "b", 26.0 + i, total_relative_perturbation=0.1 * i, retention=held)
+        for i in range(1, 5)
     ]
-    assert [
-        [0, 25.0],
-        [1, 25.5],
-        [5, 26.25],
-        [6, 60.0],
-    ] in paths  # the kept ones, from the unedited model on
-    assert axes.get_yscale() == "log"
-    bottom, top = axes.get_ylim()
-    assert 1 < bottom < 25
-    assert 43215 < top < 1e6
-    texts = [text.get_text() for text in axes.texts]
-    for text in ("a|b $x_{$ [link](u) → 5|\\6", "BP → Munich", "Zürich → Oslo", "unedited: 25.0"):
-        assert text in texts
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "kept",
-        "damaging, rolled back",
-        "damaging, kept",
+    text = report(tmp_path, steps)
+    shown = {line.split("(")[-1].rstrip(")") for line in text.splitlines() if line[:2] == "!["}
+    assert shown == {"perplexity.png", "damage_prediction.png", "retention.png"}
+    for name in shown:
+        assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "run" / name).with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_figure_that_is_not_made_is_not_shown(folder, text):
+    assert "retention.png" not in text
+    assert not (folder / "retention.png").exists()
+
+
+def test_the_table_of_the_predictors():
+    fields = dict(relative_perturbation=0.01, optimisation={})
+    steps = [
+        measured(i, "a", "b", ppl, **fields) for i, ppl in enumerate((25.1, 25.2, 25.3, 2000), 1)
     ]
-    pyplot.close(figure)
+    steps = [
+        dataclasses.replace(step, relative_perturbation=value)
+        for step, value in zip(steps, (0.2, 0.1, 0.3, 0.4), strict=True)
+    ]
+    lines = damage_prediction_lines(steps)
+    assert lines[0] == "## How well the damage was predicted"
+    assert lines[2] == (
+        "4 edits were measured, 1 of them damaging (over 1.1 times the unedited perplexity), 1 "
+        "collapsing. Rank correlations are with the change of the mean loss."
+    )
+    header = [
+        "predictor",
+        "Spearman",
+        "of the damaging",
+        "AUC",
+        "holds all damaging",
+        "collapsing in the worst 1 %",
+    ]
+    # Ranks 2 1 3 4 against 1 2 3 4: 1 - 6 * 2 / (4 * 15).
+    row = ["relative perturbation", "0.800", "–", "1.000", "worst 25.0 %", "1 of 1"]
+    assert table("\n".join([*lines, ""]), header) == [row]
+
+
+def test_a_bar_in_a_predictors_name_does_not_divide_its_cell():
+    steps = [measured(i, "a", "b", 25.0 + i) for i in range(1, 5)]
+    (row,) = [line for line in damage_prediction_lines(steps) if "u·k" in line]
+    assert cells(row)[0] == "1 / |u·k|"
+
+
+def test_without_a_predictor_the_report_does_not_speak_of_it(text):
+    assert "predicted" not in text.replace("predicted relative perturbation", "")
 
 
 def test_a_report_reads_only(folder, tmp_path):
@@ -178,108 +167,40 @@ def test_a_report_reads_only(folder, tmp_path):
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_single(tmp_path):
-    """Edits that are measured alone are neither kept nor rolled back."""
-    steps = [step | {"kept": False} for step in STEPS if "error" not in step and not step["guard"]]
-    folder = write(tmp_path / "run", steps, {**CONFIG, "mode": "single"})
-    text = write_report(folder).read_text(encoding="utf-8")
-    assert [line[-1] for line in table(text, HEADER)] == ["measured", "measured"]
-    assert (
-        "c-rome on tiny$x_{$, single edits: 2 edits made, 0 kept, 0 rolled back, 0 not possible."
-        in text
-    )
-    assert "After the last kept edit" not in text
-    assert near(pixels(folder / "perplexity.png"), BLUE) > 100
-
-
-def test_a_damaging_edit_measured_alone_is_not_called_rolled_back(tmp_path):
-    """In the mode single there is nothing to roll back; the figure calls such an edit damaging, so
-    do table and summary.
-    """
-    steps = [step | {"kept": False} for step in STEPS if "error" not in step]
-    folder = write(tmp_path / "run", steps, {**CONFIG, "mode": "single"})
-    text = write_report(folder).read_text(encoding="utf-8")
+def test_single_edits_are_neither_kept_nor_rolled_back(tmp_path):
+    text = report(tmp_path, as_single(STEPS), SINGLE)
+    outcomes = [line[-1] for line in table(text, HEADER)]
+    assert outcomes.count("measured") == 2
+    assert outcomes.count("damaging") == 3
     assert "rolled back" not in text.replace("0 rolled back", "")
-    assert near(pixels(folder / "perplexity.png"), RED) > 100
+    assert "After the last kept edit" not in text
 
 
-def test_all_edits_failed(tmp_path):
-    steps = [STEPS[2] | {"step": 1}, STEPS[2] | {"step": 2}]
-    text = write_report(write(tmp_path / "run", steps)).read_text(encoding="utf-8")
+def test_a_study_of_failures(tmp_path):
+    text = report(tmp_path, [dataclasses.replace(NOT_POSSIBLE, step=step) for step in (1, 2)])
     assert "0 edits made, 0 kept, 0 rolled back, 2 not possible." in text
     assert "The most damaging edit" not in text
     assert [line[-1] for line in table(text, HEADER)] == ["not edited"] * 2
-    assert near(pixels(tmp_path / "run" / "perplexity.png"), RED) == 0
 
 
-def test_a_base_that_is_not_finite(tmp_path):
-    """A model that was broken before any edit."""
-    steps = [
-        measured(
-            1,
-            "BP",
-            "Munich",
-            math.inf,
-            kept=False,
-            guard="the loss of 2 texts is not finite",
-            base=1.0,
-            broken=2,
-        )
-    ]
-    text = write_report(write(tmp_path / "run", steps, base=math.inf)).read_text(encoding="utf-8")
-    assert (
+def test_a_model_that_was_broken_before_any_edit(tmp_path):
+    text = report(tmp_path, STEPS[3:4], first=baseline(math.inf))
+    expected = (
         "The unedited model's perplexity is inf; 1 of the edits took it over 1,000 (collapse)."
-        in text
     )
+    assert expected in text.splitlines()
 
 
-def test_a_study_without_an_edit_raises(tmp_path):
-    write(tmp_path / "run", [])
+def test_a_study_without_an_edit_is_refused_and_left_as_it_is(tmp_path):
+    write_journal(tmp_path / "run", [])
     with pytest.raises(ValueError, match="holds no edit yet; run the study first"):
         write_report(tmp_path / "run")
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "journal.jsonl",
-        "run.json",
-        "steps",
-    ]
+    found = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert found == ["journal.jsonl", "run.json", "steps"]
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path):
+    message = r"is not a study's work directory: it has no run\.json"
     for other in (tmp_path / "missing", tmp_path):
-        with pytest.raises(
-            ValueError, match=r"is not a study's work directory: it has no run\.json"
-        ):
+        with pytest.raises(ValueError, match=message):
             write_report(other)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0"),
-        (0.000123456, "0.000123"),
-        (1.23456, "1.23"),
-        (9.99, "9.99"),
-        (10.26, "10.3"),
-        (999.94, "999.9"),
-        (1000, "1,000"),
-        (1234567.8, "1,234,568"),
-        (-12.34, "-12.3"),
-        (-1e4, "-10,000"),
-        (math.inf, "inf"),
-        ("inf", "inf"),
-        ("nan", "nan"),
-        ("2.5", "2.5"),
-        (999.96, "1,000"),
-    ],
-)
-def test_number(value, text):
-    assert format_number(value) == text
-
-
-def test_outcomes_and_names():
-    kinds = {(step["kept"], bool(step["guard"]), "error" in step): outcome(step) for step in STEPS}
-    assert kinds == {
-        (True, False, False): "kept",
-        (False, True, False): "rolled back",
-        (False, False, True): "not edited",
-        (True, True, False): "kept, damaging",
-    }
-    assert outcome(measured(1, "BP", "Munich", 25.0, kept=False)) == "measured"
-    assert name_of(asked(1, "{x}", "Rome", "Where is {}?")) == "Where is {x}? → Rome"

@@ -11,7 +11,7 @@ from jaxedit.study.record import StepRecord
 from jaxedit.study.upgrade import upgrade_metrics
 
 
-class Outcome(NamedTuple):
+class FinishedStudy(NamedTuple):
     """A finished study.
 
     Attributes:
@@ -40,12 +40,12 @@ class Outcome(NamedTuple):
         return measured_steps(self.made)
 
 
-def read_outcomes(folder: Path, variants: tuple[str, ...]) -> list[Outcome]:
-    """Reads the finished studies in a folder, in the order of the variants."""
-    outcomes = []
+def read_studies(folder: Path, variants: tuple[str, ...]) -> list[FinishedStudy]:
+    """Read the finished studies in a folder, in the order of the variants."""
+    studies = []
     for name in variants:
         path = folder / name / "retained.json"
         retained = json.loads(path.read_text(encoding="utf-8"))["facts"] if path.is_file() else []
         metrics = [upgrade_metrics(facts) for facts in retained]
-        outcomes.append(Outcome(name, read_journal(folder / name), metrics))
-    return outcomes
+        studies.append(FinishedStudy(name, read_journal(folder / name), metrics))
+    return studies
