@@ -15,7 +15,14 @@ from jaxedit.study.journal import open_journal, read_journal
 
 HOSTILE = "</script><script>document.title='taken'</script>"
 PROMPTS = ["The capital of France is", HOSTILE]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +105,9 @@ def test_a_study_of_failures_has_a_page(tmp_path):
 def browser():
     """Headless Chromium, which refuses every connection."""
     found = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    if found is None or shutil.which("chromedriver") is None:
-        pytest.skip(
-            "no chromium with chromedriver on the path: the page is not looked at in a browser"
-        )
+    driver_path = shutil.which("chromedriver")
+    if found is None or driver_path is None:
+        pytest.skip("no Chromium with chromedriver on the path; launch/setup.sh dev installs it")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -115,7 +121,7 @@ def browser():
     ):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = webdriver.Chrome(options, webdriver.ChromeService(driver_path))
     yield driver
     driver.quit()
 
