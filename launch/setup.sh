@@ -32,9 +32,10 @@ fi
 # The tests open the report's page in a browser, which pip cannot install; without one they skip it.
 if [[ "$extra" == dev ]] && ! command -v chromedriver >/dev/null; then
     if [[ -f /etc/debian_version && "$(id -u)" == 0 ]]; then
-        apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq)
-        { "${apt[@]}" update && "${apt[@]}" install --yes --no-install-recommends chromium-driver; } \
-            >/dev/null 2>&1 || echo "setup.sh: apt-get could not install chromium-driver" >&2
+        apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq --no-install-recommends)
+        packages=(chromium chromium-driver)
+        { "${apt[@]}" update && "${apt[@]}" install --yes "${packages[@]}"; } \
+            >/dev/null 2>&1 || echo "setup.sh: apt-get could not install ${packages[*]}" >&2
     else
         echo "setup.sh: no chromedriver on the path: install Chromium with its chromedriver" \
             "(Debian: chromium-driver; macOS: brew install --cask google-chrome chromedriver)" >&2

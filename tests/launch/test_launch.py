@@ -14,7 +14,7 @@ import yaml
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 ROOT = LAUNCH.parent
-SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+SCRIPTS = [*sorted(LAUNCH.glob("*.sh")), ROOT / ".ci" / "run"]
 TOOLS = ("gcloud", "xpk", "kubectl", "sbatch", "srun", "tar")
 AWKWARD = ("edit", "--prompt={} is based in", "--set=facts=a b.json", '--target=It\'s "here"')
 STAND_IN = """
@@ -263,7 +263,9 @@ def test_skypilot_runs_jaxedit(tmp_path, n_nodes, joins):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_short_and_clean(script):
-    assert len(script.read_text().splitlines()) <= 60
+    lines = script.read_text().splitlines()
+    assert len(lines) <= 90
+    assert max(map(len, lines)) <= 100
     checker = Path(sys.executable).with_name("shellcheck")
     done = subprocess.run(
         [str(checker), "-x", "-P", "SCRIPTDIR", str(script)],
