@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
-# One machine with NVIDIA GPUs: installs jaxedit with CUDA into .venv (once), then runs it with the arguments given.
-#   bash launch/gpu.sh study --config=configs/paper.py:gpt2-xl --config.mesh=data:2,model:2 --workdir=runs/paper
-# With --dry-run as the first argument the commands are printed, none is run.
+# One machine with NVIDIA GPUs: installs jaxedit with CUDA into .venv (once), then runs it.
+#   bash launch/gpu.sh study --config=configs/paper.py:gpt2-xl --config.mesh=data:2,model:2
+# --dry-run as the first argument prints the commands and runs none.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 dry=""
 if [[ "${1:-}" == --dry-run ]]; then dry=1 && shift; fi
 
-call() { if [[ -n "$dry" ]]; then printf '%q' "$1" && printf ' %q' "${@:2}" && echo; else "$@"; fi; }
+call() {
+    if [[ -n "$dry" ]]; then
+        printf '%q' "$1" && printf ' %q' "${@:2}" && echo
+    else
+        "$@"
+    fi
+}
 
 if [[ $# -eq 0 ]]; then
     echo "gpu.sh: nothing to run was given, e.g. bash launch/gpu.sh study --workdir=runs/all" >&2
@@ -15,6 +21,8 @@ if [[ $# -eq 0 ]]; then
 fi
 cd "$root"
 call bash launch/setup.sh cuda
-# Without GPUs it ends with an error, and not on the CPU. Deterministic: by default XLA's sums on GPUs differ from run to run.
-call env JAX_PLATFORMS="${JAX_PLATFORMS:-cuda,cpu}" XLA_FLAGS="${XLA_FLAGS:---xla_gpu_deterministic_ops=true}" \
-    .venv/bin/jaxedit "$@"
+# Without GPUs it ends with an error instead of running on the CPU.
+platforms="${JAX_PLATFORMS:-cuda,cpu}"
+# By default XLA's sums on GPUs differ from run to run.
+flags="${XLA_FLAGS:---xla_gpu_deterministic_ops=true}"
+call env JAX_PLATFORMS="$platforms" XLA_FLAGS="$flags" .venv/bin/jaxedit "$@"

@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# Installs what the tests need (once), checks style and types, runs the tests. Arguments pass through to pytest.
+# Installs what the tests need (once), checks style and types, runs the tests.
+#   bash launch/test.sh            everything: at most 20 minutes on two cores
+#   bash launch/test.sh -m fast    the files that take seconds: at most 4 minutes
+# Arguments pass through to pytest.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" dev
 cd "$root"
 .venv/bin/ruff check .

@@ -41,6 +41,32 @@ CORPUS = [
 ]
 
 
+# Files and folders that take longer than about 15 seconds each, and two thirds of the whole time.
+SLOW = (
+    "cli/test_commands.py",
+    "devices",
+    "editors",
+    "metrics/test_downstream.py",
+    "plan/test_plan.py",
+    "solving/test_multi_layer.py",
+    "solving/test_rank_one.py",
+    "solving/test_smollm2.py",
+    "solving/test_value.py",
+    "study/test_loop.py",
+    "study/test_retention.py",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by -m
+def pytest_collection_modifyitems(items):
+    """Marks as fast what is in no slow file and not marked as slow itself."""
+    slow = [Path(__file__).parent / name for name in SLOW]
+    for item in items:
+        is_slow = any(item.path.is_relative_to(path) for path in slow)
+        if not is_slow and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.fast)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled():
     """Lets go of what a module compiled: thousands of programs in one process run into the system's

@@ -14,7 +14,14 @@ from jaxedit.study.journal import read_journal
 
 HOSTILE = "</script><script>document.title='taken'</script>"
 PROMPTS = ["The capital of France is", HOSTILE]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
 SKIPPED = "skipped by the screening: predicted relative perturbation 0.346"
 
 
@@ -121,8 +128,9 @@ def test_a_study_of_failures_has_a_page(tmp_path):
 def browser():
     """Start headless Chromium, which refuses every connection."""
     found = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    if found is None or shutil.which("chromedriver") is None:
-        pytest.skip("no chromium with chromedriver: the page is not looked at in a browser")
+    driver_path = shutil.which("chromedriver")
+    if found is None or driver_path is None:
+        pytest.skip("no Chromium with chromedriver on the path; launch/setup.sh dev installs it")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -136,7 +144,7 @@ def browser():
     ):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = webdriver.Chrome(options, webdriver.ChromeService(driver_path))
     yield driver
     driver.quit()
 
