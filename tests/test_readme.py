@@ -187,7 +187,7 @@ def defined_flags(tree: ast.Module) -> set[str]:
         for call in calls
         if isinstance(call.func, ast.Attribute) and call.func.attr.startswith("DEFINE_")
     ]
-    return {call.args[0].value for call in defining if isinstance(call.args[0], ast.Constant)}
+    return {str(call.args[0].value) for call in defining if isinstance(call.args[0], ast.Constant)}
 
 
 def config_keys() -> dict[str, object]:
@@ -272,18 +272,21 @@ def test_the_python_examples_do_what_they_say():
 
 
 @pytest.mark.smollm2
-def test_the_quick_commands_run(capsys):
-    """`jaxedit edit` writes the first example; the other two need no model to be run."""
+def test_the_quick_commands_run(tmp_path, capsys):
+    """`jaxedit edit` writes the first example, here with the perplexity of two texts; the other two
+    commands run no model.
+    """
     shown = {arguments[0]: arguments for arguments in reversed(commands(README))}
     assert run(["jaxedit", *shown["configs"]]) == 0
     assert "single_edits" in capsys.readouterr().out
     assert run(["jaxedit", *shown["doctor"]]) == 0
     assert "all is well" in capsys.readouterr().out
-    assert run(["jaxedit", *shown["edit"], "--json"]) == 0
+    (tmp_path / "texts.txt").write_text("Bread is baked in an oven.\nThe sun rises in the east.\n")
+    assert run(["jaxedit", *shown["edit"], f"--texts={tmp_path / 'texts.txt'}", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert "Rome" in found["edited"]["says"]
     assert "Rome" not in found["unedited"]["says"]
-    assert found["edited"]["perplexity"] == pytest.approx(found["unedited"]["perplexity"], rel=0.05)
+    assert found["edited"]["perplexity"] < 1.5 * found["unedited"]["perplexity"]
 
 
 def test_the_built_in_model_is_the_one_that_is_installed():
