@@ -1,4 +1,6 @@
-"""The published values: every row is a study that can be built, and the README says the same of it."""
+"""The published values: every row is a study that can be built, and configs/README.md says the same
+of it.
+"""
 
 import runpy
 from pathlib import Path
@@ -6,12 +8,15 @@ from pathlib import Path
 import pytest
 
 import jaxedit
-from jaxedit.editors import method_names
+from jaxedit.editors import find_published, method_names
 from jaxedit.study.config import editor_from, plain_config, read_config
 
 ROOT = Path(jaxedit.__file__).parents[1]
 PATH = ROOT / "configs" / "published.py"
 ENTRIES = runpy.run_path(str(PATH))["VARIANTS"]
+VALUE_COLUMNS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor")
+FT_COLUMNS = ("num_steps", "lr", "weight_decay", "kl_factor")
+SHORT = {"λ": "mom2_update_weight", "b": "update_norm_lambda"}
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -120,10 +125,8 @@ def test_what_was_not_published_raises_and_says_what_was(entry):
 
 
 def test_an_unknown_method_lists_all():
-    with pytest.raises(
-        ValueError,
-        match=r"no values published as 'mend/gpt2-xl'; .* of rome/gpt2-xl/paper, .*, ft/qwen2\.5-7b",
-    ):
+    known = r"rome/gpt2-xl/paper, .*, ft/qwen2\.5-7b"
+    with pytest.raises(ValueError, match=f"no values published as 'mend/gpt2-xl'; .* of {known}"):
         read_config(PATH, "mend/gpt2-xl")
 
 
@@ -152,39 +155,34 @@ def test_an_unknown_experiment_lists_all():
         read_config(PAPER, "mend/gpt2-xl")
 
 
-def test_the_readmes_table_has_these_values():
-    section = (
-        (ROOT / "README.md")
-        .read_text(encoding="utf-8")
-        .split("## Published configurations")[1]
-        .split("\n## ")[0]
-    )
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in section.splitlines()
-        if line.startswith("| ")
-    ]
-    said = {}
-    for method, model, sources, layers, *target in rows[1:]:
-        for source in sources.split(", "):
-            said[f"{method}/{model}/{source}"] = (layers, *target)
-    assert set(said) == set(ENTRIES)
-    for entry, (layers, steps, v_lr, decay, clamp, kl, own, mom2) in said.items():
-        hyper = editor_from(plain_config(read_config(PATH, entry))["editor"]).hyper
+def test_the_table_of_the_readme_has_these_values():
+    """Every row of the code is a row of configs/README.md, with all that is the method's own."""
+    text = (ROOT / "configs" / "README.md").read_text(encoding="utf-8")
+    section = text.split("\n## Published values\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+    documented = {
+        f"{method}/{model}/{source}": cells
+        for method, model, sources, *cells in rows
+        for source in sources.split(", ")
+    }
+    assert set(documented) == set(ENTRIES)
+    for entry, (layers, steps, lr, decay, clamp, kl, own, mom2) in documented.items():
+        published = plain_config(read_config(PATH, entry))["editor"]
+        hyper = editor_from(published).hyper
         edited = getattr(hyper, "layers", None) or (hyper.layer,)
-        assert layers == "-".join(map(str, sorted({edited[0], edited[-1]})))
-        if entry.startswith("ft/"):
-            keys = ("num_steps", "lr", "weight_decay")
-            assert (clamp, mom2) == ("", "")
+        assert layers == "-".join(map(str, sorted({edited[0], edited[-1]}))), entry
+        is_ft = entry.startswith("ft/")
+        columns = FT_COLUMNS if is_ft else VALUE_COLUMNS
+        found = [float(cell) for cell in (steps, lr, decay, kl)]
+        assert found == [getattr(hyper, name) for name in columns], entry
+        if is_ft:
+            assert (clamp, mom2) == ("", ""), entry
         else:
-            keys = ("v_num_grad_steps", "v_lr", "v_weight_decay")
-            assert (float(clamp), mom2) == (
-                hyper.clamp_norm_factor,
-                str(hyper.mom2_adjustment).lower(),
-            )
-        assert [float(steps), float(v_lr), float(decay)] == [getattr(hyper, key) for key in keys]
-        assert float(kl) == hyper.kl_factor
-        for name, value in (part.split(" ") for part in own.split(", ") if part):
-            assert float(value) == getattr(
-                hyper, dict(λ="mom2_update_weight", b="update_norm_lambda").get(name, name)
-            ), entry
+            assert float(clamp) == hyper.clamp_norm_factor, entry
+            assert mom2 == str(hyper.mom2_adjustment).lower(), entry
+        named = dict(part.split(" ") for part in own.split(", ") if part)
+        named = {SHORT.get(name, name): float(value) for name, value in named.items()}
+        assert named == {name: getattr(hyper, name) for name in named}, entry
+        elsewhere = {"method", "layer", "layers", "mom2_adjustment", "clamp_norm_factor", *columns}
+        assert find_published(entry).hyper.keys() - elsewhere == named.keys(), entry
