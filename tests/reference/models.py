@@ -43,6 +43,17 @@ def token_rows(vocab_size: int, rows: int = 4, length: int = 23, seed: int = 0) 
     return np.random.default_rng(seed).integers(0, vocab_size, (rows, length))
 
 
+def padded(token_lists: list[list[int]]) -> np.ndarray:
+    """Pad token lists with zeros to one length, so that one program is compiled.
+
+    What follows a text's end cannot change what stands before.
+    """
+    rows = np.zeros((len(token_lists), max(map(len, token_lists))), int)
+    for row, tokens in zip(rows, token_lists, strict=True):
+        row[: len(tokens)] = tokens
+    return rows
+
+
 def assert_same_logits(ours, theirs, atol: float = 1e-4) -> None:
     """Equal to an absolute tolerance, and of a size that makes the comparison mean something."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
