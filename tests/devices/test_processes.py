@@ -1,5 +1,6 @@
 """A study of two processes, one of which is killed, resumes to the same bits."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from jaxedit.study.journal import read_journal
+from jaxedit.study.record import StepRecord
 
 CONFIG = """
 from jaxedit.study.config import default_config
@@ -71,11 +73,11 @@ def finish(processes: list[subprocess.Popen]) -> None:
         assert process.returncode == 0, errors[-3000:]
 
 
-def steps(workdir: Path) -> list[tuple[dict, bytes]]:
+def steps(workdir: Path) -> list[tuple[StepRecord, bytes]]:
     """Return each step's record, but for its times, and the content of its file."""
     found = []
     for step in read_journal(workdir).steps:
-        record = {key: value for key, value in step.record.items() if key != "time_s"}
+        record = dataclasses.replace(step.record, time_s=None)
         found.append((record, step.arrays.read_bytes()))
     return found
 
