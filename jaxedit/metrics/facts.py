@@ -267,9 +267,7 @@ def _metrics_of(request: Request, answers: AnswerLookup, prefix: str | None) -> 
         return _mean([measure((asked, new), (asked, true)) for asked in prompts])
 
     def success(asked: str) -> bool | None:
-        if true is None:
-            return None
-        return answers.is_likelier((asked, new), (asked, true))
+        return None if true is None else answers.is_likelier((asked, new), (asked, true))
 
     # The prompt behind a context template.
     prefixed_success = prefixed_accuracy = None
