@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import jaxedit
-from jaxedit.edits.edit import Dense, LowRank, make_edit, with_per_row_edits
+from jaxedit.edits.edit import Dense, LowRank, make_edit
+from jaxedit.edits.per_row import with_per_row_edits
 from jaxedit.metrics.facts import evaluate_facts
 from jaxedit.metrics.perplexity import perplexity, perplexity_each, prepare
 from jaxedit.models import packing

@@ -14,13 +14,8 @@ import transformers
 import jaxedit
 from jaxedit import PromptAnswer, Request
 from jaxedit.edits.edit import Dense, apply, make_edit
-from jaxedit.metrics.facts import (
-    FactMetrics,
-    ScoredAnswers,
-    average_facts,
-    evaluate_facts,
-    score_answers,
-)
+from jaxedit.metrics.answers import ScoredAnswers, score_answers
+from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
 
 FAMILIES = ("gpt2", "llama")
 PREFIX = "So it was. {}"
