@@ -109,7 +109,7 @@ def golden_edited(golden):
 
 @pytest.fixture(scope="session")
 def study_config(shared, tmp_path_factory):
-    """A function: (method, facts, texts, hyper, **keys) -> a study of the golden gpt2.
+    """Make a function: (method, facts, texts, hyper, **keys) -> a study of the golden gpt2.
 
     Facts and texts are written to files, the same content to the same file. Keys are those of the
     configuration; `evaluation` are those of its entry `eval`.
