@@ -23,5 +23,5 @@ VARIANTS = ENTRIES
 def get_config(entry="rome/gpt2-xl"):
     published = find_published(entry)
     config = default_config(entry.split("/")[0], **published.hyper)
-    config.update(model=published.model, mode="sequential", guard=dict(action="record"))
+    config.update(model=published.model, mode="sequential", guard=dict(action="keep"))
     return config

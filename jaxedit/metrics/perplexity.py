@@ -12,7 +12,8 @@ import math
 
 import numpy as np
 
-from jaxedit.edits.edit import Edit, with_per_row_edits
+from jaxedit.edits.edit import Edit
+from jaxedit.edits.per_row import with_per_row_edits
 from jaxedit.models.model import Model
 from jaxedit.models.packing import BATCH_TOKENS, Packed, pack
 from jaxedit.models.score import PrefilledTexts, prefill, tile_batches, token_losses
@@ -127,8 +128,8 @@ def perplexity_each(model: Model, texts: PrefilledTexts, edits: list[Edit]) -> l
       edits: of the same weights and layers.
 
     Raises:
-      ValueError: as `jaxedit.edits.edit.with_per_row_edits`, or where prepared texts do not belong
-        to this model.
+      ValueError: as `jaxedit.edits.per_row.with_per_row_edits`, or where prepared texts do not
+        belong to this model.
     """
     # Every batch is tiled, one copy for each edit that is measured with the others.
     n_texts, n_data = texts.packed.n_texts, model.mesh.shape["data"]

@@ -11,13 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.edits.edit import (
-    Edit,
-    all_low_rank,
-    apply,
-    with_edit_tokenizer,
-    with_per_row_edits,
-)
+from jaxedit.edits.edit import Edit, apply
+from jaxedit.edits.per_row import all_low_rank, with_edit_tokenizer, with_per_row_edits
 from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
 from jaxedit.metrics.perturbation import relative_perturbation, total_relative_perturbation

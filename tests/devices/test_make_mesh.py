@@ -44,7 +44,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def found() -> dict:
-    """Number of hosts -> text -> what eight devices make of it."""
+    """Find what eight devices make of each text: number of hosts -> text -> outcome."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"}
     script = str(Path(__file__).parent / "meshes.py")
     command = [sys.executable, script, *WHOLE, *IDLE, *REFUSED]

@@ -1,6 +1,4 @@
-"""Eight simulated devices, in one process or two, give what one device gives: perplexity, second
-moments, edits, generation.
-"""
+"""Eight simulated devices, in one process or two, give what one device gives."""
 
 import json
 import os
@@ -20,33 +18,38 @@ MESHES = {  # each mesh and each family; all pairs agree as closely
     "llama": ("data:2,model:4",),  # data:1,model:8 as two processes
     "odd": ("data:2,model:4",),
 }
+ODD = dict(
+    hidden_size=36,
+    intermediate_size=70,
+    num_hidden_layers=6,
+    num_attention_heads=6,
+    num_key_value_heads=3,
+    vocab_size=801,
+    max_position_embeddings=256,
+)
+CASES_AND_TOKENIZER = (
+    "cases.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
 
 
 @pytest.fixture(scope="module")
 def directory(shared, tiny_checkpoint, tmp_path_factory):
-    """A function: family -> a model's directory with its cases; "odd" is a Llama whose widths no
-    mesh divides.
+    """Make a function: family -> a model's directory with its cases.
+
+    "odd" is a Llama whose widths no mesh divides.
     """
 
     def find(family: str) -> Path:
         golden = shared / "golden"
         if family != "odd":
             return golden / family
-        sizes = dict(
-            hidden_size=36,
-            intermediate_size=70,
-            num_hidden_layers=6,
-            num_attention_heads=6,
-            num_key_value_heads=3,
+        copy = shutil.copytree(
+            tiny_checkpoint("llama", **ODD), tmp_path_factory.mktemp("odd"), dirs_exist_ok=True
         )
-        made = tiny_checkpoint("llama", **sizes, vocab_size=801, max_position_embeddings=256)
-        copy = shutil.copytree(made, tmp_path_factory.mktemp("odd"), dirs_exist_ok=True)
-        for name in (
-            "cases.json",
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "special_tokens_map.json",
-        ):
+        for name in CASES_AND_TOKENIZER:
             shutil.copy(golden / "llama" / name, copy)
         return copy
 
@@ -54,12 +57,9 @@ def directory(shared, tiny_checkpoint, tmp_path_factory):
 
 
 def start(script: str, n_devices: int, *arguments: str) -> subprocess.Popen:
-    """A script beside this file in a process of its own."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": str(n_devices),
-        "NPROC": "16",
-    }
+    """Start a script beside this file in a process of its own."""
+    variables = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(n_devices), "NPROC": "16"}
+    environment = os.environ | variables
     command = [sys.executable, str(Path(__file__).parent / script), *arguments]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -67,14 +67,14 @@ def start(script: str, n_devices: int, *arguments: str) -> subprocess.Popen:
 
 
 def read(process: subprocess.Popen) -> dict:
-    """What it printed."""
+    """Wait for a script; return what it printed."""
     output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors[-3000:]
     return json.loads(output.splitlines()[-1])
 
 
 def assert_close(found: dict) -> None:
-    """Relative to one device: 1e-5 before, 1e-4 after an optimisation."""
+    """Compare with one device: to 1e-5 before an optimisation, to 1e-4 after one."""
     assert found["n_available"] == 8
     for mesh, differences in found["differences"].items():
         assert differences.pop("n_devices") == 8, mesh
@@ -106,24 +106,20 @@ def test_eight_devices_and_two_processes_equal_one_device(directory, tmp_path, f
 
 
 def test_nothing_large_is_whole_anywhere_and_the_evaluator_is_a_pmap(shared):
-    """Weights and second moments lie in eighths; what devices exchange is no larger than a part of
-    one layer.
-    """
+    """Weights and second moments lie in eighths; exchanges are at most a part of one layer."""
     found = read(start("shardings.py", 8, str(shared / "golden" / "llama")))
     D, F, V = (found["sizes"][letter] for letter in "DFV")
     for mesh in ("data:1,model:8", "data:2,model:4"):
         here = found[mesh]
-        large = [
-            name for name in here["parameters"] if name.startswith(("mlp/w_", "embed/", "head/"))
-        ]
+        prefixes = ("mlp/w_", "embed/", "head/")
+        large = [name for name in here["parameters"] if name.startswith(prefixes)]
         assert len(large) == 5
         assert {here["parameters"][name] for name in large} == {1 / 8}
         assert (here["overlay"], here["whitener"], here["sums"]) == (1 / 8, 1 / 8, 1 / 8)
         assert here["solve exchanges"] <= F
         assert here["moments exchanges"] < F * F
     assert found["data:1,model:8"]["score exchanges"] < D * F  # activations only
-    assert (
-        found["data:2,model:4"]["score exchanges"] == V * D / 4
-    )  # the embedding's part, gathered over data
+    # The embedding's part, gathered over data.
+    assert found["data:2,model:4"]["score exchanges"] == V * D / 4
     assert found["pmap"] <= 1e-6
     assert found["converted"]

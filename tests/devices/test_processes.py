@@ -1,7 +1,6 @@
-"""A study of two processes, four devices each: where one is killed the run ends with a message and
-resumes to the same bits.
-"""
+"""A study of two processes, one of which is killed, resumes to the same bits."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,30 +13,31 @@ from pathlib import Path
 import pytest
 
 from jaxedit.study.journal import read_journal
+from jaxedit.study.record import StepRecord
 
 CONFIG = """
 from jaxedit.study.config import default_config
 
 def get_config():
-    config = default_config("rome", layer=3, v_num_grad_steps=12, context_templates=("{}", "I am. {}"))
-    config.update(model=MODEL, facts=FACTS, texts=TEXTS, mesh="data:2,model:4", guard=dict(action="keep"))
+    templates = ("{}", "I am. {}")
+    config = default_config("rome", layer=3, v_num_grad_steps=12, context_templates=templates)
+    config.update(model=MODEL, facts=FACTS, texts=TEXTS, mesh="data:2,model:4")
+    config.guard.action = "keep"
     return config
 """
 NAMES = ("BP", "Bob", "Ann", "Tim", "Sony")
+TEXTS = ["The Eiffel Tower is in Paris.", " Once upon a time there was a girl"]
 PATIENCE_S = 300
 
 
 @pytest.fixture(scope="module")
 def config(shared, tmp_path_factory) -> Path:
+    """Write a study's configuration, facts and texts."""
     folder = tmp_path_factory.mktemp("processes")
-    facts = [
-        {"prompt": "{} lives in the city of", "subject": name, "target_new": "Paris"}
-        for name in NAMES
-    ]
+    fact = {"prompt": "{} lives in the city of", "target_new": "Paris"}
+    facts = [{**fact, "subject": name} for name in NAMES]
     (folder / "facts.json").write_text(json.dumps(facts))
-    (folder / "texts.json").write_text(
-        json.dumps(["The Eiffel Tower is in Paris.", " Once upon a time there was a girl"])
-    )
+    (folder / "texts.json").write_text(json.dumps(TEXTS))
     places = {
         "MODEL": shared / "golden" / "gpt2",
         "FACTS": folder / "facts.json",
@@ -51,7 +51,7 @@ def config(shared, tmp_path_factory) -> Path:
 
 
 def start(config: Path, workdir: Path) -> list[subprocess.Popen]:
-    """The same command in two processes."""
+    """Start the same command in two processes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -60,14 +60,8 @@ def start(config: Path, workdir: Path) -> list[subprocess.Popen]:
         "JAX_NUM_CPU_DEVICES": "4",
         "XDG_CACHE_HOME": str(config.parent),
     }
-    command = [
-        sys.executable,
-        "-m",
-        "jaxedit",
-        "study",
-        f"--config={config}",
-        f"--workdir={workdir}",
-    ]
+    command = [sys.executable, "-m", "jaxedit", "study"]
+    command += [f"--config={config}", f"--workdir={workdir}"]
     command += ["--distributed=on", f"--coordinator=localhost:{port}", "--num_processes=2"]
     pipes = dict(stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
     return [subprocess.Popen([*command, f"--process_id={i}"], **pipes) for i in range(2)]
@@ -79,15 +73,13 @@ def finish(processes: list[subprocess.Popen]) -> None:
         assert process.returncode == 0, errors[-3000:]
 
 
-def steps(workdir: Path) -> list[tuple[dict, bytes]]:
-    """Each step's record, but for its times, and the content of its file."""
-    return [
-        (
-            {key: value for key, value in step.record.items() if key != "time_s"},
-            step.arrays.read_bytes(),
-        )
-        for step in read_journal(workdir).steps
-    ]
+def steps(workdir: Path) -> list[tuple[StepRecord, bytes]]:
+    """Return each step's record, but for its times, and the content of its file."""
+    found = []
+    for step in read_journal(workdir).steps:
+        record = dataclasses.replace(step.record, time_s=None)
+        found.append((record, step.arrays.read_bytes()))
+    return found
 
 
 def test_a_killed_process_ends_the_run_and_the_run_resumes(config, tmp_path):

@@ -1,7 +1,6 @@
-"""Edits against HF torch models with the change written into their weights; applying, undoing and
-adding up, bit for bit.
-"""
+"""Edits against HF torch models with the change written into their weights; undone bit for bit."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -31,7 +30,15 @@ def random_edit(
     dense: tuple[int, ...] = (),
     size: float = 0.3,
 ):
-    """Normal random changes: `low_rank` is layer -> rank, `dense` the layers changed in full."""
+    """Draw normal random changes.
+
+    Args:
+      model: that is to be edited.
+      seed: of the changes.
+      low_rank: layer -> rank.
+      dense: the layers changed in full.
+      size: standard deviation of the factors and of dense changes.
+    """
     rng = np.random.default_rng(seed)
     _, F, D = model.base[WEIGHT].shape
 
@@ -46,7 +53,7 @@ def random_edit(
 
 
 def three_edits(model):
-    """Edits that meet in layer 2 and reach over layers 1 to 4, low-rank and dense."""
+    """Draw edits that meet in layer 2 and reach over layers 1 to 4, low-rank and dense."""
     return [
         random_edit(model, 1, low_rank={2: 1}),
         random_edit(model, 2, low_rank={1: 2, 2: 3}, dense=(4,)),
@@ -65,18 +72,16 @@ def logits(model) -> np.ndarray:
 
 
 def layer_delta(model, layer: int) -> np.ndarray:
-    """The overlay's change of a layer; zeros where it has no room for one."""
+    """Return the overlay's change of a layer; zeros where it has no room for one."""
     slot = int(model.overlay.slot[WEIGHT][layer]) if WEIGHT in model.overlay.slot else -1
-    return (
-        np.asarray(model.overlay.delta[WEIGHT][slot])
-        if slot >= 0
-        else np.zeros(model.base[WEIGHT].shape[1:], np.float32)
-    )
+    if slot < 0:
+        return np.zeros(model.base[WEIGHT].shape[1:], np.float32)
+    return np.asarray(model.overlay.delta[WEIGHT][slot])
 
 
 @pytest.fixture
 def roomy(golden):
-    """The golden llama with room for `three_edits`, so that few overlays' shapes are compiled."""
+    """Give the golden llama room for `three_edits`, so that few shapes are compiled."""
     model = golden("llama")
     for edit in three_edits(model):
         model = allocate_for(model, edit)
@@ -87,9 +92,8 @@ def roomy(golden):
 def test_logits_are_those_of_hf_with_the_change_written_into_its_weights(
     family, shared, golden, tiny_checkpoint
 ):
-    if (
-        family == "llama, square"
-    ):  # a square weight hides a transposed change from every check of shapes
+    # A square weight hides a transposed change from every check of shapes.
+    if family == "llama, square":
         directory = tiny_checkpoint("llama", intermediate_size=32, num_hidden_layers=5)
         model = jaxedit.load(str(directory))
     else:
@@ -100,15 +104,12 @@ def test_logits_are_those_of_hf_with_the_change_written_into_its_weights(
     assert len(changes) == 4
 
     hf = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    hf_shape = (F, D) if family == "gpt2" else (D, F)
     with torch.no_grad():
         before = hf(torch.as_tensor(token_rows(model))).logits.numpy()
         for name, change in changes.items():
             assert change.dtype == np.float32
-            assert (
-                change.shape
-                == ((F, D) if family == "gpt2" else (D, F))
-                == tuple(hf.get_parameter(name).shape)
-            )
+            assert change.shape == hf_shape == tuple(hf.get_parameter(name).shape)
             hf.get_parameter(name).add_(torch.from_numpy(np.ascontiguousarray(change)))
         theirs = hf(torch.as_tensor(token_rows(model))).logits.numpy()
     assert np.abs(theirs - before).max() > 1  # the change is one that shows
@@ -117,9 +118,8 @@ def test_logits_are_those_of_hf_with_the_change_written_into_its_weights(
 
 def test_an_edits_norm_is_that_of_its_whole_change(golden):
     edit = three_edits(golden("llama"))[1]
-    whole = np.concatenate([np.ravel(change) for change in edit.dense().values()]).astype(
-        np.float64
-    )
+    whole = np.concatenate([np.ravel(change) for change in edit.dense().values()])
+    whole = whole.astype(np.float64)
     assert whole.size == 3 * 112 * 48
     assert edit.norm == pytest.approx(np.linalg.norm(whole), rel=1e-6)
 
@@ -151,13 +151,10 @@ def test_undo_gives_the_bits_of_a_model_that_never_had_the_edit(roomy):
 
 def test_undo_does_not_depend_on_when_room_was_made(golden):
     model, edits = golden("llama"), three_edits(golden("llama"))
-    undone, never = (
-        jaxedit.undo(apply_all(model, edits), edits[1]),
-        apply_all(model, [edits[0], edits[2]]),
-    )
-    assert (
-        undone.overlay.delta[WEIGHT].shape != never.overlay.delta[WEIGHT].shape
-    )  # layers 1 and 4 keep their room
+    undone = jaxedit.undo(apply_all(model, edits), edits[1])
+    never = apply_all(model, [edits[0], edits[2]])
+    # Layers 1 and 4 keep their room.
+    assert undone.overlay.delta[WEIGHT].shape != never.overlay.delta[WEIGHT].shape
     for layer in range(model.config.L):
         assert np.array_equal(layer_delta(undone, layer), layer_delta(never, layer))
     assert np.array_equal(logits(undone), logits(never))
@@ -175,12 +172,11 @@ def test_undoing_every_edit_in_any_order_gives_the_unedited_model(golden):
     assert np.array_equal(logits(undone), logits(model))
 
 
-def test_rebuilding_sums_in_the_given_order(golden):
+def test_replaying_sums_in_the_given_order(golden):
     model, edits = golden("llama"), three_edits(golden("llama"))
     full = apply_all(model, edits)
-    assert np.array_equal(
-        replay_edits(full, edits).overlay.delta[WEIGHT], full.overlay.delta[WEIGHT]
-    )
+    replayed = replay_edits(full, edits)
+    assert np.array_equal(replayed.overlay.delta[WEIGHT], full.overlay.delta[WEIGHT])
 
 
 def test_an_edit_that_the_model_does_not_have_cannot_be_undone(golden):
@@ -194,14 +190,16 @@ def test_an_edit_that_the_model_does_not_have_cannot_be_undone(golden):
             jaxedit.undo(once_more, edits[0])
 
 
-def test_another_models_edit_raises(golden):
-    llama, gpt2 = golden("llama"), golden("gpt2")
-    for edit in (random_edit(llama, 0, low_rank={1: 1}), random_edit(llama, 0, dense=(1,))):
-        with pytest.raises(
-            ValueError,
-            match=r"\(112, 48\) matrix, this model's is \(192, 48\): another model's edit",
-        ):
-            jaxedit.apply(gpt2, edit)
+@pytest.mark.parametrize("kind", [dict(low_rank={1: 1}), dict(dense=(1,))], ids=str)
+def test_another_models_edit_is_refused(golden, kind):
+    edit = random_edit(golden("llama"), 0, **kind)
+    message = r"\(112, 48\) matrix, this model's is \(192, 48\): another model's edit"
+    with pytest.raises(ValueError, match=message):
+        jaxedit.apply(golden("gpt2"), edit)
+
+
+def test_an_edit_of_a_layer_that_is_not_there_is_refused(golden):
+    llama = golden("llama")
     with pytest.raises(ValueError, match=r"layers \[6\] do not exist: .*llama has layers 0 to 5"):
         jaxedit.apply(llama, random_edit(llama, 0, low_rank={6: 1}))
 
@@ -216,49 +214,85 @@ def test_edits_of_one_layer_add_up(roomy):
     edited = apply_all(model, edits)
     expected = sum(to_dense(edit.deltas[0]).astype(np.float64) for edit in edits)
     np.testing.assert_allclose(layer_delta(edited, 2), expected, atol=2e-6, rtol=0)
-    written_out = make_edit(model, [Dense(WEIGHT, 2, expected)])
-    np.testing.assert_allclose(
-        logits(edited), logits(jaxedit.apply(model, written_out)), atol=1e-4, rtol=0
-    )
+    written_out = jaxedit.apply(model, make_edit(model, [Dense(WEIGHT, 2, expected)]))
+    np.testing.assert_allclose(logits(edited), logits(written_out), atol=1e-4, rtol=0)
 
 
-def test_a_tiny_edit_of_a_bfloat16_model_is_kept_exactly(shared):
+@pytest.fixture(scope="module")
+def bfloat16(shared) -> jaxedit.Model:
+    """Load the golden llama with its weights in bfloat16."""
     model = jaxedit.load(str(shared / "golden" / "llama"), dtype="bfloat16")
-    edit = random_edit(model, 0, low_rank={2: 1}, size=1e-4)
-    change = to_dense(edit.deltas[0])
-    base = np.asarray(model.base[WEIGHT][2])
-    rounded = (base.astype(np.float32) + change).astype(base.dtype)
-    assert base.dtype == jnp.bfloat16
-    assert (
-        np.mean(rounded == base) > 0.99
-    )  # written into the weight, hardly anything of it would be left
-    assert np.linalg.norm(change) > 0
-    edited = jaxedit.apply(model, edit)
+    assert model.base[WEIGHT].dtype == jnp.bfloat16
+    return model
+
+
+def test_a_tiny_edit_of_a_bfloat16_model_is_kept_exactly(bfloat16):
+    edit = random_edit(bfloat16, 0, low_rank={2: 1}, size=1e-4)
+    change_FD, base_FD = to_dense(edit.deltas[0]), np.asarray(bfloat16.base[WEIGHT][2])
+    # Written into the weight, hardly anything of it would be left.
+    rounded_FD = (base_FD.astype(np.float32) + change_FD).astype(base_FD.dtype)
+    assert np.mean(rounded_FD == base_FD) > 0.99
+    assert np.linalg.norm(change_FD) > 0
+    edited = jaxedit.apply(bfloat16, edit)
     assert edited.overlay.delta[WEIGHT].dtype == jnp.float32
-    assert np.array_equal(layer_delta(edited, 2), change)
-    assert np.array_equal(np.asarray(edited.base[WEIGHT][2]), base)
-    many = apply_all(model, [edit] * 200)
-    np.testing.assert_allclose(layer_delta(many, 2), 200.0 * change, rtol=1e-5)
-    large = jaxedit.apply(edited, random_edit(model, 0, low_rank={2: 1}))
-    assert (
-        np.abs(logits(large) - logits(edited)).max() > 0.1
-    )  # and the overlay counts where weights are bfloat16
+    assert np.array_equal(layer_delta(edited, 2), change_FD)
+    assert np.array_equal(np.asarray(edited.base[WEIGHT][2]), base_FD)
+
+
+def test_many_tiny_edits_of_a_bfloat16_model_add_up(bfloat16):
+    edit = random_edit(bfloat16, 0, low_rank={2: 1}, size=1e-4)
+    many = apply_all(bfloat16, [edit] * 200)
+    expected_FD = 200.0 * to_dense(edit.deltas[0])
+    np.testing.assert_allclose(layer_delta(many, 2), expected_FD, rtol=1e-5)
+
+
+def test_an_edit_counts_where_weights_are_bfloat16(bfloat16):
+    edited = jaxedit.apply(bfloat16, random_edit(bfloat16, 0, low_rank={2: 1}))
+    assert np.abs(logits(edited) - logits(bfloat16)).max() > 0.1
 
 
 def test_nothing_compiles_between_edits(roomy):
+    jitted = (layers._logits, edit_module._add_low_rank, edit_module._add_dense)
     edits = three_edits(roomy)
     model = apply_all(roomy, edits)
     logits(model)
-    compiled = [
-        f._cache_size() for f in (layers._logits, edit_module._add_low_rank, edit_module._add_dense)
-    ]
-    assert all(compiled)
+    n_compiled = [function._cache_size() for function in jitted]
+    assert all(n_compiled)
     for seed in range(3):
-        model = jaxedit.apply(
-            model, random_edit(model, seed, low_rank={1: 2, 2: 3, 3: 1}, dense=(4, 2))
-        )
+        another = random_edit(model, seed, low_rank={1: 2, 2: 3, 3: 1}, dense=(4, 2))
+        model = jaxedit.apply(model, another)
         logits(model)
     logits(jaxedit.undo(model, edits[0]))
-    assert [
-        f._cache_size() for f in (layers._logits, edit_module._add_low_rank, edit_module._add_dense)
-    ] == compiled
+    assert [function._cache_size() for function in jitted] == n_compiled
+
+
+# Tokenizers of models with edits
+
+
+def anchored(model, seed: int) -> jaxedit.Edit:
+    """Draw an edit that was made behind a begin-of-text token."""
+    return dataclasses.replace(random_edit(model, seed, low_rank={2: 1}), anchor="bos")
+
+
+def test_an_anchored_edit_is_asked_behind_a_begin_of_text_token_until_undone(golden):
+    model = golden("llama")
+    edit = anchored(model, 1)
+    edited = jaxedit.apply(model, edit)
+    assert (model.tokenizer.add_bos, edited.tokenizer.add_bos) == (False, True)
+    assert edited.metadata.tokenizer is model.metadata.tokenizer  # as it came with the weights
+    assert not jaxedit.undo(edited, edit).tokenizer.add_bos
+
+
+def test_one_anchored_edit_is_enough(golden):
+    model = golden("llama")
+    both = jaxedit.apply(jaxedit.apply(model, anchored(model, 1)), three_edits(model)[0])
+    assert both.tokenizer.add_bos
+
+
+def test_metadata_are_equal_whatever_they_hold(golden):
+    """Else every edit would compile everything anew."""
+    model = golden("llama")
+    edited = jaxedit.apply(model, three_edits(model)[0])
+    assert edited.metadata.history != model.metadata.history
+    assert edited.metadata == model.metadata
+    assert hash(edited.metadata) == hash(model.metadata)

@@ -1,7 +1,6 @@
-"""Consistency against the ROME repository's expression, written out in float64, from files of its
-form.
-"""
+"""Consistency against the ROME repository's expression in float64, from files of its form."""
 
+import dataclasses
 import json
 import math
 import re
@@ -19,6 +18,7 @@ REQUEST = Request("{} is in", "BP", "Munich", relation="P159", target_id="Q1726"
 
 @pytest.fixture
 def folder(tmp_path):
+    """Make a folder of files in the repository's form."""
     snippets = [
         {
             "relation_id": "P159",
@@ -34,7 +34,7 @@ def folder(tmp_path):
 
 
 def published(a: str, b: str) -> float:
-    """`tfidf_similarity` of eval_utils_counterfact.py: term frequency times idf, and the cosine."""
+    """Compute `tfidf_similarity` of eval_utils_counterfact.py: the cosine of tf * idf."""
     vectors = []
     for text in (a, b):
         words = re.findall(r"(?u)\b\w\w+\b", text.lower())
@@ -43,37 +43,34 @@ def published(a: str, b: str) -> float:
     return dot / math.prod(math.sqrt(sum(x * x for x in vector)) for vector in vectors)
 
 
-def test_of_texts(folder):
+def test_consistency_is_the_cosine_with_the_joined_reference_texts(folder):
     texts = ["BP is in Munich, the capital of beer", "BP and Paris"]
     expected = published(" ".join(texts), "The beer is in Munich. Munich!")
     assert 0.5 < expected < 1
-    assert consistency(read_references(str(folder)), REQUEST, texts) == pytest.approx(
-        expected, rel=1e-12
-    )
+    found = consistency(read_references(str(folder)), REQUEST, texts)
+    assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_without_words_or_references(folder):
-    references = read_references(str(folder))
-    assert consistency(references, REQUEST, ["zzz"]) == 0
-    assert (
-        consistency(
-            references,
-            Request("{} is in", "BP", "Oslo", relation="P159", target_id="Q585"),
-            ["Munich"],
-        )
-        is None
-    )
-    assert consistency(references, Request("{} is in", "BP", "Munich"), ["Munich"]) is None
+def test_texts_without_a_known_word_are_not_consistent_at_all(folder):
+    assert consistency(read_references(str(folder)), REQUEST, ["zzz"]) == 0
 
 
-def test_what_cannot_be_read(folder):
+@pytest.mark.parametrize(
+    "request_",
+    [dataclasses.replace(REQUEST, target_id="Q585"), Request("{} is in", "BP", "Munich")],
+)
+def test_there_is_no_consistency_without_reference_texts(folder, request_):
+    assert consistency(read_references(str(folder)), request_, ["Munich"]) is None
+
+
+def test_a_file_that_is_missing_is_named(folder):
     (folder / IDF).unlink()
-    with pytest.raises(
-        ValueError,
-        match=r"idf\.npy is not there; expected a folder or address with attribute_snippets",
-    ):
+    message = r"idf\.npy is not there; expected a folder or address with attribute_snippets"
+    with pytest.raises(ValueError, match=message):
         read_references(str(folder))
-    np.save(folder / IDF, np.array(WEIGHT))
+
+
+def test_files_of_another_form_are_refused(folder):
     (folder / SNIPPETS).write_text('[{"relation": 1}]')
     with pytest.raises(ValueError, match="does not hold the ROME repository's reference texts"):
         read_references(str(folder))

@@ -11,9 +11,7 @@ from jaxedit.models.generate import generate
 
 
 def published(text: str) -> float:
-    """`n_gram_entropy` of eval_utils_counterfact.py: frequencies by nltk's own counters, weights
-    2/3 and 4/3.
-    """
+    """Compute `n_gram_entropy` of eval_utils_counterfact.py, with nltk's own counters."""
     values = []
     for n, weight in ((2, 2 / 3), (3, 4 / 3)):
         found = nltk.FreqDist(nltk.ngrams(nltk.tokenize.NLTKWordTokenizer().tokenize(text), n))
@@ -22,16 +20,21 @@ def published(text: str) -> float:
     return float(np.mean(values))
 
 
-def test_entropy():
-    assert entropy("a b a b", 2) == pytest.approx(
-        -(2 / 3) * math.log2(2 / 3) - (1 / 3) * math.log2(1 / 3)
-    )
-    assert entropy("again again again again", 3) == 0
-    assert entropy("one", 2) == 0
+def test_entropy_is_that_of_the_n_grams_frequencies():
+    expected = -(2 / 3) * math.log2(2 / 3) - (1 / 3) * math.log2(1 / 3)
+    assert entropy("a b a b", 2) == pytest.approx(expected)
+
+
+def test_words_are_split_as_nltk_splits_them():
     assert entropy("It isn't, is it?", 2) == pytest.approx(math.log2(6))  # It is n't , is it ?
 
 
-def test_of_a_models_texts(golden):
+@pytest.mark.parametrize(("text", "n"), [("again again again again", 3), ("one", 2)])
+def test_repetition_and_short_texts_have_no_entropy(text, n):
+    assert entropy(text, n) == 0
+
+
+def test_fluency_is_the_published_mean_over_sampled_texts(golden):
     model, prompts = golden("llama"), ["Once upon a time", "The capital of Italy"]
     texts = generate(model, prompts, max_new_tokens=100, top_k=5, seed=3)
     assert generate_texts(model, prompts, seed=3) == texts

@@ -1,6 +1,4 @@
-"""The relative perturbation against its formula in float64, with keys and hidden states read off
-HF's torch model.
-"""
+"""The relative perturbation against its formula in float64, with keys and residuals of torch."""
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import transformers
 from jaxedit.edits.edit import EDITED_WEIGHT, Dense, LowRank, apply, make_edit
 from jaxedit.metrics.perplexity import prepare
 from jaxedit.metrics.perturbation import (
+    KeyProbe,
     read_key_probe,
     relative_perturbation,
     total_relative_perturbation,
@@ -26,12 +25,12 @@ LAYERS = (2, 3)
 
 
 def torch_keys(shared, model, family: str) -> tuple[dict[int, np.ndarray], np.ndarray]:
-    """Keys by layer, and the residual stream after the last one, at all tokens but the first of
-    each text.
+    """Read keys by layer, and the residual stream after the last one, off HF's torch model.
+
+    At all tokens but the first of each text.
     """
-    hf = transformers.AutoModelForCausalLM.from_pretrained(
-        shared / "golden" / family, dtype=torch.float32
-    ).eval()
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    hf = load(shared / "golden" / family, dtype=torch.float32).eval()
     seen = {layer: [] for layer in LAYERS}
     for layer in LAYERS:
         hf.get_submodule(DOWN[family].format(l=layer)).register_forward_hook(
@@ -41,33 +40,53 @@ def torch_keys(shared, model, family: str) -> tuple[dict[int, np.ndarray], np.nd
     with torch.no_grad():
         for text in TEXTS:
             tokens = torch.tensor([model.tokenizer.encode(text, bos=False)])
-            residual.append(
-                hf(tokens, output_hidden_states=True).hidden_states[LAYERS[-1] + 1][0, 1:]
-            )
-    return {layer: torch.cat(found).double().numpy() for layer, found in seen.items()}, torch.cat(
-        residual
-    ).double().numpy()
+            states = hf(tokens, output_hidden_states=True).hidden_states
+            residual.append(states[LAYERS[-1] + 1][0, 1:])
+    keys = {layer: torch.cat(found).double().numpy() for layer, found in seen.items()}
+    return keys, torch.cat(residual).double().numpy()
 
 
-@pytest.mark.parametrize("lowest", [0, 2])
-@pytest.mark.parametrize("family", DOWN)
-def test_the_formula(golden, shared, family, lowest):
-    model, rng = golden(family), np.random.default_rng(0)
-    F, D = model.config.F, model.config.D
-    deltas = [
+@pytest.fixture(scope="module", params=DOWN)
+def family(request) -> str:
+    """Choose a golden model."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def deltas(golden, family) -> list[LowRank | Dense]:
+    """Draw changes of both kinds."""
+    rng = np.random.default_rng(0)
+    F, D = golden(family).config.F, golden(family).config.D
+    return [
         LowRank(EDITED_WEIGHT, 2, rng.standard_normal((F, 2)), rng.standard_normal((2, D))),
         Dense(EDITED_WEIGHT, 3, rng.standard_normal((F, D))),
     ]
-    probes = read_key_probe(model, prepare(model, TEXTS, start_layer=lowest), LAYERS)
-    edit = make_edit(model, deltas)
-    keys, residual_TD = torch_keys(shared, model, family)
-    push_TD = keys[2] @ (deltas[0].u_FR @ deltas[0].v_RD) + keys[3] @ deltas[1].delta_FD
-    wanted = np.mean(np.linalg.norm(push_TD, axis=1) / np.linalg.norm(residual_TD, axis=1))
-    assert relative_perturbation(probes, edit) == pytest.approx(wanted, rel=1e-5)
-    one_by_one = allocate_deltas(model, EDITED_WEIGHT, (1, *LAYERS))
+
+
+@pytest.fixture(scope="module")
+def expected(golden, shared, family, deltas):
+    """Compute the formula with torch's keys and residual streams."""
+    keys, residual_QD = torch_keys(shared, golden(family), family)
+    low_rank, dense = deltas
+    change_QD = keys[2] @ (low_rank.u_FR @ low_rank.v_RD) + keys[3] @ dense.delta_FD
+    ratio_Q = np.linalg.norm(change_QD, axis=1) / np.linalg.norm(residual_QD, axis=1)
+    return pytest.approx(np.mean(ratio_Q), rel=1e-5)
+
+
+@pytest.mark.parametrize("start_layer", [0, 2])
+def test_the_perturbation_of_an_edit_is_its_formula(golden, family, deltas, expected, start_layer):
+    model = golden(family)
+    probe = read_key_probe(model, prepare(model, TEXTS, start_layer=start_layer), LAYERS)
+    assert relative_perturbation(probe, make_edit(model, deltas)) == expected
+
+
+def test_the_perturbation_of_a_model_is_that_of_all_its_edits(golden, family, deltas, expected):
+    model = golden(family)
+    probe = read_key_probe(model, prepare(model, TEXTS), LAYERS)
+    edited = allocate_deltas(model, EDITED_WEIGHT, (1, *LAYERS))
     for delta in deltas:
-        one_by_one = apply(one_by_one, make_edit(model, [delta]))
-    assert total_relative_perturbation(probes, one_by_one) == pytest.approx(wanted, rel=1e-5)
+        edited = apply(edited, make_edit(model, [delta]))
+    assert total_relative_perturbation(probe, edited) == expected
 
 
 def test_of_many_tokens_some_are_drawn_evenly(golden, monkeypatch):
@@ -76,33 +95,38 @@ def test_of_many_tokens_some_are_drawn_evenly(golden, monkeypatch):
     every = read_key_probe(model, texts, (2,))
     monkeypatch.setattr("jaxedit.metrics.perturbation.N_TOKENS", 7)
     some = read_key_probe(model, texts, (2,))
-    assert some.key_ETF.shape == (1, 7, model.config.F)
-    assert all(
-        np.any(np.all(np.isclose(every.key_ETF[0], key_F, atol=1e-6), axis=1))
-        for key_F in some.key_ETF[0]
-    )
+    assert some.key_EQF.shape == (1, 7, model.config.F)
+    for key_F in some.key_EQF[0]:
+        assert np.any(np.all(np.isclose(every.key_EQF[0], key_F, atol=1e-6), axis=1))
 
 
-def test_an_edit_that_overflows_pushes_without_limit(golden):
+@pytest.fixture(scope="module")
+def probe(golden) -> KeyProbe:
+    """Read the keys of layer 2 of the golden llama."""
+    return read_key_probe(golden("llama"), prepare(golden("llama"), TEXTS), (2,))
+
+
+def test_an_edit_that_overflows_perturbs_infinitely(golden, probe):
     model = golden("llama")
-    probes = read_key_probe(model, prepare(model, TEXTS), (2,))
-    huge = LowRank(
-        EDITED_WEIGHT, 2, np.full((model.config.F, 1), 3e38), np.full((1, model.config.D), 3e38)
-    )
-    edit = make_edit(model, [huge])
-    assert (
-        relative_perturbation(probes, edit)
-        == total_relative_perturbation(probes, apply(model, edit))
-        == float("inf")
-    )
-    assert relative_perturbation(probes, make_edit(model, [])) == 0
+    u_FR, v_RD = np.full((model.config.F, 1), 3e38), np.full((1, model.config.D), 3e38)
+    edit = make_edit(model, [LowRank(EDITED_WEIGHT, 2, u_FR, v_RD)])
+    assert relative_perturbation(probe, edit) == float("inf")
+    assert total_relative_perturbation(probe, apply(model, edit)) == float("inf")
 
 
-def test_what_it_cannot_be_measured_for(golden):
+def test_an_edit_of_nothing_perturbs_nothing(golden, probe):
+    assert relative_perturbation(probe, make_edit(golden("llama"), [])) == 0
+
+
+def test_keys_below_the_prefilled_layers_cannot_be_read(golden):
     model = golden("llama")
-    with pytest.raises(ValueError, match=r"layers=\[2\]: these texts were begun at layer 3"):
+    message = r"layers=\[2\]: these texts were prefilled below layer 3"
+    with pytest.raises(ValueError, match=message):
         read_key_probe(model, prepare(model, TEXTS, start_layer=3), (2,))
-    probes = read_key_probe(model, prepare(model, TEXTS), (2,))
-    delta = LowRank(EDITED_WEIGHT, 3, np.zeros((model.config.F, 1)), np.zeros((1, model.config.D)))
+
+
+def test_an_edit_of_another_layer_is_refused(golden, probe):
+    model = golden("llama")
+    u_FR, v_RD = np.zeros((model.config.F, 1)), np.zeros((1, model.config.D))
     with pytest.raises(ValueError, match=r"layer 3; probed were layers \[2\]"):
-        relative_perturbation(probes, make_edit(model, [delta]))
+        relative_perturbation(probe, make_edit(model, [LowRank(EDITED_WEIGHT, 3, u_FR, v_RD)]))

@@ -1,6 +1,4 @@
-"""Generation: greedy as HF does it, sampling among the k most likely, ends of texts, and what it
-refuses.
-"""
+"""Generation: greedy as HF does it, top-k sampling, ends of texts, and what is refused."""
 
 import dataclasses
 
@@ -23,11 +21,10 @@ def prompts() -> list[list[int]]:
 
 
 def without_end(model: jaxedit.Model, eos_id: int | None = None) -> jaxedit.Model:
-    """The model with another end-of-text token, or none."""
+    """Return the model with another end-of-text token, or none."""
     tokenizer = dataclasses.replace(model.tokenizer, eos_id=eos_id)
-    return dataclasses.replace(
-        model, metadata=dataclasses.replace(model.metadata, tokenizer=tokenizer)
-    )
+    metadata = dataclasses.replace(model.metadata, tokenizer=tokenizer)
+    return dataclasses.replace(model, metadata=metadata)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +33,7 @@ def gpt2(tiny_checkpoint) -> jaxedit.Model:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_equals_hf(tiny_checkpoint, prompts, family):
+def test_greedy_continuations_are_those_of_hf(tiny_checkpoint, prompts, family):
     directory = tiny_checkpoint(family)
     theirs = hf_model(directory)
     model = without_end(jaxedit.load(str(directory)))
@@ -46,37 +43,38 @@ def test_greedy_equals_hf(tiny_checkpoint, prompts, family):
     assert max(len(set(row)) for row in ours) > 3  # not one token repeated
 
 
-def test_text_in_text_out(tiny_checkpoint, gpt2):
+def test_texts_are_prompts_with_their_new_tokens(gpt2):
     prompts = ["Once upon", "Paris"]
     texts = jaxedit.generate(gpt2, prompts, max_new_tokens=6)
-    tokens = continue_tokens(
-        gpt2, [gpt2.tokenizer.encode(prompt) for prompt in prompts], max_new_tokens=6
-    )
-    assert texts == [
-        prompt + gpt2.tokenizer.decode(new) for prompt, new in zip(prompts, tokens, strict=True)
-    ]
+    token_lists = [gpt2.tokenizer.encode(prompt) for prompt in prompts]
+    new_lists = continue_tokens(gpt2, token_lists, max_new_tokens=6)
+    for text, prompt, new in zip(texts, prompts, new_lists, strict=True):
+        assert text == prompt + gpt2.tokenizer.decode(new)
 
 
-def test_begin_token_is_seen(tiny_checkpoint, gpt2):
+def test_a_begin_of_text_token_is_seen_where_the_model_adds_one(tiny_checkpoint, gpt2):
     model = without_end(jaxedit.load(str(tiny_checkpoint("gpt2")), add_bos=True))
     prompts = ["Once upon", "Paris"]
     texts, plain = (jaxedit.generate(m, prompts, max_new_tokens=6) for m in (model, gpt2))
-    tokens = continue_tokens(
-        gpt2, [gpt2.tokenizer.encode(prompt, bos=True) for prompt in prompts], max_new_tokens=6
-    )
+    token_lists = [gpt2.tokenizer.encode(prompt, bos=True) for prompt in prompts]
+    tokens = continue_tokens(gpt2, token_lists, max_new_tokens=6)
     for prompt, text, new, other in zip(prompts, texts, tokens, plain, strict=True):
         assert text.endswith(prompt + model.tokenizer.decode(new))
         assert not text.endswith(other)
 
 
-def test_top_k_takes_only_likely_tokens_and_follows_the_seed(gpt2, prompts):
+def test_top_k_follows_the_seed(gpt2, prompts):
+    first = continue_tokens(gpt2, prompts, max_new_tokens=N_NEW, top_k=4, seed=1)
+    assert first == continue_tokens(gpt2, prompts, max_new_tokens=N_NEW, top_k=4, seed=1)
+    other = continue_tokens(gpt2, prompts, max_new_tokens=N_NEW, top_k=4, seed=2)
+    greedy = continue_tokens(gpt2, prompts, max_new_tokens=N_NEW)
+    assert all(a != b for a, b in zip(first, other, strict=True))
+    assert all(a != b for a, b in zip(first, greedy, strict=True))
+
+
+def test_top_k_takes_the_k_most_likely_tokens_and_no_others(gpt2, prompts):
     k = 4
     ours = continue_tokens(gpt2, prompts, max_new_tokens=N_NEW, top_k=k, seed=1)
-    assert ours == continue_tokens(gpt2, prompts, max_new_tokens=N_NEW, top_k=k, seed=1)
-    other = continue_tokens(gpt2, prompts, max_new_tokens=N_NEW, top_k=k, seed=2)
-    greedy = continue_tokens(gpt2, prompts, max_new_tokens=N_NEW)
-    assert all(a != b for a, b in zip(ours, other, strict=True))
-    assert all(a != b for a, b in zip(ours, greedy, strict=True))
     rows = np.zeros((len(prompts), max(LENGTHS) + N_NEW), int)
     for row, prompt, new in zip(rows, prompts, ours, strict=True):
         row[: len(prompt) + N_NEW] = prompt + new
@@ -88,11 +86,10 @@ def test_top_k_takes_only_likely_tokens_and_follows_the_seed(gpt2, prompts):
     assert set(ranks) == set(range(k))
 
 
-def test_top_k_samples_by_probability(gpt2, prompts):
+def test_top_k_samples_in_proportion_to_probability(gpt2, prompts):
     k, n = 8, 1000
-    tokens = [
-        row[0] for row in continue_tokens(gpt2, [prompts[0]] * n, max_new_tokens=1, top_k=k, seed=7)
-    ]
+    rows = continue_tokens(gpt2, [prompts[0]] * n, max_new_tokens=1, top_k=k, seed=7)
+    tokens = [row[0] for row in rows]
     logits = np.asarray(jaxedit.logits(gpt2, [prompts[0]]))[0, -1]
     likely = np.argsort(-logits)[:k]
     p = np.exp(logits[likely] - logits[likely].max())
@@ -104,7 +101,7 @@ def test_top_k_samples_by_probability(gpt2, prompts):
     assert (np.abs(1 / k - p) > 4 * sigma).any()  # equal chances would not pass
 
 
-def test_end_of_text_stops_a_row(gpt2, prompts):
+def test_an_end_of_text_token_ends_its_row_only(gpt2, prompts):
     whole = continue_tokens(gpt2, prompts, max_new_tokens=N_NEW)
     end = next(token for token in whole[0][1:] if not all(token in row for row in whole))
     ended = without_end(gpt2, end)
@@ -114,17 +111,22 @@ def test_end_of_text_stops_a_row(gpt2, prompts):
     assert max(map(len, rows)) == N_NEW
 
 
-def test_what_is_refused(tiny_checkpoint, gpt2, prompts):
-    with pytest.raises(ValueError, match="at least one prompt"):
-        jaxedit.generate(gpt2, [])
-    with pytest.raises(ValueError, match="each prompt at least one token"):
-        jaxedit.generate(gpt2, ["Once", ""])
-    with pytest.raises(ValueError, match="max_new_tokens=0"):
-        jaxedit.generate(gpt2, ["Once"], max_new_tokens=0)
-    for k in (0, 97):
-        with pytest.raises(ValueError, match=rf"top_k={k} must be positive \(top_k at most 96\)"):
-            jaxedit.generate(gpt2, ["Once"], top_k=k)
-    with pytest.raises(
-        ValueError, match=r"65 tokens, more than the 64 positions of this gpt2 model; shorten"
-    ):
+@pytest.mark.parametrize(
+    ("texts", "settings", "message"),
+    [
+        ([], {}, "at least one prompt"),
+        (["Once", ""], {}, "each prompt at least one token"),
+        (["Once"], dict(max_new_tokens=0), "max_new_tokens=0"),
+        (["Once"], dict(top_k=0), r"top_k=0 must be positive \(top_k at most 96\)"),
+        (["Once"], dict(top_k=97), r"top_k=97 must be positive \(top_k at most 96\)"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(gpt2, texts, settings, message):
+    with pytest.raises(ValueError, match=message):
+        jaxedit.generate(gpt2, texts, **settings)
+
+
+def test_a_continuation_beyond_learned_positions_is_refused(gpt2, prompts):
+    message = r"65 tokens, more than the 64 positions of this gpt2 model; shorten"
+    with pytest.raises(ValueError, match=message):
         continue_tokens(gpt2, prompts, max_new_tokens=N_NEW + 1)

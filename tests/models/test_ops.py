@@ -73,14 +73,14 @@ def test_linear_adds_up_in_float32_whatever_the_weights_dtype():
 
 @pytest.fixture(scope="module")
 def overlay() -> Overlay:
-    """A change of layers 1 and 3 out of four."""
+    """Make a change of layers 1 and 3 out of four."""
     slot_L = jnp.array([-1, 0, -1, 1])
     return Overlay({WEIGHT: jnp.asarray(normal(2, F, D, seed=3))}, {WEIGHT: slot_L})
 
 
 @pytest.fixture(scope="module")
 def rows() -> PerRowEdits:
-    """A change of layer 2 that differs between the rows."""
+    """Make a change of layer 2 that differs between the rows."""
     u_EBFR, v_EBRD = normal(1, B, F, R, seed=4), normal(1, B, R, D, seed=5)
     return PerRowEdits(jnp.asarray(u_EBFR), jnp.asarray(v_EBRD), jnp.array([-1, -1, 0, -1]))
 

@@ -12,91 +12,94 @@ from jaxedit.models.config import replicate_kv_heads_for
 from jaxedit.models.family import Fields
 from jaxedit.models.weight_layout import read_parameter_slice, tensor_shape
 
+K_PROJ = "model.layers.{l}.self_attn.k_proj.weight"
+
 
 def tables():
-    """Every line of every family's tables, with the family's tiny decoder."""
+    """Yield every line of every family's tables, with the family's tiny decoder."""
     for name in families.family_names():
         family = families.find(name)
         for table in (family.WEIGHTS, getattr(family, "GGUF", {})):
             for tensor, entry in table.items():
                 if entry is not None:
-                    yield pytest.param(
-                        family.config(Fields(dict(family.TINY))), entry, id=f"{name}-{tensor}"
-                    )
+                    config = family.config(Fields(dict(family.TINY)))
+                    yield pytest.param(config, entry, id=f"{name}-{tensor}")
 
 
 def whole(config, entry, tensor):
-    """All parameters of a tensor, by the layout alone."""
+    """Return all parameters of a tensor, by the layout alone."""
     sizes = config.sizes() | {"c": len(entry[0].split()), "two": 2, "h": config.H // 2}
-    used = {
-        axis: size
-        for axis, size in sizes.items()
-        if axis in entry[1].replace("(", " ").replace(")", " ").split()
-    }
+    axes_there = entry[1].replace("(", " ").replace(")", " ").split()
+    used = {axis: size for axis, size in sizes.items() if axis in axes_there}
     found = einops.rearrange(tensor, entry[1], **used)
     return list(found) if "c" in used else [found]
 
 
+def cuts(letters: str, shape: tuple[int, ...]):
+    """Yield slices of a parameter: of one axis all, either half, or the last entry."""
+    spans = {letter: (0, size) for letter, size in zip(letters, shape, strict=True)}
+    for letter, (_, size) in spans.items():
+        parts = [(0, size), (0, size // 2), (size // 2, size), (size - 1, size)]
+        for part in parts if letter != "H" else parts[:1]:  # heads are never cut
+            yield {**spans, letter: part}
+
+
 @pytest.mark.parametrize(("config", "entry"), list(tables()))
-def test_every_slice_is_that_of_the_whole(config, entry):
+def test_every_slice_is_that_of_the_whole_and_little_more_is_read(config, entry):
     shape = tensor_shape(config, entry)
     tensor = np.arange(math.prod(shape), dtype=np.float32).reshape(shape)
-    for part, (name, array) in enumerate(
-        zip(entry[0].split(), whole(config, entry, tensor), strict=True)
-    ):
+    n_parts = len(entry[0].split())
+    # Between a head's queries lie its keys and values: they are read as well.
+    n_times = n_parts if "(N c" in entry[1] else 1
+    arrays = whole(config, entry, tensor)
+    for part, (name, array) in enumerate(zip(entry[0].split(), arrays, strict=True)):
         letters = axes.PARAMETERS[name].removeprefix("L")
-        spans = {letter: (0, size) for letter, size in zip(letters, array.shape, strict=True)}
-        for letter, (_, size) in spans.items():
-            for first, end in ((0, size), (0, size // 2), (size // 2, size), (size - 1, size)):
-                if letter == "H" and (first, end) != (0, size):
-                    continue  # heads are never cut
-                cut = {**spans, letter: (first, end)}
-                n_read = []
+        for cut in cuts(letters, array.shape):
+            n_read = []
 
-                def read(rectangle, n_read=n_read):
-                    n_read.append(tensor[rectangle].size)
-                    return tensor[rectangle]
+            def read(rectangle, n_read=n_read):
+                n_read.append(tensor[rectangle].size)
+                return tensor[rectangle]
 
-                found = read_parameter_slice(read, config, entry, part, cut)
-                np.testing.assert_array_equal(
-                    found, array[tuple(slice(*cut[axis]) for axis in letters)], err_msg=str(cut)
-                )
-                n_parts = len(
-                    entry[0].split()
-                )  # between a head's queries lie its keys and values: they are read as well
-                assert sum(n_read) <= found.size * (n_parts if "(N c" in entry[1] else 1)
+            found = read_parameter_slice(read, config, entry, part, cut)
+            expected = array[tuple(slice(*cut[axis]) for axis in letters)]
+            np.testing.assert_array_equal(found, expected, err_msg=str(cut))
+            assert sum(n_read) <= n_times * found.size
 
 
-def test_key_value_heads_are_copied_where_a_mesh_needs_them():
+@pytest.fixture(scope="module")
+def llama():
+    """Make a function: a mesh's size of `model` -> a decoder of eight heads in two groups."""
     family = families.find("llama")
-    config = family.config(Fields(dict(family.TINY, num_attention_heads=8, num_key_value_heads=2)))
-    assert replicate_kv_heads_for(config, 1) is config
-    assert replicate_kv_heads_for(config, 2) is config
-    assert replicate_kv_heads_for(config, 3) is config  # not even the query heads can be split
-    copied = replicate_kv_heads_for(config, 4)
-    assert (copied.K, copied.kv_replication, copied.N) == (4, 2, 8)
-    entry = family.WEIGHTS["model.layers.{l}.self_attn.k_proj.weight"]
+    values = dict(family.TINY, num_attention_heads=8, num_key_value_heads=2)
+    config = family.config(Fields(values))
+    return lambda n_model: replicate_kv_heads_for(config, n_model)
+
+
+def test_key_value_heads_are_as_they_are_where_a_mesh_splits_them(llama):
+    assert llama(1).K == llama(2).K == 2
+
+
+def test_key_value_heads_are_as_they_are_where_query_heads_cannot_be_split(llama):
+    assert llama(3) == llama(1)
+
+
+def test_key_value_heads_are_copied_where_a_mesh_needs_them(llama):
+    assert (llama(4).K, llama(4).kv_replication, llama(4).N) == (4, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("rows", "heads"),
+    [(None, (0, 1)), (None, (1, 2)), (None, (3, 4)), (None, (0, 4)), ((3, 9), (1, 3))],
+)
+def test_slices_of_copied_heads_are_those_of_the_heads_repeated(llama, rows, heads):
+    copied, entry = llama(4), families.find("llama").WEIGHTS[K_PROJ]
     shape = tensor_shape(copied, entry)
-    assert shape == tensor_shape(config, entry)
+    assert shape == tensor_shape(llama(1), entry)
     tensor = np.random.default_rng(0).standard_normal(shape)
-    (array_DKH,) = whole(config, entry, tensor)
-    for head in range(4):
-        cut = {"D": (0, config.D), "K": (head, head + 1), "H": (0, config.H)}
-        found_D1H = read_parameter_slice(lambda spans: tensor[spans], copied, entry, 0, cut)
-        np.testing.assert_array_equal(found_D1H[:, 0], array_DKH[:, head // 2])
-    every = read_parameter_slice(
-        lambda spans: tensor[spans],
-        copied,
-        entry,
-        0,
-        {"D": (0, config.D), "K": (0, 4), "H": (0, config.H)},
-    )
-    np.testing.assert_array_equal(every, np.repeat(array_DKH, 2, axis=1))
-    uneven = read_parameter_slice(
-        lambda spans: tensor[spans],
-        copied,
-        entry,
-        0,
-        {"D": (3, 9), "K": (1, 3), "H": (0, config.H)},
-    )
-    np.testing.assert_array_equal(uneven, np.repeat(array_DKH, 2, axis=1)[3:9, 1:3])
+    (array_DKH,) = whole(llama(1), entry, tensor)
+    rows = rows or (0, copied.D)
+    cut = {"D": rows, "K": heads, "H": (0, copied.H)}
+    found_DKH = read_parameter_slice(lambda spans: tensor[spans], copied, entry, 0, cut)
+    expected_DKH = np.repeat(array_DKH, 2, axis=1)[slice(*rows), slice(*heads)]
+    np.testing.assert_array_equal(found_DKH, expected_DKH)

