@@ -8,6 +8,8 @@ import math
 import re
 from typing import NamedTuple
 
+from jaxedit.rounding import ceil_div
+
 ITEM_BYTES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8, "c128": 16, "token": 0}
 
 # An array in a result's type: dtype[dims]{layout}, where the layout may name a memory space, S(n).
@@ -211,7 +213,7 @@ def trip_count(
     i = _tuple_index(counter)
     start = _known_entries(computation, loop.operands[0], known).get(i)
     step = _counter_step(body, i, inside)
-    return None if start is None or not step else max(0, -(-(end - start) // step))
+    return None if start is None or not step else max(0, ceil_div(end - start, step))
 
 
 def _counter_step(body: Computation, i: int, known: KnownEntries) -> int | None:

@@ -16,6 +16,7 @@ from jaxedit.models import packing, score
 from jaxedit.models.model import Model
 from jaxedit.plan.count import LoopHints
 from jaxedit.plan.models import abstract_activation, abstract_parameter, device_bytes
+from jaxedit.rounding import ceil_div, round_up
 from jaxedit.solving import keys, value
 from jaxedit.solving import solve as solving
 from jaxedit.solving.prompts import PREFIX_STEP, PaddedShape, PromptBatch
@@ -75,7 +76,8 @@ def key_phase(model: Model, work: Workload, call: Call) -> None:
     rows = _text_rows(model, B, T)
     n_shared_C = abstract_activation(mesh, "_", (C,))
     template_B = abstract_activation(mesh, "B", (B,))
-    position_Q2 = jax.ShapeDtypeStruct((-(-C * work.n_requests // n_batches), 2), jnp.int32)
+    n_read = ceil_div(C * work.n_requests, n_batches)
+    position_Q2 = jax.ShapeDtypeStruct((n_read, 2), jnp.int32)
     arguments = (cache, n_shared_C, *rows, template_B, position_Q2, jnp.int32(layer), "key")
     hints = LoopHints(layer, (n_edited - 1) / max(1, layer))
     call(keys.read_positions, model, *arguments, hints=hints, times=n_batches)
@@ -215,22 +217,22 @@ def _prompt_rows(model: Model, work: Workload) -> tuple[int, int, int]:
     """Return batches, rows and their tokens, as `pack_prompts` packs prompts of one length."""
     n_data = model.mesh.shape["data"]
     T = keys.KEY_ROW_TOKENS if work.n_requests >= keys.MANY_REQUESTS else PROMPT_TOKENS
-    n_rows = (work.n_templates + 1) * -(-work.n_requests // (T // PROMPT_TOKENS))
-    n_batches = -(-n_rows // (keys.ROWS_PER_BATCH * n_data))
-    return n_batches, n_data * -(-n_rows // (n_batches * n_data)), T
+    n_rows = (work.n_templates + 1) * ceil_div(work.n_requests, T // PROMPT_TOKENS)
+    n_batches = ceil_div(n_rows, keys.ROWS_PER_BATCH * n_data)
+    return n_batches, n_data * ceil_div(n_rows, n_batches * n_data), T
 
 
 def _value_chunks(model: Model, work: Workload) -> tuple[int, int]:
     """Return in how many chunks the requests are optimised, and how many are in each."""
     most = value.requests_per_batch(model, VALUE_SHAPE, work.n_templates, work.layers[-1])
-    n_chunks = -(-work.n_requests // most)
-    return n_chunks, -(-work.n_requests // n_chunks)
+    n_chunks = ceil_div(work.n_requests, most)
+    return n_chunks, ceil_div(work.n_requests, n_chunks)
 
 
 def _abstract_prompt_batch(model: Model, n_requests: int, n_templates: int) -> PromptBatch:
     """Describe the rows of requests: for each its templates and the prompt of the KL term."""
     mesh = model.mesh
-    B = packing.round_up(n_requests * (n_templates + 1), mesh.shape["data"])
+    B = round_up(n_requests * (n_templates + 1), mesh.shape["data"])
     token_BT = abstract_activation(mesh, "BT", (B, VALUE_SHAPE.prefix + VALUE_SHAPE.suffix))
     row_B = abstract_activation(mesh, "B", (B,))
     request_I = abstract_activation(mesh, "_", (n_requests,))
