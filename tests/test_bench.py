@@ -14,7 +14,7 @@ from jaxedit.cli import run
 from jaxedit.editors import make_editor
 from jaxedit.edits.edit import make_edit
 from jaxedit.flops import attention_flops, layer_flops, scoring_flops, value_flops
-from jaxedit.reports import figures_of_models
+from jaxedit.reports.comparison_figures import scaling_figure
 
 RECORD = json.loads((Path(__file__).parent / "bench_record.json").read_text(encoding="utf-8"))
 LAYER, N_STEPS = 3, 3
@@ -180,16 +180,9 @@ def test_perplexities_scale_with_their_tokens(scaled, golden):
     assert scaled["tokens"] == expected
 
 
-def test_the_figure_shows_what_was_measured(monkeypatch, tmp_path):
-    from matplotlib.figure import Figure
-
+def test_the_figure_shows_what_was_measured():
     found = {"edits": [(1, 2.0), (10, 3.0)], "tokens": [(7, 0.5), (14, 1.5), (28, 2.5)]}
-    saved = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: saved.append((figure, path)))
-    figures_of_models.draw_scaling(found, tmp_path / "growth.png")
-    figure, path = saved[0]
-    assert path == tmp_path / "growth.png"
-    drawn = [axis.lines[0].get_xydata().tolist() for axis in figure.axes]
+    drawn = [axes.lines[0].get_xydata().tolist() for axes in scaling_figure(found).axes]
     assert drawn == [[list(point) for point in found[name]] for name in ("edits", "tokens")]
 
 
