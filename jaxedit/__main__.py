@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Runs a command; see `jaxedit --help`."""
+    """Run a command; see `jaxedit --help`."""
     from jaxedit.cli import run
 
     sys.exit(run(sys.argv))

@@ -19,7 +19,8 @@ import jaxedit
 from jaxedit.editors.nse import neurons
 from jaxedit.edits.edit import LowRank, without_edits
 from jaxedit.solving.key_history import KeyHistory, append, gram
-from jaxedit.solving.keys import compute_keys, compute_values, pack_prompts
+from jaxedit.solving.keys import compute_keys, compute_values
+from jaxedit.solving.packed_prompts import pack_prompts
 from jaxedit.solving.value import optimise_values
 
 LAMBDA, SHARE = 0.7, 0.6

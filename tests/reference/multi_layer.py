@@ -8,7 +8,8 @@ from safetensors.numpy import load_file
 
 import jaxedit
 from jaxedit.edits.edit import make_edit, to_dense
-from jaxedit.solving.keys import compute_keys, compute_values, pack_prompts
+from jaxedit.solving.keys import compute_keys, compute_values
+from jaxedit.solving.packed_prompts import pack_prompts
 
 GROUPS = (("{}",), ("I am a little. {}", "The other day I was talking to. {}"))
 TEMPLATES = tuple(template for group in GROUPS for template in group)

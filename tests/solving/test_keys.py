@@ -9,7 +9,8 @@ import transformers
 
 import jaxedit
 from jaxedit.solving import keys as key_module
-from jaxedit.solving.keys import compute_keys, compute_values, pack_prompts
+from jaxedit.solving.keys import compute_keys, compute_values
+from jaxedit.solving.packed_prompts import pack_prompts
 
 GROUPS = (("{}",), ("I am a little. {}", "The other day I was talking to. {}"))
 REQUESTS = [

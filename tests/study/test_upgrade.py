@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxedit.reports.outcomes import read_outcomes
+from jaxedit.reports.studies import read_studies
 
 import jaxedit
 from jaxedit.edits.serialise import read_edit
@@ -137,7 +137,7 @@ def test_an_old_folder_is_reported_and_gives_its_model(old, golden):
     for mine, theirs in zip(found.overlay.delta[weight], model.overlay.delta[weight], strict=True):
         np.testing.assert_array_equal(mine, theirs)
     assert int(found.overlay.slot[weight][layer]) == 0
-    (outcome,) = read_outcomes(folder.parent, (folder.name,))
+    (outcome,) = read_studies(folder.parent, (folder.name,))
     kept = [step.record for step in steps if step.record.kept]
     requests = [jaxedit.Request("{} lives in", r.subject, r.target_new) for r in kept]
     now = [facts["efficacy_accuracy"] for facts in evaluate_facts(found, requests)]
