@@ -1,6 +1,4 @@
-"""jaxedit: edit facts in language models, and measure after every edit whether the model still
-works.
-"""
+"""Edit facts in language models, and measure after every edit whether the model still works."""
 
 from jaxedit.editors import make_editor
 from jaxedit.edits.edit import Dense, Edit, LowRank, apply, undo

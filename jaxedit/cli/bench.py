@@ -1,8 +1,8 @@
 """Measure each phase of a study on this machine, beside the rate at which it multiplies matrices.
 
-jaxedit bench                                       SmolLM2-135M on the built-in texts and facts
-jaxedit bench --texts=ME-PPL_50.json --facts=counterfact.json --n_requests=1000 --templates=templates.json --json
-jaxedit bench --growth=growth.png                   an edit after 1 to 1000 others, perplexity of more and more texts
+jaxedit bench                        SmolLM2-135M on the built-in texts and facts
+jaxedit bench --texts=ME-PPL_50.json --facts=counterfact.json --n_requests=1000 --json
+jaxedit bench --growth=growth.png    an edit after 1 to 1000 others, more and more texts
 """
 
 import json
@@ -60,12 +60,13 @@ def main() -> None:
         print_json(found)
         return
     print(
-        f"\n{found['device']}, matmul {found['matmul_gflops']:.0f} GFLOP/s at width {found['matmul_width']}"
+        f"\n{found['device']}, matmul {found['matmul_gflops']:.0f} GFLOP/s "
+        f"at width {found['matmul_width']}"
     )
 
 
 def read_config() -> "BenchConfig":
-    """What the flags ask to measure."""
+    """Read what the flags ask to measure."""
     from jaxedit.bench import BenchConfig
     from jaxedit.datasets import read_requests, read_texts
     from jaxedit.edits.request import Request
@@ -93,9 +94,10 @@ def read_config() -> "BenchConfig":
 
 
 def show(phase: "Phase") -> None:
-    """A phase in one line."""
+    """Print a phase in one line."""
     share = "" if phase.share is None else f"{100 * phase.share:4.0f} % of the matmul rate"
     print(
-        f"{phase.name:22s}{phase.time_s:9.4f} s  {share:28s}{phase.peak_bytes / 1e9:6.2f} GB  {phase.about}",
+        f"{phase.name:22s}{phase.time_s:9.4f} s  {share:28s}"
+        f"{phase.peak_bytes / 1e9:6.2f} GB  {phase.about}",
         flush=True,
     )

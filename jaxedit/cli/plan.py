@@ -1,9 +1,10 @@
-"""Does a study fit a TPU slice, and how fast could it be there: compiles every phase for it,
-without a TPU.
+"""Say whether a study fits a TPU slice and how fast it could be there, without a TPU.
+
+Every phase is compiled for it.
 
 jaxedit plan --model=llama-2-7b --topology=v5e:2x4 --mesh=data:1,model:8
-jaxedit plan --model=llama-3-70b --topology=v5p:4x4x4                     the smallest mesh of it that fits
-jaxedit plan --model=DIRECTORY --topology=local --json                    the devices of this machine; no weights are read
+jaxedit plan --model=llama-3-70b --topology=v5p:4x4x4         the smallest mesh that fits
+jaxedit plan --model=DIRECTORY --topology=local --json    this machine; no weights are read
 
 Bytes are those of one device. Bounds are the longest of products, memory and collectives at the
 chip's published rates: no program can be faster. Needs the TPU compiler: pip install
@@ -67,12 +68,13 @@ def main() -> None:
 
 
 def show(found: dict[str, Any]) -> None:
-    """The result for people."""
+    """Print the result for people."""
     from rich.console import Console
     from rich.table import Table
 
     chip, mesh = found["chip"], found["mesh"]
-    title = f"{found['model']}, {found['dtype']}, {chip['name']}, data:{mesh['data']},model:{mesh['model']}"
+    splits = f"data:{mesh['data']},model:{mesh['model']}"
+    title = f"{found['model']}, {found['dtype']}, {chip['name']}, {splits}"
     table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
     table.add_column("phase")
     for name in ("held", "arguments", "temporaries", f"peak of {chip['hbm_bytes'] / 1e9:.0f} GB"):
@@ -96,7 +98,8 @@ def show(found: dict[str, Any]) -> None:
     small = found["smallest"]
     if small:
         splits = f"data:{small['mesh']['data']},model:{small['mesh']['model']}"
-        about = f"of all meshes of 1, 2, 4, ... chips; confirmed by compiling {' and '.join(small['compiled'])}"
+        compiled = " and ".join(small["compiled"])
+        about = f"of all meshes of 1, 2, 4, ... chips; confirmed by compiling {compiled}"
         console.print(f"smallest mesh that fits: {splits} ({about})", highlight=False)
 
 

@@ -227,7 +227,7 @@ def find_published(entry: str) -> Published:
 
 
 def known_name(config: DecoderConfig) -> str | None:
-    """Return the table's name of a model of this family and size, tuned or not; None without one."""
+    """Return the table's name of a model of this family and size, or None."""
     size = config.family, config.L, config.D, config.F
     return next((name for name, known in KNOWN_MODELS.items() if known[:4] == size), None)
 
@@ -242,7 +242,8 @@ def published_hyper(method: str, model: Model) -> dict[str, Any]:
     if name is None or not any(row[:2] == (method, name) for row in ROWS):
         raise ValueError(
             f"no layer is published for {method} on {model.metadata.source} ({config.family}, "
-            f"{config.L} layers of width {config.D}); give --layer (of `jaxedit stats` --layers, in Python layer= or layers=). "
+            f"{config.L} layers of width {config.D}); give --layer "
+            "(of `jaxedit stats` --layers, in Python layer= or layers=). "
             "configs/single_edits.py measures what edits at a layer do to a model"
         )
     return find_published(f"{method}/{name}").hyper

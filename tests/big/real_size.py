@@ -98,7 +98,8 @@ def edited_once(model: jaxedit.Model, method: str, hyper: dict[str, Any], texts:
     edited = jaxedit.apply(model, edit)
     score = timed(f"perplexity after {method}", lambda: jaxedit.perplexity(edited, texts))
     print(
-        f"{method}: perplexity {score.mean:,.1f}, probability of the target {info['probability']:.3f}"
+        f"{method}: perplexity {score.mean:,.1f}, "
+        f"probability of the target {info['probability']:.3f}"
     )
 
 

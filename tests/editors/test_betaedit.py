@@ -48,7 +48,7 @@ def gram(edits, layer: int) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=["llama"])
 def setting(request, shared, golden):
-    """A golden model, its second moments, and an editor that renews the null space after two facts."""
+    """A golden model, its second moments, and an editor that renews its null space after two."""
     moments = golden_moments(shared, request.param)
     return golden(request.param), moments, jaxedit.make_editor("betaedit", tau=2, **HYPER)
 

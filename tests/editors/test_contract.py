@@ -178,7 +178,7 @@ def test_same_input_gives_the_same_edit(case):
 
 
 def test_bfloat16_weights_keep_float32_edits(shared, stats_of):
-    """An edit of a bfloat16 model is float32 and adds to it without being rounded into its weights."""
+    """An edit of a bfloat16 model is float32 and is not rounded into its weights."""
     model = jaxedit.load(str(shared / "golden" / "llama"), dtype="bfloat16")
     for name in (
         "rome",

@@ -100,7 +100,7 @@ def test_two_edits(setting):
 
 
 def test_facts_that_stay_far_are_written_again(setting):
-    """Two passes, the second for what is still more than alpha away, by the model with the first."""
+    """Two passes: the second is for what is still more than alpha away after the first."""
     model, moments = setting
     one_pass, state = make(moments, model)
     z_ND = z_of(one_pass, model, REQUESTS)

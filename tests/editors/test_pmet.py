@@ -1,4 +1,4 @@
-"""PMET against plain PyTorch: its optimisation of two vectors, and its whole update on an HF model."""
+"""PMET against plain PyTorch: optimising two vectors, and the whole update of an HF model."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""An edit taken apart layer by layer: keys and residuals as they were when each layer was written."""
+"""An edit layer by layer: keys and residuals as they were when each was written."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -124,7 +124,7 @@ def test_unknown_methods_and_hyper_parameters():
         (dict(n_fact=3), r"the unknown key 'n_fact'; did you mean 'n_facts'\? Known: "),
         (
             dict(guard=dict(max_ratio=3.0)),
-            r"the unknown key 'guard\.max_ratio'; did you mean 'max_ppl_ratio'\? Known: max_ppl_ratio",
+            r"the unknown key 'guard\.max_ratio'; did you mean 'max_ppl_ratio'\? Known: ",
         ),
         (dict(xyz=3), r"the unknown key 'xyz'\. Known: .*model"),
     ],
@@ -173,7 +173,8 @@ def test_every_configuration_says_how_to_run_it(path):
 def test_a_configuration_file_and_its_argument(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
-        "from ml_collections import ConfigDict\ndef get_config(name='none'): return ConfigDict({'name': name})\n"
+        "from ml_collections import ConfigDict\n"
+        "def get_config(name='none'): return ConfigDict({'name': name})\n"
     )
     assert read_config(path).name == "none"
     assert read_config(str(path), "gpt2-xl").name == "gpt2-xl"

@@ -1,4 +1,4 @@
-"""Screening: the prediction against its formula from plain PyTorch, and what a study does with it."""
+"""Screening: the prediction against its formula in PyTorch, and what a study does with it."""
 
 import numpy as np
 import pytest

@@ -95,7 +95,7 @@ def test_an_interruption_between_snapshots_shows_in_nothing(configure, tmp_path,
 def test_where_snapshots_make_no_sense(configure, tmp_path):
     with pytest.raises(
         ValueError,
-        match=r"journal_dense_every=2 is for sequences of edits .* expected 1 for ft in mode single",
+        match=r"journal_dense_every=2 is for sequences .* expected 1 for ft in mode single",
     ):
         loop.run_study(configure("ft", journal_dense_every=2, mode="single"), tmp_path / "run")
     config = default_config("rome", layer=3)

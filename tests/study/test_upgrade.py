@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxedit.reports.studies import read_studies
 
 import jaxedit
 from jaxedit.edits.serialise import read_edit
 from jaxedit.files import flatten_keys
 from jaxedit.metrics.facts import evaluate_facts
 from jaxedit.reports.markdown import write_report
+from jaxedit.reports.studies import read_studies
 from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
 from jaxedit.study.loop import run_study
