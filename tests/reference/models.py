@@ -1,6 +1,4 @@
-"""The other side of the comparisons: HF torch models, and GGUF files written from them as
-llama.cpp's converter would.
-"""
+"""HF torch models, and GGUF files written from them as llama.cpp's converter would."""
 
 from pathlib import Path
 
@@ -12,20 +10,18 @@ from gguf import GGMLQuantizationType as Q
 
 
 def hf_model(directory: Path, dtype: torch.dtype = torch.float32):
-    """The HF torch model of a directory, ready to be evaluated."""
+    """Load the HF torch model of a directory, ready to be evaluated."""
     return transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
 
 
 def hf_logits(model, tokens_BT) -> np.ndarray:
-    """float32 logits [B, T, V] of a torch model."""
+    """Compute float32 logits [B, T, V] of a torch model."""
     with torch.no_grad():
         return model(torch.as_tensor(np.asarray(tokens_BT))).logits.float().numpy()
 
 
 def hf_greedy(model, tokens: list[int], n_new: int) -> list[int]:
-    """The tokens HF's own greedy generation adds to one row; it does not stop at an end-of-text
-    token.
-    """
+    """Generate greedily with HF's own code; it does not stop at an end-of-text token."""
     row = torch.tensor([tokens])
     model.generation_config.eos_token_id = None
     out = model.generate(
@@ -39,12 +35,12 @@ def hf_greedy(model, tokens: list[int], n_new: int) -> list[int]:
 
 
 def token_rows(vocab_size: int, rows: int = 4, length: int = 23, seed: int = 0) -> np.ndarray:
-    """Random token rows [rows, length]."""
+    """Draw random token rows [rows, length]."""
     return np.random.default_rng(seed).integers(0, vocab_size, (rows, length))
 
 
 def assert_same_logits(ours, theirs, atol: float = 1e-4) -> None:
-    """Equal to an absolute tolerance, and of a size that makes the comparison mean something."""
+    """Compare to an absolute tolerance, and check that the comparison means something."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape
     assert theirs.std() > 0.5
@@ -53,8 +49,9 @@ def assert_same_logits(ours, theirs, atol: float = 1e-4) -> None:
 
 
 def permuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """llama.cpp's `LlamaModel.permute`: rotary halves (HF) to neighbours, on rows of q and k
-    weights or biases.
+    """Take rotary halves (HF) to neighbours, as llama.cpp's `LlamaModel.permute`.
+
+    On rows of q and k weights or biases.
     """
     return (
         weight.reshape(n_heads, 2, weight.shape[0] // n_heads // 2, *weight.shape[1:])
@@ -64,7 +61,7 @@ def permuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
 
 
 def unpermuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """The way back: rotary neighbours (llama.cpp, llama2.c) to halves (HF)."""
+    """Take rotary neighbours (llama.cpp, llama2.c) back to halves (HF)."""
     return (
         weight.reshape(n_heads, weight.shape[0] // n_heads // 2, 2, *weight.shape[1:])
         .swapaxes(1, 2)
@@ -102,7 +99,7 @@ _ENDS = {
 
 
 def gguf_name(hf_name: str) -> str:
-    """llama.cpp's name of an HF tensor of a llama or gpt2 model."""
+    """Return llama.cpp's name of an HF tensor of a llama or gpt2 model."""
     stem, _, kind = hf_name.rpartition(".")
     if stem in _ENDS:
         return f"{_ENDS[stem]}.{kind}"
@@ -112,7 +109,7 @@ def gguf_name(hf_name: str) -> str:
 
 
 def gguf_tensors(model) -> dict[str, tuple[str, np.ndarray]]:
-    """HF name -> (GGUF name, float32 array in llama.cpp's layout) for a llama or gpt2 torch model."""
+    """Convert a llama or gpt2 torch model: HF name -> (GGUF name, float32 array in GGUF layout)."""
     config, tensors = model.config, {}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -130,7 +127,7 @@ def gguf_tensors(model) -> dict[str, tuple[str, np.ndarray]]:
 
 
 def load_layout(model, name: str, array: np.ndarray) -> None:
-    """Writes an array in llama.cpp's layout into the torch model: `gguf_tensors` backwards."""
+    """Write an array in llama.cpp's layout into the torch model: `gguf_tensors` backwards."""
     config = model.config
     if config.model_type == "llama" and (".q_proj." in name or ".k_proj." in name):
         array = unpermuted(
@@ -143,7 +140,7 @@ def load_layout(model, name: str, array: np.ndarray) -> None:
 
 
 def start_gguf(path: Path, config) -> gguf.GGUFWriter:
-    """A writer with the architecture's metadata in it."""
+    """Begin a GGUF file with the architecture's metadata in it."""
     arch = config.model_type
     writer = gguf.GGUFWriter(path, arch)
     writer.add_context_length(config.max_position_embeddings)
@@ -168,7 +165,7 @@ def start_gguf(path: Path, config) -> gguf.GGUFWriter:
 def add_byte_level(
     writer: gguf.GGUFWriter, backend, pre: str = "gpt-2", special: str = "<|endoftext|>"
 ) -> None:
-    """A byte-level BPE of `tokenizers` as GGUF metadata."""
+    """Write a byte-level BPE of `tokenizers` as GGUF metadata."""
     import json
 
     model = json.loads(backend.to_str())["model"]
@@ -188,9 +185,7 @@ def add_byte_level(
 def add_tensor(
     writer: gguf.GGUFWriter, name: str, array: np.ndarray, kind: Q = Q.F32
 ) -> np.ndarray:
-    """Adds a tensor, matrices quantised as `kind`, and returns what a reader should find, in
-    float32.
-    """
+    """Add a tensor, matrices quantised as `kind`; return what a reader should find, in float32."""
     if kind == Q.F32 or array.ndim == 1:
         writer.add_tensor(name, array)
         return array
@@ -200,7 +195,7 @@ def add_tensor(
 
 
 def finish(writer: gguf.GGUFWriter) -> None:
-    """Writes the file."""
+    """Write the file."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
