@@ -29,7 +29,8 @@ def test_the_smallest_shape(tokenised):
 
 
 def test_the_shape_grows_with_suffix_and_prefix(word_model):
-    long = jaxedit.Request("So So So So So So So So So {} lives in in in", "Ann", "Rome , Rome")
+    """Nine tokens before "Ann", and eight from there to the last but one of the target."""
+    long = jaxedit.Request("So So So So So So So So So {} lives in in in in", "Ann", "Rome , Rome")
     tokenised = [tokenise_request(word_model, long, ("{}",))]
     assert common_shape(tokenised) == PaddedShape(prefix=16, suffix=8, n_read=3)
 

@@ -16,7 +16,7 @@ from jaxedit.solving.prompts import (
     up_to_fact,
 )
 
-LIVES = jaxedit.Request("{} lives in", "Ann Lee", " Paris, Rome ")
+LIVES = jaxedit.Request("{} lives in", "Ann Lee", "Paris, Rome")
 
 
 def test_positions_of_subject_and_target(words, ids):
@@ -81,7 +81,7 @@ def test_forms_of_the_leading_space(golden, leading_space, parts):
 
 
 def test_a_request_in_its_templates(word_model, ids):
-    """Templates hold the target, whose outer spaces do not count; the others end with the fact."""
+    """Templates hold the target; the bare and the KL prompt end with the fact's token."""
     tokenised = tokenise_request(word_model, LIVES, ("{}", "So. {}"))
     assert [row.tokens for row in tokenised.templates] == [
         ids("Ann Lee lives in Paris , Rome"),
@@ -92,6 +92,13 @@ def test_a_request_in_its_templates(word_model, ids):
     assert tokenised.bare.tokens == ids("Ann Lee")
     assert tokenised.kl.tokens == ids("Ann Lee")
     assert tokenised.bare.fact_position == tokenised.kl.fact_position == 1
+
+
+def test_outer_spaces_of_a_target_do_not_count(golden):
+    model = golden("gpt2")
+    spaced = jaxedit.Request("{} lives in", "Ann Lee", "  Paris ")
+    stripped = jaxedit.Request("{} lives in", "Ann Lee", "Paris")
+    assert tokenise_request(model, spaced, ("{}",)) == tokenise_request(model, stripped, ("{}",))
 
 
 def test_a_request_with_its_fact_at_the_prompts_end(word_model, ids):
