@@ -1,4 +1,4 @@
-"""HF torch models, and GGUF files written from them as llama.cpp's converter would."""
+"""HF torch models to compare with, and GGUF files of them as llama.cpp's converter writes them."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import transformers
 from gguf import GGMLQuantizationType as Q
+from tokenizers import Tokenizer
 
 
 def hf_model(directory: Path, dtype: torch.dtype = torch.float32):
@@ -15,13 +16,16 @@ def hf_model(directory: Path, dtype: torch.dtype = torch.float32):
 
 
 def hf_logits(model, tokens_BT) -> np.ndarray:
-    """Compute float32 logits [B, T, V] of a torch model."""
+    """float32 logits [B, T, V] of a torch model."""
     with torch.no_grad():
         return model(torch.as_tensor(np.asarray(tokens_BT))).logits.float().numpy()
 
 
 def hf_greedy(model, tokens: list[int], n_new: int) -> list[int]:
-    """Generate greedily with HF's own code; it does not stop at an end-of-text token."""
+    """Return the tokens that HF's own greedy generation adds to one row.
+
+    It does not stop at an end-of-text token.
+    """
     row = torch.tensor([tokens])
     model.generation_config.eos_token_id = None
     out = model.generate(
@@ -35,12 +39,23 @@ def hf_greedy(model, tokens: list[int], n_new: int) -> list[int]:
 
 
 def token_rows(vocab_size: int, rows: int = 4, length: int = 23, seed: int = 0) -> np.ndarray:
-    """Draw random token rows [rows, length]."""
+    """Random token rows [rows, length]."""
     return np.random.default_rng(seed).integers(0, vocab_size, (rows, length))
 
 
+def padded(token_lists: list[list[int]]) -> np.ndarray:
+    """Pad token lists with zeros to one length, so that one program is compiled.
+
+    What follows a text's end cannot change what stands before.
+    """
+    rows = np.zeros((len(token_lists), max(map(len, token_lists))), int)
+    for row, tokens in zip(rows, token_lists, strict=True):
+        row[: len(tokens)] = tokens
+    return rows
+
+
 def assert_same_logits(ours, theirs, atol: float = 1e-4) -> None:
-    """Compare to an absolute tolerance, and check that the comparison means something."""
+    """Equal to an absolute tolerance, and of a size that makes the comparison mean something."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape
     assert theirs.std() > 0.5
@@ -49,9 +64,9 @@ def assert_same_logits(ours, theirs, atol: float = 1e-4) -> None:
 
 
 def permuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """Take rotary halves (HF) to neighbours, as llama.cpp's `LlamaModel.permute`.
+    """Turn rotary halves (HF) into neighbours, on rows of q and k weights or biases.
 
-    On rows of q and k weights or biases.
+    As llama.cpp's `LlamaModel.permute` does.
     """
     return (
         weight.reshape(n_heads, 2, weight.shape[0] // n_heads // 2, *weight.shape[1:])
@@ -61,7 +76,7 @@ def permuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
 
 
 def unpermuted(weight: np.ndarray, n_heads: int) -> np.ndarray:
-    """Take rotary neighbours (llama.cpp, llama2.c) back to halves (HF)."""
+    """Turn rotary neighbours (llama.cpp, llama2.c) into halves (HF): the way back."""
     return (
         weight.reshape(n_heads, weight.shape[0] // n_heads // 2, 2, *weight.shape[1:])
         .swapaxes(1, 2)
@@ -99,7 +114,7 @@ _ENDS = {
 
 
 def gguf_name(hf_name: str) -> str:
-    """Return llama.cpp's name of an HF tensor of a llama or gpt2 model."""
+    """llama.cpp's name of an HF tensor of a llama or gpt2 model."""
     stem, _, kind = hf_name.rpartition(".")
     if stem in _ENDS:
         return f"{_ENDS[stem]}.{kind}"
@@ -109,7 +124,7 @@ def gguf_name(hf_name: str) -> str:
 
 
 def gguf_tensors(model) -> dict[str, tuple[str, np.ndarray]]:
-    """Convert a llama or gpt2 torch model: HF name -> (GGUF name, float32 array in GGUF layout)."""
+    """Return HF name -> (GGUF name, float32 array in llama.cpp's layout) of a torch model."""
     config, tensors = model.config, {}
     for name, tensor in model.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -140,7 +155,7 @@ def load_layout(model, name: str, array: np.ndarray) -> None:
 
 
 def start_gguf(path: Path, config) -> gguf.GGUFWriter:
-    """Begin a GGUF file with the architecture's metadata in it."""
+    """Make a writer with the architecture's metadata in it."""
     arch = config.model_type
     writer = gguf.GGUFWriter(path, arch)
     writer.add_context_length(config.max_position_embeddings)
@@ -165,7 +180,7 @@ def start_gguf(path: Path, config) -> gguf.GGUFWriter:
 def add_byte_level(
     writer: gguf.GGUFWriter, backend, pre: str = "gpt-2", special: str = "<|endoftext|>"
 ) -> None:
-    """Write a byte-level BPE of `tokenizers` as GGUF metadata."""
+    """Add a byte-level BPE of `tokenizers` as GGUF metadata."""
     import json
 
     model = json.loads(backend.to_str())["model"]
@@ -185,7 +200,7 @@ def add_byte_level(
 def add_tensor(
     writer: gguf.GGUFWriter, name: str, array: np.ndarray, kind: Q = Q.F32
 ) -> np.ndarray:
-    """Add a tensor, matrices quantised as `kind`; return what a reader should find, in float32."""
+    """Add a tensor, matrices quantised as `kind`; return what a reader finds, in float32."""
     if kind == Q.F32 or array.ndim == 1:
         writer.add_tensor(name, array)
         return array
@@ -200,3 +215,35 @@ def finish(writer: gguf.GGUFWriter) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def write_gguf(path, directory, kind=Q.F32, raw=None, drop=(), extra=None, change=None):
+    """Write the tiny checkpoint as GGUF; return the torch model a reader should find.
+
+    Args:
+      path: the file.
+      directory: the checkpoint.
+      kind: how matrices are quantised.
+      raw: tensor -> (bytes, kind), of some that are given as they are to be.
+      drop: tensors that are left out.
+      extra: tensors that are added.
+      change: called with the writer.
+    """
+    model = hf_model(directory)
+    writer = start_gguf(path, model.config)
+    add_byte_level(writer, Tokenizer.from_file(str(directory / "tokenizer.json")))
+    if change:
+        change(writer)
+    for hf_name, (name, array) in gguf_tensors(model).items():
+        if name in drop:
+            continue
+        if raw and name in raw:
+            data, raw_kind = raw[name]
+            writer.add_tensor(name, data, raw_dtype=raw_kind)
+            load_layout(model, hf_name, gguf.quants.dequantize(data, raw_kind))
+        else:
+            load_layout(model, hf_name, add_tensor(writer, name, array, kind))
+    for name, array in (extra or {}).items():
+        writer.add_tensor(name, array)
+    finish(writer)
+    return model
