@@ -244,7 +244,7 @@ def _n_rows(model: Model, length: int) -> int:
 
 
 def _question_rows(model: Model, work: Workload) -> tuple[int, int, int]:
-    """Batches, rows and their tokens, as `pack_prompts` makes them of prompts of one length."""
+    """Batches, rows and their tokens, as `observe._pack` makes them of questions of one length."""
     n_data = model.mesh.shape["data"]
     T = (
         packed_prompts.KEY_ROW_TOKENS

@@ -2,7 +2,6 @@
 adding up, bit for bit.
 """
 
-import dataclasses
 import itertools
 
 import jax
@@ -15,7 +14,7 @@ import transformers
 import jaxedit
 from jaxedit import Dense, LowRank
 from jaxedit.edits import edit as edit_module
-from jaxedit.edits.edit import allocate_for, make_edit, replay_edits, scale, to_dense
+from jaxedit.edits.edit import allocate_for, make_edit, replay_edits, to_dense
 from jaxedit.models import layers
 
 WEIGHT = "mlp/w_down"
@@ -263,18 +262,3 @@ def test_nothing_compiles_between_edits(roomy):
     assert [
         f._cache_size() for f in (layers._logits, edit_module._add_low_rank, edit_module._add_dense)
     ] == compiled
-
-
-@pytest.mark.parametrize("low_rank", [{2: 2}, None])
-def test_scaling_multiplies_the_change_and_drops_the_memory(golden, low_rank):
-    model = golden("gpt2")
-    edit = random_edit(model, 0, low_rank, dense=(3,))
-    edit = dataclasses.replace(edit, memory={"keys/2": np.ones(3)}, anchor="bos")
-    scaled = scale(edit, -0.25)
-    for before, after in zip(edit.deltas, scaled.deltas, strict=True):
-        assert type(after) is type(before)
-        assert after[:2] == before[:2]
-        np.testing.assert_allclose(to_dense(after), -0.25 * to_dense(before), rtol=1e-5, atol=1e-6)
-    assert not scaled.memory
-    assert scaled.anchor == "bos"
-    assert edit.memory
