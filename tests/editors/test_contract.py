@@ -11,9 +11,8 @@ from safetensors.numpy import load_file
 import jaxedit
 from jaxedit.editors import _base, _registry
 from jaxedit.edits.edit import to_dense
-from jaxedit.edits.serialise import edit_to_arrays, read_edit
+from jaxedit.edits.serialise import edit_to_arrays, read_edit, to_safetensors
 from jaxedit.metrics.facts import score_answers
-from jaxedit.study.journal import open_journal
 
 FAMILIES = ("llama",)  # what all five families compute is held to the golden vectors elsewhere
 TEMPLATES = ("{}", "I am a little. {}")
@@ -119,11 +118,10 @@ def test_undo_is_bit_exact(case):
     np.testing.assert_array_equal(np.asarray(jaxedit.logits(undone, tokens)), expected)
 
 
-def test_edit_survives_the_journal(case, tmp_path):
-    editor, edit = case.editor, case.edit
-    journal = open_journal(tmp_path / "run", {"editor": editor.name})
-    journal.append({"step": 0}, *edit_to_arrays(edit))
-    again = read_edit(tmp_path / "run" / "steps" / "000000.safetensors")
+def test_edit_survives_the_file_of_its_step(case, tmp_path):
+    edit, path = case.edit, tmp_path / "000000.safetensors"
+    path.write_bytes(to_safetensors(*edit_to_arrays(edit)))
+    again = read_edit(path)
     assert [delta[:2] for delta in again.deltas] == [delta[:2] for delta in edit.deltas]
     for mine, theirs in zip(edit.deltas, again.deltas, strict=True):
         np.testing.assert_array_equal(to_dense(mine), to_dense(theirs))

@@ -9,10 +9,9 @@ from reference.rank_one import REQUEST, SETTINGS, TEMPLATES, golden_stats, make_
 
 import jaxedit
 from jaxedit.edits.edit import to_dense
-from jaxedit.edits.serialise import edit_to_arrays, read_edit
+from jaxedit.edits.serialise import edit_to_arrays, read_edit, to_safetensors
 from jaxedit.solving.keys import compute_keys
 from jaxedit.solving.packed_prompts import pack_prompts
-from jaxedit.study.journal import open_journal
 
 PUBLISHED = SETTINGS["published"]
 
@@ -50,12 +49,12 @@ def test_an_anchored_model_is_asked_behind_the_token_until_the_edit_is_undone(an
     assert not jaxedit.undo(edited, edit).tokenizer.add_bos
 
 
-def test_an_anchor_survives_the_journal(anchored, tmp_path):
+def test_an_anchor_survives_the_file_of_its_step(anchored, tmp_path):
     _, edit = anchored
     assert edit.anchor == "bos"
-    journal = open_journal(tmp_path / "study", {})
-    journal.append({"step": 1}, *edit_to_arrays(edit))
-    assert read_edit(tmp_path / "study" / "steps" / "000001.safetensors").anchor == "bos"
+    path = tmp_path / "000001.safetensors"
+    path.write_bytes(to_safetensors(*edit_to_arrays(edit)))
+    assert read_edit(path).anchor == "bos"
 
 
 def test_an_anchor_needs_a_begin_of_text_token(golden):
