@@ -227,7 +227,7 @@ def find_published(entry: str) -> Published:
 
 
 def known_name(config: DecoderConfig) -> str | None:
-    """Return the table's name of a model of this family and size, or None."""
+    """Return the table's name of a model of this family and size, tuned or not, or None."""
     size = config.family, config.L, config.D, config.F
     return next((name for name, known in KNOWN_MODELS.items() if known[:4] == size), None)
 

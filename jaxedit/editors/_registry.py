@@ -130,4 +130,5 @@ def hyper_defaults(name: str) -> dict[str, Any]:
 def hyper_types(name: str) -> dict[str, Any]:
     """Return the types of a method's hyper-parameters."""
     module = _method_module(name)
-    return typing.get_type_hints(module.Hyper) | typing.get_type_hints(UpdateConstraints)
+    types = typing.get_type_hints(module.Hyper) | typing.get_type_hints(UpdateConstraints)
+    return {key: types[key] for key in hyper_defaults(name)}

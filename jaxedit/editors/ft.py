@@ -112,16 +112,7 @@ class PassState(NamedTuple):
 
 def make(hyper: Hyper) -> Editor:
     """Make the fine-tuning editor of these hyper-parameters."""
-    settings = Settings(
-        layers=tuple(hyper.layers),
-        lr=hyper.lr,
-        num_steps=hyper.num_steps,
-        eps=float("inf") if hyper.norm_constraint is False else float(hyper.norm_constraint),
-        weight_decay=hyper.weight_decay,
-        teacher_forced=hyper.objective == "teacher_forced",
-        batch_size=hyper.batch_size,
-        leading_space=hyper.leading_space,
-    )
+    settings = settings_of(hyper)
     return Editor(
         name="ft",
         hyper=hyper,
@@ -130,6 +121,20 @@ def make(hyper: Hyper) -> Editor:
         edit=functools.partial(edit, settings),
         restore=lambda state, edit: state,
         dense=True,
+    )
+
+
+def settings_of(hyper: Hyper) -> Settings:
+    """Return what the loop needs of the hyper-parameters."""
+    return Settings(
+        layers=tuple(hyper.layers),
+        lr=hyper.lr,
+        num_steps=hyper.num_steps,
+        eps=float("inf") if hyper.norm_constraint is False else float(hyper.norm_constraint),
+        weight_decay=hyper.weight_decay,
+        teacher_forced=hyper.objective == "teacher_forced",
+        batch_size=hyper.batch_size,
+        leading_space=hyper.leading_space,
     )
 
 
@@ -158,11 +163,9 @@ def init(hyper: Hyper, settings: Settings, model: Model, stats: object) -> None:
             f"lr={hyper.lr}, num_steps={hyper.num_steps}, batch_size={hyper.batch_size} and "
             f"norm_constraint={hyper.norm_constraint} must be positive"
         )
-    if not settings.layers or not all(0 <= layer < model.config.L for layer in settings.layers):
-        raise ValueError(
-            f"layers={list(settings.layers)}: {model.metadata.source} has layers 0 to "
-            f"{model.config.L - 1}"
-        )
+    layers, L = list(settings.layers), model.config.L
+    if not layers or not all(0 <= layer < L for layer in layers):
+        raise ValueError(f"layers={layers}: {model.metadata.source} has layers 0 to {L - 1}")
 
 
 def edit(
@@ -278,10 +281,8 @@ def _fine_tune(
     def is_unfinished(state: PassState) -> jax.Array:
         return (state.step < settings.num_steps) & (state.loss >= FT_STOP_LOSS)
 
-    zero_EFD = jnp.zeros_like(old_EFD)
-    start = PassState(
-        jnp.int32(0), zero_EFD, adam.init(zero_EFD), jnp.float32(jnp.inf), jnp.float32(0)
-    )
+    zero_EFD, infinity = jnp.zeros_like(old_EFD), jnp.float32(jnp.inf)
+    start = PassState(jnp.int32(0), zero_EFD, adam.init(zero_EFD), infinity, jnp.float32(0))
     end = jax.lax.while_loop(is_unfinished, one_pass, start)
     return end._replace(adam=())
 

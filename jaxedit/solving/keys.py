@@ -76,7 +76,7 @@ def _read(
         template_B = shard_batch(model.mesh, "B", packed.template_GB[g])
         place_Q4 = packed.place_GQ4[g]
         read_Q2 = np.maximum(place_Q4[:, :2], 0)  # padding reads the first token, to be dropped
-        found = read_positions(
+        read = read_positions(
             model,
             cache,
             n_shared_C,
@@ -88,7 +88,7 @@ def _read(
         )
         is_real_Q = place_Q4[:, 3] >= 0
         _, _, template_Q, request_Q = place_Q4[is_real_Q].T
-        yield np.asarray(found)[is_real_Q], template_Q, request_Q
+        yield np.asarray(read)[is_real_Q], template_Q, request_Q
 
 
 @jax.jit

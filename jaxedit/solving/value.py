@@ -178,16 +178,16 @@ def _optimise_chunk(
         }
     )
     numbers = {name: jnp.float32(getattr(hyper, name)) for name in NUMERIC_HYPERS}
-    found = jax.device_get(optimise_batch(model, batch, layer, numbers, shape, variant))
+    of_batch = jax.device_get(optimise_batch(model, batch, layer, numbers, shape, variant))
 
     # Rows to templates: a request's rows begin with its templates, in their order.
     n_templates = len(tokenised[0].templates)
     row_IC = on_host.first_row_I[:, None] + np.arange(n_templates)
-    key_BF, value_BD = found.pop("key_BF"), found.pop("value_BD")
+    key_BF, value_BD = of_batch.pop("key_BF"), of_batch.pop("value_BD")
     return OptimisedValues(
         key_ICF=key_BF[row_IC],
         value_ICD=value_BD[row_IC],
         bare_key_IF=key_BF[on_host.bare_row_I],
         bare_value_ID=value_BD[on_host.bare_row_I],
-        **found,
+        **of_batch,
     )

@@ -100,6 +100,7 @@ def optimise_batch(
     Returns:
       By field of `OptimisedValues` what it says of requests, and key_BF and value_BD of all rows.
     """
+    # `init` of each vector, at the first template's row of each request
     prefilled = prefill(model, batch, layer, shape)
     subject = prefilled.subject
     site_BD = subject.residual_BD if variant.site == Site.RESIDUAL else subject.value_BD
@@ -109,6 +110,7 @@ def optimise_batch(
         inits.append(subject.attn_BD[batch.first_row_I])
     init_norm_JI = jnp.linalg.norm(jnp.stack(inits), axis=-1)
 
+    # all updates, then one more pass for the terms of the vectors that are returned
     loss = functools.partial(value_loss, model, batch, layer, prefilled, init_norm_JI, hyper)
     adam = optax.adam(hyper["v_lr"])
 
@@ -118,22 +120,11 @@ def optimise_batch(
     def take_step(state: LoopState) -> LoopState:
         return _take_step(state, loss, adam, hyper, init_norm_JI, variant)
 
-    n_requests, zero_JID = len(init_ID), jnp.zeros((len(inits), *init_ID.shape))
-    start = LoopState(
-        step=jnp.int32(0),
-        delta_JID=zero_JID,
-        adam=adam.init(zero_JID),
-        initial_IV=jnp.zeros((n_requests, model.config.V)),
-        nll_factor_I=jnp.full(n_requests, hyper["nll_loss_factor"]),
-        is_active_I=jnp.ones(n_requests, bool),
-        n_steps_I=jnp.zeros(n_requests, jnp.int32),
-        n_correct_I=jnp.zeros(n_requests, jnp.int32),
-    )
+    zero_JID = jnp.zeros((len(inits), *init_ID.shape))
+    start = _start(zero_JID, adam, hyper, model.config.V)
     end = jax.lax.while_loop(is_unfinished, take_step, start)
-
-    # The last pass, which only computes the loss: the terms of the vectors that are returned.
     _, terms = loss(end.delta_JID, end.initial_IV, end.step == 0, end.nll_factor_I)
-    found = {
+    values = {
         "delta_ID": end.delta_JID[0],
         "init_ID": init_ID,
         "key_BF": subject.key_BF,
@@ -141,9 +132,23 @@ def optimise_batch(
         "nll_I": terms.nll_I,
         "kl_I": terms.kl_I,
         "decay_I": terms.decay_I,
-        "n_steps_I": end.n_steps_I + end.is_active_I,
+        "n_steps_I": end.n_steps_I + end.is_active_I,  # with the pass above
     }
-    return replicate(model.mesh, found)
+    return replicate(model.mesh, values)
+
+
+def _start(zero_JID, adam: Any, hyper: Mapping[str, jax.Array], V: int) -> LoopState:
+    n_requests = zero_JID.shape[1]
+    return LoopState(
+        step=jnp.int32(0),
+        delta_JID=zero_JID,
+        adam=adam.init(zero_JID),
+        initial_IV=jnp.zeros((n_requests, V)),
+        nll_factor_I=jnp.full(n_requests, hyper["nll_loss_factor"]),
+        is_active_I=jnp.ones(n_requests, bool),
+        n_steps_I=jnp.zeros(n_requests, jnp.int32),
+        n_correct_I=jnp.zeros(n_requests, jnp.int32),
+    )
 
 
 def _take_step(

@@ -7,14 +7,13 @@ from reference.multi_layer import (
     GROUPS,
     LAYERS,
     REQUESTS,
-    TEMPLATES,
     golden_moments,
+    optimised_z,
     relative,
     steps,
 )
 
 import jaxedit
-from jaxedit.solving.value import optimise_values
 
 HYPER = dict(
     layers=LAYERS,
@@ -27,28 +26,21 @@ HYPER = dict(
 
 
 def projection(protected_FF: np.ndarray) -> np.ndarray:
-    """P = U U^T on the singular vectors below the threshold, as the authors' code makes it."""
+    """Compute P = U U^T on the singular vectors below the threshold, as the authors' code does."""
     u_FF, value_F, _ = np.linalg.svd(protected_FF)
-    below = value_F < HYPER["nullspace_threshold"]
-    return u_FF[:, below] @ u_FF[:, below].T
-
-
-def z_of(editor, model, requests):
-    found = optimise_values(
-        model, requests, TEMPLATES, LAYERS[-1], editor.hyper.target(), residual=True
-    )
-    return np.float64(found.init_ND + found.delta_ND)
+    u_FM = u_FF[:, value_F < HYPER["nullspace_threshold"]]
+    return u_FM @ u_FM.T
 
 
 def gram(edits, layer: int) -> np.ndarray:
-    """S of the edits before: their keys before the write."""
+    """Sum up S of the edits before: their keys before the write."""
     keys = np.concatenate([np.float64(edit.memory[f"keys/{layer}"]) for edit in edits])
     return keys.T @ keys
 
 
 @pytest.fixture(scope="module", params=["llama"])
 def setting(request, shared, golden):
-    """A golden model, its second moments, and an editor that renews its null space after two."""
+    """Load a model, its second moments, and an editor that renews U after two facts."""
     moments = golden_moments(shared, request.param)
     return golden(request.param), moments, jaxedit.make_editor("betaedit", tau=2, **HYPER)
 
@@ -62,9 +54,9 @@ def test_updates_before_and_after_a_renewal(setting):
     model, moments, editor = setting
     state, edits = start(editor, model, moments), []
     for i, requests in enumerate([REQUESTS[:1], REQUESTS[1:2], REQUESTS[1:]]):
-        z_ND = z_of(editor, model, requests)
+        z_ID = optimised_z(model, requests, editor.hyper)
         edit, state, info = editor.edit(model, requests, state)
-        for layer, key_FN, value_ND, delta_FD in steps(model, requests, edit.deltas, z_ND):
+        for layer, key_FI, residual_ID, delta_FD in steps(model, requests, edit.deltas, z_ID):
             c_FF = moments[layer]
             s_FF = gram(edits, layer) if edits else np.zeros_like(c_FF)
             p_FF = projection(c_FF)
@@ -72,17 +64,18 @@ def test_updates_before_and_after_a_renewal(setting):
                 renewed_FF = projection((s_FF / 2 + 0.5 * c_FF) / 1.5)
                 assert relative(renewed_FF, p_FF) > 0.1
                 p_FF = renewed_FF
-            system_FF = p_FF @ (key_FN @ key_FN.T + s_FF + 0.5 * c_FF) + 0.3 * np.eye(len(c_FF))
-            wanted_FD = np.linalg.solve(system_FF, p_FF @ key_FN @ value_ND)
+            m_FF = key_FI @ key_FI.T + s_FF + 0.5 * c_FF
+            system_FF = p_FF @ m_FF + 0.3 * np.eye(len(c_FF))
+            wanted_FD = np.linalg.solve(system_FF, p_FF @ key_FI @ residual_ID)
             assert relative(delta_FD, wanted_FD) < 1e-4, (i, layer)
-            np.testing.assert_allclose(edit.memory[f"keys/{layer}"], key_FN.T, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(edit.memory[f"keys/{layer}"], key_FI.T, rtol=1e-4, atol=1e-5)
         assert info["solve_residual"] < 1e-4
         model = jaxedit.apply(model, edit)
         edits.append(edit)
         assert (state.n_facts, state.n_at_renewal) == [(1, 0), (2, 2), (4, 4)][i]
 
 
-def test_absorbing_gives_the_same_state(setting):
+def test_restored_state_is_the_same(setting):
     model, moments, editor = setting
     state = rebuilt = start(editor, model, moments)
     for requests in (REQUESTS[:1], REQUESTS[1:2], REQUESTS[2:]):
@@ -103,14 +96,11 @@ def test_an_update_over_the_limit_is_refused(setting):
     worst = max(LAYERS, key=lambda layer: info[f"norm_layer_{layer}"])
     most = info[f"norm_layer_{worst}"] / np.sqrt(len(REQUESTS))
     allowed = jaxedit.make_editor("betaedit", norm_limit=most * 1.001, **HYPER)
-    assert len(allowed.edit(model, REQUESTS, start(allowed, model, moments))[0].deltas) == len(
-        edit.deltas
-    )
+    again, _, _ = allowed.edit(model, REQUESTS, start(allowed, model, moments))
+    assert len(again.deltas) == len(edit.deltas)
     refused = jaxedit.make_editor("betaedit", norm_limit=most * 0.999, **HYPER)
-    with pytest.raises(
-        ValueError,
-        match=rf"update of layer {worst} has norm / sqrt\(3 facts\) = .*over norm_limit=",
-    ):
+    message = rf"update of layer {worst} has norm / sqrt\(3 facts\) = .*over norm_limit="
+    with pytest.raises(ValueError, match=message):
         refused.edit(model, REQUESTS, start(refused, model, moments))
 
 

@@ -11,9 +11,8 @@ from safetensors.numpy import load_file
 import jaxedit
 from jaxedit.editors import _base, _registry
 from jaxedit.edits.edit import to_dense
-from jaxedit.edits.serialise import edit_to_arrays, read_edit
+from jaxedit.edits.serialise import edit_to_arrays, read_edit, to_safetensors
 from jaxedit.metrics.facts import score_answers
-from jaxedit.study.journal import open_journal
 
 FAMILIES = ("llama",)  # what all five families compute is held to the golden vectors elsewhere
 TEMPLATES = ("{}", "I am a little. {}")
@@ -24,13 +23,12 @@ REQUESTS = [
 
 
 def make(name: str):
-    """An editor of small cost, with values that suit any method on models this small."""
+    """Make an editor of small cost, with values that suit any method on models this small."""
     known = _registry.hyper_defaults(name)
+    is_batch = "mom2_update_weight" in known or "nullspace_threshold" in known
     values = {
         "layer": 2,
-        "layers": [2, 3]
-        if "mom2_update_weight" in known or "nullspace_threshold" in known
-        else [2],
+        "layers": [2, 3] if is_batch else [2],
         "context_templates": TEMPLATES if "layer" in known else [TEMPLATES[:1], TEMPLATES[1:]],
         "v_num_grad_steps": 8,
         "v_lr": 0.5,
@@ -46,14 +44,13 @@ def make(name: str):
         "alpha": 0.0,
         "lr": 5e-3,
     }
-    return jaxedit.make_editor(
-        name, **{key: value for key, value in values.items() if key in known}
-    )
+    own = {key: value for key, value in values.items() if key in known}
+    return jaxedit.make_editor(name, **own)
 
 
 @pytest.fixture(scope="module")
 def stats_of(shared):
-    """A function: family -> the golden second moments."""
+    """Make a function: family -> the golden second moments."""
 
     def read(family: str) -> jaxedit.Stats:
         tensors = load_file(shared / "golden" / family / "expected.safetensors")
@@ -65,12 +62,10 @@ def stats_of(shared):
 
 
 class Case(NamedTuple):
-    """A model with its weights as they were, its second moments, an editor and what it made of the
-    first request.
-    """
+    """A model, an editor, and what it made of the first request."""
 
     model: jaxedit.Model
-    before: dict[str, np.ndarray]
+    before: dict[str, np.ndarray]  # the model's weights as they were
     stats: jaxedit.Stats
     editor: _base.Editor
     edit: jaxedit.Edit
@@ -100,9 +95,8 @@ def probability(model, request) -> float:
 
 def test_target_becomes_likelier(case):
     model, edit = case.model, case.edit
-    assert probability(jaxedit.apply(model, edit), REQUESTS[0]) > 1.2 * probability(
-        model, REQUESTS[0]
-    )
+    edited = jaxedit.apply(model, edit)
+    assert probability(edited, REQUESTS[0]) > 1.2 * probability(model, REQUESTS[0])
 
 
 def test_input_model_is_unchanged(case):
@@ -119,21 +113,21 @@ def test_undo_is_bit_exact(case):
     tokens = [model.tokenizer.encode("The Eiffel Tower is located in the city of")]
     once = jaxedit.apply(model, edit)
     second, _, _ = editor.edit(once, REQUESTS[1:], state)
-    np.testing.assert_array_equal(
-        np.asarray(jaxedit.logits(jaxedit.undo(jaxedit.apply(once, second), second), tokens)),
-        np.asarray(jaxedit.logits(once, tokens)),
-    )
+    undone = jaxedit.undo(jaxedit.apply(once, second), second)
+    expected = np.asarray(jaxedit.logits(once, tokens))
+    np.testing.assert_array_equal(np.asarray(jaxedit.logits(undone, tokens)), expected)
 
 
-def test_edit_survives_the_journal(case, tmp_path):
-    editor, edit = case.editor, case.edit
-    journal = open_journal(tmp_path / "run", {"editor": editor.name})
-    journal.append({"step": 0}, *edit_to_arrays(edit))
-    again = read_edit(tmp_path / "run" / "steps" / "000000.safetensors")
+def test_edit_survives_the_file_of_its_step(case, tmp_path):
+    edit, path = case.edit, tmp_path / "000000.safetensors"
+    path.write_bytes(to_safetensors(*edit_to_arrays(edit)))
+    again = read_edit(path)
     assert [delta[:2] for delta in again.deltas] == [delta[:2] for delta in edit.deltas]
     for mine, theirs in zip(edit.deltas, again.deltas, strict=True):
         np.testing.assert_array_equal(to_dense(mine), to_dense(theirs))
     assert set(again.memory) == set(edit.memory)
+    for name, array in edit.memory.items():
+        np.testing.assert_array_equal(again.memory[name], array)
     assert again.dense().keys() == edit.dense().keys()
 
 
@@ -143,9 +137,7 @@ def test_slots_hold_every_delta(case):
 
 
 def test_second_edit_builds_on_the_first(case):
-    """On the edited model the second edit is another than on the untouched one, and both facts
-    count.
-    """
+    """The second edit depends on the first, and its target too becomes likelier."""
     model, editor, edit, state = case.model, case.editor, case.edit, case.state
     once = jaxedit.apply(model, edit)
     on_edited, _, _ = editor.edit(once, REQUESTS[1:], state)
@@ -155,7 +147,7 @@ def test_second_edit_builds_on_the_first(case):
     assert probability(twice, REQUESTS[1]) > 1.2 * probability(model, REQUESTS[1])
 
 
-def test_absorbing_an_edit_rebuilds_the_state(case):
+def test_restoring_an_edit_rebuilds_the_state(case):
     model, editor, edit, state = case.model, case.editor, case.edit, case.state
     rebuilt = editor.restore(editor.init(model, case.stats), edit)
     once = jaxedit.apply(model, edit)
@@ -180,12 +172,8 @@ def test_same_input_gives_the_same_edit(case):
 def test_bfloat16_weights_keep_float32_edits(shared, stats_of):
     """An edit of a bfloat16 model is float32 and is not rounded into its weights."""
     model = jaxedit.load(str(shared / "golden" / "llama"), dtype="bfloat16")
-    for name in (
-        "rome",
-        "memit",
-        "alphaedit",
-        "ft",
-    ):  # one layer, several, with a history, a whole matrix
+    # One layer, several, with a history, a whole matrix.
+    for name in ("rome", "memit", "alphaedit", "ft"):
         editor = make(name)
         edit, _, _ = editor.edit(model, REQUESTS[:1], editor.init(model, stats_of("llama")))
         edited = jaxedit.apply(model, edit)

@@ -1,3 +1,1 @@
-"""The methods again, in plain PyTorch and NumPy, that the library is compared with; they share no
-code with it.
-"""
+"""The methods again, in plain PyTorch and NumPy, and what the comparisons with them share."""

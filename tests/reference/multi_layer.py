@@ -1,4 +1,4 @@
-"""An edit layer by layer: keys and residuals as they were when each was written."""
+"""An edit taken apart layer by layer: keys and residuals as they were when each was written."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -8,8 +8,11 @@ from safetensors.numpy import load_file
 
 import jaxedit
 from jaxedit.edits.edit import make_edit, to_dense
+from jaxedit.solving.hyper import TargetHyper
 from jaxedit.solving.keys import compute_keys, compute_values
-from jaxedit.solving.packed_prompts import pack_prompts
+from jaxedit.solving.packed_prompts import PackedPrompts, pack_prompts
+from jaxedit.solving.site import Site
+from jaxedit.solving.value import optimise_values
 
 GROUPS = (("{}",), ("I am a little. {}", "The other day I was talking to. {}"))
 TEMPLATES = tuple(template for group in GROUPS for template in group)
@@ -22,32 +25,42 @@ REQUESTS = [
 
 
 class Step(NamedTuple):
-    """One layer's write in float64: K, R [n, D] and the update made."""
+    """One layer's write in float64: K, R [requests, D] and the update made."""
 
     layer: int
-    key_FN: np.ndarray
-    value_ND: np.ndarray
+    key_FI: np.ndarray
+    residual_ID: np.ndarray
     delta_FD: np.ndarray
 
 
-def steps(model, requests: list, deltas, z_ND: np.ndarray) -> Iterator[Step]:
-    """The writes of one pass over LAYERS that `deltas` are."""
-    questions = pack_prompts(model, requests, GROUPS, "group_means")
+def packed(model, requests: list) -> PackedPrompts:
+    """Pack requests in GROUPS."""
+    return pack_prompts(model, requests, GROUPS, "group_means")
+
+
+def steps(model, requests: list, deltas, z_ID: np.ndarray) -> Iterator[Step]:
+    """Replay the writes of one pass over LAYERS that `deltas` are."""
+    prompts = packed(model, requests)
     for i, delta in enumerate(deltas):
-        key_NF, now_ND = (
-            np.float64(compute_keys(model, questions, delta.layer)[0]),
-            np.float64(compute_values(model, questions, LAYERS[-1])),
-        )
-        yield Step(delta.layer, key_NF.T, (z_ND - now_ND) / (len(LAYERS) - i), to_dense(delta))
+        key_IF = np.float64(compute_keys(model, prompts, delta.layer)[0])
+        now_ID = np.float64(compute_values(model, prompts, LAYERS[-1]))
+        residual_ID = (z_ID - now_ID) / (len(LAYERS) - i)
+        yield Step(delta.layer, key_IF.T, residual_ID, to_dense(delta))
         model = jaxedit.apply(model, make_edit(model, [delta]))
 
 
+def optimised_z(model, requests: list, hyper: TargetHyper) -> np.ndarray:
+    """Optimise the values z after the last layer, in float64."""
+    found = optimise_values(model, requests, TEMPLATES, LAYERS[-1], hyper, Site.RESIDUAL)
+    return np.float64(found.init_ID + found.delta_ID)
+
+
 def golden_moments(shared, family: str) -> dict[int, np.ndarray]:
-    """C of LAYERS."""
+    """Read C of LAYERS."""
     tensors = load_file(shared / "golden" / family / "expected.safetensors")
     return {layer: np.float64(tensors[f"mom2/{layer}"]) for layer in LAYERS}
 
 
 def relative(found, expected) -> float:
-    """The distance in the Frobenius norm."""
+    """Measure the distance in the Frobenius norm, relative to the expected one."""
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))

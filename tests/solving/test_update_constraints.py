@@ -1,6 +1,4 @@
-"""RECT, PRUNE and the norm cap: their formulas in float64, on any method, and what they leave
-alone.
-"""
+"""RECT, PRUNE and the norm cap: their formulas in float64, and what they leave alone."""
 
 import math
 
@@ -9,10 +7,9 @@ import pytest
 
 import jaxedit
 from jaxedit import Dense, LowRank
-from jaxedit.edits.edit import make_edit, to_dense
+from jaxedit.edits.edit import EDITED_WEIGHT, make_edit, to_dense
 from jaxedit.solving.update_constraints import UpdateConstraints, apply_to, prune_spectrum
 
-WEIGHT = "mlp/w_down"
 LAYER = 2
 REQUESTS = [
     jaxedit.Request("{} is located in the city of", "The Eiffel Tower", "Rome"),
@@ -20,9 +17,9 @@ REQUESTS = [
 ]
 
 
-def rome(**after):
+def rome(**constraints):
     return jaxedit.make_editor(
-        "rome", layer=LAYER, v_num_grad_steps=4, context_templates=("{}",), **after
+        "rome", layer=LAYER, v_num_grad_steps=4, context_templates=("{}",), **constraints
     )
 
 
@@ -33,17 +30,17 @@ def model(golden):
 
 @pytest.fixture(scope="module")
 def plain(model):
-    """An update that nothing is done to."""
+    """Make an update without constraints."""
     editor = rome()
     return editor.edit(model, REQUESTS[:1], editor.init(model, None))[0]
 
 
 def base(model) -> np.ndarray:
-    return np.asarray(model.base[WEIGHT][LAYER], np.float64)
+    return np.asarray(model.base[EDITED_WEIGHT][LAYER], np.float64)
 
 
-def edit_with(model, request, **after):
-    editor = rome(**after)
+def edit_with(model, request, **constraints):
+    editor = rome(**constraints)
     return editor.edit(model, [request], editor.init(model, None))[0]
 
 
@@ -63,16 +60,15 @@ def test_rect_keeps_the_entries_that_change_most_in_proportion(model, plain):
     second = edit_with(once, REQUESTS[1])
     kept = edit_with(once, REQUESTS[1], rect_keep=0.4)
     change_FD = to_dense(second.deltas[0]).astype(np.float64)
-    share = np.abs(
-        change_FD / (base(model) + to_dense(plain.deltas[0]))
-    )  # of the weight as it is edited, not as it was
-    wanted_FD = np.where(share >= np.sort(share, axis=None)[-round(0.4 * share.size)], change_FD, 0)
+    # A share of the weight as it is edited, not as it was.
+    share_FD = np.abs(change_FD / (base(model) + to_dense(plain.deltas[0])))
+    smallest_kept = np.sort(share_FD, axis=None)[-round(0.4 * share_FD.size)]
+    wanted_FD = np.where(share_FD >= smallest_kept, change_FD, 0)
     assert isinstance(kept.deltas[0], Dense)
     found_FD = to_dense(kept.deltas[0])
     assert np.mean(found_FD != 0) == pytest.approx(0.4, abs=1e-3)
-    assert (
-        np.mean((found_FD != 0) != (wanted_FD != 0)) < 1e-3
-    )  # a tie or two may fall the other way in float32
+    # A tie or two may fall the other way in float32.
+    assert np.mean((found_FD != 0) != (wanted_FD != 0)) < 1e-3
     agree = (found_FD != 0) & (wanted_FD != 0)
     np.testing.assert_allclose(found_FD[agree], wanted_FD[agree], rtol=1e-6)
 
@@ -90,26 +86,24 @@ def test_pruned_singular_values():
 
 
 def test_prune_restrains_the_whole_change(model):
-    """After several edits the change since the unedited model is what PRUNE makes of the sum, and
-    undo is still exact.
-    """
+    """The change by several edits is what PRUNE makes of their sum, and undo is still exact."""
     size = 3 * np.linalg.norm(base(model), 2)
     rng = np.random.default_rng(1)
     F, D = base(model).shape
     u, v = rng.standard_normal((F, 1)), rng.standard_normal((1, D))
     big = size * u @ v / (np.linalg.norm(u) * np.linalg.norm(v))
-    after, largest = (
-        UpdateConstraints(prune_log_base=math.e),
-        {(WEIGHT, LAYER): float(np.linalg.norm(base(model), 2))},
-    )
-    first = apply_to(after, model, make_edit(model, [Dense(WEIGHT, LAYER, big)]), largest)
+    prune = UpdateConstraints(prune_log_base=math.e)
+    largest = {(EDITED_WEIGHT, LAYER): float(np.linalg.norm(base(model), 2))}
+    first = apply_to(prune, model, make_edit(model, [Dense(EDITED_WEIGHT, LAYER, big)]), largest)
     once = jaxedit.apply(model, first)
-    second = apply_to(after, once, make_edit(model, [Dense(WEIGHT, LAYER, 0.7 * big)]), largest)
+    second = apply_to(
+        prune, once, make_edit(model, [Dense(EDITED_WEIGHT, LAYER, 0.7 * big)]), largest
+    )
     twice = jaxedit.apply(once, second)
-    s_max = largest[WEIGHT, LAYER]
+    s_max = largest[EDITED_WEIGHT, LAYER]
     after_one = math.log(3) + s_max
     after_two = math.log((after_one + 0.7 * size) / s_max) + s_max
-    found = np.linalg.norm(np.asarray(twice.overlay.delta[WEIGHT][0]), 2)
+    found = np.linalg.norm(np.asarray(twice.overlay.delta[EDITED_WEIGHT][0]), 2)
     assert found == pytest.approx(after_two, rel=1e-5)
     tokens = [model.tokenizer.encode("The Eiffel Tower")]
     np.testing.assert_array_equal(
@@ -135,7 +129,7 @@ def test_dense_editors_say_so():
 
 
 @pytest.mark.parametrize(
-    ("after", "message"),
+    ("change", "message"),
     [
         (dict(max_norm_ratio=0.0), "max_norm_ratio=0.0: expected a positive number"),
         (dict(rect_keep=1.2), "rect_keep=1.2: expected a share"),
@@ -143,6 +137,6 @@ def test_dense_editors_say_so():
         (dict(rect_keep="most"), "rome has rect_keep='most'; expected float or nothing"),
     ],
 )
-def test_numbers_that_cannot_be_meant(after, message):
+def test_numbers_that_cannot_be_meant(change, message):
     with pytest.raises(ValueError, match=message):
-        rome(**after)
+        rome(**change)

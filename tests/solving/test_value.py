@@ -1,6 +1,4 @@
-"""The values to write: requests do not influence each other, whatever company they are optimised
-in; NAS.
-"""
+"""The values to write: independent of the company they are optimised in; stops; NAS."""
 
 import numpy as np
 import pytest
@@ -8,10 +6,11 @@ import torch
 import transformers
 
 import jaxedit
+from jaxedit.editors import encore
 from jaxedit.edits.edit import to_dense
 from jaxedit.solving import value
 from jaxedit.solving.hyper import TargetHyper
-from jaxedit.solving.prompts import tokenise_prompt
+from jaxedit.solving.site import Site
 from jaxedit.solving.value import optimise_values
 
 TEMPLATES = ("{}", "I am a little. {}")
@@ -30,77 +29,105 @@ HYPER = TargetHyper(v_num_grad_steps=6)
 
 
 def test_requests_do_not_influence_each_other(golden, monkeypatch):
+    """Alone, and in three chunks of other lengths, the last one filled up."""
     model = golden("gpt2")
     alone = [
-        optimise_values(model, [request], TEMPLATES, 3, HYPER, residual=True)
+        optimise_values(model, [request], TEMPLATES, 3, HYPER, Site.RESIDUAL)
         for request in REQUESTS
     ]
-    monkeypatch.setattr(
-        value, "requests_at_once", lambda *_: 2
-    )  # three parts of other lengths, the last one filled up
-    together = optimise_values(model, REQUESTS, TEMPLATES, 3, HYPER, residual=True)
+    monkeypatch.setattr(value, "requests_per_batch", lambda *_: 2)
+    together = optimise_values(model, REQUESTS, TEMPLATES, 3, HYPER, Site.RESIDUAL)
     for name in value.OptimisedValues._fields:
-        expected = np.concatenate([getattr(found, name) for found in alone])
+        expected = np.concatenate([getattr(values, name) for values in alone])
         np.testing.assert_allclose(
             getattr(together, name), expected, rtol=2e-4, atol=2e-5, err_msg=name
         )
 
 
+def test_sites_differ_in_the_value_before_the_edit(golden):
+    """The residual stream after a layer, or the MLP's output that is part of it."""
+    model, hyper = golden("gpt2"), TargetHyper(v_num_grad_steps=1)
+    residual, mlp, with_attention = (
+        optimise_values(model, REQUESTS[:1], TEMPLATES, 3, hyper, site) for site in Site
+    )
+    np.testing.assert_array_equal(mlp.init_ID, mlp.value_ICD[:, 0])
+    np.testing.assert_array_equal(with_attention.init_ID, mlp.init_ID)
+    assert not np.allclose(residual.init_ID, mlp.init_ID, rtol=0.1)
+    np.testing.assert_array_equal(residual.key_ICF, mlp.key_ICF)
+    np.testing.assert_array_equal(residual.bare_key_IF, residual.key_ICF[:, 0])
+
+
+def test_requests_per_batch_fill_a_device_up_to_its_memory(golden, monkeypatch):
+    model, shape = golden("gpt2"), value.PaddedShape(prefix=8, suffix=8, n_read=2)
+    assert value.requests_per_batch(model, shape, n_templates=2, layer=3) == 16  # of 24 positions
+    assert value.requests_per_batch(model, shape, n_templates=5, layer=3) == 8
+    config = model.config
+    products = 2 * config.D + config.H * (config.N + 2 * config.K) + config.F
+    request_bytes = 4 * products * 24 * (config.L - 1 - 3)
+    for n in (1, 5):
+        monkeypatch.setattr(value, "SAVED_BYTES", n * request_bytes)
+        assert value.requests_per_batch(model, shape, n_templates=2, layer=3) == n
+    monkeypatch.setattr(value, "SAVED_BYTES", 1)
+    assert value.requests_per_batch(model, shape, n_templates=2, layer=3) == 1
+
+
 def test_norm_anchor_gives_values_the_norm_they_had_in_the_unedited_model(golden):
-    model = golden("llama")
+    model, request = golden("llama"), REQUESTS[1:2]
     plain = jaxedit.make_editor("rome", layer=3, v_num_grad_steps=6, context_templates=TEMPLATES)
     first, _, _ = plain.edit(model, REQUESTS[:1], plain.init(model, None))
     once = jaxedit.apply(model, first)
-    unedited = optimise_values(model, REQUESTS[1:2], TEMPLATES, 3, HYPER, residual=False)
-    free = optimise_values(once, REQUESTS[1:2], TEMPLATES, 3, HYPER, residual=False)
-    anchored = optimise_values(
-        once,
-        REQUESTS[1:2],
-        TEMPLATES,
-        3,
-        TargetHyper(v_num_grad_steps=6, norm_anchor=True),
-        residual=False,
-    )
-    wanted, found = free.init_ND + free.delta_ND, anchored.init_ND + anchored.delta_ND
-    assert np.linalg.norm(wanted) > 1.01 * np.linalg.norm(unedited.init_ND)
-    assert np.linalg.norm(found) == pytest.approx(np.linalg.norm(unedited.init_ND), rel=1e-5)
-    np.testing.assert_allclose(
-        found / np.linalg.norm(found), wanted / np.linalg.norm(wanted), atol=1e-6
-    )
+    anchor = TargetHyper(v_num_grad_steps=6, norm_anchor=True)
+    unedited = optimise_values(model, request, TEMPLATES, 3, HYPER, Site.MLP)
+    free = optimise_values(once, request, TEMPLATES, 3, HYPER, Site.MLP)
+    anchored = optimise_values(once, request, TEMPLATES, 3, anchor, Site.MLP)
+    norm = np.linalg.norm(unedited.init_ID)
+    free_ID, anchored_ID = free.init_ID + free.delta_ID, anchored.init_ID + anchored.delta_ID
+    assert np.linalg.norm(free_ID) > 1.01 * norm
+    assert np.linalg.norm(anchored_ID) == pytest.approx(norm, rel=1e-5)
+    direction_ID = free_ID / np.linalg.norm(free_ID)
+    np.testing.assert_allclose(anchored_ID / norm, direction_ID, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["rome", "memit"])
-def test_norm_anchor_reaches_the_edit(golden, name):
+@pytest.mark.parametrize(
+    ("name", "hyper"),
+    [
+        ("rome", dict(layer=3, context_templates=TEMPLATES)),
+        (
+            "memit",
+            dict(
+                layers=(2, 3),
+                mom2_adjustment=False,
+                mom2_update_weight=1.0,
+                context_templates=(TEMPLATES,),
+            ),
+        ),
+    ],
+)
+def test_norm_anchor_reaches_the_edit(golden, name, hyper):
     model = golden("llama")
-    hyper = (
-        dict(layer=3)
-        if name == "rome"
-        else dict(layers=(2, 3), mom2_adjustment=False, mom2_update_weight=1.0)
-    )
-    templates = TEMPLATES if name == "rome" else (TEMPLATES,)
     edits = []
     for anchor in (False, True):
-        editor = jaxedit.make_editor(
-            name, v_num_grad_steps=6, context_templates=templates, norm_anchor=anchor, **hyper
-        )
+        editor = jaxedit.make_editor(name, v_num_grad_steps=6, norm_anchor=anchor, **hyper)
         edits.append(editor.edit(model, REQUESTS[:1], editor.init(model, None))[0])
-    assert not np.allclose(to_dense(edits[0].deltas[-1]), to_dense(edits[1].deltas[-1]), rtol=1e-3)
+    free_FD, anchored_FD = (to_dense(edit.deltas[-1]) for edit in edits)
+    assert not np.allclose(free_FD, anchored_FD, rtol=1e-3)
 
 
-def said(hf_model, backend, request, delta_D, layer) -> bool:
-    """Whether with a vector added after a layer, at the subject's last token, each target token is
-    the likeliest everywhere.
+def is_target_likeliest(hf_model, backend, request, delta_D, layer: int) -> bool:
+    """Ask torch whether with a vector every target token is the likeliest in every template.
+
+    The vector is added after a layer, at the subject's last token.
     """
     target = backend.encode(f" {request.target_new}").ids
     hits = []
     for template in TEMPLATES:
         before, after = template.format(request.prompt).split("{}")
         tokens = backend.encode(before + request.subject + after).ids + target
-        at = len(backend.encode(before + request.subject).ids) - 1
+        position = len(backend.encode(before + request.subject).ids) - 1
 
-        def add(module, inputs, output, at=at):
+        def add(module, inputs, output, position=position):
             hidden = output[0] if isinstance(output, tuple) else output
-            hidden[:, at] += torch.tensor(delta_D)
+            hidden[:, position] += torch.tensor(delta_D)
 
         hook = hf_model.transformer.h[layer].register_forward_hook(add)
         with torch.no_grad():
@@ -119,55 +146,18 @@ def test_prob_cutoff_counts_the_passes_in_which_the_target_is_the_likeliest(gold
     hyper = dict(v_lr=0.5, v_weight_decay=1e-3, kl_factor=1e-3, clamp_norm_factor=400.0)
 
     def run(n_passes, cutoff=None):
-        numbers = TargetHyper(v_num_grad_steps=n_passes, prob_cutoff=cutoff, **hyper)
-        return optimise_values(model, [request], TEMPLATES, layer, numbers, residual=True)
+        numbers = encore.Hyper(v_num_grad_steps=n_passes, prob_cutoff=cutoff, **hyper)
+        return optimise_values(model, [request], TEMPLATES, layer, numbers, Site.RESIDUAL)
 
     # The vector of the n-th pass is what n passes end with.
+    backend = model.tokenizer.backend
     hits = [
         n
         for n in range(1, 10)
-        if said(hf_model, model.tokenizer.backend, request, run(n).delta_ND[0], layer)
+        if is_target_likeliest(hf_model, backend, request, run(n).delta_ID[0], layer)
     ]
     assert len(hits) >= 3
     for k in (1, 2, 3):
         stopped = run(25, -k)
-        assert stopped.n_steps_N[0] == hits[k - 1]
-        np.testing.assert_array_equal(stopped.delta_ND, run(hits[k - 1]).delta_ND)
-    with pytest.raises(ValueError, match="prob_cutoff=1: expected -k"):
-        TargetHyper(prob_cutoff=1).check()
-
-
-def test_leading_space(golden):
-    """Between prompt and target: part of one text, tokens of their own, or none."""
-    tokenizer = golden("gpt2").tokenizer
-    encode = lambda text: tokenizer.backend.encode(text).ids  # noqa: E731
-    rows = {
-        how: tokenise_prompt(tokenizer, "So. {}", "{} is in", "Ann", "Paris", how)
-        for how in ("joined", "separate", "none")
-    }
-    assert rows["joined"].tokens == encode("So. Ann is in Paris")
-    assert rows["separate"].tokens == encode("So. Ann is in") + encode(" Paris")
-    assert rows["none"].tokens == encode("So. Ann is inParis")
-    for how, row in rows.items():
-        said = tokenizer.decode(row.tokens[row.first_target :])
-        assert said == ("Paris" if how == "none" else " Paris")
-        assert tokenizer.decode(row.tokens[: row.fact_position + 1]) == "So. Ann"
-    with pytest.raises(
-        ValueError, match="leading_space='no': expected one of 'joined', 'separate', 'none'"
-    ):
-        TargetHyper(leading_space="no").check()
-
-
-def test_leading_space_reaches_the_edit(golden):
-    model = golden("gpt2")
-    for name, hyper in (
-        ("rome", dict(layer=3, context_templates=TEMPLATES, v_num_grad_steps=3)),
-        ("ft", dict(layers=(3,))),
-    ):
-        changes = []
-        for how in ("joined", "none"):
-            editor = jaxedit.make_editor(name, leading_space=how, **hyper)
-            changes.append(
-                to_dense(editor.edit(model, REQUESTS[:1], editor.init(model, None))[0].deltas[0])
-            )
-        assert not np.allclose(changes[0], changes[1], rtol=1e-3)
+        assert stopped.n_steps_I[0] == hits[k - 1]
+        np.testing.assert_array_equal(stopped.delta_ID, run(hits[k - 1]).delta_ID)
