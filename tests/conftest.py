@@ -23,7 +23,6 @@ import string
 import zlib
 
 import jax
-import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
@@ -54,7 +53,7 @@ SLOW = (
     "solving/test_smollm2.py",
     "solving/test_value.py",
     "study/test_loop.py",
-    "study/test_retention.py",
+    "study/test_periodic_metrics.py",
 )
 
 
@@ -66,11 +65,6 @@ def pytest_collection_modifyitems(items):
         is_slow = any(item.path.is_relative_to(path) for path in slow)
         if not is_slow and item.get_closest_marker("slow") is None:
             item.add_marker(pytest.mark.fast)
-
-
-def relative(found, expected) -> float:
-    """Return the distance |found - expected| / |expected| in the Frobenius norm."""
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -3,13 +3,13 @@
 import jax
 import numpy as np
 import pytest
+from reference.distance import relative
 from reference.multi_layer import (
     GROUPS,
     LAYERS,
     REQUESTS,
     golden_moments,
     optimised_z,
-    relative,
     steps,
 )
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from reference.multi_layer import relative
+from reference.distance import relative
 
 import jaxedit
 from jaxedit.editors import ft

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from reference.distance import relative
 from reference.multi_layer import (
     GROUPS,
     LAYERS,
@@ -10,7 +11,6 @@ from reference.multi_layer import (
     golden_moments,
     optimised_z,
     packed,
-    relative,
     steps,
 )
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from reference.multi_layer import GROUPS, LAYERS, REQUESTS, TEMPLATES, golden_moments, relative
+from reference.distance import relative
+from reference.multi_layer import GROUPS, LAYERS, REQUESTS, TEMPLATES, golden_moments
 from reference.pmet import optimise as reference
 from reference.rome import inputs_and_outputs
 

@@ -59,8 +59,3 @@ def golden_moments(shared, family: str) -> dict[int, np.ndarray]:
     """Read C of LAYERS."""
     tensors = load_file(shared / "golden" / family / "expected.safetensors")
     return {layer: np.float64(tensors[f"mom2/{layer}"]) for layer in LAYERS}
-
-
-def relative(found, expected) -> float:
-    """Measure the distance in the Frobenius norm, relative to the expected one."""
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))

@@ -1,7 +1,7 @@
 """MEMIT, EMMET and AlphaEdit against the reference implementations' golden vectors."""
 
 import pytest
-from reference.multi_layer import relative
+from reference.distance import relative
 
 import jaxedit
 

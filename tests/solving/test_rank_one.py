@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from reference.multi_layer import relative
+from reference.distance import relative
 from reference.rank_one import REQUEST, SETTINGS, TEMPLATES, golden_stats, make_edit, update
 from reference.rome import Found, Modules, prompt_last, rome
 

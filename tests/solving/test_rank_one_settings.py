@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from reference.multi_layer import relative
+from reference.distance import relative
 from reference.rank_one import REQUEST, SETTINGS, TEMPLATES, golden_stats, make_edit, update
 
 import jaxedit

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference.multi_layer import relative
+from reference.distance import relative
 
 from jaxedit import Dense, LowRank
 from jaxedit.edits.edit import EDITED_WEIGHT, to_dense

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import relative
+from reference.distance import relative
 from safetensors.numpy import save_file
 
 import jaxedit
