@@ -1,4 +1,4 @@
-"""Measures each phase of a study on this machine, beside what the machine can do.
+"""Measure each phase of a study on this machine, beside what the machine can do.
 
 For each phase: seconds (the least of some runs, after compilation), the FLOPs that had to be done
 (`jaxedit.flops`), and their share of the rate at which the machine multiplies matrices. To compare

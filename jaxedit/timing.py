@@ -1,4 +1,4 @@
-"""Measures this machine: seconds of a function, its matmul rate, and the most memory so far."""
+"""Measure this machine: seconds of a function, its matmul rate, and the most memory so far."""
 
 import resource
 import sys

@@ -79,9 +79,9 @@ def model_flags() -> None:
 
 def load_model() -> "Model":
     """Load the model that the flags name."""
-    import jaxedit
+    from jaxedit.models.load import load
 
-    return jaxedit.load(FLAGS.model, mesh=FLAGS.mesh, dtype=FLAGS.dtype)
+    return load(FLAGS.model, mesh=FLAGS.mesh, dtype=FLAGS.dtype)
 
 
 def config_flag(default: str | None = "laptop") -> None:

@@ -28,7 +28,7 @@ def command_names() -> list[str]:
 
 
 def run(argv: list[str]) -> int:
-    """Run `argv[1]` with its flags; returns the exit status (2: wrong input, 130: interrupted)."""
+    """Run `argv[1]` with its flags; return the exit status (2: wrong input, 130: interrupted)."""
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
         print(USAGE + "\n".join(f"    {name:10s}{_summary(name)}" for name in command_names()))
         return 0

@@ -113,7 +113,7 @@ class StepBar:
 
 
 def show_report(folder: Path, as_json: bool, curves: Sequence["Curve"] = ()) -> None:
-    """Write a study's report and prints its table, or its journal as one JSON object.
+    """Write a study's report and print its table, or its journal as one JSON object.
 
     Args:
       folder: the study's.

@@ -38,7 +38,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measure and print."""
     from jaxedit.bench import run_bench, scaling
     from jaxedit.reports.comparison_figures import scaling_figure
     from jaxedit.reports.figures import save_figure

@@ -20,7 +20,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Load, writes and says where."""
+    """Load, write and say where."""
     from jaxedit.models.load import resolve_path
     from jaxedit.models.orbax import write_orbax
 

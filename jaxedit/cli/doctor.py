@@ -32,7 +32,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Check and prints; raises where the default run could not work."""
+    """Check and print; raise where the default run could not work."""
     found, problems = check_installation()
     if FLAGS.json:
         print_json({**found, "problems": problems})
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def check_installation() -> tuple[dict[str, Any], dict[str, str]]:
-    """Collect versions and devices; returns them with the problems and their remedies."""
+    """Collect versions and devices; return them with the problems and their remedies."""
     found: dict[str, Any] = {"python": sys.version.split()[0]}
     problems: dict[str, str] = {}
     for package in PACKAGES:

@@ -46,24 +46,28 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Edits, measures, prints."""
-    import jaxedit
+    """Edit, measure, print."""
     from jaxedit.datasets import read_texts
+    from jaxedit.edits.edit import apply
+    from jaxedit.edits.request import Request
     from jaxedit.edits.serialise import edit_to_arrays, to_safetensors
     from jaxedit.files import write_atomic
     from jaxedit.metrics.facts import evaluate_facts
+    from jaxedit.metrics.perplexity import perplexity
+    from jaxedit.models.generate import generate
+    from jaxedit.stats.second_moments import Stats
 
     missing = [f"--{name}" for name in ("prompt", "subject", "target") if not FLAGS[name].value]
     if missing:
         raise ValueError(f"missing {', '.join(missing)}; see jaxedit edit --help for an example")
-    request = jaxedit.Request(FLAGS.prompt, FLAGS.subject, FLAGS.target, FLAGS.target_true)
+    request = Request(FLAGS.prompt, FLAGS.subject, FLAGS.target, FLAGS.target_true)
     check_flags()
     texts = read_texts(FLAGS.texts)
     model = load_model()
     editor = read_editor(model)
-    stats = jaxedit.Stats.load(Path(FLAGS.stats)) if FLAGS.stats else None
+    stats = Stats.load(Path(FLAGS.stats)) if FLAGS.stats else None
     edit, _, info = editor.edit(model, [request], editor.init(model, stats))
-    edited = jaxedit.apply(model, edit)
+    edited = apply(model, edit)
     result: dict[str, Any] = {
         "request": request.summary,
         "method": FLAGS.method,
@@ -71,9 +75,9 @@ def main() -> None:
         "optimisation": info,
     }
     for when, version in (("unedited", model), ("edited", edited)):
-        score = jaxedit.perplexity(version, texts)
+        score = perplexity(version, texts)
         (metrics,) = evaluate_facts(version, [request])
-        says = jaxedit.generate(version, [request.prompt_text], max_new_tokens=12)[0]
+        says = generate(version, [request.prompt_text], max_new_tokens=12)[0]
         result[when] = {"perplexity": score.mean, "pooled": score.pooled, **metrics, "says": says}
     if FLAGS.save and is_first_process():
         write_atomic(Path(FLAGS.save), to_safetensors(*edit_to_arrays(edit)))

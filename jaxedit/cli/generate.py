@@ -22,14 +22,14 @@ def define_flags() -> None:
 
 def main() -> None:
     """Generate."""
-    import jaxedit
+    from jaxedit.models.generate import generate
 
     if not FLAGS.prompt:
         raise ValueError(
             'give at least one prompt, e.g. --prompt="The Eiffel Tower is located in the city of"'
         )
     model = load_model()
-    texts = jaxedit.generate(
+    texts = generate(
         model, FLAGS.prompt, max_new_tokens=FLAGS.max_new_tokens, top_k=FLAGS.top_k, seed=FLAGS.seed
     )
     if FLAGS.json:

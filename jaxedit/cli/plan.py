@@ -43,7 +43,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Plans and prints."""
+    """Plan and print."""
     from jaxedit.plan.plan import PlanConfig, make_plan
 
     setup = PlanConfig(

@@ -21,13 +21,13 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Scores the texts."""
-    import jaxedit
+    """Score the texts."""
     from jaxedit.datasets import read_texts
+    from jaxedit.metrics.perplexity import perplexity
 
     texts = read_texts(FLAGS.texts)
     model = load_model()
-    score = jaxedit.perplexity(model, texts, bos=FLAGS.bos)
+    score = perplexity(model, texts, bos=FLAGS.bos)
     numbers = {
         "model": FLAGS.model,
         "texts": FLAGS.texts,

@@ -36,7 +36,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Ranks, writes and shows."""
+    """Rank, write and show."""
     from jaxedit.datasets import read_requests
     from jaxedit.study.context import build_context
     from jaxedit.study.screening import hard_and_normal, predict_damage, write_facts

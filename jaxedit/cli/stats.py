@@ -71,7 +71,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Gathers, writes, prints."""
+    """Gather, write, print."""
     from jaxedit.datasets import HUB_PREFIX, read_corpus
     from jaxedit.editors import published_hyper
     from jaxedit.edits.edit import EDITED_WEIGHT
@@ -160,13 +160,13 @@ def collect_with_progress(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    import jaxedit
+    from jaxedit.stats.collect import collect_stats
 
     text, count = TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} tokens")
     columns = text, BarColumn(), count, TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True, quiet=not is_first_process())) as bar:
         task = bar.add_task("second moments", total=None)
-        stats = jaxedit.collect_stats(
+        stats = collect_stats(
             model,
             texts,
             layers,

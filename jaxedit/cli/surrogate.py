@@ -29,7 +29,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Evaluate, correlates and draws."""
+    """Evaluate, correlate and draw."""
     from jaxedit.analyses.surrogate import LEVELS, correlations, measure_surrogate
     from jaxedit.reports.comparison_figures import surrogate_figure
     from jaxedit.reports.figures import save_figure

@@ -27,7 +27,7 @@ SCALARS = {
 
 
 class TensorBoardWriter:
-    """Writes a study's steps to `FOLDER/events`; `tensorboard --logdir=FOLDER` shows them.
+    """Write a study's steps to `FOLDER/events`; `tensorboard --logdir=FOLDER` shows them.
 
     Raises:
       ValueError: where tensorboardX is not installed.

@@ -141,7 +141,7 @@ def plain_config(config: ConfigDict) -> dict[str, Any]:
 
 
 def unknown_key(key: str) -> str:
-    """Says what a configuration's key that is not known is called, or may be meant by it."""
+    """Say what a configuration's key that is not known is called, or may be meant by it."""
     if key in RENAMED:
         return f"the configuration's key {key!r} is called {RENAMED[key]!r} now"
     prefix, _, name = key.rpartition(".")

@@ -108,7 +108,7 @@ class Inputs(NamedTuple):
 
 
 def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
-    """Read and checks everything that a study needs before its first edit.
+    """Read and check everything that a study needs before its first edit.
 
     Args:
       config: as `jaxedit.study.config.default_config`.
@@ -121,11 +121,7 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     check_config(values)
     guard = Guard(**values["guard"])
     check_screening(values["screening"], guard)
-    inputs = Inputs(
-        read_requests(values["facts"]),
-        read_texts(values["texts"]),
-        Stats.load(Path(values["stats"])) if values["stats"] else None,
-    )
+    inputs = _read_inputs(values)
     batches = facts_of_edits(inputs.requests.requests, values)
 
     # The editor, the model, and room for the deltas of all edits at the edited layers.
@@ -169,6 +165,15 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
         key_probe=key_probe,
         weight_norm=_weight_norm(model, slots),
         prefix=_last_template(templates),
+    )
+
+
+def _read_inputs(values: Mapping[str, Any]) -> Inputs:
+    """Read the facts, the texts and the second moments."""
+    return Inputs(
+        read_requests(values["facts"]),
+        read_texts(values["texts"]),
+        Stats.load(Path(values["stats"])) if values["stats"] else None,
     )
 
 

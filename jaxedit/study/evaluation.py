@@ -30,7 +30,7 @@ def continuations(model: Model, prompts: Sequence[str], n_tokens: int) -> list[s
 
 
 def needs_perplexity(context: StudyContext, step: int, perturbation: float) -> bool:
-    """Tells whether the perplexity is due: every k edits, and after an edit that perturbs much."""
+    """Tell whether the perplexity is due: every k edits, and after an edit that perturbs much."""
     return _is_regular(context, step) or context.guard.needs_perplexity(perturbation)
 
 
@@ -49,7 +49,7 @@ def due_now_and_then(context: StudyContext, step: int) -> list[str]:
 def measure_now_and_then(
     context: StudyContext, edited: Model, step: int, due: list[str]
 ) -> dict[str, Any]:
-    """Measures what is due of the model that has the step's edit; returns fields of its record."""
+    """Measure what is due of the model that has the step's edit; return fields of its record."""
     fields: dict[str, Any] = {}
     if "kl" in due:
         fields["kl_nats"] = kl_divergence(edited, context.unedited, context.texts)

@@ -50,14 +50,14 @@ class Guard:
             raise ValueError(f"guard.max_relative_perturbation={limit}: expected a positive number")
 
     def needs_perplexity(self, relative_perturbation: float) -> bool:
-        """Tells whether an edit perturbs so much that the perplexity is to be measured at once."""
+        """Tell whether an edit perturbs so much that the perplexity is to be measured at once."""
         limit = self.max_relative_perturbation
         return limit is not None and not relative_perturbation <= limit
 
     def violation(
         self, edited: Perplexity | None, unedited: Perplexity, edit_norm: float
     ) -> Violation | None:
-        """Judges an edit by its norm and, where it was measured, the edited model's perplexity."""
+        """Judge an edit by its norm and, where it was measured, the edited model's perplexity."""
         if not np.isfinite(edit_norm):
             return Violation("non_finite_edit", "the edit itself is not finite")
         if edited is None:

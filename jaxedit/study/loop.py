@@ -40,7 +40,7 @@ MAY_DIFFER = ("config.n_facts", "config.mesh", "n_edits")
 def run_study(
     config: ConfigDict, workdir: Path, on_step: OnStep = lambda record, total: None
 ) -> Path:
-    """Run or continues a study; returns its folder.
+    """Run or continue a study; return its folder.
 
     Args:
       config: as `jaxedit.study.config.default_config`.
@@ -103,7 +103,7 @@ def _write_step(
     edit,
     kept: list[int],
 ) -> StepRecord:
-    """Journals a step, with its retention where that is due; returns its whole record."""
+    """Journal a step, with its retention where that is due; return its whole record."""
     written, is_snapshot = journalled_edit(context, state, edit, record.step)
     every = context.evaluation.retention_every
     due = every and record.step % every == 0

@@ -13,7 +13,7 @@ DIFFER = ("shard", "mesh")  # of the configuration, from shard to shard
 
 
 def merge_shards(folder: Path) -> Path:
-    """Merge FOLDER/shard-I-of-N into FOLDER/merged, which is made anew; returns it.
+    """Merge FOLDER/shard-I-of-N into FOLDER/merged, which is made anew; return it.
 
     Raises:
       ValueError: where a shard is missing or not finished, or shards are of different studies; the

@@ -171,5 +171,5 @@ def n_steps_to_keep(context: StudyContext, journal: Journal) -> int:
 
 
 def ends_study(context: StudyContext, record: StepRecord) -> bool:
-    """Tells whether a study stops for good with this step."""
+    """Tell whether a study stops for good with this step."""
     return context.guard.action == "stop" and record.guard_code is not None

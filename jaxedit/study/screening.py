@@ -63,7 +63,7 @@ class Screening(NamedTuple):
 def predict_damage(
     model: Model, requests: list[Request], editor: Editor, state: Any, key_probe: KeyProbe
 ) -> list[DamagePrediction]:
-    """Predicts what an edit of each request alone would do to the model, in the order given.
+    """Predict what an edit of each request alone would do to the model, in the order given.
 
     Args:
       model: the edits would be made on.
@@ -117,7 +117,7 @@ def screen_steps(
     state: Any,
     key_probe: KeyProbe,
 ) -> Screening:
-    """Predicts the damage of a study's steps, where its configuration asks for it.
+    """Predict the damage of a study's steps, where its configuration asks for it.
 
     Args:
       values: the configuration, checked.

@@ -17,6 +17,7 @@ from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
 from jaxedit.metrics.perturbation import relative_perturbation, total_relative_perturbation
 from jaxedit.models.model import Model
+from jaxedit.rounding import round_up
 from jaxedit.study.context import StudyContext, StudyState
 from jaxedit.study.evaluation import (
     ANSWER_TOKENS,
@@ -77,7 +78,7 @@ def run_step(
     step: int,
     measured: Measured | None,
 ) -> StepResult:
-    """Make, measures and judges the edit of a step; the state changes only where it is kept.
+    """Make, measure and judge the edit of a step; the state changes only where it is kept.
 
     Args:
       context: the study's.
@@ -86,18 +87,7 @@ def run_step(
       step: its number.
       measured: the edit with what was measured, where that was done together with others.
     """
-    batch = context.batches[step - 1]
-    predicted = context.screening.predicted.get(step)
-    asked: dict[str, Any] = dict(
-        step=step,
-        case_id=batch[0].case_id,
-        prompt=batch[0].prompt,
-        subject=batch[0].subject,
-        target_new=batch[0].target_new,
-        target_true=batch[0].target_true,
-        n_requests=len(batch),
-        predicted_perturbation=predicted,
-    )
+    asked = _fields_before_edit(context, step)
 
     # A hard case that the screening skips leaves nothing but its record.
     if step in context.screening.hard and context.screening.instead is None:
@@ -128,9 +118,36 @@ def run_step(
         total = total_relative_perturbation(context.key_probe, edited)
     record = StepRecord(
         **asked,
+        **_fields_of_measured(measured, base),
         kept=kept,
         guard_code=violation and violation.code,
         guard_reason=violation and violation.reason,
+        edit_norm=edit_norm,
+        edit_norm_ratio=edit_norm / context.weight_norm,
+        total_relative_perturbation=total,
+        **({} if edited is None else measure_now_and_then(context, edited, step, due)),
+    )
+    return StepResult(after if kept else state, record, measured.edit)
+
+
+def _fields_before_edit(context: StudyContext, step: int) -> dict[str, Any]:
+    """Return what a record says before the edit is made: the first request, the prediction."""
+    batch = context.batches[step - 1]
+    return dict(
+        step=step,
+        case_id=batch[0].case_id,
+        prompt=batch[0].prompt,
+        subject=batch[0].subject,
+        target_new=batch[0].target_new,
+        target_true=batch[0].target_true,
+        n_requests=len(batch),
+        predicted_perturbation=context.screening.predicted.get(step),
+    )
+
+
+def _fields_of_measured(measured: Measured, base: Perplexity) -> dict[str, Any]:
+    """Return what a record says of an edit however it was judged."""
+    return dict(
         batch_first_step=measured.batch_first_step,
         perplexity=measured.perplexity and perplexity_record(measured.perplexity, base),
         metrics=measured.metrics,
@@ -138,20 +155,15 @@ def run_step(
         continuation=measured.continuation,
         unedited_continuation=measured.unedited_continuation,
         optimisation=measured.optimisation,
-        edit_norm=edit_norm,
-        edit_norm_ratio=edit_norm / context.weight_norm,
         relative_perturbation=measured.relative_perturbation,
-        total_relative_perturbation=total,
         time_s=measured.time_s,
-        **({} if edited is None else measure_now_and_then(context, edited, step, due)),
     )
-    return StepResult(after if kept else state, record, measured.edit)
 
 
 def edit_alone(
     context: StudyContext, state: StudyState, step: int, watch: Stopwatch
 ) -> tuple[Measured, StudyState]:
-    """Make the edit of a step on the model and measures it; returns the state with it.
+    """Make the edit of a step on the model and measure it; return the state with it.
 
     Raises:
       ValueError: where a request cannot be edited or measured.
@@ -190,7 +202,7 @@ def edit_alone(
 
 
 def edit_batch(context: StudyContext, state: StudyState, first_step: int) -> dict[int, Measured]:
-    """Make and measures single edits from `first_step` on together, each on the same model.
+    """Make and measure single edits from `first_step` on together, each on the same model.
 
     Each edit acts in its own rows of a batch; no edited model is written out. Nothing is returned
     where that cannot be done: a request cannot be edited, the edits are not low-rank, or some are
@@ -220,13 +232,9 @@ def edit_batch(context: StudyContext, state: StudyState, first_step: int) -> dic
         after = evaluate_facts(asked, requests, edits, context.prefix)
         watch.lap("facts")
 
-        # Continuations; rows that only fill the batch up repeat the last edit.
         prompts = [request.prompt_text for request in requests]
-        n_rows = len(edits) + -len(edits) % model.mesh.shape["data"]
-        edit_B = np.minimum(np.arange(n_rows), len(edits) - 1)
         said_before = continuations(unedited, prompts, ANSWER_TOKENS)
-        edited_rows = with_per_row_edits(asked, edits, edit_B)
-        said_after = continuations(edited_rows, prompts, ANSWER_TOKENS)
+        said_after = _continue_each(asked, edits, prompts)
         watch.lap("generate")
     except ValueError:
         return {}
@@ -252,3 +260,10 @@ def edit_batch(context: StudyContext, state: StudyState, first_step: int) -> dic
         )
         for i, step in enumerate(steps)
     }
+
+
+def _continue_each(model: Model, edits: list[Edit], prompts: list[str]) -> list[str]:
+    """Continue each prompt with its own edit; rows that fill the batch up repeat the last edit."""
+    n_rows = round_up(len(edits), model.mesh.shape["data"])
+    edit_B = np.minimum(np.arange(n_rows), len(edits) - 1)
+    return continuations(with_per_row_edits(model, edits, edit_B), prompts, ANSWER_TOKENS)

@@ -1,4 +1,4 @@
-"""Journals of schema 0, which had no version and other names, as this version reads them.
+"""Journal of schema 0, which had no version and other names, as this version reads them.
 
 Of studies of single edits schema 0 holds wrong numbers where an edit was made by itself: the KL,
 the fluency, the consistency and what was said to the study's prompts are those of a model with the

@@ -59,7 +59,7 @@ def check_dense_journal(values: Mapping[str, Any], editor: Editor) -> None:
 
 
 def facts_of_edits(asked: list[Request], values: Mapping[str, Any]) -> list[list[Request]]:
-    """Divides the facts into those of each edit.
+    """Divide the facts into those of each edit.
 
     Raises:
       ValueError: where n_facts would cut the last edit short.
@@ -74,7 +74,7 @@ def facts_of_edits(asked: list[Request], values: Mapping[str, Any]) -> list[list
 
 
 def shard_steps(n_steps: int, batch_size: int, shard: str) -> tuple[int, ...]:
-    """Assign batches of steps to shards round-robin; returns the steps of one shard.
+    """Assign batches of steps to shards round-robin; return the steps of one shard.
 
     A batch is the same in whichever shard it is made.
 
