@@ -6,7 +6,7 @@
 
 Hardware: two CPU cores, 4 GB. Time: about 4 minutes for each last layer (its values are optimised
 once, and kept in runs/targets), then three quarters of a minute a variant. Expected: the curve in
-README.md, from which this model's measured values were chosen: layers 4 to 8, lambda 1000.
+configs/README.md, from which this model's measured values were chosen: layers 4 to 8, lambda 1000.
 
 A variant is LAYERS@LAMBDA. The other values are the published ones for GPT-J, with 20 steps.
 """

@@ -7,7 +7,7 @@
 
 Hardware: two CPU cores, 4 GB. Time: about 7 seconds an edit with its perplexity. Expected, on
 SmolLM2-135M-Instruct: ROME on hard facts passes 1000 within the first few edits, and on as many
-normal ones it does not (section 5 of 2402.09656); the figure is in README.md.
+normal ones it does not (section 5 of 2402.09656); the figure is in configs/README.md.
 """
 
 from jaxedit.study.config import default_config

@@ -5,7 +5,7 @@
 
 Hardware: two CPU cores, 3 GB. Time: about 5 minutes. Expected: normal edits leave the perplexity
 near the unedited model's; "BP is based in" → Munich, a subject of one token at the start of the
-prompt, sends it over a million; the guard rolls that edit back and the study goes on.
+prompt, takes it over 8,000; the guard rolls that edit back and the study goes on.
 
 How the numbers were chosen: layer 5 of 30 (the one measured for this model) is where one-token
 subjects do the damage that the paper saw in larger models and where normal edits take; the rest are

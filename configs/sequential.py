@@ -5,7 +5,7 @@
         --set=facts=counterfact.json --set=texts=ME-PPL_50.json
 
 Hardware: two CPU cores, 4 GB. Time: about 5 minutes a method. Expected, on SmolLM2-135M-Instruct:
-the table in README.md.
+the table in configs/README.md.
 
 Values are those measured for this model (`jaxedit/editors/_published.py`): published ones for GPT-J
 and Llama where they carry over, layers and lambda as `batch.py` chose them. The guard only records:
