@@ -54,6 +54,8 @@ SLOW = (
     "solving/test_value.py",
     "study/test_loop.py",
     "study/test_periodic_metrics.py",
+    "test_flops.py",
+    "test_readme.py",
 )
 
 
