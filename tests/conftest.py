@@ -41,7 +41,7 @@ CORPUS = [
 ]
 
 
-# Files and folders that take longer than about 15 seconds each, and two thirds of the whole time.
+# Files and folders that take longer than about 15 seconds each: two thirds of the whole time.
 SLOW = (
     "cli/test_commands.py",
     "devices",
@@ -54,6 +54,8 @@ SLOW = (
     "solving/test_value.py",
     "study/test_loop.py",
     "study/test_periodic_metrics.py",
+    "test_flops.py",
+    "test_readme.py",
 )
 
 
@@ -61,6 +63,9 @@ SLOW = (
 def pytest_collection_modifyitems(items):
     """Marks as fast what is in no slow file and not marked as slow itself."""
     slow = [Path(__file__).parent / name for name in SLOW]
+    absent = [str(path) for path in slow if not path.exists()]
+    if absent:
+        raise pytest.UsageError(f"SLOW in tests/conftest.py names what is not there: {absent}")
     for item in items:
         is_slow = any(item.path.is_relative_to(path) for path in slow)
         if not is_slow and item.get_closest_marker("slow") is None:
