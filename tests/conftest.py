@@ -84,7 +84,7 @@ def forget_compiled():
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Return the folder of data that is common to all projects here."""
+    """Return the folder of the shared data beside the repository."""
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent: this test reads the shared data from there")
     return SHARED

@@ -218,9 +218,8 @@ def golden_families(root) -> list[str]:
 def pytest_generate_tests(metafunc):
     """Give a test each golden family that is found."""
     if "golden_family" in metafunc.fixturenames:
-        from conftest import SHARED
-
-        metafunc.parametrize("golden_family", golden_families(SHARED))
+        shared = metafunc.config.rootpath.parent / "shared"
+        metafunc.parametrize("golden_family", golden_families(shared))
 
 
 def test_golden_logits(golden, golden_expected, golden_family):
