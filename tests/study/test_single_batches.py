@@ -11,7 +11,9 @@ import jaxedit
 from jaxedit.edits.edit import to_dense
 from jaxedit.edits.serialise import read_edit
 from jaxedit.files import to_json
+from jaxedit.metrics.facts import evaluate_facts
 from jaxedit.study import loop
+from jaxedit.study.evaluation import ANSWER_TOKENS
 from jaxedit.study.journal import read_journal
 
 NAMES = ("BP", "Bob", "Sony", "Ann", "Tim")
@@ -54,9 +56,29 @@ def test_together_they_are_what_each_is_alone(run, golden, method):
         assert step.record.optimisation["loss"] == pytest.approx(info["loss"], rel=1e-4)
         after = jaxedit.perplexity(jaxedit.apply(model, edit), TEXTS).mean
         assert step.record.perplexity["mean"] == pytest.approx(after, rel=1e-4)
-        assert (
-            step.record.unedited_metrics["probability_new"] < step.record.metrics["probability_new"]
-        )
+
+
+@pytest.mark.parametrize("method", ["rome", "c-rome"])
+def test_together_they_are_measured_as_each_is_alone(run, golden, method):
+    """Each step's facts and continuation are those of the model with that step's edit only."""
+    model = golden("gpt2")
+    unedited_says, edited_says = [], []
+    for fact, step in zip(FACTS, read_journal(run("run", method=method)).steps[1:], strict=True):
+        request, record = jaxedit.Request(**fact), step.record
+        edited = jaxedit.apply(model, read_edit(step.arrays))
+        for version, metrics, continuation in (
+            (model, record.unedited_metrics, record.unedited_continuation),
+            (edited, record.metrics, record.continuation),
+        ):
+            (expected,) = evaluate_facts(version, [request], prefix="I am. {}")
+            assert metrics["probability_new"] == pytest.approx(
+                expected["probability_new"], rel=1e-4
+            )
+            (text,) = jaxedit.generate(version, [request.prompt_text], max_new_tokens=ANSWER_TOKENS)
+            assert request.prompt_text + continuation == text
+        unedited_says.append(record.unedited_continuation)
+        edited_says.append(record.continuation)
+    assert edited_says != unedited_says
 
 
 def test_an_unfinished_batch_is_done_again_whole(run):
