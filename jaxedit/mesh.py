@@ -26,7 +26,7 @@ def make_mesh(spec: str = "") -> Mesh:
         hosts.
     """
     devices = jax.devices()
-    data, model = _mesh_sizes(spec, len(devices))
+    data, model = parse_mesh(spec, len(devices))
     n_used = data * model
     if n_used > len(devices):
         raise ValueError(
@@ -45,8 +45,13 @@ def make_mesh(spec: str = "") -> Mesh:
     )
 
 
-def _mesh_sizes(spec: str, n_devices: int) -> tuple[int, int]:
-    """Read the sizes of `data` and `model`, with -1 replaced by the rest of the devices."""
+def parse_mesh(spec: str, n_devices: int) -> tuple[int, int]:
+    """Parse text as `make_mesh` takes it into the sizes of `data` and `model`.
+
+    Raises:
+      ValueError: on an unknown axis, a size that is not a positive number or -1, two sizes of -1,
+        and a rest that does not divide.
+    """
     sizes = {"data": 1, "model": 1} if spec else {"data": n_devices, "model": 1}
     for part in filter(None, spec.split(",")):
         name, _, size = part.partition(":")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxedit.datasets import read_texts
-from jaxedit.edits.edit import Edit, apply, scale
+from jaxedit.edits.edit import Edit, apply, scale_edit
 from jaxedit.edits.serialise import read_edit
 from jaxedit.files import to_json, write_atomic
 from jaxedit.metrics.downstream import evaluate_tasks
@@ -90,7 +90,7 @@ def measure_surrogate(
                 step = chosen[level]
                 edit = read_edit(step.arrays)
                 scaled = scale_to_perplexity(model, edit, level, texts, step.record.step)
-                edited = apply(model, scale(edit, scaled.factor))
+                edited = apply(model, scale_edit(edit, scaled.factor))
             numbers = evaluate_tasks(edited, tasks, limit=limit, task_path=task_path)
             # It is on disk before the next model is evaluated.
             row = {"level": level, **scaled._asdict(), "tasks": numbers}
@@ -155,7 +155,7 @@ def scale_to_perplexity(
     low, high = 0.0, 1.0
     for _ in range(TRIALS):
         factor = (low + high) / 2
-        score = perplexity(apply(model, scale(edit, factor)), texts)
+        score = perplexity(apply(model, scale_edit(edit, factor)), texts)
         if abs(score.mean / level - 1) < NEAR:
             break
         low, high = (factor, high) if score.mean < level else (low, factor)

@@ -8,7 +8,7 @@ journal.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import einops
 import jax
@@ -99,24 +99,17 @@ def to_dense(delta: LowRank | Dense) -> np.ndarray:
     return np.asarray(delta.delta_FD if isinstance(delta, Dense) else delta.u_FR @ delta.v_RD)
 
 
-@overload
-def scale(change: Edit, factor: float) -> Edit: ...
+def scale_delta(delta: LowRank | Dense, factor: float) -> LowRank | Dense:
+    """Multiply a delta by a factor; of a low-rank one, v."""
+    if isinstance(delta, Dense):
+        return delta._replace(delta_FD=np.asarray(delta.delta_FD) * np.float32(factor))
+    return delta._replace(v_RD=np.asarray(delta.v_RD) * np.float32(factor))
 
 
-@overload
-def scale(change: LowRank | Dense, factor: float) -> LowRank | Dense: ...
-
-
-def scale(change: Edit | LowRank | Dense, factor: float) -> Edit | LowRank | Dense:
-    """Multiply an edit, or one of its deltas, by a factor.
-
-    A scaled edit has no memory, which is that of the whole edit."""
-    if isinstance(change, Edit):
-        deltas = tuple(scale(delta, factor) for delta in change.deltas)
-        return dataclasses.replace(change, deltas=deltas, memory={})
-    if isinstance(change, Dense):
-        return change._replace(delta_FD=np.asarray(change.delta_FD) * np.float32(factor))
-    return change._replace(v_RD=np.asarray(change.v_RD) * np.float32(factor))
+def scale_edit(edit: Edit, factor: float) -> Edit:
+    """Multiply an edit's deltas by a factor; its memory, that of the whole edit, is left out."""
+    deltas = tuple(scale_delta(delta, factor) for delta in edit.deltas)
+    return dataclasses.replace(edit, deltas=deltas, memory={})
 
 
 def make_edit(

@@ -115,24 +115,6 @@ def build_mesh(devices: list[Any], n_data: int, n_model: int) -> Mesh:
         return Mesh(arranged, names, axis_types=types)
 
 
-def parse_mesh(spec: str) -> tuple[int, int]:
-    """Parse text such as "data:4,model:2" into the sizes of `data` and `model`.
-
-    Raises:
-      ValueError: on anything else.
-    """
-    sizes = {"data": 1, "model": 1}
-    for part in spec.split(","):
-        name, _, size = part.partition(":")
-        if name not in sizes or not size.isdigit() or int(size) < 1:
-            raise ValueError(
-                f"mesh {spec!r}: {part!r} is not one of data:NUMBER, model:NUMBER; e.g. "
-                "--mesh=data:1,model:8"
-            )
-        sizes[name] = int(size)
-    return sizes["data"], sizes["model"]
-
-
 def _local_chip(devices: list[Any]) -> Chip:
     """Describe a device of this machine: a known chip, or a memory without rates."""
     kind = devices[0].device_kind

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from jaxedit.mesh import parse_mesh
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.model import Model
-from jaxedit.plan.chips import Chip, build_mesh, find_chip, parse_mesh
+from jaxedit.plan.chips import Chip, build_mesh, find_chip
 from jaxedit.plan.compile import CompiledPhase, compile_phase, no_compilation_cache
 from jaxedit.plan.models import abstract_model, device_bytes, edited_layers, read_decoder_config
 from jaxedit.plan.phases import PHASES, Workload, whitener_bytes
@@ -81,7 +82,9 @@ def make_plan(
         return abstract_model(mesh, config.model, decoder, dtype, work.layers)
 
     # The mesh: as given, else the smallest that fits, which may be asked for in any case.
-    given = build_mesh(devices, *parse_mesh(config.mesh)) if config.mesh else None
+    given = None
+    if config.mesh:
+        given = build_mesh(devices, *parse_mesh(config.mesh, len(devices)))
     with no_compilation_cache():
         smallest = None
         if config.suggest or given is None:

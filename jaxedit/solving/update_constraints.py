@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.edits.edit import Dense, Edit, LowRank, scale, to_dense
+from jaxedit.edits.edit import Dense, Edit, LowRank, scale_delta, to_dense
 from jaxedit.mesh import to_host
 from jaxedit.models.model import Model
 
@@ -116,7 +116,7 @@ def _constrain(
     # The cap; it leaves an update what it is, low-rank or dense.
     if constraints.max_norm_ratio is not None:
         ratio = float(np.linalg.norm(to_dense(delta)) / np.linalg.norm(base_FD))
-        delta = scale(delta, min(1.0, constraints.max_norm_ratio / ratio) if ratio else 1.0)
+        delta = scale_delta(delta, min(1.0, constraints.max_norm_ratio / ratio) if ratio else 1.0)
     if not constraints.is_dense:
         return delta
     change_FD, edited_FD = to_dense(delta), _sum_of_edits(model, weight, layer)

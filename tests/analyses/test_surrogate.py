@@ -10,7 +10,7 @@ from scipy import stats
 
 import jaxedit
 from jaxedit.analyses import surrogate
-from jaxedit.edits.edit import scale
+from jaxedit.edits.edit import scale_edit
 from jaxedit.edits.serialise import read_edit
 from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
@@ -106,7 +106,7 @@ def test_each_model_has_its_own_edit_scaled(studied, measured):
     assert len(set(steps)) > 1
     for row in measured.rows[1:]:
         edit = read_edit(studied / "steps" / f"{row['step']:06d}.safetensors")
-        scaled = scale(edit, row["factor"]).dense()[WEIGHT]
+        scaled = scale_edit(edit, row["factor"]).dense()[WEIGHT]
         expected = row["factor"] * edit.dense()[WEIGHT]
         np.testing.assert_allclose(scaled, expected, rtol=1e-5, atol=1e-9)
         assert 0 < row["factor"] < 1

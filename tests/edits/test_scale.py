@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxedit import Dense, Edit, LowRank
-from jaxedit.edits.edit import EDITED_WEIGHT, scale, to_dense
+from jaxedit.edits.edit import EDITED_WEIGHT, scale_delta, scale_edit, to_dense
 
 
 @pytest.fixture
@@ -18,19 +18,19 @@ def edit():
 
 
 def test_every_delta_is_multiplied(edit):
-    for before, after in zip(edit.deltas, scale(edit, -0.25).deltas, strict=True):
+    for before, after in zip(edit.deltas, scale_edit(edit, -0.25).deltas, strict=True):
         assert type(after) is type(before)
         assert after[:2] == before[:2]
         np.testing.assert_allclose(to_dense(after), -0.25 * to_dense(before), rtol=1e-6, atol=1e-7)
 
 
 def test_a_delta_is_scaled_as_in_its_edit(edit):
-    for delta, scaled in zip(edit.deltas, scale(edit, 3.0).deltas, strict=True):
-        np.testing.assert_array_equal(to_dense(scale(delta, 3.0)), to_dense(scaled))
+    for delta, scaled in zip(edit.deltas, scale_edit(edit, 3.0).deltas, strict=True):
+        np.testing.assert_array_equal(to_dense(scale_delta(delta, 3.0)), to_dense(scaled))
 
 
 def test_the_memory_is_that_of_the_whole_edit_only(edit):
-    scaled = scale(edit, 0.5)
+    scaled = scale_edit(edit, 0.5)
     assert not scaled.memory
     assert edit.memory
     assert scaled.anchor == "bos"

@@ -11,9 +11,9 @@ import pytest
 from jaxedit.cli import plan as command
 from jaxedit.cli import run
 from jaxedit.flops import attention_flops, layer_flops
-from jaxedit.mesh import make_mesh
+from jaxedit.mesh import make_mesh, parse_mesh
 from jaxedit.plan import chips
-from jaxedit.plan.chips import build_mesh, find_chip, parse_mesh
+from jaxedit.plan.chips import build_mesh, find_chip
 from jaxedit.plan.compile import compile_phase, no_compilation_cache
 from jaxedit.plan.models import (
     abstract_model,
@@ -279,7 +279,7 @@ def test_two_processes_have_the_compiler_at_once(pod):
     [
         (lambda: read_decoder_config("llama-9"), "expected one of gpt2-xl"),
         (lambda: find_chip("v9:2x4"), "expected CHIP:SHAPE"),
-        (lambda: parse_mesh("data=4"), "not one of data:NUMBER, model:NUMBER"),
+        (lambda: parse_mesh("data=4", 4), "not one of data:NUMBER, model:NUMBER"),
         (lambda: build_mesh(jax.devices(), 64, 64), "needs 4096 devices"),
         (lambda: make_plan(LOCAL._replace(dtype="int8")), "float32 or bfloat16"),
         (lambda: make_plan(LOCAL._replace(n_requests=0)), "n_requests=0: expected at least 1"),
