@@ -31,6 +31,6 @@ def get_config(variant="4-8@1000"):
         v_num_grad_steps=20,
         target_cache="runs/targets",
     )
-    guard = dict(max_ppl_ratio=2.0, action="keep")
+    guard = dict(action="keep")
     config.update(n_facts=100, facts_per_edit=100, guard=guard)
     return config

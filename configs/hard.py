@@ -30,6 +30,6 @@ def get_config(variant="rome@hard"):
     name, facts = variant.split("@")
     method, hyper = METHODS[name]
     config = default_config(method, **hyper)
-    guard = dict(max_ppl_ratio=2.0, action="keep")
+    guard = dict(action="keep")
     config.update(facts=f"runs/{facts}.json", guard=guard)
     return config

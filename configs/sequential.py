@@ -31,6 +31,6 @@ def get_config(variant="memit"):
     method, hyper = VARIANTS[variant]
     measured = find_published(f"{method}/smollm2-135m").hyper
     config = default_config(method, **measured | hyper)
-    guard = dict(max_ppl_ratio=2.0, action="keep")
+    guard = dict(action="keep")
     config.update(n_facts=60, guard=guard, eval=dict(perplexity_every=10))
     return config

@@ -30,7 +30,7 @@ SWEEP_EDITS = 8  # single edits that the sweep makes together
 
 
 class BenchConfig(NamedTuple):
-    """What is measured.
+    """A benchmark's configuration.
 
     Attributes:
       model: as `jaxedit.load` takes it.
@@ -70,7 +70,7 @@ class Phase(NamedTuple):
 Report = Callable[[str, float, float | None, str], None]
 
 
-class Setup(NamedTuple):
+class BenchContext(NamedTuple):
     """What all phases use: a model with room for an edit of one layer, and the editor of it."""
 
     config: BenchConfig
@@ -109,11 +109,11 @@ def run_bench(
     rate, width = matmul_rate(model.dtype)
     report("load", load_s, None, f"{config.model}, {model.dtype}")
     # The phases of a study, in its order.
-    setup = _set_up(config, model, layer)
-    edit = _time_edit(setup, report)
-    _time_texts(setup, apply(model, edit), report)
-    _time_keys(setup, report)
-    _time_sweep(setup, report)
+    context = _build_context(config, model, layer)
+    edit = _time_edit(context, report)
+    lengths = _time_texts(context, apply(model, edit), report)
+    _time_keys(context, report)
+    _time_sweep(context, lengths, report)
     device = jax.devices()[0]
     return {
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
@@ -142,8 +142,8 @@ def scaling(
     """
     # One more edit after each count of others.
     model, layer = _load(config)
-    setup = _set_up(config, model, layer)
-    (weight,) = setup.editor.slots(model)
+    context = _build_context(config, model, layer)
+    (weight,) = context.editor.slots(model)
     rng = np.random.default_rng(0)
     edited, n_made, runs = model, 0, []
     for count in counts:
@@ -153,7 +153,7 @@ def scaling(
             v_RD = np.full((1, model.config.D), 1e-5)
             edited = apply(edited, make_edit(model, [LowRank(weight, layer, u_FR, v_RD)]))
             n_made += 1
-        runs.append(functools.partial(_edit_once_more, setup, edited))
+        runs.append(functools.partial(_edit_once_more, context, edited))
     # More and more texts, under the model with all these edits.
     texts = [prepare(model, config.texts * times, start_layer=layer) for times in (1, 2, 4, 8)]
     n_tokens = [sum(map(np.count_nonzero, each.packed.segment_GBT)) for each in texts]
@@ -173,27 +173,28 @@ def _load(config: BenchConfig) -> tuple[Model, int]:
     return model, layer
 
 
-def _set_up(config: BenchConfig, model: Model, layer: int) -> Setup:
+def _build_context(config: BenchConfig, model: Model, layer: int) -> BenchContext:
     hyper: dict[str, Any] = {"layer": layer, "v_num_grad_steps": config.v_num_grad_steps}
     if config.templates is not None:
         hyper["context_templates"] = config.templates
     editor = make_editor("rome", **hyper)
-    return Setup(config, model, layer, editor, editor.init(model, None))
+    return BenchContext(config, model, layer, editor, editor.init(model, None))
 
 
-def _time_edit(setup: Setup, report: Report) -> Edit:
+def _time_edit(context: BenchContext, report: Report) -> Edit:
     """Measure one edit: compiling it, optimising its value, solving, and applying it."""
-    model, editor, state, request = setup.model, setup.editor, setup.state, setup.config.request
+    model, editor, state = context.model, context.editor, context.state
+    request = context.config.request
     began = time.perf_counter()
     edit, _, info = editor.edit(model, [request], state)
     first_s = time.perf_counter() - began
     time_s = seconds(lambda: editor.edit(model, [request], state))
-    about = "the target's loop; or read from the cache"
+    about = "the value's optimisation; or read from the cache"
     report("compile", max(first_s - time_s, 0.0), None, about)
     templates, n_steps = state.context_templates, int(info["n_steps"])
-    flops = value_flops(model, request, templates, setup.layer, n_steps)
+    flops = value_flops(model, request, templates, context.layer, n_steps)
     about = f"{request.summary}, {len(templates)} templates, {n_steps} steps"
-    report("target", time_s, flops, about)
+    report("edit", time_s, flops, about)
     key_FR = np.ones((model.config.F, 1), np.float32)
     value_RD = np.ones((1, model.config.D), np.float32)
     solve_s = seconds(lambda: solve(state.regulariser, key_FR, key_FR, value_RD, 0.0))
@@ -203,11 +204,12 @@ def _time_edit(setup: Setup, report: Report) -> Edit:
     return edit
 
 
-def _time_texts(setup: Setup, edited: Model, report: Report) -> None:
+def _time_texts(context: BenchContext, edited: Model, report: Report) -> np.ndarray:
     """Measure the texts' perplexity after an edit, from its layer and from layer 0 on.
 
-    Then the second moment of the texts' keys at that layer."""
-    model, layer, texts = setup.model, setup.layer, setup.config.texts
+    Then the second moment of the texts' keys at that layer. Returns the texts' lengths in tokens.
+    """
+    model, layer, texts = context.model, context.layer, context.config.texts
     config = model.config
     for name, lowest in (("perplexity", layer), ("perplexity, all layers", 0)):
         prepared = prepare(model, texts, start_layer=lowest)
@@ -219,12 +221,13 @@ def _time_texts(setup: Setup, edited: Model, report: Report) -> None:
     time_s = seconds(lambda: collect_stats(model, texts, [layer]), repeats=2)
     token_flops = (layer + 1) * layer_flops(config) + 2 * config.F**2
     report("stats", time_s, int(lengths.sum()) * token_flops, f"layer {layer}, the same texts")
+    return lengths
 
 
-def _time_keys(setup: Setup, report: Report) -> None:
+def _time_keys(context: BenchContext, report: Report) -> None:
     """Measure the keys of many requests, computed in bulk."""
-    model, layer, requests = setup.model, setup.layer, setup.config.requests
-    templates = setup.state.context_templates
+    model, layer, requests = context.model, context.layer, context.config.requests
+    templates = context.state.context_templates
     packed = pack_prompts(model, requests, (templates,), "mean")
     time_s = seconds(lambda: compute_keys(model, packed, layer), repeats=2)
     # The requests' own tokens stop at the layer's key, behind its attention; those that all
@@ -236,11 +239,11 @@ def _time_keys(setup: Setup, report: Report) -> None:
     report("keys", time_s, float(flops), about)
 
 
-def _time_sweep(setup: Setup, report: Report) -> None:
+def _time_sweep(context: BenchContext, lengths: np.ndarray, report: Report) -> None:
     """Measure a single edit with its perplexity, some of them made together."""
-    model, layer, state = setup.model, setup.layer, setup.state
-    requests, edit_each = setup.config.requests[:SWEEP_EDITS], setup.editor.edit_each
-    texts = prepare(model, setup.config.texts, start_layer=layer)
+    model, layer, state = context.model, context.layer, context.state
+    requests, edit_each = context.config.requests[:SWEEP_EDITS], context.editor.edit_each
+    texts = prepare(model, context.config.texts, start_layer=layer)
     assert edit_each is not None, "ROME edits each of several requests alone"
     infos = []
 
@@ -253,13 +256,12 @@ def _time_sweep(setup: Setup, report: Report) -> None:
         value_flops(model, request, state.context_templates, layer, int(info["n_steps"]))
         for request, info in zip(requests, infos, strict=True)
     ]
-    lengths = perplexity(model, texts).n_tokens + 1
     flops = np.mean(edit_flops) + scoring_flops(model.config, lengths, model.config.L - layer)
     about = f"an edit with its perplexity, {len(requests)} made together"
     report("sweep", time_s, float(flops), about)
 
 
-def _edit_once_more(setup: Setup, edited: Model) -> Any:
+def _edit_once_more(context: BenchContext, edited: Model) -> Any:
     """Edit a model that has edits, and return what of the new one takes longest to be ready."""
-    edit, _, _ = setup.editor.edit(edited, [setup.config.request], setup.state)
+    edit, _, _ = context.editor.edit(edited, [context.config.request], context.state)
     return apply(edited, edit).overlay.delta

@@ -6,12 +6,13 @@ overrides the place, $JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
 """
 
 import hashlib
-import os
 import platform
 from pathlib import Path
 
 import jax
 import jaxlib
+
+from jaxedit.files import cache_folder
 
 MAX_BYTES = 2 * 2**30
 CPU_FIELDS = ("model name", "flags", "Features")  # of /proc/cpuinfo; the last on ARM
@@ -22,8 +23,7 @@ def enable_compilation_cache() -> Path:
     chosen = jax.config.values["jax_compilation_cache_dir"]
     if chosen:
         return Path(chosen)
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "jaxedit" / f"xla-{jaxlib.__version__}-{cpu_kind()}"
+    folder = cache_folder() / f"xla-{jaxlib.__version__}-{cpu_kind()}"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     # Every program is kept, however small and however fast to compile.

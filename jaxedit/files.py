@@ -59,6 +59,11 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
+def cache_folder() -> Path:
+    """Return the folder of what is kept between runs: in $XDG_CACHE_HOME, or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxedit"
+
+
 def is_url(source: str) -> bool:
     """Return whether a source is an address on the web."""
     return source.startswith(("https://", "http://"))
@@ -72,8 +77,7 @@ def download(address: str) -> Path:
     """
     name = Path(urllib.parse.urlsplit(address).path).name or "file"
     digest = hashlib.sha256(address.encode()).hexdigest()[:12]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = home / "jaxedit" / "files" / f"{digest}-{name}"
+    path = cache_folder() / "files" / f"{digest}-{name}"
     if path.is_file():
         return path
     try:

@@ -115,8 +115,8 @@ def test_the_flops_of_keys_are_those_of_own_and_shared_tokens(measured, golden):
 def test_the_flops_of_edits_are_those_of_their_steps(measured, golden):
     """Of the sweep they are the mean over its edits, which may stop early, and a perplexity."""
     model, phases = golden("gpt2"), by_name(measured)
-    n_steps = int(phases["target"].about.split()[-2])
-    assert phases["target"].flops == value_flops(model, BP, TEMPLATES, LAYER, n_steps)
+    n_steps = int(phases["edit"].about.split()[-2])
+    assert phases["edit"].flops == value_flops(model, BP, TEMPLATES, LAYER, n_steps)
     least, most = (
         np.mean([value_flops(model, request, TEMPLATES, LAYER, n) for request in REQUESTS])
         for n in (1, N_STEPS)
@@ -253,7 +253,7 @@ def test_the_records_other_measurements_belong_together():
     for earlier, later in itertools.pairwise(tokens):
         assert 1.8 < later / earlier < 2.2  # linear
     phases = {phase["name"]: phase["time_s"] for phase in RECORDED["phases"]}
-    assert edits[0] == pytest.approx(phases["target"], rel=0.1)
+    assert edits[0] == pytest.approx(phases["edit"], rel=0.1)
     assert tokens[0] == pytest.approx(phases["perplexity"], rel=0.1)
 
 

@@ -1,4 +1,4 @@
-"""Runs a command: its flags, its errors in one line, its exit status."""
+"""Run a command: its flags, its errors in one line, its exit status."""
 
 import ast
 import importlib
@@ -29,6 +29,7 @@ def command_names() -> list[str]:
 
 def run(argv: list[str]) -> int:
     """Run `argv[1]` with its flags; return the exit status (2: wrong input, 130: interrupted)."""
+    # Without a command: the list of commands, or the version.
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
         print(USAGE + "\n".join(f"    {name:10s}{_summary(name)}" for name in command_names()))
         return 0
@@ -40,6 +41,8 @@ def run(argv: list[str]) -> int:
     if argv[1] not in command_names():
         hint, known = did_you_mean(argv[1], command_names()), ", ".join(command_names())
         return _fail(f"unknown command {argv[1]!r}{hint} Commands: {known}")
+
+    # The command defines its flags; then it runs, as one of several processes where there are more.
     command = importlib.import_module(f"jaxedit.cli.{argv[1]}")
     logging.basicConfig(level=logging.WARNING, format="jaxedit: %(message)s", stream=sys.stderr)
     before, own = set(FLAGS), []
@@ -57,6 +60,7 @@ def run(argv: list[str]) -> int:
         enable_compilation_cache()
         with distributed_session():
             command.main()
+    # Wrong input is one line; what is a fault of this code keeps its traceback.
     except (ValueError, OSError, flags.Error) as error:
         return _fail(_message(error, argv))
     except (KeyError, AttributeError, TypeError) as error:

@@ -92,15 +92,14 @@ class StepBar:
     def show_step(self, record: "StepRecord", total: int) -> None:
         """Show one step."""
         from jaxedit.reports.formatting import format_number
-        from jaxedit.reports.records import outcome
+        from jaxedit.reports.records import outcome, why_not_made
 
         self.bar.start()
         measured = format_number(record.perplexity["mean"]) if record.perplexity else None
         if record.kind == "baseline":
             self.bar.print(f"unedited model: perplexity {measured}")
         elif not record.is_made:
-            why = record.error or outcome(record)
-            self.bar.print(f"{record.step:4d}  {record.request_summary}: {why}")
+            self.bar.print(f"{record.step:4d}  {record.request_summary}: {why_not_made(record)}")
         else:
             reason = f" ({record.guard_reason})" if record.guard_reason else ""
             self.bar.print(
@@ -124,6 +123,7 @@ def show_report(folder: Path, as_json: bool, curves: Sequence["Curve"] = ()) -> 
     from jaxedit.reports.records import HEADER, NUMBERS, edit_steps, is_single, summary, table_row
     from jaxedit.study.journal import read_journal
 
+    # The report, and what it was made of.
     path = write_report(folder, curves)
     journal = read_journal(folder)
     steps = edit_steps(journal)
@@ -137,6 +137,8 @@ def show_report(folder: Path, as_json: bool, curves: Sequence["Curve"] = ()) -> 
             }
         )
         return
+
+    # For people: a row an edit, the summary, and where the files are.
     show_table(
         HEADER,
         [table_row(record, is_single(journal)) for record in steps],

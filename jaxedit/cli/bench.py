@@ -43,9 +43,9 @@ def main() -> None:
     from jaxedit.reports.comparison_figures import scaling_figure
     from jaxedit.reports.figures import save_figure
 
-    setup = read_config()
+    config = config_of_flags()
     if FLAGS.growth:
-        found = scaling(setup)
+        found = scaling(config)
         save_figure(scaling_figure(found), Path(FLAGS.growth))
         if FLAGS.json:
             print_json(found)
@@ -55,7 +55,7 @@ def main() -> None:
                 "\n".join(f"{count:>8,} {title}: {time_s:7.3f} s" for count, time_s in found[name])
             )
         return
-    found = run_bench(setup, (lambda phase: None) if FLAGS.json else show)
+    found = run_bench(config, (lambda phase: None) if FLAGS.json else show)
     if FLAGS.json:
         print_json(found)
         return
@@ -65,7 +65,7 @@ def main() -> None:
     )
 
 
-def read_config() -> "BenchConfig":
+def config_of_flags() -> "BenchConfig":
     """Read what the flags ask to measure."""
     from jaxedit.bench import BenchConfig
     from jaxedit.datasets import read_requests, read_texts

@@ -49,6 +49,7 @@ def check_installation() -> tuple[dict[str, Any], dict[str, str]]:
     """Collect versions and devices; return them with the problems and their remedies."""
     found: dict[str, Any] = {"python": sys.version.split()[0]}
     problems: dict[str, str] = {}
+    # Packages and devices.
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
@@ -63,6 +64,7 @@ def check_installation() -> tuple[dict[str, Any], dict[str, str]]:
         about = str(error).splitlines()[0]
         problems[f"jax finds no device: {about}"] = "JAX_PLATFORMS=cpu runs on the CPU"
 
+    # Memory, and the built-in model.
     page_gb = os.sysconf("SC_PAGE_SIZE") / 1e9
     total_gb = os.sysconf("SC_PHYS_PAGES") * page_gb
     found["memory"] = f"{total_gb:.1f} GB, {os.cpu_count()} cores"

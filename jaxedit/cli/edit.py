@@ -57,6 +57,7 @@ def main() -> None:
     from jaxedit.models.generate import generate
     from jaxedit.stats.second_moments import Stats
 
+    # What is asked, and the model and editor for it.
     missing = [f"--{name}" for name in ("prompt", "subject", "target") if not FLAGS[name].value]
     if missing:
         raise ValueError(f"missing {', '.join(missing)}; see jaxedit edit --help for an example")
@@ -66,6 +67,8 @@ def main() -> None:
     model = load_model()
     editor = read_editor(model)
     stats = Stats.load(Path(FLAGS.stats)) if FLAGS.stats else None
+
+    # The edit, and both models on the request and the texts.
     edit, _, info = editor.edit(model, [request], editor.init(model, stats))
     edited = apply(model, edit)
     result: dict[str, Any] = {
@@ -77,8 +80,15 @@ def main() -> None:
     for when, version in (("unedited", model), ("edited", edited)):
         score = perplexity(version, texts)
         (metrics,) = evaluate_facts(version, [request])
-        says = generate(version, [request.prompt_text], max_new_tokens=12)[0]
-        result[when] = {"perplexity": score.mean, "pooled": score.pooled, **metrics, "says": says}
+        (text,) = generate(version, [request.prompt_text], max_new_tokens=12)
+        result[when] = {
+            "perplexity": score.mean,
+            "pooled": score.pooled,
+            **metrics,
+            "continuation": text.removeprefix(request.prompt_text),
+        }
+
+    # What is left of it: a file, and the numbers.
     if FLAGS.save and is_first_process():
         write_atomic(Path(FLAGS.save), to_safetensors(*edit_to_arrays(edit)))
     if FLAGS.json:
@@ -124,7 +134,7 @@ def read_editor(model: "Model") -> "Editor":
 
 def show(result: dict[str, Any]) -> None:
     """Print the result for people."""
-    from jaxedit.reports.formatting import format_number
+    from jaxedit.reports.formatting import format_number, format_percent
 
     console = results_console()
     console.print(f"{result['request']} with {result['method']} in {result['model']}\n")
@@ -132,8 +142,8 @@ def show(result: dict[str, Any]) -> None:
     rows = [
         ["perplexity", *(format_number(version["perplexity"]) for version in versions)],
         ["P(new)", *(format_number(version["probability_new"]) for version in versions)],
-        ["says it", *("yes" if version["efficacy_accuracy"] else "no" for version in versions)],
-        ["says", *(version["says"] for version in versions)],
+        ["accuracy", *(format_percent(version["efficacy_accuracy"]) for version in versions)],
+        ["continuation", *(version["continuation"] for version in versions)],
     ]
     show_table(["", "unedited", "edited"], rows, left=("", "unedited", "edited"))
     numbers = [f"{name} {format_number(value)}" for name, value in result["optimisation"].items()]

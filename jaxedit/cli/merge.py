@@ -23,7 +23,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Merge, then reports."""
+    """Merge, then report."""
     from jaxedit.study.merge import merge_shards
 
     if not FLAGS.workdir:

@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from jaxedit.cli._flags import FLAGS, json_flag, whole_numbers
-from jaxedit.cli._output import print_json
+from jaxedit.cli._output import print_json, results_console, show_table
 
 
 def define_flags() -> None:
@@ -31,7 +31,12 @@ def define_flags() -> None:
     )
     flags.DEFINE_string("mesh", "", "devices, e.g. data:1,model:8; absent: the fewest that suffice")
     flags.DEFINE_string("dtype", "bfloat16", "of the stored weights")
-    flags.DEFINE_list("layers", [], "the layers to edit; absent: published ones")
+    flags.DEFINE_list(
+        "layers",
+        [],
+        "the layers to edit; absent: those published for MEMIT and the model, or where there are "
+        "none five from an eighth of the depth on",
+    )
     flags.DEFINE_integer("n_requests", 100, "edited together")
     flags.DEFINE_integer("n_templates", 21, "context templates")
     flags.DEFINE_integer("v_num_grad_steps", 25, "of a value's optimisation")
@@ -46,7 +51,7 @@ def main() -> None:
     """Plan and print."""
     from jaxedit.plan.plan import PlanConfig, make_plan
 
-    setup = PlanConfig(
+    config = PlanConfig(
         model=FLAGS.model,
         topology=FLAGS.topology,
         mesh=FLAGS.mesh,
@@ -59,7 +64,7 @@ def main() -> None:
         suggest=FLAGS.suggest,
     )
     found = make_plan(
-        setup, lambda phase: print(f"compiled: {phase.name}", file=sys.stderr, flush=True)
+        config, lambda phase: print(f"compiled: {phase.name}", file=sys.stderr, flush=True)
     )
     if FLAGS.json:
         print_json(found)
@@ -69,19 +74,11 @@ def main() -> None:
 
 def show(found: dict[str, Any]) -> None:
     """Print the result for people."""
-    from rich.console import Console
-    from rich.table import Table
-
+    # A row a phase: what lies on a device, what the phase does, and whether it fits.
     chip, mesh = found["chip"], found["mesh"]
-    splits = f"data:{mesh['data']},model:{mesh['model']}"
-    title = f"{found['model']}, {found['dtype']}, {chip['name']}, {splits}"
-    table = Table(box=None, header_style="bold", pad_edge=False, title=title, title_justify="left")
-    table.add_column("phase")
-    for name in ("held", "arguments", "temporaries", f"peak of {chip['hbm_bytes'] / 1e9:.0f} GB"):
-        table.add_column(name, justify="right")
-    for name in ("TFLOP", "GB moved", "GB sent", "bound, s"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
+    sizes = ("held", "arguments", "temporaries", f"peak of {chip['hbm_bytes'] / 1e9:.0f} GB")
+    header = ["phase", *sizes, "TFLOP", "GB moved", "GB sent", "bound, s", "verdict"]
+    rows = []
     for phase in found["phases"]:
         sizes = (
             phase[name] / 1e9
@@ -90,21 +87,25 @@ def show(found: dict[str, Any]) -> None:
         work = phase["flops"] / 1e12, phase["moved_bytes"] / 1e9, phase["sent_bytes"] / 1e9
         bound = "" if phase["bound_s"] is None else f"{phase['bound_s']:.4f}"
         numbers = (*(f"{size:.2f}" for size in sizes), *(f"{n:.3f}" for n in work), bound)
-        table.add_row(phase["name"], *numbers, verdict(phase), end_section=False)
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
+        rows.append([phase["name"], *numbers, verdict(phase)])
+    splits = f"data:{mesh['data']},model:{mesh['model']}"
+    title = f"{found['model']}, {found['dtype']}, {chip['name']}, {splits}"
+    show_table(header, rows, left=("phase", "verdict"), title=title)
+
+    # What the phases are of, and the smallest mesh.
+    console = results_console()
     for phase in found["phases"]:
-        console.print(f"{phase['name']}: {phase['about']}", highlight=False)
+        console.print(f"{phase['name']}: {phase['about']}")
     small = found["smallest"]
     if small:
         splits = f"data:{small['mesh']['data']},model:{small['mesh']['model']}"
         compiled = " and ".join(small["compiled"])
         about = f"of all meshes of 1, 2, 4, ... chips; confirmed by compiling {compiled}"
-        console.print(f"smallest mesh that fits: {splits} ({about})", highlight=False)
+        console.print(f"smallest mesh that fits: {splits} ({about})")
 
 
 def verdict(phase: dict[str, Any]) -> str:
-    """Whether it fits, and what bounds it."""
+    """Say whether a phase fits, and what bounds it."""
     parts = ["fits" if phase["fits"] else "does not fit"]
     if phase["bound_by"]:
         parts.append(f"bound by {phase['bound_by']}")

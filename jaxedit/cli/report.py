@@ -22,7 +22,7 @@ def define_flags() -> None:
 
 
 def main() -> None:
-    """Write the report and shows it."""
+    """Write the report and show it."""
     from jaxedit.reports.curves import read_curves
 
     show_report(Path(FLAGS.workdir), FLAGS.json, read_curves(FLAGS.reference))

@@ -77,6 +77,7 @@ def main() -> None:
     from jaxedit.edits.edit import EDITED_WEIGHT
     from jaxedit.stats.npz import write_npz
 
+    # The texts, the model, and how many tokens are read.
     layers = whole_numbers("layers") if FLAGS.layers is not None else None
     is_hub = FLAGS.corpus.startswith(HUB_PREFIX)
     texts = read_corpus(FLAGS.corpus, FLAGS.max_texts or (HUB_TEXTS if is_hub else None))
@@ -90,6 +91,8 @@ def main() -> None:
     layers = layers or list(published_hyper("memit", model)["layers"])
     wanted = FLAGS.max_tokens
     wanted = TOKENS_PER_WIDTH * model.config.F if wanted is None else wanted
+
+    # The second moments, and the files they are written to.
     out = Path(FLAGS.out)
     stats = collect_with_progress(model, texts, layers, wanted, out.with_suffix(".part"))
     if is_first_process():
@@ -98,6 +101,8 @@ def main() -> None:
         name = model.metadata.tensor_names[EDITED_WEIGHT][0].removesuffix(".weight").format(l="{}")
         n_texts = stats.made_from["n_texts"]
         write_npz(Path(FLAGS.npz), dict(stats.moments), stats.n_tokens, name, n_texts)
+
+    # What is printed: spectra, and the comparison with a larger sample.
     result: dict[str, Any] = {
         "out": str(out),
         "n_tokens": stats.n_tokens,
@@ -162,6 +167,7 @@ def collect_with_progress(
 
     from jaxedit.stats.collect import collect_stats
 
+    # The sums, with a bar on standard error.
     text, count = TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} tokens")
     columns = text, BarColumn(), count, TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True, quiet=not is_first_process())) as bar:
@@ -177,6 +183,8 @@ def collect_with_progress(
             resume=part,
             on_tokens=lambda done, total: bar.update(task, completed=done, total=total),
         )
+
+    # Fewer tokens than the width cannot give full rank.
     F = model.config.F
     if stats.n_tokens < F:
         raise ValueError(

@@ -37,16 +37,26 @@ def main() -> None:
     if not FLAGS.workdir:
         raise ValueError("--workdir is missing: a study of single edits, some of them damaging")
     folder = Path(FLAGS.workdir)
+    try:
+        levels = tuple(map(float, FLAGS.levels))
+    except ValueError as error:
+        raise ValueError(
+            f"--levels={','.join(FLAGS.levels)}: expected perplexities with commas between them"
+        ) from error
+
+    # The unedited model and one model a level, on all tasks.
     rows = measure_surrogate(
         folder,
         FLAGS.tasks,
-        levels=tuple(map(float, FLAGS.levels)) or LEVELS,
+        levels=levels or LEVELS,
         limit=FLAGS.limit,
         task_path=Path(FLAGS.task_path) if FLAGS.task_path else None,
         on_model=lambda row: print(
             f"perplexity {row['perplexity']:,.1f}: evaluated", file=sys.stderr, flush=True
         ),
     )
+
+    # The figure and the correlations.
     save_figure(surrogate_figure(rows), folder / "surrogate")
     found = correlations(rows)
     if FLAGS.json:

@@ -1,4 +1,4 @@
-"""Counts what a compiled program does on one device; loops count as often as they run.
+"""Count what a compiled program does on one device; loops count as often as they run.
 
 Conventions.
 

@@ -1,4 +1,4 @@
-"""Reads compiled programs: the text of an optimised HLO module, and how often its loops run.
+"""Read compiled programs: the text of an optimised HLO module, and how often its loops run.
 
 XLA's own cost analysis counts a loop's body once and names no collective; the text has all that is
 needed to do better. A trip count is read from the compiler's annotation or found by following the

@@ -195,7 +195,7 @@ def _about_moments(model: Model, work: Workload) -> str:
 PHASES = (
     Phase("load", load_phase, _weight_bytes, _about_load),
     Phase("keys", key_phase, whitener_bytes, _about_keys),
-    Phase("target", value_phase, whitener_bytes, _about_values),
+    Phase("values", value_phase, whitener_bytes, _about_values),
     Phase("solve", solve_phase, _bytes_beside_whitener, _about_solve),
     Phase("perplexity", perplexity_phase, whitener_bytes, _about_texts),
     Phase("perplexity, all layers", whole_perplexity_phase, whitener_bytes, _about_texts),

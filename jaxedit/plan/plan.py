@@ -1,4 +1,4 @@
-"""Plans a study: whether it fits a mesh of chips, and how fast it could be there.
+"""Plan a study: whether it fits a mesh of chips, and how fast it could be there.
 
 Every phase is compiled ahead of time and counted. The solver's host part, tokenising and
 compilation are not in it."""
@@ -54,7 +54,7 @@ class SmallestMesh(NamedTuple):
 
     mesh: Mesh
     resident_bytes: int  # weights, overlay and whiteners on one device
-    compiled: list[str]  # the phases that were compiled to confirm it
+    compiled: dict[str, CompiledPhase]  # those that confirm it, by name
 
 
 def make_plan(
@@ -95,10 +95,11 @@ def make_plan(
                 f"{config.model} fits no mesh of {config.topology} ({len(devices)} x {chip.name}); "
                 "take more chips"
             )
-        # Every phase on that mesh.
+        # Every phase on that mesh; some may have been compiled to find it.
+        known = smallest.compiled if smallest and given is None else {}
         model, phases = model_on(mesh), []
         for phase in PHASES:
-            phases.append(compile_phase(phase, model, work, chip))
+            phases.append(known.get(phase.name) or compile_phase(phase, model, work, chip))
             on_phase(phases[-1])
     return {
         "model": config.model,
@@ -110,7 +111,12 @@ def make_plan(
         "work": work._asdict(),
         "fits": all(phase.fits for phase in phases),
         "phases": [phase._asdict() for phase in phases],
-        "smallest": smallest and {**smallest._asdict(), "mesh": dict(smallest.mesh.shape)},
+        "smallest": smallest
+        and {
+            "mesh": dict(smallest.mesh.shape),
+            "resident_bytes": smallest.resident_bytes,
+            "compiled": list(smallest.compiled),
+        },
     }
 
 
@@ -159,8 +165,13 @@ def smallest_mesh(
         # Second moments are as large as whiteners: two sums go into a batch, and two come out.
         if stored + 4 * whiteners > chip.hbm_bytes:
             continue
-        if all(compile_phase(phase, model, work, chip).fits for phase in phases):
-            return SmallestMesh(mesh, stored + whiteners, list(CONFIRMED_BY))
+        compiled = {}
+        for phase in phases:
+            compiled[phase.name] = compile_phase(phase, model, work, chip)
+            if not compiled[phase.name].fits:
+                break
+        else:
+            return SmallestMesh(mesh, stored + whiteners, compiled)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Counts the FLOPs of one product in a compiled program: a dot, or a convolution that is one."""
+"""Count the FLOPs of one product in a compiled program: a dot, or a convolution that is one."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Counts the bytes that one instruction of a compiled program moves and sends.
+"""Count the bytes that one instruction of a compiled program moves and sends.
 
 Moved are bytes between the main memory and the chip, sent are bytes to other chips."""
 

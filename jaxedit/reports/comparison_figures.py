@@ -129,7 +129,7 @@ def _draw_perplexities(studies: list[FinishedStudy], axes: "Axes", curves: Seque
     # The perplexity at which a model counts as collapsed, where any comes near it.
     axes.set_yscale("log")
     if axes.get_ylim()[1] > COLLAPSE_PPL / 2:
-        labels += draw_level(axes, COLLAPSE_PPL, "collapse: 1000", "--")
+        labels += draw_level(axes, COLLAPSE_PPL, f"collapse: {COLLAPSE_PPL:g}", "--")
     if not np.all(np.isfinite(perplexities)):
         labels.append(EndLabel("not finite", None, top, LEVEL_COLOR))
     _number_perplexities(axes)

@@ -98,7 +98,7 @@ def perplexity_figure(journal: Journal, curves: Sequence[Curve] = ()) -> "Figure
 
     # Levels and curves are named right of the axes, the most damaging edits beside their marks.
     labels += draw_level(axes, base, f"unedited: {format_number(unedited)}", ":")
-    labels += draw_level(axes, COLLAPSE_PPL, "collapse: 1000", "--")
+    labels += draw_level(axes, COLLAPSE_PPL, f"collapse: {COLLAPSE_PPL:g}", "--")
     if not np.all(np.isfinite([unedited, *measured])):
         labels.append(EndLabel("not finite", None, top, LEVEL_COLOR))
     label_line_ends(axes, labels)

@@ -108,7 +108,7 @@ def prompt_continuations(journal: Journal, steps: list[StepRecord]) -> list[dict
     records = [journal.steps[0].record, *steps]
     said = [(record.step, record.prompt_continuations) for record in records]
     known = [(step, texts) for step, texts in said if texts is not None]
-    prompts = journal.run["config"].get("eval", {}).get("prompts") or ()
+    prompts = journal.run["config"]["eval"]["prompts"]
     return [
         {"prompt": prompt, "said": [(step, texts[i]) for step, texts in known]}
         for i, prompt in enumerate(prompts)

@@ -72,6 +72,8 @@ def report_markdown(journal: Journal, steps: list[StepRecord]) -> str:
         for record in steps
         if record.continuation is not None
     ]
+
+    # The document, section by section.
     times = ", ".join(f"{phase} {time_s:.1f} s" for phase, time_s in phase_times(steps).items())
     return "\n".join(
         [

@@ -77,7 +77,7 @@ def perplexity_plot(
             _add_marks(figure, name, chosen, height)
 
     # Levels and axes.
-    _add_level(figure, COLLAPSE_PPL, "collapse: 1000", "dash", "bottom")
+    _add_level(figure, COLLAPSE_PPL, f"collapse: {COLLAPSE_PPL:g}", "dash", "bottom")
     _add_level(figure, base, f"unedited: {format_number(unedited)}", "dot", "top")
     if not np.all(np.isfinite([unedited, *perplexities.values()])):
         _add_level(figure, top, "not finite", "dot", "bottom")

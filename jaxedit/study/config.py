@@ -66,7 +66,8 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     config.journal_dense_every = 1  # methods that change whole matrices: journal them every k edits
     config.screening = ""  # predict each edit's damage first: "log" it, "skip" hard facts, or
     # write them by "c-rome"
-    # What is measured after every k edits; 0: never. The perplexity also after the last.
+    # What is measured after every k edits: the perplexity (also after the last), and the others
+    # (0: never).
     config.eval = ConfigDict(EVALUATION)
     config.guard = ConfigDict(GUARD)
     config.editor = editor_config(method, **hyper)

@@ -37,7 +37,9 @@ from jaxedit.study.validation import (
 
 
 class Evaluation(NamedTuple):
-    """What is measured besides the facts, each after every so many edits; 0: never.
+    """What is measured besides the facts, each after every so many edits.
+
+    The perplexity is always measured; for the others 0 means never.
 
     Attributes:
       perplexity_every: of the study's texts; also after the last edit.

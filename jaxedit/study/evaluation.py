@@ -38,7 +38,7 @@ def _is_regular(context: StudyContext, step: int) -> bool:
     return step % context.evaluation.perplexity_every == 0 or step == len(context.batches)
 
 
-def due_now_and_then(context: StudyContext, step: int) -> list[str]:
+def due_measurements(context: StudyContext, step: int) -> list[str]:
     """List what is due besides facts and perplexity: "kl", "fluency", "prompts"."""
     evaluation = context.evaluation
     every = {"kl": evaluation.kl_every, "fluency": evaluation.fluency_every}
@@ -46,9 +46,7 @@ def due_now_and_then(context: StudyContext, step: int) -> list[str]:
     return due + (["prompts"] if evaluation.prompts and _is_regular(context, step) else [])
 
 
-def measure_now_and_then(
-    context: StudyContext, edited: Model, step: int, due: list[str]
-) -> dict[str, Any]:
+def measure_due(context: StudyContext, edited: Model, step: int, due: list[str]) -> dict[str, Any]:
     """Measure what is due of the model that has the step's edit; return fields of its record."""
     fields: dict[str, Any] = {}
     if "kl" in due:

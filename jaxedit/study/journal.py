@@ -83,7 +83,7 @@ class Journal:
 
 
 def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ...] = ()) -> Journal:
-    """Open a study's folder to go on with it, or makes it.
+    """Open a study's folder to go on with it, or make it.
 
     Args:
       folder: the work directory.
@@ -142,6 +142,8 @@ def read_steps(folder: Path, run: Mapping[str, Any], repair: bool) -> list[Step]
     path = folder / "journal.jsonl"
     if not path.exists():
         return []
+
+    # Line by line: what was cut short is the end, and damage before it an error.
     steps: list[Step] = []
     content = path.read_bytes()
     at = 0

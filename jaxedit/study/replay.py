@@ -61,6 +61,7 @@ def edited_model(
       ValueError: where the folder is no study's, a step is not there or holds no edit, the model
         has changed, or the model after a step lies between two snapshots.
     """
+    # The model of the study, and the steps that are asked for.
     journal = read_journal(folder)
     config = journal.run["config"]
     model = load(config["model"], mesh=config["mesh"], dtype=config["dtype"])
@@ -73,6 +74,7 @@ def edited_model(
         if number not in by_number:
             raise ValueError(f"{folder} has no edit {number}; it has 1 to {len(by_number)}")
 
+    # Chosen edits, or the model as the study left it.
     every = config["journal_dense_every"]
     if run_steps is not None:
         if every > 1:

@@ -22,8 +22,8 @@ from jaxedit.study.context import StudyContext, StudyState
 from jaxedit.study.evaluation import (
     ANSWER_TOKENS,
     continuations,
-    due_now_and_then,
-    measure_now_and_then,
+    due_measurements,
+    measure_due,
     needs_perplexity,
     perplexity_record,
 )
@@ -105,7 +105,7 @@ def run_step(
         edited: Model | None = after.model
     else:
         after, edited = state, None
-    due = due_now_and_then(context, step)
+    due = due_measurements(context, step)
     if edited is None and due:
         edited = apply(state.model, measured.edit)
 
@@ -125,7 +125,7 @@ def run_step(
         edit_norm=edit_norm,
         edit_norm_ratio=edit_norm / context.weight_norm,
         total_relative_perturbation=total,
-        **({} if edited is None else measure_now_and_then(context, edited, step, due)),
+        **({} if edited is None else measure_due(context, edited, step, due)),
     )
     return StepResult(after if kept else state, record, measured.edit)
 
@@ -168,6 +168,7 @@ def edit_alone(
     Raises:
       ValueError: where a request cannot be edited or measured.
     """
+    # The edit, by the consistent editor where the screening asks for it.
     batch, screening = context.batches[step - 1], context.screening
     editor = context.editor
     if step in screening.hard and screening.instead is not None:
@@ -178,6 +179,8 @@ def edit_alone(
     watch.lap("perturbation")
     edited = apply(state.model, edit)
     watch.lap("apply")
+
+    # Its facts, its continuation and its perplexity, in the unedited model and in this one.
     models = context.unedited, edited
     metrics = [average_facts(evaluate_facts(m, batch, prefix=context.prefix)) for m in models]
     watch.lap("facts")

@@ -15,6 +15,7 @@ def check_config(values: Mapping[str, Any]) -> None:
     Raises:
       ValueError: on a value that no study can have; the message names the key.
     """
+    # Numbers.
     evaluation = values["eval"]
     if values["mode"] not in MODES:
         raise ValueError(f"mode={values['mode']!r}: expected one of {', '.join(MODES)}")
@@ -36,6 +37,8 @@ def check_config(values: Mapping[str, Any]) -> None:
         raise ValueError(
             f"eval.prompts={prompts!r}: expected a list of texts, each with something in it"
         )
+
+    # What does not go together.
     stops = values["guard"]["action"] == "stop"
     if values["shard"] and (values["mode"] != "single" or stops):
         raise ValueError(

@@ -126,7 +126,7 @@ def test_a_value_counts_its_steps(directory, pod):
     devices, chip = pod
     model = tiny_model(build_mesh(devices, 1, 8), directory)
     few, many = (
-        compile_phase(phase_called("target"), model, WORK._replace(v_num_grad_steps=n), chip)
+        compile_phase(phase_called("values"), model, WORK._replace(v_num_grad_steps=n), chip)
         for n in (2, 12)
     )
     config = model.config
