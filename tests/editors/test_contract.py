@@ -22,8 +22,8 @@ REQUESTS = [
 ]
 
 
-def make(name: str):
-    """Make an editor of small cost, with values that suit any method on models this small."""
+def settings_of(name: str) -> dict[str, Any]:
+    """Return hyper-parameters of small cost that suit any method on models this small."""
     known = _registry.hyper_defaults(name)
     is_batch = "mom2_update_weight" in known or "nullspace_threshold" in known
     values = {
@@ -44,8 +44,12 @@ def make(name: str):
         "alpha": 0.0,
         "lr": 5e-3,
     }
-    own = {key: value for key, value in values.items() if key in known}
-    return jaxedit.make_editor(name, **own)
+    return {key: value for key, value in values.items() if key in known}
+
+
+def make(name: str, **more):
+    """Make an editor with these settings and some more."""
+    return jaxedit.make_editor(name, **settings_of(name) | more)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +158,19 @@ def test_restoring_an_edit_rebuilds_the_state(case):
     a, _, _ = editor.edit(once, REQUESTS[1:], rebuilt)
     b, _, _ = editor.edit(once, REQUESTS[1:], state)
     np.testing.assert_array_equal(to_dense(a.deltas[0]), to_dense(b.deltas[0]))
+
+
+@pytest.mark.parametrize("more", [{}, {"max_norm_ratio": 0.5}], ids=["alone", "constrained"])
+@pytest.mark.parametrize("name", _registry.method_names())
+def test_states_offer_the_context_templates(golden, stats_of, name, more):
+    editor = make(name, **more)
+    state = editor.init(golden("llama"), stats_of("llama"))
+    given = settings_of(name).get("context_templates")
+    offered = getattr(state, "context_templates", None)
+    assert (editor.context_templates is None) == (given is None) == (offered is None)
+    if editor.context_templates is not None:
+        assert list(offered) == list(given)
+        assert editor.context_templates(state) is offered
 
 
 def test_info_is_finite_numbers(case):
