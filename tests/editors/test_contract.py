@@ -160,6 +160,19 @@ def test_restoring_an_edit_rebuilds_the_state(case):
     np.testing.assert_array_equal(to_dense(a.deltas[0]), to_dense(b.deltas[0]))
 
 
+def test_an_editor_of_the_published_layers_restores_an_edit(case, monkeypatch):
+    layer_name = _registry.layer_field(case.editor.name)
+    settings = settings_of(case.editor.name)
+    published = {layer_name: settings.pop(layer_name)}  # a stand-in: none is for models this small
+    monkeypatch.setattr(_registry, "published_hyper", lambda name, model: published)
+    editor = jaxedit.make_editor(case.editor.name, **settings)
+    rebuilt = editor.restore(editor.init(case.model, case.stats), case.edit)
+    mine, theirs = jax.tree.leaves(case.state), jax.tree.leaves(rebuilt)
+    assert len(mine) == len(theirs)
+    for a, b in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("more", [{}, {"max_norm_ratio": 0.5}], ids=["alone", "constrained"])
 @pytest.mark.parametrize("name", _registry.method_names())
 def test_states_offer_the_context_templates(golden, stats_of, name, more):
