@@ -123,9 +123,11 @@ def edit(
     """Make one edit of a batch of requests.
 
     Raises:
-      ValueError: where no request's z is between alpha and upper_bound away, so that there is
-        nothing to write.
+      ValueError: without requests, or where no request's z is between alpha and upper_bound away,
+        so that there is nothing to write.
     """
+    if not requests:
+        raise ValueError("an edit needs at least one request")
     groups, z_layer = state.context_templates, hyper.layers[-1]
     working = allocate_deltas(model, EDITED_WEIGHT, tuple(hyper.layers))
     packed = pack_prompts(working, requests, groups, hyper.key_pooling, hyper.fact_token)

@@ -215,6 +215,14 @@ def test_bfloat16_weights_keep_float32_edits(shared, stats_of):
 
 
 @pytest.mark.parametrize("name", _registry.method_names())
+def test_an_edit_needs_a_request(golden, stats_of, name):
+    model, editor = golden("llama"), make(name)
+    state = editor.init(model, stats_of("llama"))
+    with pytest.raises(ValueError, match="at least one request|one request at a time, got 0"):
+        editor.edit(model, [], state)
+
+
+@pytest.mark.parametrize("name", _registry.method_names())
 def test_hyper_parameters_are_checked(name):
     with pytest.raises(ValueError, match="no hyper-parameter 'v_learning_rate'"):
         jaxedit.make_editor(name, layers=[2], v_learning_rate=0.5)
