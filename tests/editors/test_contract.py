@@ -1,6 +1,7 @@
 """What every editor promises, for every file in jaxedit/editors without naming one."""
 
 import dataclasses
+import json
 from typing import Any, NamedTuple
 
 import jax
@@ -227,6 +228,14 @@ def test_hyper_parameters_are_checked(name):
     with pytest.raises(ValueError, match="no hyper-parameter 'v_learning_rate'"):
         jaxedit.make_editor(name, layers=[2], v_learning_rate=0.5)
     assert dataclasses.is_dataclass(make(name).hyper)
+
+
+@pytest.mark.parametrize("name", _registry.method_names())
+def test_hyper_parameters_given_as_numpy_numbers_can_be_written(name):
+    layer_name = _registry.layer_field(name)
+    given = np.int64(2) if layer_name == "layer" else [np.int64(2)]
+    hyper = dataclasses.asdict(jaxedit.make_editor(name, **{layer_name: given}).hyper)
+    assert json.loads(json.dumps(hyper))[layer_name] == (2 if layer_name == "layer" else [2])
 
 
 def test_unknown_method_is_named():
