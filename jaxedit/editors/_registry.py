@@ -103,7 +103,7 @@ def _build(name: str, hyper: dict[str, Any]) -> Editor:
     own = {key: value for key, value in hyper.items() if key not in names}
     editor: Editor = module.make(module.Hyper(**own))
     editor = editor if constraints.is_empty else with_constraints(editor, constraints)
-    return with_begin_of_text(editor) if getattr(editor.hyper, "anchor", None) else editor
+    return with_begin_of_text(editor) if editor.hyper.anchor else editor
 
 
 def _method_module(name: str) -> ModuleType:

@@ -12,7 +12,7 @@ a pass over the requests is.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,8 @@ class Hyper:
     objective: str = "last_position"
     batch_size: int = 1
     leading_space: str = "joined"
+
+    anchor: ClassVar[str | None] = None  # no begin-of-text token is put in front
 
 
 class Settings(NamedTuple):

@@ -228,6 +228,7 @@ def test_hyper_parameters_are_checked(name):
     with pytest.raises(ValueError, match="no hyper-parameter 'v_learning_rate'"):
         jaxedit.make_editor(name, layers=[2], v_learning_rate=0.5)
     assert dataclasses.is_dataclass(make(name).hyper)
+    assert make(name).hyper.anchor is None
 
 
 @pytest.mark.parametrize("name", _registry.method_names())
