@@ -1,4 +1,4 @@
-"""Reads requests and texts; each form of record is told by its keys and read by its own file."""
+"""Readers of requests and texts; a record's form is told by its keys and read by its own file."""
 
 import importlib
 import importlib.resources
@@ -107,11 +107,12 @@ def read_corpus(source: str, n_texts: int | None = None) -> list[str]:
 
     Raises:
       ValueError: as `read_texts`; on a directory without such files; on a data set that cannot be
-        had.
+        had, or has a row without a text.
     """
     if source.startswith(HUB_PREFIX):
         rows = hub_rows(source.removeprefix(HUB_PREFIX), n_texts, TEXT_FILES)
-        return [row["text"] for row in rows if row["text"].strip()]
+        texts = [_text_of(source, i, row) for i, row in enumerate(rows)]
+        return [text for text in texts if text.strip()]
     folder = Path(source)
     if not folder.is_dir():
         return read_texts(source)
@@ -239,4 +240,4 @@ def _check_fields(value: Any, expected: Any, what: str) -> None:
 
 
 def _shorten(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)[:80]
+    return json.dumps(value, ensure_ascii=False, default=str)[:80]

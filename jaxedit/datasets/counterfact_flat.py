@@ -4,7 +4,8 @@ A record is flat: the prompt is written out, with one paraphrase and one neighbo
 
 from typing import Any
 
-from jaxedit.edits.request import PromptAnswer, Request, to_template
+from jaxedit.datasets._subjects import template_of
+from jaxedit.edits.request import PromptAnswer, Request
 
 KEYS = frozenset({"prompt", "subject", "target_new", "ground_truth"})
 FIELDS = {
@@ -35,10 +36,13 @@ def request(record: dict[str, Any]) -> Request | None:
                 "there is a locality_prompt but no locality_ground_truth, which is its answer"
             )
         answers.append(record["locality_ground_truth"])
-    if not all(answer.strip() for answer in answers) or record["subject"] not in record["prompt"]:
+    if not all(answer.strip() for answer in answers):
+        return None
+    prompt = template_of(record["prompt"], record["subject"])
+    if prompt is None:
         return None
     return Request(
-        prompt=to_template(record["prompt"], record["subject"]),
+        prompt=prompt,
         subject=record["subject"],
         target_new=record["target_new"],
         target_true=record["ground_truth"],

@@ -7,7 +7,8 @@ first name counts."""
 
 from typing import Any
 
-from jaxedit.edits.request import PromptAnswer, Request, to_template
+from jaxedit.datasets._subjects import template_of
+from jaxedit.edits.request import PromptAnswer, Request
 
 KEYS = frozenset({"subject", "prompt", "target_new", "portability", "locality"})
 FIELDS = {
@@ -27,18 +28,19 @@ def request(record: dict[str, Any]) -> Request | None:
     None where an answer is empty or the subject does not occur in the prompt.
 
     Raises:
-      ValueError: on a probe that is not an object with a prompt and its answers.
+      ValueError: on an empty subject, or a probe that is not an object with a prompt and its answers.
     """
     subject, true = record["subject"], record.get("ground_truth")
     target_true = None if true is None else _first(true)
     answers = [record["target_new"], *([] if target_true is None else [target_true])]
     if not all(answer.strip() for answer in answers):
         return None
-    if not subject or subject not in record["prompt"]:
+    prompt = template_of(record["prompt"], subject)
+    if prompt is None:
         return None
     rephrase = record.get("rephrase") or ()
     return Request(
-        prompt=to_template(record["prompt"], subject),
+        prompt=prompt,
         subject=subject,
         target_new=record["target_new"],
         target_true=target_true,

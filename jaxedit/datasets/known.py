@@ -6,7 +6,8 @@ whose relation has no other answer cannot be edited."""
 
 from typing import Any
 
-from jaxedit.edits.request import Request, to_template
+from jaxedit.datasets._subjects import template_of
+from jaxedit.edits.request import Request
 
 KEYS = frozenset({"known_id", "subject", "attribute", "prompt"})
 FIELDS = {
@@ -21,7 +22,11 @@ FIELDS = {
 def requests(records: list[dict[str, Any]]) -> list[Request | None]:
     """Return the request of each record.
 
-    None where an answer is empty or lacking, or the subject is not in the prompt."""
+    None where an answer is empty or lacking, or the subject does not occur in the prompt.
+
+    Raises:
+      ValueError: on an empty subject.
+    """
     by_relation: dict[str | None, list[int]] = {}
     for i, record in enumerate(records):
         by_relation.setdefault(record.get("relation_id"), []).append(i)
@@ -31,17 +36,19 @@ def requests(records: list[dict[str, Any]]) -> list[Request | None]:
         same = by_relation[record.get("relation_id")]
         place = same.index(i)
         others = [records[j]["attribute"] for j in same[place + 1 :] + same[:place]]
-        known, subject = record["attribute"].strip(), record["subject"]
+        known = record["attribute"].strip()
         differing = (other for other in others if other.strip() and other.strip() != known)
         new = next(differing, None)
-        usable = known and subject and subject in record["prompt"]
-        found.append(_request(record, new) if usable and new else None)
+        found.append(_request(record, new) if known and new else None)
     return found
 
 
-def _request(record: dict[str, Any], new: str) -> Request:
+def _request(record: dict[str, Any], new: str) -> Request | None:
+    prompt = template_of(record["prompt"], record["subject"])
+    if prompt is None:
+        return None
     return Request(
-        prompt=to_template(record["prompt"], record["subject"]),
+        prompt=prompt,
         subject=record["subject"],
         target_new=new,
         target_true=record["attribute"],

@@ -6,7 +6,8 @@ lower case without its mark."""
 
 from typing import Any
 
-from jaxedit.edits.request import PromptAnswer, Request, to_template
+from jaxedit.datasets._subjects import template_of
+from jaxedit.edits.request import PromptAnswer, Request
 
 KEYS = frozenset({"subject", "src", "alt", "answers", "rephrase", "loc", "loc_ans"})
 FIELDS = {
@@ -33,11 +34,14 @@ def request(record: dict[str, Any]) -> Request | None:
     if not record["loc"].startswith(LOC_PREFIX):
         raise ValueError(f"loc must begin with {LOC_PREFIX!r}, got {record['loc'][:80]!r}")
     answers = (record["alt"], target_true, record["loc_ans"])
-    if not all(answer.strip() for answer in answers) or record["subject"] not in record["src"]:
+    if not all(answer.strip() for answer in answers):
+        return None
+    prompt = template_of(record["src"], record["subject"])
+    if prompt is None:
         return None
     question = record["loc"].removeprefix(LOC_PREFIX).removesuffix("?") + "?"
     return Request(
-        prompt=to_template(record["src"], record["subject"]),
+        prompt=prompt,
         subject=record["subject"],
         target_new=record["alt"],
         target_true=target_true,

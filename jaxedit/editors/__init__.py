@@ -1,8 +1,8 @@
 """Editing methods, one file each: a pair of pure functions `init` and `edit`.
 
 The file name is the method's name ("c-rome" is `c_rome.py`). A file offers `Hyper`, a frozen
-dataclass with published hyper-parameter names, and `make(hyper) -> Editor`. Files whose name begins
-with an underscore are no methods.
+dataclass with published hyper-parameter names and an `anchor` (`jaxedit.solving.hyper`), and
+`make(hyper) -> Editor`. Files whose name begins with an underscore are no methods.
 """
 
 from jaxedit.editors._base import Editor

@@ -22,7 +22,8 @@ class Editor(NamedTuple):
 
     Attributes:
       name: the method's.
-      hyper: the hyper-parameters, a frozen dataclass.
+      hyper: the hyper-parameters, a frozen dataclass; its `anchor` is "bos" where a begin-of-text
+        token is to stand in front of every prompt, else None.
       slots: (model) -> weight -> layers that its edits change, so that a study can allocate their
         deltas once.
       init: (model, stats) -> state.

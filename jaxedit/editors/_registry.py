@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from jaxedit.did_you_mean import did_you_mean
 from jaxedit.editors._base import Editor, with_begin_of_text, with_constraints, with_layers_of
 from jaxedit.editors._published import published_hyper
@@ -58,7 +60,10 @@ def layer_field(name: str) -> str:
 
 
 def _checked(name: str, hyper: dict[str, Any]) -> dict[str, Any]:
-    """Check names and types of hyper-parameters; return `layers` with one entry as `layer`."""
+    """Check names and types of hyper-parameters; return them as a method's `Hyper` takes them.
+
+    `layers` with one entry become `layer` where the method has that, and numbers Python's own.
+    """
     defaults = hyper_defaults(name)
     if "layers" in hyper and "layers" not in defaults:
         layers = list(hyper["layers"])
@@ -79,7 +84,14 @@ def _checked(name: str, hyper: dict[str, Any]) -> dict[str, Any]:
             )
     for key, value in hyper.items():
         _check_type(name, key, value)
-    return hyper
+    return {key: _plain(value) for key, value in hyper.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers of NumPy as Python's: hyper-parameters are written as JSON."""
+    if isinstance(value, tuple | list):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _build(name: str, hyper: dict[str, Any]) -> Editor:
@@ -91,7 +103,7 @@ def _build(name: str, hyper: dict[str, Any]) -> Editor:
     own = {key: value for key, value in hyper.items() if key not in names}
     editor: Editor = module.make(module.Hyper(**own))
     editor = editor if constraints.is_empty else with_constraints(editor, constraints)
-    return with_begin_of_text(editor) if getattr(editor.hyper, "anchor", None) else editor
+    return with_begin_of_text(editor) if editor.hyper.anchor else editor
 
 
 def _method_module(name: str) -> ModuleType:

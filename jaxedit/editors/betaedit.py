@@ -69,6 +69,11 @@ class State(NamedTuple):
     n_facts: int = 0
     n_at_renewal: int = 0
 
+    @property
+    def context_templates(self) -> tuple[tuple[str, ...], ...]:
+        """The context templates in groups, given or sampled."""
+        return self.inner.context_templates
+
 
 def make(hyper: Hyper) -> Editor:
     """Make the BetaEdit editor of these hyper-parameters."""
@@ -86,7 +91,7 @@ def make(hyper: Hyper) -> Editor:
         init=functools.partial(init, hyper, spec),
         edit=functools.partial(edit, hyper, spec),
         restore=functools.partial(restore, hyper),
-        context_templates=lambda state: state.inner.context_templates,
+        context_templates=lambda state: state.context_templates,
     )
 
 
@@ -152,14 +157,17 @@ def whiten(hyper: Hyper, layer: int, protected_FF: np.ndarray, m_FF: np.ndarray)
 
 def _renew(hyper: Hyper, state: State, inner: MultiLayerState, made: Edit) -> State:
     """Return the state with an edit's keys in S, and a new U where tau facts are written."""
-    keys = {layer: made.memory[f"keys/{layer}"] for layer in hyper.layers}
-    histories = {layer: append(past, keys[layer]) for layer, past in state.histories.items()}
-    n_facts = state.n_facts + len(keys[hyper.layers[0]])
+    # The state's layers: an editor that takes the published ones has none in `hyper`.
+    keys = {layer: made.memory[f"keys/{layer}"] for layer in state.histories}
+    histories = {layer: append(history, keys[layer]) for layer, history in state.histories.items()}
+    n_facts = state.n_facts + len(next(iter(keys.values())))
     if n_facts - state.n_at_renewal < hyper.tau:
         return State(inner, histories, state.mesh, n_facts, state.n_at_renewal)
+
+    # The null space of what is protected by now, and M in it.
     regularisers = {}
-    for layer, past in histories.items():
-        s_FF, c_FF = gram(past), hyper.lambda1 * np.asarray(past.moment_FF, np.float64)
+    for layer, history in histories.items():
+        s_FF, c_FF = gram(history), hyper.lambda1 * np.asarray(history.moment_FF, np.float64)
         protected_FF = (s_FF / n_facts + c_FF) / (hyper.lambda1 + 1)
         renewed_MF = whiten(hyper, layer, protected_FF, s_FF + c_FF)
         regularisers[layer] = shard_regulariser(state.mesh, renewed_MF)

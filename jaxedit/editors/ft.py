@@ -12,7 +12,7 @@ a pass over the requests is.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,8 @@ class Hyper:
     objective: str = "last_position"
     batch_size: int = 1
     leading_space: str = "joined"
+
+    anchor: ClassVar[str | None] = None  # no begin-of-text token is put in front
 
 
 class Settings(NamedTuple):
@@ -292,8 +294,13 @@ def _loss(model: Model, batch: Batches, lowest: int) -> jax.Array:
     token_BT, read_BQ, target_BQ, weight_BQ, _ = batch
     position_BT = jnp.broadcast_to(jnp.arange(token_BT.shape[1]), token_BT.shape)
     attn_context = causal_attention(position_BT)
+
+    # No gradient passes the lowest edited layer: those below it keep nothing for it.
     h_BTD = run_layers(model, embed(model, token_BT, position_BT), attn_context, 0, lowest)
+    h_BTD = jax.lax.stop_gradient(h_BTD)
     h_BTD = run_layers(model, h_BTD, attn_context, lowest, model.config.L)
+
+    # The loss, from the logits at the positions read.
     read_BQD = jnp.take_along_axis(h_BTD, read_BQ[..., None], axis=1)
     logp_BQV = jax.nn.log_softmax(embedding_and_head(model).unembed(read_BQD))
     chosen_BQ = jnp.take_along_axis(logp_BQV, target_BQ[..., None], axis=2)[..., 0]

@@ -123,9 +123,11 @@ def edit(
     """Make one edit of a batch of requests.
 
     Raises:
-      ValueError: where no request's z is between alpha and upper_bound away, so that there is
-        nothing to write.
+      ValueError: without requests, or where no request's z is between alpha and upper_bound away,
+        so that there is nothing to write.
     """
+    if not requests:
+        raise ValueError("an edit needs at least one request")
     groups, z_layer = state.context_templates, hyper.layers[-1]
     working = allocate_deltas(model, EDITED_WEIGHT, tuple(hyper.layers))
     packed = pack_prompts(working, requests, groups, hyper.key_pooling, hyper.fact_token)
@@ -138,9 +140,9 @@ def edit(
     # Passes over the layers, each for the requests that the passes before left too far from z.
     regulariser_of = functools.partial(neuron_regulariser, hyper, model.mesh, state)
     reached_ID = compute_values(working, packed, z_layer)
+    distance_I = np.linalg.norm(z_ID - reached_ID, axis=1)
     passes: list[LayerUpdates] = []
     for _ in range(hyper.max_iterations - 1):
-        distance_I = np.linalg.norm(z_ID - reached_ID, axis=1)
         is_far_I = (distance_I > hyper.alpha) & (distance_I < hyper.upper_bound)
         far = np.flatnonzero(is_far_I)
         if not len(far):
@@ -154,6 +156,7 @@ def edit(
         )
         working = passes[-1].model
         reached_ID = compute_values(working, packed, z_layer)
+        distance_I = np.linalg.norm(z_ID - reached_ID, axis=1)
     if not passes:
         distances = np.array2string(distance_I, precision=3, threshold=8)
         raise ValueError(

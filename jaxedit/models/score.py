@@ -116,9 +116,12 @@ def token_losses(
     packed = texts.packed
     nll_nats: list[np.ndarray] = [np.zeros(0)] * packed.n_texts
     is_argmax: list[np.ndarray] = [np.zeros(0, bool)] * packed.n_texts
+    if model_of is None:
+        _check_prefilled(model, texts)
     for g, segment_BT in enumerate(packed.segment_GBT):
-        batch_model = model if model_of is None else model_of(packed.group_GB[g])
-        if texts.embedding is not None:
+        batch_model = model
+        if model_of is not None:
+            batch_model = model_of(packed.group_GB[g])
             _check_prefilled(batch_model, texts)
         batch = batch_to_device(model, packed, g)
         losses = token_losses_of_batch(batch_model, *batch, texts.hidden_G[g], texts.layer)
@@ -135,6 +138,8 @@ def token_losses(
 
 def _check_prefilled(model: Model, texts: PrefilledTexts) -> None:
     """Raise where the model is not the texts', or has edits in the layers that were computed."""
+    if texts.embedding is None:
+        return
     if model.base["embed/tokens"] is not texts.embedding:
         raise ValueError("these texts were prefilled with another model; prepare them again")
     per_row = (model.overlay.rows or {}).values()

@@ -70,6 +70,11 @@ class ConstrainedState(NamedTuple):
     inner: Any
     largest: Mapping[tuple[str, int], float]
 
+    @property
+    def context_templates(self) -> Any:
+        """The templates that the method edits with, as its own state has them."""
+        return self.inner.context_templates
+
 
 def init(
     constraints: UpdateConstraints, model: Model, inner: Any, slots: Mapping[str, tuple[int, ...]]
@@ -111,10 +116,10 @@ def _constrain(
     constraints: UpdateConstraints, model: Model, delta: LowRank | Dense, largest
 ) -> LowRank | Dense:
     weight, layer = delta.weight, delta.layer
-    base_FD = _base(model, weight, layer)
 
     # The cap; it leaves an update what it is, low-rank or dense.
     if constraints.max_norm_ratio is not None:
+        base_FD = _base(model, weight, layer)
         ratio = float(np.linalg.norm(to_dense(delta)) / np.linalg.norm(base_FD))
         delta = scale_delta(delta, min(1.0, constraints.max_norm_ratio / ratio) if ratio else 1.0)
     if not constraints.is_dense:
@@ -123,7 +128,7 @@ def _constrain(
 
     # RECT: relative to the weight as it is edited so far.
     if constraints.rect_keep is not None:
-        weight_FD = np.abs(base_FD + edited_FD)
+        weight_FD = np.abs(_base(model, weight, layer) + edited_FD)
         share_FD = np.abs(change_FD) / np.maximum(weight_FD, TINY)
         n_kept = max(1, round(constraints.rect_keep * share_FD.size))
         smallest_kept = np.partition(share_FD, -n_kept, axis=None)[-n_kept]

@@ -26,8 +26,8 @@ def inverse_cholesky(moment_FF: np.ndarray, scale: float = 1.0, ridge: float = 0
     import scipy.linalg
 
     moment = np.asarray(moment_FF, np.float64)
+    is_diagonal = np.count_nonzero(moment) == np.count_nonzero(np.diagonal(moment))
     diagonal_F = scale * np.diagonal(moment) + ridge
-    is_diagonal = np.count_nonzero(moment) == len(moment)
     if np.all(diagonal_F > 0) and is_diagonal:  # C = I, where there are no statistics
         return np.diag((1 / np.sqrt(diagonal_F)).astype(np.float32))
     moment = scale * (moment + moment.T) / 2

@@ -168,10 +168,9 @@ def _sum_texts(
     try:
         for group in group_texts(token_lists[n_done:], GROUP_TOKENS * n_data):
             on_tokens(n_tokens, n_total)
-            for batch_3BT in pack_batches(group, n_data):
-                placed = (shard_batch(model.mesh, "BT", array_BT) for array_BT in batch_3BT)
-                sums = add_batch(model, *placed, np.array(layers), sums)
-            n_done, n_tokens = n_done + len(group), n_tokens + sum(map(len, group))
+            # Together, so that what an interrupt saves is of whole groups.
+            sums, n_done = _sum_group(model, group, n_data, layers, sums), n_done + len(group)
+            n_tokens += sum(map(len, group))
             # Once a minute, by the first process's clock.
             if (
                 resume is not None
@@ -188,6 +187,16 @@ def _sum_texts(
         raise
     if resume is not None and is_first_process():
         resume.unlink(missing_ok=True)
+    return sums
+
+
+def _sum_group(
+    model: Model, group: list[np.ndarray], n_data: int, layers: list[int], sums: Sums
+) -> Sums:
+    """Add the texts of one group to the sums."""
+    for batch_3BT in pack_batches(group, n_data):
+        placed = (shard_batch(model.mesh, "BT", array_BT) for array_BT in batch_3BT)
+        sums = add_batch(model, *placed, np.array(layers), sums)
     return sums
 
 

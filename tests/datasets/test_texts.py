@@ -78,6 +78,17 @@ def test_a_corpus_of_the_datasets_library_is_streamed(monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("row", [{"title": "two"}, {"text": None}, {"text": b"two"}])
+def test_a_row_without_a_text_is_named_with_data_set_and_row(row, monkeypatch):
+    import datasets
+
+    rows = [{"text": "one"}, row]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    expected = r'expected a string, or an object with a string under "Text"'
+    with pytest.raises(ValueError, match=rf"datasets:some/name, record 1 .*{expected}"):
+        read_corpus("datasets:some/name")
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

@@ -83,6 +83,25 @@ def test_a_wrong_record_is_told_what_is_wrong(record, message, tmp_path):
         read_requests(write(tmp_path / "some.json", [record]))
 
 
+@pytest.mark.parametrize("subject", ["", "  "])
+@pytest.mark.parametrize("form", RECORDS)
+def test_an_empty_subject_is_refused_in_every_form(form, subject, tmp_path):
+    """It is a mistake of the file, unlike a subject that the prompt spells otherwise."""
+    record = RECORDS[form]
+    place = "subject" if "subject" in record else "requested_rewrite"
+    rewritten = record[place]
+    if isinstance(rewritten, list):
+        rewritten = [{**rewrite, "subject": subject} for rewrite in rewritten]
+    elif isinstance(rewritten, dict):
+        rewritten = {**rewritten, "subject": subject}
+    else:
+        rewritten = subject
+    other = {**KNOWN, "attribute": "Asia"} if form == "known" else record
+    source = write(tmp_path / "some.json", [other, {**record, place: rewritten}])
+    with pytest.raises(ValueError, match=r"some\.json.*(subject '\s*' does not|an empty subject)"):
+        read_requests(source)
+
+
 def test_an_unknown_form_is_told_the_known_ones(tmp_path):
     source = write(tmp_path / "some.json", [{"question": "who?", "answer": "me"}])
     message = r"some\.json: the first record has the keys answer, question"

@@ -1,6 +1,7 @@
 """What every editor promises, for every file in jaxedit/editors without naming one."""
 
 import dataclasses
+import json
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +23,8 @@ REQUESTS = [
 ]
 
 
-def make(name: str):
-    """Make an editor of small cost, with values that suit any method on models this small."""
+def settings_of(name: str) -> dict[str, Any]:
+    """Return hyper-parameters of small cost that suit any method on models this small."""
     known = _registry.hyper_defaults(name)
     is_batch = "mom2_update_weight" in known or "nullspace_threshold" in known
     values = {
@@ -44,8 +45,12 @@ def make(name: str):
         "alpha": 0.0,
         "lr": 5e-3,
     }
-    own = {key: value for key, value in values.items() if key in known}
-    return jaxedit.make_editor(name, **own)
+    return {key: value for key, value in values.items() if key in known}
+
+
+def make(name: str, **more):
+    """Make an editor with these settings and some more."""
+    return jaxedit.make_editor(name, **settings_of(name) | more)
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +161,32 @@ def test_restoring_an_edit_rebuilds_the_state(case):
     np.testing.assert_array_equal(to_dense(a.deltas[0]), to_dense(b.deltas[0]))
 
 
+def test_an_editor_of_the_published_layers_restores_an_edit(case, monkeypatch):
+    layer_name = _registry.layer_field(case.editor.name)
+    settings = settings_of(case.editor.name)
+    published = {layer_name: settings.pop(layer_name)}  # a stand-in: none is for models this small
+    monkeypatch.setattr(_registry, "published_hyper", lambda name, model: published)
+    editor = jaxedit.make_editor(case.editor.name, **settings)
+    rebuilt = editor.restore(editor.init(case.model, case.stats), case.edit)
+    mine, theirs = jax.tree.leaves(case.state), jax.tree.leaves(rebuilt)
+    assert len(mine) == len(theirs)
+    for a, b in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("more", [{}, {"max_norm_ratio": 0.5}], ids=["alone", "constrained"])
+@pytest.mark.parametrize("name", _registry.method_names())
+def test_states_offer_the_context_templates(golden, stats_of, name, more):
+    editor = make(name, **more)
+    state = editor.init(golden("llama"), stats_of("llama"))
+    given = settings_of(name).get("context_templates")
+    offered = getattr(state, "context_templates", None)
+    assert (editor.context_templates is None) == (given is None) == (offered is None)
+    if editor.context_templates is not None:
+        assert list(offered) == list(given)
+        assert editor.context_templates(state) is offered
+
+
 def test_info_is_finite_numbers(case):
     info = case.info
     assert info
@@ -185,10 +216,27 @@ def test_bfloat16_weights_keep_float32_edits(shared, stats_of):
 
 
 @pytest.mark.parametrize("name", _registry.method_names())
+def test_an_edit_needs_a_request(golden, stats_of, name):
+    model, editor = golden("llama"), make(name)
+    state = editor.init(model, stats_of("llama"))
+    with pytest.raises(ValueError, match="at least one request|one request at a time, got 0"):
+        editor.edit(model, [], state)
+
+
+@pytest.mark.parametrize("name", _registry.method_names())
 def test_hyper_parameters_are_checked(name):
     with pytest.raises(ValueError, match="no hyper-parameter 'v_learning_rate'"):
         jaxedit.make_editor(name, layers=[2], v_learning_rate=0.5)
     assert dataclasses.is_dataclass(make(name).hyper)
+    assert make(name).hyper.anchor is None
+
+
+@pytest.mark.parametrize("name", _registry.method_names())
+def test_hyper_parameters_given_as_numpy_numbers_can_be_written(name):
+    layer_name = _registry.layer_field(name)
+    given = np.int64(2) if layer_name == "layer" else [np.int64(2)]
+    hyper = dataclasses.asdict(jaxedit.make_editor(name, **{layer_name: given}).hyper)
+    assert json.loads(json.dumps(hyper))[layer_name] == (2 if layer_name == "layer" else [2])
 
 
 def test_unknown_method_is_named():

@@ -99,6 +99,7 @@ def test_facts_that_stay_far_are_written_again(setting):
     once = jaxedit.apply(model, edit)
     distance_I = np.linalg.norm(z_ID - held(once, REQUESTS), axis=1)
     assert info["n_passes"] == 1
+    assert info["z_distance"] == pytest.approx(distance_I.max(), rel=1e-4)
 
     # An alpha that one fact is within after one pass, and none before.
     alpha = float(np.sort(distance_I)[:2].mean())
@@ -127,6 +128,8 @@ def test_facts_that_stay_far_are_written_again(setting):
 
     # All facts' keys, as both passes leave them.
     twice = jaxedit.apply(model, edit)
+    last_distance_I = np.linalg.norm(z_ID - held(twice, REQUESTS), axis=1)
+    assert info["z_distance"] == pytest.approx(last_distance_I.max(), rel=1e-4)
     for layer in LAYERS:
         key_IF = compute_keys(twice, packed(model, REQUESTS), layer)[0]
         np.testing.assert_allclose(edit.memory[f"keys/{layer}"], key_IF, rtol=1e-4, atol=1e-5)

@@ -174,6 +174,17 @@ def test_what_cannot_be_written_exactly():
         least_change(KeyRegulariser(), same_FR, value_RD[:2], 0.0)
 
 
+@pytest.mark.parametrize("n_dead", [0, 1, 2, 4])
+def test_a_matrix_with_neurons_that_never_fire(n_dead):
+    """Two rows of zeros and one pair off the diagonal are four entries, as many as a diagonal's."""
+    moment_FF = np.eye(4)
+    moment_FF[2, 3] = moment_FF[3, 2] = 0.5
+    moment_FF[:n_dead], moment_FF[:, :n_dead] = 0, 0
+    whitener_FF = np.float64(inverse_cholesky(moment_FF, 2.0, 0.25))
+    m_FF = 2 * moment_FF + 0.25 * np.eye(4)
+    np.testing.assert_allclose(whitener_FF @ m_FF @ whitener_FF.T, np.eye(4), atol=1e-6)
+
+
 @pytest.mark.parametrize("lowest", [0.0, -0.1])
 def test_a_matrix_that_is_not_positive_definite(lowest):
     message = r"second moment \(3 wide\) is not positive definite.*10 x F tokens"

@@ -12,7 +12,9 @@ from safetensors.numpy import save_file
 import jaxedit
 from jaxedit.models.layers import causal_attention, embed, run_layer, run_layers
 from jaxedit.stats import collect
+from jaxedit.stats.collect import pack_batches
 from jaxedit.stats.second_moments import Stats, compare_stats
+from jaxedit.stats.sums import add_batch
 
 FAMILIES = ("gpt2", "gptj", "llama", "qwen2", "gpt_neox")
 
@@ -177,6 +179,43 @@ def test_an_interrupted_pass_goes_on_to_the_same_bits(golden, texts, interrupted
     for layer in (2, 3):
         np.testing.assert_array_equal(again.moments[layer], whole.moments[layer])
     assert not interrupted.exists()
+
+
+def test_an_interrupt_inside_a_group_saves_whole_groups(golden, texts, monkeypatch, tmp_path):
+    """Batches of a group that is not done are added when the pass goes on, and only then."""
+    monkeypatch.setattr(collect, "GROUP_TOKENS", 300)
+    monkeypatch.setattr(collect, "BATCH_TOKENS", 1)  # a row is a batch
+    model, read, part = golden("gpt2"), texts("gpt2"), tmp_path / "stats.part"
+    whole = jaxedit.collect_stats(model, read, [2, 3])
+
+    # Raise in the second batch of the second group.
+    batches_of_group, n_left = [], None
+
+    def pack(token_lists, n_data):
+        nonlocal n_left
+        packed = pack_batches(token_lists, n_data)
+        batches_of_group.append(len(packed))
+        n_left = 1 if len(batches_of_group) == 2 else None
+        return packed
+
+    def add(*arguments):
+        nonlocal n_left
+        if n_left == 0:
+            raise KeyboardInterrupt
+        n_left = None if n_left is None else n_left - 1
+        return add_batch(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(collect, "pack_batches", pack)
+        patched.setattr(collect, "add_batch", add)
+        with pytest.raises(KeyboardInterrupt):
+            jaxedit.collect_stats(model, read, [2, 3], resume=part)
+    assert len(batches_of_group) == 2
+    assert batches_of_group[1] >= 2
+
+    again = jaxedit.collect_stats(model, read, [2, 3], resume=part)
+    for layer in (2, 3):
+        np.testing.assert_array_equal(again.moments[layer], whole.moments[layer])
 
 
 @pytest.mark.parametrize(
