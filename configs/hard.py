@@ -8,6 +8,9 @@
 Hardware: two CPU cores, 4 GB. Time: about 7 seconds an edit with its perplexity. Expected, on
 SmolLM2-135M-Instruct: ROME on hard facts passes 1000 within the first few edits, and on as many
 normal ones it does not (section 5 of 2402.09656); the figure is in configs/README.md.
+
+A variant is METHOD@FACTS. ft is FT-L without its l-infinity ball. c-rome-auto differs from c-rome
+only where a subject's last token is at position 0, which is so of no normal fact of that figure.
 """
 
 from jaxedit.study.config import default_config

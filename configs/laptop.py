@@ -3,7 +3,7 @@
     jaxedit study                                   (the same as --config=laptop)
     jaxedit study --set=editor.v_lr=0.3 --set=guard.action=keep --workdir=runs/mine
 
-Hardware: two CPU cores, 3 GB. Time: about 5 minutes. Expected: normal edits leave the perplexity
+Hardware: two CPU cores, 3 GB. Time: 3 to 5 minutes. Expected: normal edits leave the perplexity
 near the unedited model's; "BP is based in" → Munich, a subject of one token at the start of the
 prompt, takes it over 8,000; the guard rolls that edit back and the study goes on.
 

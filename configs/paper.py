@@ -21,10 +21,10 @@ beside each other and beside the paper's curves:
         --set=stats=stats.safetensors --set=texts=ME-PPL_1k.json --set=eval.perplexity_every=2 \\
         --reference=curves.json:NAME
 
-The guard only records, as in the paper; --config.guard.action=rollback shows what a guard saves.
-Files: CounterFact in its original or flat form, HardCF, HardEdit and ME-PPL from the authors'
-repository. Hardware: gpt2-xl fits one 16 GB accelerator in float32, gpt-j-6b and llama-2-7b one
-24 GB accelerator in bfloat16 (MEMIT, with second moments: 40 GB). Time: not measured here; the
+The guard keeps every edit, as in the paper; --config.guard.action=rollback shows what a guard
+saves. Files: CounterFact in its original or flat form, HardCF, HardEdit and ME-PPL from the
+authors' repository. Hardware, estimated: gpt2-xl fits one 16 GB accelerator in float32, gpt-j-6b
+and llama-2-7b one of 24 GB in bfloat16 (MEMIT, with second moments: 40 GB). Time: not measured; the
 journal's `time_s` says it for each edit, and a study of 21,919 single edits can be run in stages by
 raising --config.n_facts.
 

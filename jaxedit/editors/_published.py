@@ -10,8 +10,11 @@ several is the same in all of them.
     easyedit   zjunlp/EasyEdit; what it calls R-ROME is C-ROME here
     others     the method as a baseline elsewhere: alphaedit, encore (as above), blue
                (xpq-tech/BLUE), nas (SasyaTitech/NAS)
-    measured   this project, on the built-in model: layers and weights that edit it without harm
-               (configs/batch.py), other values the defaults of the methods
+    measured   chosen on this model, the built-in one: layers 4 to 8 and lambda 1000 by the batch
+               study (configs/batch.py). The exceptions: ROME, C-ROME, EMMET and FT edit layer 5;
+               EMMET's lambda is 1; AlphaEdit has none, and BetaEdit's is lambda1; NSE's alpha and
+               upper_bound are distances in this model's residual stream; FT's norm_constraint is
+               the one published for GPT-2 XL. All other values are the methods' defaults
 
 A combination that is missing was not found published. Left out are keys that are the same
 everywhere (fact_token subject_last; v_loss_layer, the last one; mom2_adjustment true but for ROME),
