@@ -115,7 +115,8 @@ def _read(path: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
         raise ValueError(
             f"{path} is of other tasks, items or texts ({found['asked']}); remove it to begin anew"
         )
-    return found["models"]
+    numbers = ("perplexity", "pooled")  # "inf" in the file where one is not finite
+    return [{**row, **{name: float(row[name]) for name in numbers}} for row in found["models"]]
 
 
 def _choose(steps: list[Step], levels: tuple[float, ...]) -> dict[float, Step]:
@@ -150,18 +151,19 @@ def scale_to_perplexity(
     """Find by bisection the factor at which the edit takes the perplexity to a level.
 
     Raises:
-      ValueError: where the whole edit stays under it.
+      ValueError: where none of the factors tried comes near it.
     """
     low, high = 0.0, 1.0
     for _ in range(TRIALS):
         factor = (low + high) / 2
         score = perplexity(apply(model, scale_edit(edit, factor)), texts)
         if abs(score.mean / level - 1) < NEAR:
-            break
+            return Scaled(step, factor, score.mean, score.pooled)
         low, high = (factor, high) if score.mean < level else (low, factor)
-    if low > 0.999:
-        raise ValueError(f"edit {step} does not take the perplexity to {level:g}")
-    return Scaled(step, factor, score.mean, score.pooled)
+    raise ValueError(
+        f"edit {step} does not take the perplexity to {level:g}: scaled by {factor:g} it is "
+        f"{score.mean:g}"
+    )
 
 
 class Correlation(NamedTuple):

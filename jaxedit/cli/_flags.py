@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
 from absl import flags
 from jax.errors import JaxRuntimeError
 
@@ -50,13 +51,14 @@ def distributed_session():
     output = os.dup(1)
     os.dup2(2, 1)
     start_processes(*given)
+    process = jax.process_index()  # asked now: not when the others are gone
     where = output if is_first_process() else os.devnull
     with open(where, "w") as results, contextlib.redirect_stdout(results):
         try:
             yield
         except (JaxRuntimeError, OSError) as error:
             print(
-                f"jaxedit: error: process {FLAGS.process_id or 0} stops, by its own fault or since "
+                f"jaxedit: error: process {process} stops, by its own fault or since "
                 f"another is gone ({str(error).splitlines()[0]}); what was finished is kept, the "
                 "same command goes on from there, also on another number of devices",
                 file=sys.stderr,
@@ -144,21 +146,13 @@ def reference_flag() -> None:
     )
 
 
-def layer_numbers(flag: str) -> list[int]:
-    """Read the layers that a list flag names.
-
-    Raises:
-      ValueError: on anything but numbers.
-    """
-    return numbers_of(flag, FLAGS[flag].value or [])
-
-
-def numbers_of(flag: str, given: list[str]) -> list[int]:
-    """Read whole numbers from the texts of a list flag.
+def whole_numbers(flag: str) -> list[int]:
+    """Read the whole numbers of a list flag.
 
     Raises:
       ValueError: on anything else.
     """
+    given = FLAGS[flag].value or []
     if not given or not all(text.strip().isdigit() for text in given):
         raise ValueError(
             f"--{flag}={','.join(given)}: expected numbers with commas between them, e.g. "

@@ -104,9 +104,10 @@ def _message(error: BaseException, argv: list[str]) -> str:
 
 def _about_key(path: str, key: str, hint: list[str]) -> str:
     """Say what to write instead of a configuration's key that is not there."""
-    from jaxedit.study.config import RENAMED, unknown_key
+    from jaxedit.study.config import unknown_key
+    from jaxedit.study.renamed import new_name
 
-    if path in RENAMED:
+    if new_name(path) is not None:
         return unknown_key(path)
     close = "a method's hyper-parameters are --config.editor.NAME=VALUE"
     if hint:

@@ -16,10 +16,10 @@ from absl import flags
 from jaxedit.cli._flags import (
     FLAGS,
     json_flag,
-    layer_numbers,
     load_model,
     model_flags,
     set_flag,
+    whole_numbers,
 )
 from jaxedit.cli._output import print_json, results_console, show_table
 from jaxedit.distributed import is_first_process
@@ -97,7 +97,7 @@ def check_flags() -> None:
             raise ValueError(f"--set={text}: of one edit the keys are editor.NAME=VALUE")
         set_key(config, text)
     if FLAGS.layer is not None:
-        layer_numbers("layer")
+        whole_numbers("layer")
 
 
 def read_editor(model: "Model") -> "Editor":
@@ -112,7 +112,7 @@ def read_editor(model: "Model") -> "Editor":
         if FLAGS.layer is None:
             raise
     if FLAGS.layer is not None:
-        layers, name = layer_numbers("layer"), layer_field(FLAGS.method)
+        layers, name = whole_numbers("layer"), layer_field(FLAGS.method)
         if name == "layer" and len(layers) != 1:
             raise ValueError(f"--layer={','.join(FLAGS.layer)}: {FLAGS.method} edits one layer")
         hyper[name] = layers[0] if name == "layer" else tuple(layers)

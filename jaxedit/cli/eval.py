@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, json_flag, layer_numbers, load_model, model_flags
+from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags, whole_numbers
 from jaxedit.cli._output import print_json, show_table
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     if FLAGS.run_steps and FLAGS.after_step is not None:
         raise ValueError("--run_steps and --after_step exclude each other")
     if FLAGS.workdir:
-        run_steps = layer_numbers("run_steps") if FLAGS.run_steps else None
+        run_steps = whole_numbers("run_steps") if FLAGS.run_steps else None
         model = edited_model(Path(FLAGS.workdir), run_steps, FLAGS.after_step)
     else:
         model = load_model()

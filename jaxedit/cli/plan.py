@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, json_flag, layer_numbers
+from jaxedit.cli._flags import FLAGS, json_flag, whole_numbers
 from jaxedit.cli._output import print_json
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         topology=FLAGS.topology,
         mesh=FLAGS.mesh,
         dtype=FLAGS.dtype,
-        layers=tuple(layer_numbers("layers")) if FLAGS.layers else None,
+        layers=tuple(whole_numbers("layers")) if FLAGS.layers else None,
         n_requests=FLAGS.n_requests,
         n_templates=FLAGS.n_templates,
         v_num_grad_steps=FLAGS.v_num_grad_steps,

@@ -41,16 +41,22 @@ def main() -> None:
     from jaxedit.study.context import build_context
     from jaxedit.study.screening import hard_and_normal, predict_damage, write_facts
 
+    # What is ranked, by which editor, and over which number a fact is flagged.
     config = FLAGS.config
     apply_set(config)
-    threshold = FLAGS.threshold or config.guard.max_relative_perturbation
-    if not threshold or threshold <= 0:
+    threshold = FLAGS.threshold
+    if threshold is None:
+        threshold = config.guard.max_relative_perturbation
+    if threshold is None or threshold <= 0:
         raise ValueError(
             f"--threshold={threshold}: expected a positive number, over which a fact is flagged"
         )
+    config.screening = ""  # a study's own screening would predict its facts once more
     context = build_context(config, None)
     requests = [request for source in FLAGS.facts for request in read_requests(source).requests]
     requests = requests or [request for batch in context.batches for request in batch]
+
+    # The predictions, and the files of hard and normal facts.
     predictions = predict_damage(
         context.unedited, requests, context.editor, context.initial_state, context.key_probe
     )
@@ -59,6 +65,8 @@ def main() -> None:
         for path, chosen in ((FLAGS.hard_out, hard), (FLAGS.normal_out, normal)):
             if path:
                 write_facts(Path(path), chosen)
+
+    # The ranking, worst first.
     ranked = sorted(predictions, key=lambda each: -each.predicted)
     if FLAGS.json:
         ranking = [

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, json_flag, layer_numbers, load_model, model_flags
+from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags, whole_numbers
 from jaxedit.cli._output import print_json, show_table
 from jaxedit.distributed import is_first_process
 
@@ -77,7 +77,7 @@ def main() -> None:
     from jaxedit.edits.edit import EDITED_WEIGHT
     from jaxedit.stats.npz import write_npz
 
-    layers = layer_numbers("layers") if FLAGS.layers is not None else None
+    layers = whole_numbers("layers") if FLAGS.layers is not None else None
     is_hub = FLAGS.corpus.startswith(HUB_PREFIX)
     texts = read_corpus(FLAGS.corpus, FLAGS.max_texts or (HUB_TEXTS if is_hub else None))
     texts = texts[: FLAGS.max_texts]

@@ -46,7 +46,7 @@ def main() -> None:
     path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     folder = Path(FLAGS.workdir or f"runs/{Path(path).stem}{'-' + argument if argument else ''}")
     if config.get("shard"):
-        folder /= shard_folder(config.shard)
+        folder = shard_folder(folder, config.shard)
     folder = process_workdir(folder)
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(StepBar(single=config.mode == "single"))

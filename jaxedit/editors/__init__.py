@@ -8,6 +8,7 @@ with an underscore are no methods.
 from jaxedit.editors._base import Editor
 from jaxedit.editors._published import ENTRIES, find_published, known_name, published_hyper
 from jaxedit.editors._registry import (
+    RENAMED_HYPER,
     hyper_defaults,
     hyper_types,
     layer_field,
@@ -17,6 +18,7 @@ from jaxedit.editors._registry import (
 
 __all__ = [
     "ENTRIES",
+    "RENAMED_HYPER",
     "Editor",
     "find_published",
     "hyper_defaults",

@@ -15,8 +15,8 @@ from jaxedit.editors._published import published_hyper
 from jaxedit.models.model import Model
 from jaxedit.solving.update_constraints import UpdateConstraints
 
-# Hyper-parameters under the names they had in version 0.0.
-RENAMED = {"ease_at_argmax": "reduce_nll_when_correct", "keys": "key_variant"}
+# Hyper-parameters under the names they had before version 0.1.
+RENAMED_HYPER = {"ease_at_argmax": "reduce_nll_when_correct", "keys": "key_variant"}
 
 
 def method_names() -> list[str]:
@@ -70,8 +70,8 @@ def _checked(name: str, hyper: dict[str, Any]) -> dict[str, Any]:
         hyper = {key: value for key, value in hyper.items() if key != "layers"}
         hyper["layer"] = layers[0]
     for key in hyper:
-        if key in RENAMED:
-            raise ValueError(f"the hyper-parameter {key!r} is called {RENAMED[key]!r} now")
+        if key in RENAMED_HYPER:
+            raise ValueError(f"the hyper-parameter {key!r} is called {RENAMED_HYPER[key]!r} now")
         if key not in defaults:
             raise ValueError(
                 f"{name} has no hyper-parameter {key!r}{did_you_mean(key, defaults)} It has: "

@@ -2,17 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxedit.reports.comparison_figures import comparison_figure
 from jaxedit.reports.curves import Curve
 from jaxedit.reports.figures import save_figure
-from jaxedit.reports.formatting import format_number, markdown_table
+from jaxedit.reports.formatting import format_number, format_percent, markdown_table
+from jaxedit.reports.records import is_single
 from jaxedit.reports.studies import FinishedStudy
 
 FIGURE = "comparison"
+
+
+class Measured(NamedTuple):
+    """What was measured of one edit's facts, on average, and how many these are."""
+
+    metrics: Mapping[str, Any]
+    n_facts: int
+
+
 # Metric -> title. Of these a sequence has two columns: right after each fact's edit, and after all.
 METRICS = {
     "efficacy_success": "efficacy",
@@ -76,11 +86,15 @@ def comparison_row(study: FinishedStudy, studies: list[FinishedStudy]) -> list[s
     """
     # Shares of facts: in the model right after their edit, and in the last one of a sequence.
     made, sequential = study.made, is_sequential(studies)
-    at_once = [record.metrics or {} for record in made]
-    models = [at_once, study.retained] if sequential else [at_once]
-    shares = [_mean(metrics, key) for key in METRICS for metrics in models]
+    models = [[Measured(record.metrics or {}, record.n_requests or 1) for record in made]]
+    if sequential:
+        kept = [record for record in made if record.kept]
+        retained = zip(study.retained, kept, strict=bool(study.retained))
+        models.append([Measured(facts, record.n_requests or 1) for facts, record in retained])
+    shares = [_share(model, key) for key in METRICS for model in models]
     efficacy, paraphrase, neighbourhood = (
-        _mean(models[-1], f"{name}_success") for name in ("efficacy", "paraphrase", "neighbourhood")
+        _share(models[-1], f"{name}_success")
+        for name in ("efficacy", "paraphrase", "neighbourhood")
     )
     score = harmonic_mean(efficacy, paraphrase, neighbourhood)
     shares += [paraphrase, neighbourhood, score]
@@ -92,13 +106,13 @@ def comparison_row(study: FinishedStudy, studies: list[FinishedStudy]) -> list[s
         cells += [format_number(perplexities[step]) for step in measured_at(studies)]
     times_s = [(record.time_s or {})["edit"] for record in made]
     n_facts = sum(record.n_requests or 1 for record in made)
-    median_s = float(np.median(times_s)) if made else 0.0
-    return [study.name, str(n_facts), *map(_percent, shares), *cells, f"{median_s:.1f}"]
+    median = f"{np.median(times_s):.1f}" if made else "–"
+    return [study.name, str(n_facts), *map(format_percent, shares), *cells, median]
 
 
 def is_sequential(studies: list[FinishedStudy]) -> bool:
-    """Tell whether any of the studies asked about its facts again after all edits."""
-    return any(study.retained for study in studies)
+    """Tell whether any of the studies made its edits one after the other."""
+    return not all(is_single(study.journal) for study in studies)
 
 
 def harmonic_mean(*shares: float | None) -> float | None:
@@ -109,10 +123,10 @@ def harmonic_mean(*shares: float | None) -> float | None:
     return len(present) / sum(1 / share for share in present) if all(present) else 0.0
 
 
-def _mean(metrics: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    values = [float(each[key]) for each in metrics if each.get(key) is not None]
-    return float(np.mean(values)) if values else None
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
+def _share(measured: Sequence[Measured], key: str) -> float | None:
+    """Average a metric over facts; None where it was not measured."""
+    found = [each for each in measured if each.metrics.get(key) is not None]
+    if not found:
+        return None
+    values, sizes = zip(*((float(each.metrics[key]), each.n_facts) for each in found), strict=True)
+    return float(np.average(values, weights=sizes))

@@ -25,6 +25,11 @@ def format_statistic(value: float, digits: int) -> str:
     return "–" if np.isnan(value) else f"{value:.{digits}f}"
 
 
+def format_percent(share: float | None) -> str:
+    """Format a share in percent; None, where there is none, as a dash."""
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
 def clip_for_plot(perplexities: Sequence[float]) -> tuple[np.ndarray, float]:
     """Return perplexities as a figure shows them, and the highest place in it.
 

@@ -22,6 +22,7 @@ from jaxedit.editors import (
     published_hyper,
 )
 from jaxedit.models.model import Model
+from jaxedit.study.renamed import new_name
 
 EVALUATION = dict(
     perplexity_every=1,
@@ -33,22 +34,7 @@ EVALUATION = dict(
 )
 GUARD = dict(max_ppl_ratio=2.0, action="rollback", max_relative_perturbation=0.1)
 
-# Keys under the names they had before version 0.1.
-RENAMED = {
-    "part": "shard",
-    "edits_at_once": "single_batch_size",
-    "batch_size": "facts_per_edit",
-    "snapshot_every": "journal_dense_every",
-    "screen": "screening",
-    "perplexity_every": "eval.perplexity_every",
-    "divergence_every": "eval.kl_every",
-    "fluency_every": "eval.fluency_every",
-    "retention_every": "eval.retention_every",
-    "prompts": "eval.prompts",
-    "references": "eval.reference_texts",
-}
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list in []"}
-RENAMED_SCREENING = {"record": "log", "hold": "skip"}
 
 
 def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
@@ -142,21 +128,15 @@ def plain_config(config: ConfigDict) -> dict[str, Any]:
 
 def unknown_key(key: str) -> str:
     """Say what a configuration's key that is not known is called, or may be meant by it."""
-    if key in RENAMED:
-        return f"the configuration's key {key!r} is called {RENAMED[key]!r} now"
+    renamed = new_name(key)
+    if renamed is not None:
+        return f"the configuration's key {key!r} is called {renamed!r} now"
     prefix, _, name = key.rpartition(".")
     known = {"": default_config(), "eval": EVALUATION, "guard": GUARD}.get(prefix, {})
     return (
         f"the configuration has the unknown key {key!r}{did_you_mean(name, known)} Known: "
         f"{', '.join(known)}"
     )
-
-
-def rename_key(key: str, value: Any) -> tuple[str, Any]:
-    """Return a key of a configuration of schema 0 and its value as they are called now."""
-    if key == "screen":
-        value = RENAMED_SCREENING.get(value, value)
-    return RENAMED.get(key, key), value
 
 
 def set_key(config: ConfigDict, text: str) -> None:
@@ -172,7 +152,7 @@ def set_key(config: ConfigDict, text: str) -> None:
     entry: Any = config
     for name in parents:
         entry = entry[name] if isinstance(entry, ConfigDict) and name in entry else None
-    if path in RENAMED:
+    if new_name(path) is not None:
         raise ValueError(f"--set={text}: {unknown_key(path)}")
     if not sign or not isinstance(entry, ConfigDict) or key not in entry:
         close = did_you_mean(path, _paths(config))

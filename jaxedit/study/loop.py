@@ -14,13 +14,13 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxedit.edits.serialise import edit_to_arrays
-from jaxedit.files import to_json
+from jaxedit.files import to_json, write_atomic
 from jaxedit.metrics.facts import average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import perplexity
 from jaxedit.metrics.retention import evaluate_retention
 from jaxedit.study.context import StudyContext, StudyState, build_context
 from jaxedit.study.evaluation import baseline_record
-from jaxedit.study.journal import Journal, open_journal, read_journal
+from jaxedit.study.journal import Journal, open_journal
 from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import (
     ends_study,
@@ -54,6 +54,7 @@ def run_study(
         another study.
       OSError: where a step cannot be written; all steps before are whole.
     """
+    # What the study is, and what of it is in the journal: without a batch that was cut short.
     context = build_context(config, workdir)
     journal = open_journal(workdir, context.run, MAY_DIFFER)
     total = len(context.batches)
@@ -65,23 +66,26 @@ def run_study(
     journal = journal.truncate(1 + n_steps_to_keep(context, journal)) if journal.steps else journal
     for step in journal.steps:
         on_step(step.record, total)
+
+    # The state after these steps; before the first one, the unedited model's perplexity.
     state = StudyState(context.unedited, context.initial_state)
     if journal.steps:
         base = read_baseline(journal.steps[0])
         if not context.single:
             model, editor_state = state
             state = replay(model, journal.steps[1:], editor_state, context.editor.restore)
-        if ends_study(context, journal.steps[-1].record):
-            return workdir
     else:
         base = perplexity(context.unedited, context.texts)
         record = baseline_record(context, base)
         journal.append(record, {"nll_nats": base.nll_nats, "n_tokens": base.n_tokens}, {})
         on_step(record, total)
+
+    # The steps that are left; single edits are made and measured a batch at a time.
     n_done = max(len(journal.steps) - 1, 0)
+    is_over = n_done > 0 and ends_study(context, journal.steps[-1].record)
     kept = [step.record.step for step in journal.steps if step.record.kept]
     measured: dict[int, Measured] = {}
-    for number in context.steps[n_done:]:
+    for number in () if is_over else context.steps[n_done:]:
         if context.single_batch_size > 1 and (number - 1) % context.single_batch_size == 0:
             measured = edit_batch(context, state, number)
         state, record, edit = run_step(context, state, base, number, measured.get(number))
@@ -91,7 +95,7 @@ def run_study(
         if ends_study(context, record):
             break
     if not context.single:
-        _write_retained(context, state, workdir)
+        _write_retained(context, state, kept, workdir)
     return workdir
 
 
@@ -116,9 +120,10 @@ def _write_step(
     return record
 
 
-def _write_retained(context: StudyContext, state: StudyState, workdir: Path) -> None:
+def _write_retained(
+    context: StudyContext, state: StudyState, kept: list[int], workdir: Path
+) -> None:
     """Write how the kept edits' facts hold in the last model, unless that was done before."""
-    kept = [step.record.step for step in read_journal(workdir).steps if step.record.kept]
     path = workdir / "retained.json"
     if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["steps"] == kept:
         return
@@ -127,4 +132,4 @@ def _write_retained(context: StudyContext, state: StudyState, workdir: Path) -> 
         for step in kept
     ]
     content = json.dumps(to_json({"steps": kept, "facts": facts}), ensure_ascii=False)
-    path.write_text(content, encoding="utf-8")
+    write_atomic(path, content.encode())

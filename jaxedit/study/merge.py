@@ -39,14 +39,19 @@ def merge_shards(folder: Path) -> Path:
     return unfinished.rename(target)
 
 
-def shard_folder(shard: str) -> str:
-    """Names the folder of a shard "i/n" inside a study's work directory."""
-    return f"shard-{shard.replace('/', '-of-')}"
+def shard_folder(folder: Path, shard: str) -> Path:
+    """Return the folder of a shard "i/n" inside a study's work directory.
+
+    One made before version 0.1 is called part-i-of-n, and stays so.
+    """
+    name = shard.replace("/", "-of-")
+    old = folder / f"part-{name}"
+    return old if old.is_dir() else folder / f"shard-{name}"
 
 
 def _read_shards(folder: Path) -> list[Journal]:
     """Read the journals of all shards, checked to be of one study."""
-    found = sorted(folder.glob("shard-*-of-*"))
+    found = sorted([*folder.glob("shard-*-of-*"), *folder.glob("part-*-of-*")])
     if not found:
         raise ValueError(
             f"{folder} holds no shards; make them with `jaxedit study --config.shard=I/N "
@@ -57,7 +62,7 @@ def _read_shards(folder: Path) -> list[Journal]:
         raise ValueError(
             f"{folder} holds shards of several divisions: {', '.join(path.name for path in found)}"
         )
-    paths = [folder / shard_folder(f"{i}/{n_shards}") for i in range(1, int(n_shards) + 1)]
+    paths = [shard_folder(folder, f"{i}/{n_shards}") for i in range(1, int(n_shards) + 1)]
     missing = [path.name for path in paths if not path.is_dir()]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}")

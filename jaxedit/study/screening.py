@@ -23,8 +23,9 @@ from jaxedit.edits.request import Request
 from jaxedit.files import write_atomic
 from jaxedit.metrics.perturbation import KeyProbe
 from jaxedit.models.model import Model
-from jaxedit.study.config import RENAMED_SCREENING, editor_from
+from jaxedit.study.config import editor_from
 from jaxedit.study.guard import Guard
+from jaxedit.study.renamed import RENAMED_SCREENING
 
 SCREENINGS = ("", "log", "skip", "c-rome")
 

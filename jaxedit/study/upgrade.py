@@ -9,8 +9,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from jaxedit.study.config import EVALUATION, default_config, rename_key
+from jaxedit.editors import RENAMED_HYPER
+from jaxedit.study.config import EVALUATION, default_config
 from jaxedit.study.record import SCHEMA
+from jaxedit.study.renamed import upgrade_key
 
 RECORD_KEYS = {
     "lot": "batch_first_step",
@@ -49,7 +51,7 @@ def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
     upgraded = {name: dict(values) for name, values in upgraded.items()}
     evaluation = dict(EVALUATION)
     for key, value in config.items():
-        new, value = rename_key(key, value)
+        new, value = upgrade_key(key, value)
         if new.startswith("eval."):
             evaluation[new.removeprefix("eval.")] = value
         else:
@@ -57,7 +59,7 @@ def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
     if upgraded.get("guard", {}).get("action") == "record":
         upgraded["guard"]["action"] = "keep"
     editor = upgraded.get("editor", {})
-    for old, new in (("keys", "key_variant"), ("ease_at_argmax", "reduce_nll_when_correct")):
+    for old, new in RENAMED_HYPER.items():
         if old in editor:
             editor[new] = editor.pop(old)
     # Keys that a study of an older version did not know had the defaults of today.

@@ -175,3 +175,31 @@ def test_only_tasks_that_have_the_metric_are_correlated(models):
 
 def test_fewer_than_four_models_have_no_correlation(models):
     assert surrogate.correlations(models[:3]) == []
+
+
+def test_a_level_that_no_factor_meets_is_refused(studied, golden, monkeypatch):
+    """Where the perplexity leaps over the level the last factor tried is not passed off as it."""
+    step = read_journal(studied).steps[1]
+    leaps = iter([10.0, 1000.0] * surrogate.TRIALS)
+    score = jaxedit.perplexity(golden("gpt2"), TEXTS)
+
+    class Leaping:
+        def __init__(self):
+            self.mean, self.pooled = next(leaps), score.pooled
+
+    monkeypatch.setattr(surrogate, "perplexity", lambda model, texts: Leaping())
+    with pytest.raises(ValueError, match="edit 1 does not take the perplexity to 100"):
+        surrogate.scale_to_perplexity(golden("gpt2"), read_edit(step.arrays), 100.0, TEXTS, 1)
+
+
+def test_perplexities_that_are_not_finite_are_numbers_when_read_again(studied, levels, measured):
+    path = studied / "surrogate.json"
+    content = path.read_text(encoding="utf-8")
+    rows = json.loads(content)
+    rows["models"][1]["pooled"] = "inf"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    try:
+        again = surrogate.measure_surrogate(studied, ["one"], levels=levels, limit=5)
+        assert again[1]["pooled"] == float("inf")
+    finally:
+        path.write_text(content, encoding="utf-8")

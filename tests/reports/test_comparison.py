@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from journals import NOT_POSSIBLE, fact_metrics, measured, write_journal
+from journals import NOT_POSSIBLE, SINGLE, fact_metrics, measured, write_journal
 
 from jaxedit.reports import comparison
 from jaxedit.reports.comparison import comparison_header, comparison_row
@@ -140,7 +140,7 @@ def edits(*efficacies: float | None):
 
 def test_single_edits_have_one_column_a_metric(tmp_path):
     steps = [*edits(1.0, 0.5), dataclasses.replace(NOT_POSSIBLE, step=3)]
-    studies = [FinishedStudy("rome", write_journal(tmp_path / "run", steps), [])]
+    studies = [FinishedStudy("rome", write_journal(tmp_path / "run", steps, SINGLE), [])]
     assert dict(
         zip(comparison_header(studies), comparison_row(studies[0], studies), strict=True)
     ) == {
@@ -158,16 +158,36 @@ def test_single_edits_have_one_column_a_metric(tmp_path):
 
 
 def test_facts_that_lack_a_metric_do_not_count(tmp_path):
-    studies = [FinishedStudy("rome", write_journal(tmp_path / "run", edits(1.0, None)), [])]
+    journal = write_journal(tmp_path / "run", edits(1.0, None), SINGLE)
+    studies = [FinishedStudy("rome", journal, [])]
     cells = dict(zip(comparison_header(studies), comparison_row(studies[0], studies), strict=True))
     assert cells["efficacy"] == "100 %"
 
 
 def test_a_study_in_which_nothing_could_be_edited_has_a_row(tmp_path):
-    failed = write_journal(tmp_path / "run", [dataclasses.replace(NOT_POSSIBLE, step=1)])
+    failed = write_journal(tmp_path / "run", [dataclasses.replace(NOT_POSSIBLE, step=1)], SINGLE)
     studies = [FinishedStudy("rome", failed, [])]
     row = comparison_row(studies[0], studies)
-    assert row == ["rome", "0", *["–"] * 7, "0.0"]
+    assert row == ["rome", "0", *["–"] * 8]
+
+
+def test_a_sequence_of_which_nothing_was_kept_is_still_a_sequence(tmp_path):
+    steps = [dataclasses.replace(step, kept=False) for step in edits(1.0, 0.5)]
+    studies = [FinishedStudy("rome", write_journal(tmp_path / "run", steps), [])]
+    cells = dict(zip(comparison_header(studies), comparison_row(studies[0], studies), strict=True))
+    assert cells["efficacy after its edit"] == "75 %"
+    assert cells["efficacy after all edits"] == "–"
+
+
+def test_shares_are_of_facts_and_not_of_edits(tmp_path):
+    """A last batch that is shorter counts for less, right after its edit and after all."""
+    whole, short = edits(1.0, 0.0)
+    steps = [dataclasses.replace(whole, n_requests=3), dataclasses.replace(short, n_requests=1)]
+    retained = [{"efficacy_success": 0.0}, {"efficacy_success": 1.0}]
+    studies = [FinishedStudy("rome", write_journal(tmp_path / "run", steps), retained)]
+    cells = dict(zip(comparison_header(studies), comparison_row(studies[0], studies), strict=True))
+    assert cells["efficacy after its edit"] == "75 %"
+    assert cells["efficacy after all edits"] == "25 %"
 
 
 @pytest.mark.parametrize(

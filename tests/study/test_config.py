@@ -2,7 +2,6 @@
 there.
 """
 
-import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from ml_collections import ConfigDict
 import jaxedit
 from jaxedit.editors import hyper_defaults, method_names
 from jaxedit.study.config import (
-    RENAMED,
     config_names,
     default_config,
     editor_from,
@@ -242,21 +240,6 @@ def test_set_sets_one_key_with_its_type(text, expected):
 def test_set_says_what_is_wrong(text, message):
     with pytest.raises(ValueError, match=message):
         set_key(default_config("rome"), text)
-
-
-@pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_a_renamed_key_names_its_new_name(old, new):
-    config = default_config("rome")
-    config[old] = 1
-    with pytest.raises(ValueError, match=rf"'{old}' is called '{re.escape(new)}' now"):
-        plain_config(config)
-
-
-def test_a_renamed_hyper_parameter_names_its_new_name():
-    with pytest.raises(ValueError, match="'keys' is called 'key_variant' now"):
-        default_config("rome", keys="bare")
-    with pytest.raises(ValueError, match="'ease_at_argmax' is called 'reduce_nll_when_correct'"):
-        default_config("pmet", ease_at_argmax=True)
 
 
 def test_layers_are_those_published_for_the_model(golden):

@@ -9,7 +9,7 @@ from study_examples import IN_PARIS, ONE_TEXT, TEMPLATES
 from jaxedit.files import to_json
 from jaxedit.study import loop
 from jaxedit.study.journal import read_journal
-from jaxedit.study.merge import merge_shards
+from jaxedit.study.merge import merge_shards, shard_folder
 from jaxedit.study.validation import shard_steps
 
 TIMED = ("time_s", "arrays")
@@ -107,3 +107,12 @@ def test_what_cannot_be_merged(run, shards, tmp_path):
         ValueError, match="only single edits, none of which ends the study, can be made in shards"
     ):
         run("wrong", shard="1/2", mode="sequential")
+
+
+def test_shards_of_before_version_0_1_go_on_and_are_merged(run, tmp_path, shards):
+    """Their folders are called part-i-of-n, and so is what is still to be made of them."""
+    shutil.copytree(shards / "shard-1-of-2", tmp_path / "part-1-of-2")
+    shutil.copytree(shards / "shard-2-of-2", tmp_path / "shard-2-of-2")
+    assert shard_folder(tmp_path, "1/2") == tmp_path / "part-1-of-2"
+    assert shard_folder(tmp_path, "2/2") == tmp_path / "shard-2-of-2"
+    assert len(read_journal(merge_shards(tmp_path)).steps) == 1 + len(FACTS)
