@@ -14,7 +14,7 @@ from jaxedit.stats.second_moments import Stats, compare_stats
 
 
 @pytest.fixture(scope="module")
-def folder(shared, tmp_path_factory):
+def corpus_folder(shared, tmp_path_factory):
     """A work folder with a corpus of two files and a link to the tiny model."""
     folder = tmp_path_factory.mktemp("stats")
     lines = (
@@ -43,9 +43,9 @@ def run(folder, *arguments) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def made(folder):
+def made(corpus_folder):
     return run(
-        folder,
+        corpus_folder,
         "stats",
         "--model=tiny",
         "--layers=2,3",
@@ -57,7 +57,7 @@ def made(folder):
     )
 
 
-def test_it_is_what_the_library_gathers(made, folder):
+def test_it_is_what_the_library_gathers(made, corpus_folder):
     assert made.returncode == 0, made.stderr
     found = json.loads(made.stdout)
     assert (found["out"], found["n_tokens"], sorted(found["layers"])) == (
@@ -66,12 +66,14 @@ def test_it_is_what_the_library_gathers(made, folder):
         ["2", "3"],
     )
     texts = [
-        text for i in range(2) for text in (folder / "corpus" / f"{i}.txt").read_text().split("\n")
+        text
+        for i in range(2)
+        for text in (corpus_folder / "corpus" / f"{i}.txt").read_text().split("\n")
     ]
     expected = jaxedit.collect_stats(
-        jaxedit.load(str(folder / "tiny")), texts, [2, 3], max_tokens=2000
+        jaxedit.load(str(corpus_folder / "tiny")), texts, [2, 3], max_tokens=2000
     )
-    stats = Stats.load(folder / "stats.safetensors")
+    stats = Stats.load(corpus_folder / "stats.safetensors")
     for layer in (2, 3):
         np.testing.assert_allclose(
             stats.moments[layer], expected.moments[layer], rtol=1e-5, atol=1e-7
@@ -81,20 +83,22 @@ def test_it_is_what_the_library_gathers(made, folder):
         )
     assert stats.made_from["corpus"] == "corpus"
     n_texts = expected.made_from["n_texts"]
-    assert sorted(path.name for path in (folder / "npz").iterdir()) == [
+    assert sorted(path.name for path in (corpus_folder / "npz").iterdir()) == [
         f"transformer.h.{layer}.mlp.c_proj_float32_mom2_{n_texts}.npz" for layer in (2, 3)
     ]
-    assert not (folder / "stats.part").exists()
+    assert not (corpus_folder / "stats.part").exists()
 
 
-def test_it_is_checked_against_the_other_texts(made, folder):
+def test_it_is_checked_against_the_other_texts(made, corpus_folder):
     assert made.returncode == 0, made.stderr
     found = json.loads(made.stdout)["check"]
-    model = jaxedit.load(str(folder / "tiny"))
+    model = jaxedit.load(str(corpus_folder / "tiny"))
     texts = [
-        text for i in range(2) for text in (folder / "corpus" / f"{i}.txt").read_text().split("\n")
+        text
+        for i in range(2)
+        for text in (corpus_folder / "corpus" / f"{i}.txt").read_text().split("\n")
     ]
-    stats = Stats.load(folder / "stats.safetensors")
+    stats = Stats.load(corpus_folder / "stats.safetensors")
     others = shuffle_texts(texts, 0)[stats.made_from["n_texts_read"] :]
     assert 0 < len(others) < len(texts)
     expected = jaxedit.collect_stats(model, others, [2, 3], max_tokens=8000)
@@ -109,7 +113,7 @@ def test_it_is_checked_against_the_other_texts(made, folder):
             assert found["layers"][str(layer)][name] == pytest.approx(value, rel=1e-3)
 
 
-def test_an_edit_uses_the_file(made, folder):
+def test_an_edit_uses_the_file(made, corpus_folder):
     assert made.returncode == 0, made.stderr
     edit = [
         "edit",
@@ -125,7 +129,7 @@ def test_an_edit_uses_the_file(made, folder):
         '--set=editor.context_templates=[["{}"], ["I am. {}"]]',
     ]
     done = run(
-        folder,
+        corpus_folder,
         *edit,
         "--method=memit",
         "--set=editor.mom2_update_weight=1",
@@ -147,11 +151,11 @@ def test_an_edit_uses_the_file(made, folder):
         ),
     ],
 )
-def test_wrong_input_is_told_in_a_line(folder, arguments, words):
-    done = run(folder, "stats", "--model=tiny", "--out=other.safetensors", *arguments)
+def test_wrong_input_is_told_in_a_line(corpus_folder, arguments, words):
+    done = run(corpus_folder, "stats", "--model=tiny", "--out=other.safetensors", *arguments)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("jaxedit: error: ")]
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in line
-    assert not (folder / "other.safetensors").exists()
+    assert not (corpus_folder / "other.safetensors").exists()

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from study_examples import IN_PARIS, ONE_TEXT, TEMPLATES
 
 from jaxedit.files import to_json
 from jaxedit.study import loop
@@ -11,12 +12,6 @@ from jaxedit.study.journal import read_journal
 from jaxedit.study.merge import merge_shards, shard_folder
 from jaxedit.study.validation import shard_steps
 
-NAMES = ("BP", "Bob", "Sony", "Ann", "Tim")
-FACTS = [
-    {"prompt": "{} lives in", "subject": name, "target_new": "Paris", "target_true": "London"}
-    for name in NAMES
-]
-TEXTS = ["The Eiffel Tower is located in the city of Paris."]
 TIMED = ("time_s", "arrays")
 
 
@@ -26,12 +21,12 @@ def run(study_config, tmp_path_factory):
     second.
     """
     folder = tmp_path_factory.mktemp("merge")
-    hyper = dict(layer=3, v_num_grad_steps=3, context_templates=("{}", "I am. {}"))
+    hyper = dict(layer=3, v_num_grad_steps=3, context_templates=TEMPLATES)
     own = dict(mode="single", single_batch_size=2, guard=dict(action="keep"))
 
     def study(name, **keys):
         every = dict(perplexity_every=2)
-        config = study_config("rome", FACTS, TEXTS, hyper, every, **{**own, **keys})
+        config = study_config("rome", IN_PARIS, ONE_TEXT, hyper, every, **{**own, **keys})
         return loop.run_study(config, folder / name)
 
     return study

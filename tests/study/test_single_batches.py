@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from study_examples import IN_PARIS, ONE_TEXT, TEMPLATES
 
 import jaxedit
 from jaxedit.edits.edit import to_dense
@@ -16,23 +17,15 @@ from jaxedit.study import loop
 from jaxedit.study.evaluation import ANSWER_TOKENS
 from jaxedit.study.journal import read_journal
 
-NAMES = ("BP", "Bob", "Sony", "Ann", "Tim")
-FACTS = [
-    {"prompt": "{} lives in", "subject": name, "target_new": "Paris", "target_true": "London"}
-    for name in NAMES
-]
-TEXTS = ["The Eiffel Tower is located in the city of Paris."]
-TEMPLATES = ("{}", "I am. {}")
-
 
 @pytest.fixture
 def run(study_config, tmp_path):
     """A function: (folder's name, facts, on_step, **keys) -> single edits in batches of two."""
     hyper = dict(layer=3, v_num_grad_steps=4, context_templates=TEMPLATES)
 
-    def study(name, asked=FACTS, on_step=lambda record, total: None, method="rome", **keys):
+    def study(name, asked=IN_PARIS, on_step=lambda record, total: None, method="rome", **keys):
         keys = {"mode": "single", "single_batch_size": 2, **keys}
-        config = study_config(method, asked, TEXTS, hyper, **keys)
+        config = study_config(method, asked, ONE_TEXT, hyper, **keys)
         return loop.run_study(config, tmp_path / name, on_step)
 
     return study
@@ -49,12 +42,12 @@ def test_together_they_are_what_each_is_alone(run, golden, method):
     editor = jaxedit.make_editor(method, layer=3, v_num_grad_steps=4, context_templates=TEMPLATES)
     steps = read_journal(folder).steps[1:]
     assert [step.record.batch_first_step for step in steps] == [1, 1, 3, 3, 5]
-    for fact, step, found in zip(FACTS, steps, edits_of(folder), strict=True):
+    for fact, step, found in zip(IN_PARIS, steps, edits_of(folder), strict=True):
         edit, _, info = editor.edit(model, [jaxedit.Request(**fact)], editor.init(model, None))
         wanted_FD = to_dense(edit.deltas[0])
         assert np.linalg.norm(to_dense(found) - wanted_FD) <= 1e-4 * np.linalg.norm(wanted_FD)
         assert step.record.optimisation["loss"] == pytest.approx(info["loss"], rel=1e-4)
-        after = jaxedit.perplexity(jaxedit.apply(model, edit), TEXTS).mean
+        after = jaxedit.perplexity(jaxedit.apply(model, edit), ONE_TEXT).mean
         assert step.record.perplexity["mean"] == pytest.approx(after, rel=1e-4)
 
 
@@ -63,7 +56,7 @@ def test_together_they_are_measured_as_each_is_alone(run, golden, method):
     """Each step's facts and continuation are those of the model with that step's edit only."""
     model = golden("gpt2")
     unedited_says, edited_says = [], []
-    for fact, step in zip(FACTS, read_journal(run("run", method=method)).steps[1:], strict=True):
+    for fact, step in zip(IN_PARIS, read_journal(run("run", method=method)).steps[1:], strict=True):
         request, record = jaxedit.Request(**fact), step.record
         edited = jaxedit.apply(model, read_edit(step.arrays))
         for version, metrics, continuation in (
@@ -115,7 +108,12 @@ def test_more_facts_later_begin_with_the_batch_that_was_cut_short(run):
 
 
 def test_one_request_that_cannot_be_edited_does_not_spoil_its_batch(run):
-    asked = [FACTS[0], {**FACTS[1], "subject": "Bob and " * 200 + "Ann"}, FACTS[2], FACTS[3]]
+    asked = [
+        IN_PARIS[0],
+        {**IN_PARIS[1], "subject": "Bob and " * 200 + "Ann"},
+        IN_PARIS[2],
+        IN_PARIS[3],
+    ]
     records = [step.record for step in read_journal(run("run", asked)).steps[1:]]
     assert [record.error is not None for record in records] == [False, True, False, False]
     assert [record.batch_first_step is not None for record in records] == [False, False, True, True]

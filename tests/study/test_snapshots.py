@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+from study_examples import NAMES, ONE_TEXT
 
 from jaxedit.edits.edit import Dense, apply, replay_edits
 from jaxedit.edits.serialise import read_edit
@@ -15,11 +16,7 @@ from jaxedit.study import loop
 from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
 
-FACTS = [
-    {"prompt": "{} lives in", "subject": name, "target_new": "Paris"}
-    for name in ("BP", "Bob", "Sony", "Ann", "Tim")
-]
-TEXTS = ["The Eiffel Tower is located in the city of Paris."]
+FACTS = [{"prompt": "{} lives in", "subject": name, "target_new": "Paris"} for name in NAMES]
 METHODS = {
     "ft": dict(layers=(2,), num_steps=3, norm_constraint=5e-3),
     "memit-sequential": dict(  # its state learns from each edit
@@ -34,12 +31,12 @@ METHODS = {
 
 
 @pytest.fixture
-def configure(study_config):
+def config_of(study_config):
     """A function: (method, **keys) -> the configuration of a quick study."""
 
     def make(method, **keys):
         guard = dict(max_ppl_ratio=1e6, action="keep")
-        return study_config(method, FACTS, TEXTS, METHODS[method], guard=guard, **keys)
+        return study_config(method, FACTS, ONE_TEXT, METHODS[method], guard=guard, **keys)
 
     return make
 
@@ -55,9 +52,9 @@ def n_bytes(folder) -> int:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_interruption_between_snapshots_shows_in_nothing(configure, tmp_path, shared, method):
-    every = loop.run_study(configure(method), tmp_path / "every")
-    config = configure(method, journal_dense_every=2)
+def test_an_interruption_between_snapshots_shows_in_nothing(config_of, tmp_path, shared, method):
+    every = loop.run_study(config_of(method), tmp_path / "every")
+    config = config_of(method, journal_dense_every=2)
     whole = loop.run_study(config, tmp_path / "whole")
     assert measured(whole) == measured(every)
     assert [bool(step.record.snapshot) for step in read_journal(whole).steps] == [
@@ -92,19 +89,19 @@ def test_an_interruption_between_snapshots_shows_in_nothing(configure, tmp_path,
         np.testing.assert_array_equal(np.asarray(delta_EFD), np.asarray(summed.overlay.delta[name]))
 
 
-def test_where_snapshots_make_no_sense(configure, tmp_path):
+def test_where_snapshots_make_no_sense(config_of, tmp_path):
     with pytest.raises(
         ValueError,
         match=r"journal_dense_every=2 is for sequences .* expected 1 for ft in mode single",
     ):
-        loop.run_study(configure("ft", journal_dense_every=2, mode="single"), tmp_path / "run")
+        loop.run_study(config_of("ft", journal_dense_every=2, mode="single"), tmp_path / "run")
     config = default_config("rome", layer=3)
     config.journal_dense_every = 2
     with pytest.raises(ValueError, match="expected 1 for rome in mode sequential"):
         loop.run_study(config, tmp_path / "run")
 
 
-def test_fewer_facts_than_a_folder_holds_are_refused(configure, tmp_path):
-    loop.run_study(configure("ft", n_facts=2), tmp_path / "run")
+def test_fewer_facts_than_a_folder_holds_are_refused(config_of, tmp_path):
+    loop.run_study(config_of("ft", n_facts=2), tmp_path / "run")
     with pytest.raises(ValueError, match="holds 2 edits, n_facts=1 asks for 1"):
-        loop.run_study(configure("ft", n_facts=1), tmp_path / "run")
+        loop.run_study(config_of("ft", n_facts=1), tmp_path / "run")

@@ -1,0 +1,54 @@
+"""`jaxedit edit`: its numbers are the library's for the edit that it saves."""
+
+import numpy as np
+import pytest
+from command_examples import EDIT, TEXTS, result
+
+import jaxedit
+from jaxedit.edits.edit import to_dense
+from jaxedit.edits.serialise import read_edit
+
+
+@pytest.fixture(scope="module")
+def edited(run):
+    """The edit as JSON, saved."""
+    return run(*EDIT, "--save=saved/edit.safetensors", "--json")
+
+
+def test_edit_as_json_and_saved(edited, folder, tiny):
+    """The numbers are the library's for the edit that was saved, which is of the layer and steps
+    asked for.
+    """
+    found, saved = result(edited), read_edit(folder / "saved" / "edit.safetensors")
+    assert [delta[:2] for delta in saved.deltas] == [("mlp/w_down", 3)]
+    assert found["request"] == "Bob lives in → Munich"
+    assert (found["method"], found["model"]) == ("rome", "tiny")
+    assert found["optimisation"]["n_steps"] == 4
+    assert found["optimisation"]["v_norm"] == pytest.approx(
+        np.linalg.norm(to_dense(saved.deltas[0])), rel=1e-5
+    )
+    for when, model in (("unedited", tiny), ("edited", jaxedit.apply(tiny, saved))):
+        score = jaxedit.perplexity(model, TEXTS)
+        assert (found[when]["perplexity"], found[when]["pooled"]) == (score.mean, score.pooled)
+        assert (
+            found[when]["says"] == jaxedit.generate(model, ["Bob lives in"], max_new_tokens=12)[0]
+        )
+    assert found["edited"]["probability_new"] > found["unedited"]["probability_new"]
+
+
+def test_edit_as_a_table(edited, run):
+    done = run(*EDIT)
+    assert done.returncode == 0, done.stderr
+    found = result(edited)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert "Bob lives in → Munich with rome in tiny" in done.stdout
+    assert ["unedited", "edited"] in lines
+    assert [
+        "perplexity",
+        *(f"{found[when]['perplexity']:,.0f}" for when in ("unedited", "edited")),
+    ] in lines
+    assert [
+        "P(new)",
+        *(f"{found[when]['probability_new']:.3g}" for when in ("unedited", "edited")),
+    ] in lines
+    assert ["says", "it", "no", "no"] in lines
