@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from absl import flags
+from test_structure import FACE, FLOORS
 
 from jaxedit.cli import _main
 from jaxedit.cli._flags import apply_set
@@ -221,6 +222,26 @@ def test_every_form_of_facts_is_explained():
     assert documented == {name: set(form_module(name).KEYS) for name in form_names()}
 
 
+def test_the_drawing_of_rooms_is_that_of_the_imports():
+    """A line is a floor, the highest first."""
+    drawing = re.findall(r"^```\n(.*?)^```$", read(ROOT / "jaxedit" / "README.md"), re.M | re.S)[1]
+    drawn = [
+        {name.removesuffix("/").removesuffix(".py").replace("__init__", FACE) for name in names}
+        for names in map(str.split, drawing.splitlines())
+    ]
+    assert drawn == FLOORS[::-1]
+
+
+def test_every_room_is_explained_and_the_largest_file_by_file():
+    rows = table(ROOT / "jaxedit" / "README.md", "## Architecture")
+    rooms = {name.removesuffix("/").removesuffix(".py") for name in names_in([r[0] for r in rows])}
+    assert {name.replace("__init__", FACE) for name in rooms} == set().union(*FLOORS)
+    explained = {row[0].strip("`"): set(names_in([row[1]])) for row in rows}
+    for room in ("reports/", "analyses/", "study/", "solving/"):
+        files = {path.name for path in (ROOT / "jaxedit" / room).glob("[a-z]*.py")}
+        assert {name for name in explained[room] if name.endswith(".py")} == files, room
+
+
 def test_every_method_is_explained():
     rows = table(ROOT / "jaxedit" / "README.md", "## Methods")
     assert sorted(names_in([row[0] for row in rows])) == method_names()
@@ -284,8 +305,8 @@ def test_the_quick_commands_run(tmp_path, capsys):
     (tmp_path / "texts.txt").write_text("Bread is baked in an oven.\nThe sun rises in the east.\n")
     assert run(["jaxedit", *shown["edit"], f"--texts={tmp_path / 'texts.txt'}", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert "Rome" in found["edited"]["says"]
-    assert "Rome" not in found["unedited"]["says"]
+    assert "Rome" in found["edited"]["continuation"]
+    assert "Rome" not in found["unedited"]["continuation"]
     assert found["edited"]["perplexity"] < 1.5 * found["unedited"]["perplexity"]
 
 

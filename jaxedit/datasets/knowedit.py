@@ -28,7 +28,7 @@ def request(record: dict[str, Any]) -> Request | None:
     None where an answer is empty or the subject does not occur in the prompt.
 
     Raises:
-      ValueError: on an empty subject, or a probe that is not an object with a prompt and its answers.
+      ValueError: on an empty subject, or a probe that is no object with a prompt and answers.
     """
     subject, true = record["subject"], record.get("ground_truth")
     target_true = None if true is None else _first(true)

@@ -76,10 +76,9 @@ def make_plan(
     decoder = read_decoder_config(config.model)
     devices, chip = find_chip(config.topology)
     work = _workload(config, decoder)
-    dtype = jnp.dtype(config.dtype)
 
     def model_on(mesh: Mesh) -> Model:
-        return abstract_model(mesh, config.model, decoder, dtype, work.layers)
+        return abstract_model(mesh, config.model, decoder, jnp.dtype(config.dtype), work.layers)
 
     # The mesh: as given, else the smallest that fits, which may be asked for in any case.
     given = None

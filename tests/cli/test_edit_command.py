@@ -31,7 +31,8 @@ def test_edit_as_json_and_saved(edited, folder, tiny):
         score = jaxedit.perplexity(model, TEXTS)
         assert (found[when]["perplexity"], found[when]["pooled"]) == (score.mean, score.pooled)
         assert (
-            found[when]["says"] == jaxedit.generate(model, ["Bob lives in"], max_new_tokens=12)[0]
+            found[when]["continuation"]
+            == jaxedit.generate(model, ["Bob lives in"], max_new_tokens=12)[0]
         )
     assert found["edited"]["probability_new"] > found["unedited"]["probability_new"]
 
@@ -51,4 +52,4 @@ def test_edit_as_a_table(edited, run):
         "P(new)",
         *(f"{found[when]['probability_new']:.3g}" for when in ("unedited", "edited")),
     ] in lines
-    assert ["says", "it", "no", "no"] in lines
+    assert ["accuracy", "0", "%", "0", "%"] in lines

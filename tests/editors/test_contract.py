@@ -219,7 +219,7 @@ def test_bfloat16_weights_keep_float32_edits(shared, stats_of):
 def test_an_edit_needs_a_request(golden, stats_of, name):
     model, editor = golden("llama"), make(name)
     state = editor.init(model, stats_of("llama"))
-    with pytest.raises(ValueError, match="at least one request|one request at a time, got 0"):
+    with pytest.raises(ValueError, match=r"at least one request|one request at a time, got 0"):
         editor.edit(model, [], state)
 
 

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from study_examples import IN_PARIS, ONE_TEXT, TEMPLATES
+from study_examples import FACTS, IN_PARIS, ONE_TEXT, TEMPLATES
 
 from jaxedit.files import to_json
 from jaxedit.study import loop
