@@ -141,7 +141,7 @@ def test_commands_and_their_flags_exist(path, monkeypatch, capsys):
         assert command in command_names(), command
         module = importlib.import_module(f"jaxedit.cli.{command}")
         with monkeypatch.context() as patch:
-            patch.setattr(module, "main", lambda module=module: check_keys(module))
+            patch.setattr(module, "main", lambda *given, module=module: check_keys(module))
             patch.setattr(sys, "argv", ["jaxedit", command, *arguments])  # for --config.KEY
             status = run(["jaxedit", command, *arguments])
         assert status == 0, f"{command} {arguments}: {capsys.readouterr().err}"
