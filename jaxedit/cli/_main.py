@@ -29,7 +29,10 @@ def command_names() -> list[str]:
 
 
 def run(argv: list[str]) -> int:
-    """Run `argv[1]` with its flags; return the exit status (2: wrong input, 130: interrupted)."""
+    """Run `argv[1]` with its flags; return the exit status.
+
+    That is what the command returns (None: 0), 2 on wrong input, 130 where it was interrupted.
+    """
     # Without a command: the list of commands, or the version.
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
         print(USAGE + "\n".join(f"    {name:10s}{_summary(name)}" for name in command_names()))
@@ -59,7 +62,7 @@ def run(argv: list[str]) -> int:
         _check_arguments(argv[1], _argument_names(command), rest[1:])
         enable_compilation_cache()
         with distributed_session():
-            command.main(*rest[1:])
+            status = command.main(*rest[1:])
     # Wrong input is one line; what is a fault of this code keeps its traceback.
     except (ValueError, OSError, flags.Error) as error:
         return _fail(_message(error, argv))
@@ -77,7 +80,7 @@ def run(argv: list[str]) -> int:
     finally:
         for name in own:
             delattr(FLAGS, name)  # another command of this process defines its own
-    return 0
+    return status or 0
 
 
 def _argument_names(command: ModuleType) -> tuple[str, ...]:

@@ -194,9 +194,7 @@ def test_an_edit_that_the_model_does_not_have_cannot_be_undone(golden):
 @pytest.mark.parametrize("kind", [dict(low_rank={1: 1}), dict(dense=(1,))], ids=str)
 def test_another_models_edit_is_refused(golden, kind):
     edit = random_edit(golden("llama"), 0, **kind)
-    with pytest.raises(ValueError, match="made on weights with the fingerprint"):
-        jaxedit.apply(golden("gpt2"), edit)
-    edit = dataclasses.replace(edit, base=None)  # one that does not say on which
+    edit = dataclasses.replace(edit, base=None)  # one that does not say on which weights it is
     message = r"\(112, 48\) matrix, this model's is \(192, 48\): another model's edit"
     with pytest.raises(ValueError, match=message):
         jaxedit.apply(golden("gpt2"), edit)
