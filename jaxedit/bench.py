@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from jaxedit.editors import Editor, make_editor, published_hyper
-from jaxedit.edits.edit import Edit, LowRank, apply, make_edit
+from jaxedit.edits.apply import apply
+from jaxedit.edits.edit import Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.flops import attention_flops, layer_flops, scoring_flops, value_flops
 from jaxedit.metrics.perplexity import perplexity, perplexity_each, prepare

@@ -48,10 +48,10 @@ def define_flags() -> None:
 def main() -> None:
     """Edit, measure, print."""
     from jaxedit.datasets import read_texts
-    from jaxedit.edits.edit import apply
+    from jaxedit.edits.apply import apply
+    from jaxedit.edits.edit import edit_to_arrays
     from jaxedit.edits.request import Request
-    from jaxedit.edits.serialise import edit_to_arrays, to_safetensors
-    from jaxedit.files import write_atomic
+    from jaxedit.files import to_safetensors, write_atomic
     from jaxedit.metrics.facts import evaluate_facts
     from jaxedit.metrics.perplexity import perplexity
     from jaxedit.models.generate import generate

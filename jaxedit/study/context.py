@@ -237,7 +237,7 @@ def _describe(
     return {
         "config": values,
         "model_fingerprint": model.fingerprint,
-        "facts_sha256": _digest([request.__dict__ for request in inputs.requests.requests]),
+        "facts_sha256": digest_requests(inputs.requests.requests),
         "texts_sha256": _digest(inputs.texts),
         "stats": None if inputs.stats is None else inputs.stats.digest,
         "n_skipped_facts": inputs.requests.n_skipped,
@@ -256,6 +256,11 @@ def saved_templates(workdir: Path) -> tuple[str, ...] | None:
     except (ValueError, AttributeError):
         return None  # open_journal says what is wrong with it
     return tuple(templates) if templates else None
+
+
+def digest_requests(requests: list[Request]) -> str:
+    """Digest facts, so that a study can tell whether its own are the same still."""
+    return _digest([request.__dict__ for request in requests])
 
 
 def _digest(value: Any) -> str:

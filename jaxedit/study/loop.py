@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxedit.edits.serialise import edit_to_arrays
+from jaxedit.edits.edit import edit_to_arrays
 from jaxedit.files import to_json, write_atomic
 from jaxedit.metrics.facts import average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import perplexity

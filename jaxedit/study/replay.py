@@ -5,10 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
 from safetensors import SafetensorError
 
-from jaxedit.edits.edit import Dense, Edit, apply, make_edit, replay_edits
-from jaxedit.edits.serialise import read_edit
+from jaxedit.edits.apply import apply, replay_edits
+from jaxedit.edits.edit import Dense, Edit, make_edit, read_edit
 from jaxedit.mesh import to_host
 from jaxedit.metrics.perplexity import Perplexity
 from jaxedit.models.load import load
@@ -47,7 +48,12 @@ def replay(
 
 
 def edited_model(
-    folder: Path, run_steps: list[int] | None = None, after_step: int | None = None
+    folder: str | Path,
+    run_steps: list[int] | None = None,
+    after_step: int | None = None,
+    *,
+    mesh: Mesh | str | None = None,
+    dtype: str | None = None,
 ) -> Model:
     """Load a study's model with edits of its journal.
 
@@ -56,16 +62,23 @@ def edited_model(
       run_steps: the edits to apply, in this order, kept ones or not; None: the kept ones, as the
         study applied them.
       after_step: without run_steps, the model after this step; None: after the last.
+      mesh: as `jaxedit.load` takes it; None: the study's.
+      dtype: of the stored weights; None: the study's.
 
     Raises:
       ValueError: where the folder is no study's, a step is not there or holds no edit, the model
         has changed, or the model after a step lies between two snapshots.
     """
     # The model of the study, and the steps that are asked for.
+    folder = Path(folder)
     journal = read_journal(folder)
     config = journal.run["config"]
-    model = load(config["model"], mesh=config["mesh"], dtype=config["dtype"])
-    if model.fingerprint != journal.run["model_fingerprint"]:
+    model = load(
+        config["model"],
+        mesh=config["mesh"] if mesh is None else mesh,
+        dtype=dtype or config["dtype"],
+    )
+    if journal.run["model_fingerprint"] not in (model.fingerprint, model.rounded_fingerprint):
         raise ValueError(
             f"{config['model']} is not the model that {folder} edited: its weights are others now"
         )

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.edits.edit import Edit, apply
+from jaxedit.edits.apply import apply
+from jaxedit.edits.edit import Edit
 from jaxedit.edits.per_row import all_low_rank, with_edit_tokenizer, with_per_row_edits
 from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
