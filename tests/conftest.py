@@ -44,6 +44,7 @@ CORPUS = [
 # Files and folders that take longer than about 15 seconds each: two thirds of the whole time.
 SLOW = (
     "cli/test_commands.py",
+    "cli/test_track.py",
     "devices",
     "editors",
     "metrics/test_downstream.py",
