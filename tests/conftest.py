@@ -48,6 +48,7 @@ SLOW = (
     "devices",
     "editors",
     "metrics/test_downstream.py",
+    "metrics/test_task_files.py",
     "plan/test_plan.py",
     "solving/test_multi_layer.py",
     "solving/test_rank_one.py",
