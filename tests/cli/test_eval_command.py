@@ -1,4 +1,4 @@
-"""`jaxedit eval`: what it hands on to the evaluation, and what it refuses before loading a model."""
+"""`jaxedit eval`: what it hands on, and what it refuses before it loads a model."""
 
 import contextlib
 from pathlib import Path
