@@ -180,11 +180,12 @@ def metric_rows(result: dict[str, Any]) -> list[list[str]]:
     from jaxedit.reports.formatting import format_number
 
     score, limits = result["perplexity"], result["limits"]
-    ratio, most = format_number(score["ratio"]), format_number(limits["max_ppl_ratio"])
+    ratio = score["ratio"]
+    shown, most = f"{ratio:.3f}" if ratio < 10 else format_number(ratio), limits["max_ppl_ratio"]
     rows = [
         ["perplexity, mean over texts", *map(format_number, score["mean"]), ""],
         ["perplexity, pooled", *map(format_number, score["pooled"]), ""],
-        ["perplexity ratio (mean)", "", ratio, most],
+        ["perplexity ratio (mean)", "", shown, format_number(most)],
         ["KL to the unedited model, nats a token", "", format_number(result["kl_nats"]), ""],
     ]
     perturbation = result["relative_perturbation"]

@@ -23,6 +23,7 @@ from jaxedit.imports.places import (
 )
 from jaxedit.models.model import Model
 
+DELTA = "delta.safetensors"  # of `jaxedit export --format=delta`: each as its HF weight lies
 EXPECTED = (
     "a PEFT LoRA adapter's folder, an HF checkpoint's folder, or a file of changes by HF weight "
     f"names ({', '.join(SUFFIXES)})"
@@ -157,6 +158,9 @@ def _read_folder(path: Path, source: str, places: dict[str, Place]) -> dict[str,
         return read_peft(path, source)
     if (path / "config.json").is_file():
         return read_difference(path, source, list(places))
+    if (path / DELTA).is_file():
+        found = read_changes_file(path / DELTA)
+        return {name: change._replace(order="hf") for name, change in found.items()}
     raise ValueError(f"{path} holds neither {CONFIG} nor config.json; expected {EXPECTED}")
 
 

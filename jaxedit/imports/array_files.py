@@ -46,6 +46,8 @@ def read_changes_file(path: Path) -> dict[str, WeightChange]:
         found: Mapping[str, Any] = read_arrays(path)
     else:
         found = _read_torch(path)
+    if any(".lora_" in name for name in found):
+        raise ValueError(f"{path} holds the factors of a LoRA adapter: give its folder")
     return {name: _change(path, name, value) for name, value in found.items()}
 
 

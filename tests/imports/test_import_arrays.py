@@ -127,3 +127,15 @@ def test_square_matrices_need_an_orientation(kind, tiny_checkpoint, tmp_path):
         edit = jaxedit.import_edit(model, path, orientation)
         theirs = added(directory, {name: matrix})
         assert_same_logits(logits(jaxedit.apply(model, edit)), theirs)
+
+
+def test_a_delta_export_says_how_its_matrices_lie(tiny_checkpoint, tmp_path):
+    """Square ones need no orientation in a folder with delta.safetensors."""
+    directory = tiny_checkpoint("llama", intermediate_size=32)
+    model, name = jaxedit.load(str(directory)), "model.layers.1.mlp.down_proj.weight"
+    change = draw(32, 32)
+    save_torch({name: change}, tmp_path / "delta.safetensors")
+    edit = jaxedit.import_edit(model, tmp_path)
+    theirs = added(directory, {name: change})
+    assert_same_logits(logits(jaxedit.apply(model, edit)), theirs)
+    np.testing.assert_array_equal(edit.dense()[name], change.numpy())
