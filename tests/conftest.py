@@ -43,9 +43,11 @@ CORPUS = [
 
 # Files and folders that take longer than about 15 seconds each: two thirds of the whole time.
 SLOW = (
+    "cli/test_check_command.py",
     "cli/test_commands.py",
     "devices",
     "editors",
+    "imports",
     "metrics/test_downstream.py",
     "plan/test_plan.py",
     "solving/test_multi_layer.py",
