@@ -110,8 +110,8 @@ def _read_torch(path: Path) -> dict[str, Any]:
         import torch
     except ImportError as error:
         raise ValueError(
-            f"{path} is a torch file, and torch is not installed: pip install torch, or save it "
-            "as .safetensors"
+            f"{path} is a torch file, and torch is not installed: pip install 'jaxedit[verify]', "
+            "or save it as .safetensors"
         ) from error
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
