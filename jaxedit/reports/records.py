@@ -160,7 +160,9 @@ def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
     ]
     last = [record.step for record in kept if record.step in perplexities][-1:]
     if last:
-        lines.append(f"After the last kept edit it is {format_number(perplexities[last[0]])}.")
+        had_others = any(r.step < last[0] <= (r.undone_after or 0) for r in undone)
+        ppl = format_number(perplexities[last[0]])
+        lines.append(f"After the last kept edit it {'was' if had_others else 'is'} {ppl}.")
     lines += [
         f"Edit {record.step} was undone after edit {record.undone_after}: what was measured after "
         f"edits {record.step} to {record.undone_after} was measured with it in the model."

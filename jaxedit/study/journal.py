@@ -140,6 +140,20 @@ def read_journal(folder: Path) -> Journal:
     return Journal(folder, run, _steps_of(folder, _read_records(folder, run, repair=False)))
 
 
+def find_step(journal: Journal, number: int) -> Step:
+    """Find an edit's step in a journal.
+
+    Raises:
+      ValueError: where it is not there.
+    """
+    edits = journal.steps[1:]
+    found = next((step for step in edits if step.record.step == number), None)
+    if found is None:
+        known = f"it has 1 to {len(edits)}" if edits else "it has none yet"
+        raise ValueError(f"{journal.folder} has no edit {number}; {known}")
+    return found
+
+
 def _steps_of(folder: Path, records: list[StepRecord]) -> list[Step]:
     """Return the steps that the lines of a journal tell of, as they stand after all undos.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxedit.files import exclusive_lock
-from jaxedit.study.journal import Journal, open_journal, read_journal
+from jaxedit.study.journal import Journal, find_step, open_journal, read_journal
 from jaxedit.study.record import StepRecord
 
 
@@ -79,11 +79,7 @@ def _kept_record(journal: Journal, number: int) -> StepRecord:
     Raises:
       ValueError: where it is not there, was not kept, or was undone before.
     """
-    records = {step.record.step: step.record for step in journal.steps[1:]}
-    if number not in records:
-        known = f"it has 1 to {len(records)}" if records else "it has none yet"
-        raise ValueError(f"{journal.folder} has no edit {number}; {known}")
-    record = records[number]
+    record = find_step(journal, number).record
     if record.undone_after is not None:
         raise ValueError(
             f"edit {number} of {journal.folder} was undone before, after edit {record.undone_after}"

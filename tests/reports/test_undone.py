@@ -48,6 +48,9 @@ def test_the_summary_says_what_was_measured_with_it(journal):
     assert "5 edits made, 1 kept, 2 rolled back, 1 not possible, 1 skipped" in lines[0]
     assert lines[0].endswith("the screening, 2 undone.")
     assert "After the last kept edit it is 25.5." in lines
+    write_journal(journal.folder / "other", STEPS).append_undo([5])
+    other = read_journal(journal.folder / "other")
+    assert "After the last kept edit it was 60.0." in summary(other, edit_steps(other))
     assert (
         "Edit 5 was undone after edit 7: what was measured after edits 5 to 7 was measured with it "
         "in the model." in lines
@@ -67,11 +70,13 @@ def test_report_and_page_say_it(journal):
 def test_curves_and_retention_keep_what_was_measured(journal):
     """The line goes through all that was kept then; the marks say what is undone now."""
     steps = edit_steps(journal)
-    traces = [(each.name, list(each.x)) for each in perplexity_plot(journal, steps).data]
+    traces = [
+        (each.name, np.asarray(each.x).tolist()) for each in perplexity_plot(journal, steps).data
+    ]
     assert traces[:2] == [("kept", [0, 1, 5, 6]), ("kept", [1])]
     assert ("undone", [5, 6]) in traces
     drawn = perplexity_figure(journal).axes[0].get_lines()
-    by_label = {line.get_label(): list(line.get_xdata()) for line in drawn}
+    by_label = {line.get_label(): np.asarray(line.get_xdata()).tolist() for line in drawn}
     assert by_label["undone"] == [5, 6]
     assert [0, 1, 5, 6] in by_label.values()
     edits, evaluated, values = retention_table(journal)
