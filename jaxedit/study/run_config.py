@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 from jaxedit.datasets import read_requests
 from jaxedit.editors import layer_field
 from jaxedit.study.config import default_config, editor_config, set_key
-from jaxedit.study.context import digest_requests
 from jaxedit.study.journal import Journal
+from jaxedit.study.validation import digest_requests
 
 METHOD_KEY = "editor.method="
 

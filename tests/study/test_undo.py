@@ -234,7 +234,9 @@ def test_nothing_is_undone_while_a_study_runs(config_of, tmp_path):
 def test_a_version_that_knows_no_undo_refuses_the_journal(folder):
     """It would take the line for one that was cut short: so the schema is written as of today."""
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    (folder / "run.json").write_text(json.dumps(run | {"schema": 1}), encoding="utf-8")
+    config = {key: value for key, value in run["config"].items() if key != "start"}
+    older = run | {"schema": 1, "config": config}
+    (folder / "run.json").write_text(json.dumps(older), encoding="utf-8")
     before = lines(folder)
     assert read_journal(folder).run == run
     undo_steps(folder, [5])
