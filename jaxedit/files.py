@@ -1,5 +1,7 @@
-"""Files on disk and on the web: atomic writes, JSON of non-finite numbers, arrays, downloads."""
+"""Files on disk and on the web: atomic writes, locks, formats, cached downloads."""
 
+import contextlib
+import fcntl
 import hashlib
 import math
 import os
@@ -7,7 +9,7 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,31 @@ def write_atomic(path: Path, content: bytes) -> None:
 def partial_path(path: Path) -> Path:
     """Return where a file is written before it is whole: its name with ".part" behind."""
     return path.with_name(f"{path.name}.part")
+
+
+@contextlib.contextmanager
+def exclusive_lock(folder: Path) -> Iterator[None]:
+    """Lock a folder against other processes that lock it; nothing is written.
+
+    The system releases the lock however this process ends. On a file system without locks on
+    folders there is none.
+
+    Raises:
+      ValueError: where another process holds the lock.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is writing to {folder}; wait for its end, or stop it"
+            ) from error
+        except OSError:  # some network file systems
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def cache_folder() -> Path:

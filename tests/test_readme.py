@@ -99,6 +99,8 @@ def check_keys(module) -> None:
     if hasattr(module, "check_flags"):
         module.check_flags()
         return
+    if "config" not in flags.FLAGS:  # of `replay`, whose keys are those of its study
+        return
     config = flags.FLAGS.config
     if isinstance(config, str):  # of `compare`, which reads it once for each variant
         path = find_config(config)

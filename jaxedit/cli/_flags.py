@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -257,15 +258,28 @@ def step_numbers(flag: str) -> list[int]:
     Raises:
       ValueError: on anything else.
     """
-    given, numbers = FLAGS[flag].value or [], []
-    for text in given:
+    given = FLAGS[flag].value or []
+    example = f"with commas between, e.g. --{flag}=1,3,7-9"
+    return parse_steps(given, f"--{flag}={','.join(given)}", example)
+
+
+def parse_steps(texts: Sequence[str], given: str, example: str) -> list[int]:
+    """Read numbers of steps, in which "7-9" stands for 7, 8 and 9.
+
+    Args:
+      texts: a number or range each.
+      given: what an error names.
+      example: and what it says to give instead.
+
+    Raises:
+      ValueError: on anything else.
+    """
+    numbers: list[int] = []
+    for text in texts:
         first, dash, last = text.strip().partition("-")
         is_range = first.isdigit() and (last.isdigit() if dash else not last)
         if not is_range or int(first) > int(last or first):
-            raise ValueError(
-                f"--{flag}={','.join(given)}: expected numbers of steps and ranges of them with "
-                f"commas between, e.g. --{flag}=1,3,7-9"
-            )
+            raise ValueError(f"{given}: expected numbers of steps and ranges of them {example}")
         numbers += range(int(first), int(last or first) + 1)
     return numbers
 

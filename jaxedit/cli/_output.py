@@ -120,11 +120,24 @@ def show_report(folder: Path, as_json: bool, curves: Sequence["Curve"] = ()) -> 
       curves: to be drawn beside the study's own.
     """
     from jaxedit.reports.markdown import write_report
+
+    path = write_report(folder, curves)
+    show_study(folder, as_json)
+    if not as_json:
+        page, figure = folder / "report.html", folder / "perplexity.png"
+        results_console().print(f"\nReport: {path}   Page: {page}   Figure: {figure}")
+
+
+def show_study(folder: Path, as_json: bool) -> None:
+    """Print a study's edits as a table and its summary, or its journal as one JSON object.
+
+    Args:
+      folder: the study's; nothing is written there.
+      as_json: print the journal.
+    """
     from jaxedit.reports.records import HEADER, NUMBERS, edit_steps, is_single, summary, table_row
     from jaxedit.study.journal import read_journal
 
-    # The report, and what it was made of.
-    path = write_report(folder, curves)
     journal = read_journal(folder)
     steps = edit_steps(journal)
     if as_json:
@@ -138,7 +151,7 @@ def show_report(folder: Path, as_json: bool, curves: Sequence["Curve"] = ()) -> 
         )
         return
 
-    # For people: a row an edit, the summary, and where the files are.
+    # For people: a row an edit, and the summary.
     show_table(
         HEADER,
         [table_row(record, is_single(journal)) for record in steps],
@@ -149,5 +162,3 @@ def show_report(folder: Path, as_json: bool, curves: Sequence["Curve"] = ()) -> 
     console.print()
     for line in summary(journal, steps):
         console.print(line)
-    page, figure = folder / "report.html", folder / "perplexity.png"
-    console.print(f"\nReport: {path}   Page: {page}   Figure: {figure}")

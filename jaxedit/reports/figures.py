@@ -35,6 +35,7 @@ MARKS = {
     "rolled back": ("X", DAMAGING, 9.0),
     "damaging": ("X", DAMAGING, 9.0),
     "kept, damaging": ("s", DAMAGING, 5.0),
+    "undone": ("D", LEVEL_COLOR, 5.0),
 }
 MOST_NAMED = 6  # damaging edits that are named in the figure
 MOST_TICKS = 12
@@ -71,9 +72,10 @@ def perplexity_figure(journal: Journal, curves: Sequence[Curve] = ()) -> "Figure
     measured = [float((record.perplexity or {})["mean"]) for record in steps]
     (base, *heights), top = clip_for_plot([unedited, *measured])
     y = np.array(heights)
-    kept = np.array([bool(record.kept) for record in steps], bool)
+    kept = np.array([record.was_kept for record in steps], bool)
 
-    # The kept edits as a line, every edit as a mark, and the curves of others.
+    # The edits that were kept when they were made as a line, every edit as a mark, and the curves
+    # of others.
     figure = new_figure(7.0, 3.6)
     axes = figure.subplots()
     if kept.any():

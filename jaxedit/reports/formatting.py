@@ -30,6 +30,17 @@ def format_percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.0f} %"
 
 
+def format_steps(steps: Sequence[int]) -> str:
+    """Format numbers of edits that grow, those in a row as first and last: "3, 6-9"."""
+    runs: list[list[int]] = []
+    for step in steps:
+        if runs and step == runs[-1][-1] + 1:
+            runs[-1].append(step)
+        else:
+            runs.append([step])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
 def clip_for_plot(perplexities: Sequence[float]) -> tuple[np.ndarray, float]:
     """Return perplexities as a figure shows them, and the highest place in it.
 

@@ -20,9 +20,9 @@ from jaxedit.reports.records import (
     edit_steps,
     is_single,
     outcome,
+    remark,
     summary,
     table_row,
-    why_not_made,
 )
 from jaxedit.study.journal import Journal
 from jaxedit.study.record import StepRecord
@@ -99,7 +99,7 @@ def table_cells(record: StepRecord, single: bool) -> dict[str, Any]:
         "damaging": record.guard_code is not None,
         "before": record.unedited_continuation,
         "after": record.continuation,
-        "reason": why_not_made(record) or record.guard_reason,
+        "reason": remark(record),
     }
 
 

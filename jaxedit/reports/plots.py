@@ -34,6 +34,7 @@ MARKS = {
     "kept, damaging": (DAMAGING, "square"),
     "damaging": (DAMAGING, "x"),
     "rolled back": (DAMAGING, "x"),
+    "undone": (GREY, "circle-open"),
 }
 
 
@@ -59,8 +60,9 @@ def perplexity_plot(
     height = dict(zip(perplexities, heights, strict=True))
     figure = Figure()
 
-    # The kept edits and the curves of others as lines.
-    kept = [(0, base), *((record.step, height[record.step]) for record in measured if record.kept)]
+    # The edits that were kept when they were made and the curves of others as lines.
+    line = [record.step for record in measured if record.was_kept]
+    kept = [(0, base), *((step, height[step]) for step in line)]
     if len(kept) > 1:
         x, y = zip(*kept, strict=True)
         look: Any = dict(mode="lines", line=dict(color=GREY, width=1), hoverinfo="skip")

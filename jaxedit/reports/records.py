@@ -45,6 +45,8 @@ def outcome(record: StepRecord, single: bool = False) -> str:
         return "skipped"
     if record.error is not None:
         return "not edited"
+    if record.undone_after is not None:
+        return "undone"
     if record.guard_code is not None:
         return "kept, damaging" if record.kept else "damaging" if single else "rolled back"
     return "kept" if record.kept else "measured"
@@ -57,6 +59,13 @@ def why_not_made(record: StepRecord) -> str | None:
     predicted = record.predicted_perturbation
     known = "" if predicted is None else f": predicted relative perturbation {predicted:.3g}"
     return f"skipped by the {record.skipped}{known}"
+
+
+def remark(record: StepRecord) -> str | None:
+    """Say why an edit was not made or not kept, or that it was undone; None: nothing to say."""
+    if record.undone_after is not None:
+        return f"undone after edit {record.undone_after}"
+    return why_not_made(record) or record.guard_reason
 
 
 def table_row(record: StepRecord, single: bool = False) -> list[str]:
@@ -108,12 +117,12 @@ def retention_table(
       entry: which of the metrics that are measured again.
 
     Returns:
-      The steps of the kept edits, the steps after which they were evaluated, and the entry by
-      edit and evaluation, NaN where an edit came later.
+      The steps of the edits that were kept, also if undone since, the steps after which they were
+      evaluated, and the entry by edit and evaluation, NaN where an edit came later or was undone.
     """
     records = [step.record for step in journal.steps[1:]]
     evaluations = [record for record in records if record.retention is not None]
-    edits = [record.step for record in records if record.kept]
+    edits = [record.step for record in records if record.was_kept]
     values = np.full((len(edits), len(evaluations)), np.nan)
     for column, record in enumerate(evaluations):
         for row, edit in enumerate(edits):
@@ -128,7 +137,8 @@ def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
     config = journal.run["config"]
     made = [record for record in steps if record.is_made]
     kept = [record for record in made if record.kept]
-    rolled_back = [] if is_single(journal) else [r for r in made if r.guard_code and not r.kept]
+    rolled_back = [r for r in made if outcome(r, is_single(journal)) == "rolled back"]
+    undone = [record for record in made if record.undone_after is not None]
     n_skipped = sum(record.skipped is not None for record in steps)
     n_failed = len(steps) - len(made) - n_skipped
     counts = (
@@ -136,6 +146,7 @@ def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
         f"{n_failed} not possible"
     )
     counts += f", {n_skipped} skipped by the screening" if n_skipped else ""
+    counts += f", {len(undone)} undone" if undone else ""
     method, model, mode = config["editor"]["method"], config["model"], config["mode"]
 
     # What they did to the perplexity.
@@ -149,7 +160,14 @@ def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
     ]
     last = [record.step for record in kept if record.step in perplexities][-1:]
     if last:
-        lines.append(f"After the last kept edit it is {format_number(perplexities[last[0]])}.")
+        had_others = any(r.step < last[0] <= (r.undone_after or 0) for r in undone)
+        ppl = format_number(perplexities[last[0]])
+        lines.append(f"After the last kept edit it {'was' if had_others else 'is'} {ppl}.")
+    lines += [
+        f"Edit {record.step} was undone after edit {record.undone_after}: what was measured after "
+        f"edits {record.step} to {record.undone_after} was measured with it in the model."
+        for record in undone
+    ]
 
     # Efficacy, and the worst edit.
     if made:

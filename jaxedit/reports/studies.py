@@ -17,7 +17,8 @@ class FinishedStudy(NamedTuple):
     Attributes:
       name: its variant's.
       journal: read.
-      retained: the metrics of each kept edit's facts in the last model; none of single edits.
+      retained: the metrics of each kept edit's facts in the last model; none of single edits, and
+        of a study whose edits were undone since it ran.
     """
 
     name: str
@@ -44,8 +45,10 @@ def read_studies(folder: Path, variants: tuple[str, ...]) -> list[FinishedStudy]
     """Read the finished studies in a folder, in the order of the variants."""
     studies = []
     for name in variants:
+        journal = read_journal(folder / name)
+        kept = [step.record.step for step in journal.steps if step.record.kept]
         path = folder / name / "retained.json"
-        retained = json.loads(path.read_text(encoding="utf-8"))["facts"] if path.is_file() else []
-        metrics = [upgrade_metrics(facts) for facts in retained]
-        studies.append(FinishedStudy(name, read_journal(folder / name), metrics))
+        retained = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        facts = retained["facts"] if retained.get("steps") == kept else []
+        studies.append(FinishedStudy(name, journal, [upgrade_metrics(each) for each in facts]))
     return studies

@@ -1,7 +1,7 @@
 """The journal of a study: append-only, and what its model and editor's state are rebuilt from.
 
     WORKDIR/run.json                  what the study is: schema, configuration, model, facts, texts
-    WORKDIR/journal.jsonl             one line a step (`jaxedit.study.record.StepRecord`)
+    WORKDIR/journal.jsonl             one line a step or undo (`jaxedit.study.record.StepRecord`)
     WORKDIR/steps/000001.safetensors  the step's arrays: the edit's factors, what the editor's
                                       state learnt
 
@@ -12,16 +12,17 @@ written as the strings "inf" and "nan". A journal of an older schema is upgraded
 """
 
 import dataclasses
+import datetime
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxedit.files import flatten_keys, partial_path, to_json, to_safetensors, write_atomic
-from jaxedit.study.record import SCHEMA, StepRecord
+from jaxedit.study.record import SCHEMA, StepRecord, mark_undone
 from jaxedit.study.upgrade import upgrade_line, upgrade_run
 
 
@@ -34,7 +35,11 @@ class Step(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Journal:
-    """A study's folder. `steps` are the whole steps it held when opened, the baseline first."""
+    """A study's folder.
+
+    `steps` are the whole steps that it held when opened, the baseline first, as they stand after
+    all undos (`mark_undone`).
+    """
 
     folder: Path
     run: dict[str, Any]
@@ -53,27 +58,35 @@ class Journal:
             before.
         """
         path = self.folder / "steps" / f"{record.step:06d}.safetensors"
-        lines = self.folder / "journal.jsonl"
         content = _line(dataclasses.replace(record, arrays=f"steps/{path.name}"))
-        n_bytes_before = lines.stat().st_size if lines.exists() else 0
         try:
             write_atomic(path, to_safetensors(arrays, metadata))
-            with lines.open("ab") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            _append_line(self.folder / "journal.jsonl", content)
         except OSError as error:
             partial_path(path).unlink(missing_ok=True)
-            if lines.exists() and lines.stat().st_size > n_bytes_before:
-                os.truncate(lines, n_bytes_before)
             raise OSError(
                 error.errno,
                 f"step {record.step} could not be written to {self.folder} ({error.strerror}); "
                 "the steps before it are whole: make room and run the same command again to go on",
             ) from error
 
+    def append_undo(self, steps: Sequence[int]) -> None:
+        """Write that the model lacks the edits of these steps from here on; nothing is erased.
+
+        Raises:
+          OSError: where the line cannot be written; there is no undo then.
+        """
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        last = self.steps[-1].record.step
+        record = StepRecord(kind="undo", step=last, undone=list(steps), written_at=now)
+        _append_line(self.folder / "journal.jsonl", _line(record))
+
     def truncate(self, n_steps: int) -> "Journal":
-        """Keep the first `n_steps` steps, on the disk as well; the others are to be done again."""
+        """Keep the first `n_steps` steps, on the disk as well; the others are to be done again.
+
+        Each line is a step in the journals that are cut: those of single edits, and of whole
+        matrices every k edits. Nothing can be undone there.
+        """
         lines = self.folder / "journal.jsonl"
         if len(self.steps) > n_steps:
             kept = lines.read_bytes().splitlines(keepends=True)[:n_steps]
@@ -100,19 +113,19 @@ def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ..
         written = _read_run(folder)
         run_then = upgrade_run(written)
         _check_same_study(folder, run_then, run_now, may_differ)
-        steps = read_steps(folder, run_then, repair=True)
+        records = _read_records(folder, run_then, repair=True)
         if written.get("schema") != SCHEMA:  # first the journal: its upgraded lines are known
-            write_atomic(folder / "journal.jsonl", b"".join(_line(step.record) for step in steps))
+            write_atomic(folder / "journal.jsonl", b"".join(map(_line, records)))
         if written != run_now:
             write_atomic(path, _pretty(run_now))
-        return Journal(folder, run_now, steps)
+        return Journal(folder, run_now, _steps_of(folder, records))
     if folder.exists() and not _has_no_run_yet(folder):
         raise ValueError(
             f"{folder} is not empty and is not a study's work directory; give another --workdir"
         )
     (folder / "steps").mkdir(parents=True, exist_ok=True)
     write_atomic(path, _pretty(run_now))
-    return Journal(folder, run_now, read_steps(folder, run_now, repair=True))
+    return Journal(folder, run_now, _steps_of(folder, _read_records(folder, run_now, repair=True)))
 
 
 def read_journal(folder: Path) -> Journal:
@@ -124,11 +137,52 @@ def read_journal(folder: Path) -> Journal:
     if not (folder / "run.json").is_file():
         raise ValueError(f"{folder} is not a study's work directory: it has no run.json")
     run = upgrade_run(_read_run(folder))
-    return Journal(folder, run, read_steps(folder, run, repair=False))
+    return Journal(folder, run, _steps_of(folder, _read_records(folder, run, repair=False)))
 
 
-def read_steps(folder: Path, run: Mapping[str, Any], repair: bool) -> list[Step]:
-    """Read the whole steps of a journal; a last line that was cut short is left out.
+def find_step(journal: Journal, number: int) -> Step:
+    """Find an edit's step in a journal.
+
+    Raises:
+      ValueError: where it is not there.
+    """
+    edits = journal.steps[1:]
+    found = next((step for step in edits if step.record.step == number), None)
+    if found is None:
+        known = f"it has 1 to {len(edits)}" if edits else "it has none yet"
+        raise ValueError(f"{journal.folder} has no edit {number}; {known}")
+    return found
+
+
+def _steps_of(folder: Path, records: list[StepRecord]) -> list[Step]:
+    """Return the steps that the lines of a journal tell of, as they stand after all undos.
+
+    Raises:
+      ValueError: where an undo names an edit that is not kept there.
+    """
+    try:
+        steps = mark_undone(records)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'journal.jsonl'}: {error}; restore it from a copy") from error
+    return [Step(record, folder / str(record.arrays)) for record in steps]
+
+
+def _append_line(path: Path, content: bytes) -> None:
+    """Write a line to the end of a file and to the disk, or leave the file as it was."""
+    n_bytes_before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        if path.exists() and path.stat().st_size > n_bytes_before:
+            os.truncate(path, n_bytes_before)
+        raise
+
+
+def _read_records(folder: Path, run: Mapping[str, Any], repair: bool) -> list[StepRecord]:
+    """Read the whole lines of a journal; a last line that was cut short is left out.
 
     Args:
       folder: the work directory.
@@ -143,7 +197,7 @@ def read_steps(folder: Path, run: Mapping[str, Any], repair: bool) -> list[Step]
         return []
 
     # Line by line: what was cut short is the end, and damage before it an error.
-    steps: list[Step] = []
+    records: list[StepRecord] = []
     content = path.read_bytes()
     at = 0
     for number, line in enumerate(content.splitlines(keepends=True), 1):
@@ -157,16 +211,14 @@ def read_steps(folder: Path, run: Mapping[str, Any], repair: bool) -> list[Step]
             if repair:
                 os.truncate(path, at)
             break
-        assert record.arrays is not None
-        arrays = folder / record.arrays
-        if not arrays.is_file():
+        if record.arrays is not None and not (folder / record.arrays).is_file():
             raise ValueError(
                 f"{path}, line {number} names {record.arrays}, which is gone; restore it from a "
                 "copy"
             )
-        steps.append(Step(record, arrays))
+        records.append(record)
         at += len(line)
-    return steps
+    return records
 
 
 def _parse(path: Path, number: int, line: bytes, run: Mapping[str, Any]) -> StepRecord | None:
@@ -175,7 +227,7 @@ def _parse(path: Path, number: int, line: bytes, run: Mapping[str, Any]) -> Step
         values = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:
         return None
-    if not isinstance(values, dict) or "arrays" not in values:
+    if not isinstance(values, dict) or not {"arrays", "undone"} & set(values):
         return None
     try:
         return StepRecord.from_dict(upgrade_line(values, run))

@@ -14,7 +14,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from jaxedit.edits.edit import edit_to_arrays
-from jaxedit.files import to_json, write_atomic
+from jaxedit.files import exclusive_lock, to_json, write_atomic
 from jaxedit.metrics.facts import average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import perplexity
 from jaxedit.metrics.retention import evaluate_retention
@@ -45,18 +45,26 @@ def run_study(
         steps there will be.
 
     Raises:
-      ValueError: on a configuration, model, facts or texts that cannot be used, or a folder of
-        another study.
+      ValueError: on a configuration, model, facts or texts that cannot be used, a folder of
+        another study, or one that another process writes to.
       OSError: where a step cannot be written; all steps before are whole.
     """
-    # What the study is, and what of it is in the journal: without a batch that was cut short.
     context = build_context(config, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(workdir):
+        _run_steps(context, workdir, on_step)
+    return workdir
+
+
+def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
+    """Make the steps of a study that its journal lacks."""
+    # What of the study is in the journal: without a batch that was cut short.
     journal = open_journal(workdir, context.run, MAY_DIFFER)
     total = len(context.batches)
     if len(journal.steps) > len(context.steps) + 1:
         raise ValueError(
-            f"{workdir} holds {len(journal.steps) - 1} edits, n_facts={config.n_facts} asks for "
-            f"{total}: give another --workdir"
+            f"{workdir} holds {len(journal.steps) - 1} edits, "
+            f"n_facts={context.run['config']['n_facts']} asks for {total}: give another --workdir"
         )
     journal = journal.truncate(1 + n_steps_to_keep(context, journal)) if journal.steps else journal
     for step in journal.steps:
@@ -91,7 +99,6 @@ def run_study(
             break
     if not context.single:
         _write_retained(context, state, kept, workdir)
-    return workdir
 
 
 def _write_step(

@@ -5,14 +5,15 @@ key changes its name or meaning, and `jaxedit.study.upgrade` then learns to read
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypedDict
 
 from jaxedit.edits.request import Request
 
-SCHEMA = 1
+SCHEMA = 2
 
-Kind = Literal["baseline", "step"]  # the unedited model, before all steps; an edit
+# The unedited model, before all steps; an edit; edits taken out again.
+Kind = Literal["baseline", "step", "undo"]
 
 
 class BaselinePerplexity(TypedDict):
@@ -36,8 +37,8 @@ class StepRecord:
     """What was asked in a step, what was measured and what was decided.
 
     Attributes:
-      kind: "baseline" or "step".
-      step: its number; the baseline's is 0.
+      kind: "baseline", "step" or "undo".
+      step: its number; the baseline's is 0, an undo's that of the last edit made before it.
       case_id: of the (first) request, in its data set; so the next four.
       n_requests: how many requests the edit writes.
       kept: whether the model has the edit from here on; never in a study of single edits.
@@ -65,6 +66,10 @@ class StepRecord:
       snapshot: whether the arrays hold the whole change since the unedited model.
       time_s: seconds of each phase.
       arrays: the file of the step's arrays, from the work directory on.
+      undone: of an undo, the steps whose edits the model lacks from here on.
+      written_at: of an undo, when it was written, in ISO 8601, UTC.
+      undone_after: of an edit taken out again, the last step before that. Its own line does not
+        hold it: it is read from the undo's.
     """
 
     kind: Kind = "step"
@@ -100,6 +105,14 @@ class StepRecord:
     snapshot: bool | None = None
     time_s: Mapping[str, float] | None = None
     arrays: str | None = None
+    undone: list[int] | None = None
+    written_at: str | None = None
+    undone_after: int | None = None
+
+    @property
+    def was_kept(self) -> bool:
+        """Whether the study kept the edit when it was made; it may have been undone since."""
+        return bool(self.kept) or self.undone_after is not None
 
     @property
     def is_made(self) -> bool:
@@ -137,6 +150,29 @@ class StepRecord:
         return cls(**{name: _numbers(name, value) for name, value in values.items()})
 
 
+def mark_undone(records: Iterable[StepRecord]) -> list[StepRecord]:
+    """Return the records of edits as they stand after all undos; those of the undos are left out.
+
+    An edit that was undone is not kept, and knows after which step that was.
+
+    Args:
+      records: the lines of a journal, in their order.
+
+    Raises:
+      ValueError: where an undo names an edit that is not kept there.
+    """
+    steps: dict[int, StepRecord] = {}
+    for record in records:
+        if record.kind != "undo":
+            steps[record.step] = record
+            continue
+        for number in record.undone or ():
+            if number not in steps or not steps[number].kept:
+                raise ValueError(f"an undo names edit {number}, which is not kept there")
+            steps[number] = dataclasses.replace(steps[number], kept=False, undone_after=record.step)
+    return list(steps.values())
+
+
 # Fields of text; in all others a text stands for a number that is not finite.
 _TEXTS = frozenset(
     {
@@ -154,6 +190,7 @@ _TEXTS = frozenset(
         "unedited_continuation",
         "prompt_continuations",
         "arrays",
+        "written_at",
     }
 )
 

@@ -1,4 +1,7 @@
-"""Journal of schema 0, which had no version and other names, as this version reads them.
+"""Journals of older schemas as this version reads them.
+
+Schema 0 had no version and other names; schema 1 had the names of today, no undos and no
+`start`.
 
 Of studies of single edits schema 0 holds wrong numbers where an edit was made by itself: the KL,
 the fluency, the consistency and what was said to the study's prompts are those of a model with the
@@ -45,10 +48,10 @@ MEASURED_TWICE = ("divergence_nats", "fluency_bits", "consistency", "continuatio
 
 def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
     """Translate the content of run.json to this schema; the same where it is of it already."""
-    if "config" not in run:
+    if run.get("schema") == SCHEMA or "config" not in run:
         return dict(run)
-    if run.get("schema") == SCHEMA:
-        return {**run, "config": _with_new_keys(run["config"])}
+    if run.get("schema") == 1:  # the names are those of today
+        return {**run, "schema": SCHEMA, "config": _with_new_keys(run["config"])}
     config = dict(run["config"])
     upgraded = {name: config.pop(name) for name in ("guard", "editor") if name in config}
     upgraded = {name: dict(values) for name, values in upgraded.items()}

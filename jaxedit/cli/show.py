@@ -1,0 +1,36 @@
+"""Show a study's edits as a table, or everything that is known of one; nothing is written.
+
+jaxedit show runs/laptop
+jaxedit show runs/laptop 3           its record, its change, what became of it
+jaxedit show runs/laptop 3 --json
+"""
+
+from pathlib import Path
+
+from jaxedit.cli._flags import FLAGS, json_flag
+from jaxedit.cli._output import print_json, show_study, show_table
+
+ARGUMENTS = ("RUN", "[STEP]")
+
+
+def define_flags() -> None:
+    """Define the flags of this command."""
+    json_flag()
+
+
+def main(run: str, step: str | None = None) -> None:
+    """Show a study, or one of its edits."""
+    from jaxedit.reports.edit_details import detail_rows, edit_details
+    from jaxedit.study.journal import read_journal
+
+    if step is None:
+        show_study(Path(run), FLAGS.json)
+        return
+    if not step.isdigit():
+        raise ValueError(f"STEP {step}: expected the number of an edit, e.g. 3")
+    details = edit_details(read_journal(Path(run)), int(step))
+    if FLAGS.json:
+        print_json({"workdir": run, **details})
+        return
+    header = [f"edit {step}", "value"]
+    show_table(header, detail_rows(details), left=header)
