@@ -143,6 +143,26 @@ def load_edited() -> "EditedModel":
     return open_edit(Path(FLAGS.edit), source=source, mesh=mesh, dtype=dtype)
 
 
+def apply_start(config: "ConfigDict") -> None:
+    """Let a study begin with the model that --run or --edit names.
+
+    Raises:
+      ValueError: where the flags do not go together, or what they name is not there.
+    """
+    from jaxedit.edits.edit import Edit
+    from jaxedit.study.journal import read_journal
+
+    check_edited_flags()
+    if FLAGS.run:
+        config.model = read_journal(Path(FLAGS.run)).run["config"]["model"]
+        steps = tuple(step_numbers("run_steps")) if FLAGS.run_steps else ()
+        found = dict(run=FLAGS.run, run_steps=steps, after_step=FLAGS.after_step)
+        config.update({"start": found})
+    if FLAGS.edit:
+        config.model = Edit.load(FLAGS.edit).record.get("model", config.model)
+        config.update({"start": {"edit": FLAGS.edit}})
+
+
 def say_edits(edited: "EditedModel") -> None:
     """Say on standard error which edits a model has."""
     n_edits = len(edited.model.metadata.history)

@@ -21,11 +21,10 @@ from jaxedit.models.load import load
 from jaxedit.models.model import Model
 from jaxedit.stats.second_moments import Stats
 from jaxedit.study.config import default_config, editor_from
-from jaxedit.study.context import digest_requests
 from jaxedit.study.journal import Journal, read_journal
 from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import edited_model
-from jaxedit.study.validation import facts_of_edits
+from jaxedit.study.validation import digest_requests, facts_of_edits
 
 
 class EditedModel(NamedTuple):
@@ -74,22 +73,51 @@ def open_run(
     model = edited_model(folder, run_steps, after_step, mesh=mesh, dtype=dtype)
     journal = read_journal(folder)
     config = journal.run["config"]
-    records = [step.record for step in journal.steps[1:]]
-    if run_steps is None:
-        last = len(records) if after_step is None else after_step
-        had = [record for record in records[:last] if record.kept]
-    else:
-        had = [records[number - 1] for number in run_steps]
+    known = _known_of_run(folder, run_steps, after_step)
     baseline = journal.steps[0].record.perplexity if journal.steps else None
     return EditedModel(
         model=model,
         source=config["model"],
         editor=config["editor"],
-        records=tuple(had),
-        requests=_requests_of(journal, had),
+        records=known.records,
+        requests=known.requests,
         unedited_ppl=baseline["mean"] if baseline else None,
         texts=config["texts"],
     )
+
+
+class _Known(NamedTuple):
+    """What is known of a model's edits: the steps that made them, and their facts."""
+
+    records: tuple[StepRecord, ...] = ()
+    requests: tuple[Request, ...] = ()
+
+
+def _known_of_run(folder: Path, run_steps: list[int] | None, after_step: int | None) -> _Known:
+    """Read what a study knows of its edits, after those that its model had from the start."""
+    journal = read_journal(folder)
+    start = journal.run["config"]["start"]
+    before = _Known()
+    if start["run"]:
+        steps = list(start["run_steps"]) or None
+        before = _known_of_run(Path(start["run"]), steps, start["after_step"])
+    elif start["edit"]:
+        before = _known_of_edit(Edit.load(start["edit"]))
+
+    # The steps that are asked for: chosen ones, or those that were kept.
+    records = [step.record for step in journal.steps[1:]]
+    if run_steps is None:
+        had = [record for record in records[:after_step] if record.kept]
+    else:
+        had = [records[number - 1] for number in run_steps]
+    return _Known((*before.records, *had), (*before.requests, *_requests_of(journal, had)))
+
+
+def _known_of_edit(edit: Edit) -> _Known:
+    """Read what a saved edit says of itself."""
+    record = edit.record
+    steps = (StepRecord.from_dict(record["step"]),) if "step" in record else ()
+    return _Known(steps, tuple(map(_to_request, record.get("requests", ()))))
 
 
 def _requests_of(journal: Journal, records: list[StepRecord]) -> tuple[Request, ...]:
@@ -135,13 +163,13 @@ def open_edit(
     if not edit.deltas:
         raise ValueError(f"{path} changes no weight: it is a step that keeps keys alone")
     model = apply(load(base, mesh=mesh, dtype=dtype), edit)
-    baseline = record.get("unedited_ppl")
+    baseline, known = record.get("unedited_ppl"), _known_of_edit(edit)
     return EditedModel(
         model=model,
         source=base,
         editor=record.get("editor", {}),
-        records=(StepRecord.from_dict(record["step"]),) if "step" in record else (),
-        requests=tuple(map(_to_request, record.get("requests", ()))),
+        records=known.records,
+        requests=known.requests,
         unedited_ppl=None if baseline is None else float(baseline),
         texts=record.get("texts", ""),
     )

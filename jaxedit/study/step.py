@@ -19,7 +19,7 @@ from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
 from jaxedit.metrics.perturbation import relative_perturbation, total_relative_perturbation
 from jaxedit.models.model import Model
 from jaxedit.rounding import round_up
-from jaxedit.study.context import StudyContext, StudyState
+from jaxedit.study.context import StudyContext
 from jaxedit.study.evaluation import (
     ANSWER_TOKENS,
     continuations,
@@ -29,6 +29,7 @@ from jaxedit.study.evaluation import (
     perplexity_record,
 )
 from jaxedit.study.record import StepRecord
+from jaxedit.study.replay import StudyState
 
 
 class Measured(NamedTuple):
