@@ -138,3 +138,19 @@ def test_a_base_that_is_broken_itself(golden, shared, tmp_path):
     imported = jaxedit.import_adapter(broken, tmp_path / "small")
     with pytest.raises(ValueError, match="itself is not finite on these texts"):
         check_adapter(broken, imported, TEXTS)
+
+
+def test_a_changed_embedding(golden, shared, tmp_path):
+    """Texts prepared with the model do not belong to one with other embeddings."""
+    model, theirs = golden("gpt2"), hf_model(shared / "golden" / "gpt2")
+    weight = theirs.transformer.wte.weight
+    change = 0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    np.savez(tmp_path / "changes.npz", **{"transformer.wte.weight": change.numpy()})
+    imported = jaxedit.import_adapter(model, tmp_path / "changes.npz")
+    found = check_adapter(model, imported, TEXTS)
+    with torch.no_grad():
+        weight.add_(change)  # the head's too: it is tied
+    after = perplexity_of(theirs, model.tokenizer)
+    assert found.perplexity[1].mean == pytest.approx(after, rel=1e-4)
+    kl_nats = kl_of(theirs, hf_model(shared / "golden" / "gpt2"), model.tokenizer)
+    assert found.kl_nats == pytest.approx(kl_nats, rel=1e-3)
