@@ -31,3 +31,8 @@ class WrittenWeight(NamedTuple):
     layer: int
     rank: int | None
     error: float
+
+    @property
+    def error_text(self) -> str:
+        """The error in percent."""
+        return f"{100 * self.error:.2g} %" if self.error >= 1e-6 else "< 0.0001 %"

@@ -92,12 +92,12 @@ def load_parameters(
     _check_names(source, shapes)
     base: dict[str, jax.Array] = {}
     for pattern, entry in source.weights.items():
-        if entry is None or _expand(pattern, config.L)[0] not in source.names:
+        if entry is None or expand_name(pattern, config.L)[0] not in source.names:
             continue
         parameters = entry[0].split()
         if not set(parameters) <= set(shapes):
             continue
-        tensors = _expand(pattern, config.L)
+        tensors = expand_name(pattern, config.L)
         for name in tensors:
             _check_shape(source, name, entry)
         for part, parameter in enumerate(parameters):
@@ -160,6 +160,29 @@ def _read_slice(
     return held
 
 
+def read_parameter(source: Checkpoint, name: str, layer: int) -> np.ndarray:
+    """Read one layer of a parameter whole, in the decoder's layout without L.
+
+    Args:
+      source: the checkpoint.
+      name: the parameter's.
+      layer: which; of a parameter that is none of a layer's, any.
+
+    Raises:
+      ValueError: where the checkpoint lacks it.
+    """
+    for pattern, entry in source.weights.items():
+        tensors = expand_name(pattern, source.config.L)
+        parameters = entry[0].split() if entry else []
+        if entry is None or name not in parameters or tensors[0] not in source.names:
+            continue
+        read = functools.partial(source.read, tensors[layer if len(tensors) > 1 else 0])
+        spans = [(0, size) for size in parameter_shapes(source.config)[name]]
+        cut = dict(zip(axes.PARAMETERS[name], spans, strict=True))
+        return read_parameter_slice(read, source.config, entry, parameters.index(name), cut)
+    raise ValueError(f"{source.place} holds no {name}")
+
+
 def _aligned(shape: tuple[int, ...], dtype: jnp.dtype) -> np.ndarray:
     """Make an empty array that a CPU device takes as it is, without a copy.
 
@@ -195,7 +218,7 @@ def _check_names(source: Checkpoint, shapes: dict[str, tuple[int, ...]]) -> None
     known = {
         name: entry
         for pattern, entry in source.weights.items()
-        for name in _expand(pattern, source.config.L)
+        for name in expand_name(pattern, source.config.L)
     }
 
     # Tensors that the family's table does not have.
@@ -244,7 +267,7 @@ def _check_shape(source: Checkpoint, name: str, entry: tuple[str, str]) -> None:
         )
 
 
-def _expand(pattern: str, n_layers: int) -> list[str]:
+def expand_name(pattern: str, n_layers: int) -> list[str]:
     """List the tensors that a name in a table stands for: one, or one for each layer."""
     if "{l}" not in pattern:
         return [pattern]

@@ -24,12 +24,7 @@ def open_gguf(path: Path) -> Checkpoint:
     """
     import gguf
 
-    try:
-        reader = gguf.GGUFReader(path)
-    except Exception as error:
-        raise ValueError(
-            f"{path} ({path.stat().st_size:,} bytes) is not a whole GGUF file: {error}"
-        ) from error
+    reader = _open_reader(path)
     metadata = {name: field.contents() for name, field in reader.fields.items()}
     tensors = {tensor.name: tensor for tensor in reader.tensors}
 
@@ -65,6 +60,38 @@ def open_gguf(path: Path) -> Checkpoint:
         read=read,
         tokenizer=tokenizer,
     )
+
+
+def describe_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read what a GGUF file says of its model.
+
+    Returns:
+      The metadata, and the HF configuration that they and the tensors' names amount to.
+
+    Raises:
+      ValueError: as `open_gguf`, or where the file divides rotary frequencies by numbers of its
+        own, which no HF configuration can say.
+    """
+    reader = _open_reader(path)
+    metadata = {name: field.contents() for name, field in reader.fields.items()}
+    names = frozenset(tensor.name for tensor in reader.tensors)
+    if "rope_freqs.weight" in names:
+        raise ValueError(
+            f"{path} divides rotary frequencies by its tensor rope_freqs.weight, which an HF "
+            "config.json cannot say: edit the HF model that it was made of"
+        )
+    return metadata, _hf_values(path, _find_family(path, metadata), metadata, names)
+
+
+def _open_reader(path: Path):
+    import gguf
+
+    try:
+        return gguf.GGUFReader(path)
+    except Exception as error:
+        raise ValueError(
+            f"{path} ({path.stat().st_size:,} bytes) is not a whole GGUF file: {error}"
+        ) from error
 
 
 def _find_family(path: Path, metadata: dict[str, Any]) -> ModuleType:

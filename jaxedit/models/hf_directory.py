@@ -13,8 +13,8 @@ from jaxedit.models.orbax import is_converted
 from jaxedit.models.tokenizer import read_tokenizer
 
 
-class _Shard(NamedTuple):
-    """One safetensors file, opened."""
+class Shard(NamedTuple):
+    """One safetensors file, opened: its name, and what `safetensors.safe_open` returns."""
 
     name: str
     file: Any
@@ -33,9 +33,9 @@ def open_directory(directory: Path) -> Checkpoint:
     config = family.config(Fields(values))
 
     # Where its weights are. A converted directory has no safetensors files.
-    files: dict[str, tuple[_Shard, str]] = {}
+    files: dict[str, tuple[Shard, str]] = {}
     if not is_converted(directory):
-        files = _tensor_files(directory, getattr(family, "PREFIX", ""))
+        files = open_tensors(directory, getattr(family, "PREFIX", ""))
 
     def tensor(name: str) -> Any:
         shard, stored_name = files[name]
@@ -71,18 +71,18 @@ def _read_json(path: Path) -> dict:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
-def _open_safetensors(path: Path) -> _Shard:
+def _open_safetensors(path: Path) -> Shard:
     import safetensors
 
     try:
-        return _Shard(path.name, safetensors.safe_open(path, framework="numpy"))
+        return Shard(path.name, safetensors.safe_open(path, framework="numpy"))
     except Exception as error:
         raise ValueError(
             f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}"
         ) from error
 
 
-def _tensor_files(directory: Path, prefix: str) -> dict[str, tuple[_Shard, str]]:
+def open_tensors(directory: Path, prefix: str) -> dict[str, tuple[Shard, str]]:
     """Open a directory's safetensors files and check them against their index.
 
     Args:
@@ -91,6 +91,9 @@ def _tensor_files(directory: Path, prefix: str) -> dict[str, tuple[_Shard, str]]
 
     Returns:
       Canonical tensor name -> (file, name in the file).
+
+    Raises:
+      ValueError: where a file is missing, cut short or contradicts another.
     """
     index = directory / "model.safetensors.index.json"
     single = directory / "model.safetensors"
@@ -103,7 +106,7 @@ def _tensor_files(directory: Path, prefix: str) -> dict[str, tuple[_Shard, str]]
         raise ValueError(_no_safetensors(directory))
 
     # Names without the family's prefix get it, but for the head's, which never has one.
-    files: dict[str, tuple[_Shard, str]] = {}
+    files: dict[str, tuple[Shard, str]] = {}
     for path in paths:
         if not path.is_file():
             raise ValueError(

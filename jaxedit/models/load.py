@@ -124,7 +124,7 @@ def built_in_file() -> Path:
 def _download(hub_id: str) -> Path:
     import huggingface_hub
 
-    wanted = ["*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt"]
+    wanted = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt"]
     try:
         return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=wanted))
     except Exception as error:

@@ -66,6 +66,21 @@ def read_parameter_slice(
     return np.take(np.repeat(found, n_copies, kv_axis), copies, kv_axis)
 
 
+def to_tensor(
+    config: DecoderConfig, entry: tuple[str, str], parameters: list[np.ndarray]
+) -> np.ndarray:
+    """Put parameters together to the tensor that holds them, of a table without halves of heads.
+
+    Args:
+      config: the decoder as the checkpoint has it, without copies of heads.
+      entry: the tensor's line in the family's table.
+      parameters: those of the line, in its order, one layer's each.
+    """
+    tensor_side, parameter_side = entry[1].split(" -> ")
+    whole = np.stack(parameters) if "c" in axis_sizes(config, entry) else parameters[0]
+    return einops.rearrange(whole, f"{parameter_side} -> {tensor_side}")
+
+
 def _rectangle(
     axes_of_dim: list[str], sizes: Mapping[str, int], wanted: Mapping[str, Span]
 ) -> tuple[slice, tuple[int, ...], tuple[slice, ...]]:

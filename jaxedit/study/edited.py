@@ -39,6 +39,9 @@ class EditedModel(NamedTuple):
         first of each edit.
       unedited_ppl: the unedited model's perplexity (mean over texts); None: not measured.
       texts: whose perplexity that is, as `jaxedit.datasets.read_texts` takes it.
+      path: the study's work directory or the file of the edit; None: made here.
+      run_steps: the steps of that study whose edits it has, in order, without those that the study
+        began with.
     """
 
     model: Model
@@ -48,6 +51,8 @@ class EditedModel(NamedTuple):
     requests: tuple[Request, ...]
     unedited_ppl: float | None
     texts: str
+    path: str | None = None
+    run_steps: tuple[int, ...] = ()
 
 
 def open_run(
@@ -83,14 +88,17 @@ def open_run(
         requests=known.requests,
         unedited_ppl=baseline["mean"] if baseline else None,
         texts=config["texts"],
+        path=str(folder),
+        run_steps=known.run_steps,
     )
 
 
 class _Known(NamedTuple):
-    """What is known of a model's edits: the steps that made them, and their facts."""
+    """What is known of a model's edits: the steps that made them, their facts, the study's own."""
 
     records: tuple[StepRecord, ...] = ()
     requests: tuple[Request, ...] = ()
+    run_steps: tuple[int, ...] = ()
 
 
 def _known_of_run(folder: Path, run_steps: list[int] | None, after_step: int | None) -> _Known:
@@ -110,14 +118,18 @@ def _known_of_run(folder: Path, run_steps: list[int] | None, after_step: int | N
         had = [record for record in records[:after_step] if record.kept]
     else:
         had = [records[number - 1] for number in run_steps]
-    return _Known((*before.records, *had), (*before.requests, *_requests_of(journal, had)))
+    return _Known(
+        records=(*before.records, *had),
+        requests=(*before.requests, *_requests_of(journal, had)),
+        run_steps=tuple(record.step for record in had),
+    )
 
 
 def _known_of_edit(edit: Edit) -> _Known:
     """Read what a saved edit says of itself."""
     record = edit.record
     steps = (StepRecord.from_dict(record["step"]),) if "step" in record else ()
-    return _Known(steps, tuple(map(_to_request, record.get("requests", ()))))
+    return _Known(steps, tuple(map(request_from_json, record.get("requests", ()))))
 
 
 def _requests_of(journal: Journal, records: list[StepRecord]) -> tuple[Request, ...]:
@@ -172,6 +184,7 @@ def open_edit(
         requests=known.requests,
         unedited_ppl=None if baseline is None else float(baseline),
         texts=record.get("texts", ""),
+        path=str(path),
     )
 
 
@@ -251,7 +264,7 @@ def with_record(edit: Edit, edited: EditedModel) -> Edit:
     return dataclasses.replace(edit, record=record)
 
 
-def _to_request(values: Mapping[str, Any]) -> Request:
+def request_from_json(values: Mapping[str, Any]) -> Request:
     """Read a request from JSON, whose lists were tuples."""
     fields: dict[str, Any] = dict(values)
     for name in ("paraphrases", "generation_prompts"):

@@ -1,0 +1,133 @@
+"""What an export says of itself: `jaxedit.json` in its folder.
+
+It holds what `jaxedit verify` needs: which base, which edits, what was asked of the format, and
+what the edited model answers.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxedit.edits.request import Request
+from jaxedit.exports.measured import Measured, texts_of
+from jaxedit.exports.written import ExportOptions, WrittenWeight
+from jaxedit.files import to_json, write_atomic
+from jaxedit.study.edited import EditedModel, request_from_json
+
+RECORD = "jaxedit.json"
+MOST_TEXTS = 100  # are kept in the folder; the papers' perplexity is measured on 50
+
+
+class ExportRecord(NamedTuple):
+    """An export's account of itself.
+
+    Attributes:
+      format: "peft", "hf", "gguf-lora" or "delta".
+      base: the model that was edited, as `jaxedit.load` takes it.
+      path: the study's work directory or the saved edit that it comes from; None: neither.
+      run_steps: of a study, the steps whose edits it has, in order.
+      options: what was asked of the format.
+      fingerprint: the base's `Model.rounded_fingerprint`.
+      add_bos: whether the edited model is asked behind a begin-of-text token.
+      editor: "method" and its hyper-parameters.
+      requests: the facts of the edits.
+      texts: the first of those whose perplexity was measured.
+      measured: what the edited model gave here, before it was written; its perplexity is of all
+        the texts there were.
+      written: each changed weight, and how much of its change was lost.
+    """
+
+    format: str
+    base: str
+    path: str | None
+    run_steps: tuple[int, ...]
+    options: ExportOptions
+    fingerprint: str
+    add_bos: bool
+    editor: Mapping[str, Any]
+    requests: tuple[Request, ...]
+    texts: tuple[str, ...]
+    measured: Measured
+    written: tuple[WrittenWeight, ...]
+
+
+def export_record(
+    edited: EditedModel,
+    format: str,
+    options: ExportOptions,
+    measured: Measured,
+    written: Sequence[WrittenWeight],
+) -> ExportRecord:
+    """Make the account of an export.
+
+    Args:
+      edited: what is exported.
+      format: the format's name.
+      options: what is asked of it.
+      measured: of `measure_edited(edited)`.
+      written: what the format's writer returned.
+    """
+    return ExportRecord(
+        format=format,
+        base=edited.source,
+        path=edited.path,
+        run_steps=edited.run_steps,
+        options=options,
+        fingerprint=edited.model.rounded_fingerprint,
+        add_bos=edited.model.tokenizer.add_bos,
+        editor=dict(edited.editor),
+        requests=edited.requests,
+        texts=tuple(texts_of(edited)[:MOST_TEXTS]),
+        measured=measured,
+        written=tuple(written),
+    )
+
+
+def write_export_record(folder: Path, record: ExportRecord) -> None:
+    """Write an export's account into its folder."""
+    values = {
+        **record._asdict(),
+        "options": record.options._asdict(),
+        "requests": [dataclasses.asdict(request) for request in record.requests],
+        "measured": record.measured._asdict(),
+        "written": [weight._asdict() for weight in record.written],
+    }
+    text = json.dumps(to_json(values), indent=2, ensure_ascii=False)
+    write_atomic(folder / RECORD, f"{text}\n".encode())
+
+
+def read_export_record(folder: Path) -> ExportRecord:
+    """Read an export's account out of its folder.
+
+    Raises:
+      ValueError: where the folder is not an export of jaxedit.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing: expected a folder that `jaxedit export` wrote, which holds it"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        measured = values["measured"]
+        ppl = measured["perplexity"]
+        return ExportRecord(
+            **{
+                **values,
+                "run_steps": tuple(values["run_steps"]),
+                "options": ExportOptions(**values["options"]),
+                "requests": tuple(map(request_from_json, values["requests"])),
+                "texts": tuple(values["texts"]),
+                "measured": Measured(
+                    None if ppl is None else float(ppl),
+                    tuple(map(float, measured["probability_new"])),
+                ),
+                "written": tuple(WrittenWeight(**weight) for weight in values["written"]),
+            }
+        )
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is not the account of an export ({error!r}); export the model again"
+        ) from error
