@@ -45,7 +45,15 @@ from jaxedit.study.record import StepRecord
 MAX_WORDS = 1000
 
 # Flags in the text that are those of other programs.
-FOREIGN = {"--dry-run", "--dryrun", "--max-restarts", "--requeue", "--storage", "--no-deps"}
+FOREIGN = {
+    "--dry-run",
+    "--dryrun",
+    "--lora",
+    "--max-restarts",
+    "--requeue",
+    "--storage",
+    "--no-deps",
+}
 
 
 def test_the_readme_is_short():

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import einops
-import huggingface_hub
 import jax.numpy as jnp
 import numpy as np
 
@@ -223,6 +222,8 @@ def _write_shards(
       gathered: the tensors that all processes must produce.
     """
     names = {header.name: name for name, header in headers.items()}
+    import huggingface_hub  # slow to import
+
     split = huggingface_hub.split_state_dict_into_shards_factory(
         {header.name: header for header in headers.values()},
         get_storage_size=lambda header: header.n_bytes,

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from study_examples import FACTS, IN_PARIS, ONE_TEXT, TEMPLATES
+from study_examples import IN_PARIS, ONE_TEXT, TEMPLATES
 
 from jaxedit.files import to_json
 from jaxedit.study import loop
@@ -115,4 +115,4 @@ def test_shards_of_before_version_0_1_go_on_and_are_merged(run, tmp_path, shards
     shutil.copytree(shards / "shard-2-of-2", tmp_path / "shard-2-of-2")
     assert shard_folder(tmp_path, "1/2") == tmp_path / "part-1-of-2"
     assert shard_folder(tmp_path, "2/2") == tmp_path / "shard-2-of-2"
-    assert len(read_journal(merge_shards(tmp_path)).steps) == 1 + len(FACTS)
+    assert len(read_journal(merge_shards(tmp_path)).steps) == 1 + len(IN_PARIS)
