@@ -6,6 +6,7 @@ ever kept.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -166,9 +167,9 @@ def prefill_batch(model: Model, token_BT, position_BT, segment_BT, layer) -> jax
     return run_layers(model, h_BTD, causal_attention(position_BT, segment_BT), 0, layer)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="layer")
 def token_losses_of_batch(
-    model: Model, token_BT, position_BT, segment_BT, h_BTD, layer
+    model: Model, token_BT, position_BT, segment_BT, h_BTD, layer: int
 ) -> tuple[jax.Array, jax.Array]:
     """Compute at every position the loss of the row's next token, and whether it is the argmax.
 
@@ -186,7 +187,7 @@ def token_losses_of_batch(
     if h_BTD is None:
         h_BTD, layer = embed(model, token_BT, position_BT), 0
     attn_context = causal_attention(position_BT, segment_BT)
-    h_BTD = run_layers(model, h_BTD, attn_context, jnp.int32(layer), model.config.L)
+    h_BTD = run_layers(model, h_BTD, attn_context, layer, model.config.L)
     return replicate(model.mesh, next_token_losses(model, h_BTD, jnp.roll(token_BT, -1, axis=1)))
 
 
