@@ -111,19 +111,36 @@ def run_layer_at_positions(
     return mid_QD + value_QD, key_Q1F[:, 0], value_QD
 
 
-def run_layers(model: Model, h_BTD, attn_context: AttentionContext, lo, hi) -> jax.Array:
+def run_layers(
+    model: Model, h_BTD, attn_context: AttentionContext, lo, hi, unrolled: bool = False
+) -> jax.Array:
     """Run layers lo..hi-1 on the residual stream [B, T, D].
 
     `lo` and `hi` may be traced, so one compilation serves every segment; as Python integers they
     make the loop differentiable. In reverse mode only products are kept: a layer's slice of the
     weights is taken again.
+
+    Args:
+      model: with its edits.
+      h_BTD: the residual stream before layer `lo`.
+      attn_context: positions and mask.
+      lo: the first layer.
+      hi: the end.
+      unrolled: whether each layer between Python integers is a program of its own: slow to
+        compile, but nothing is copied into and out of arrays of all layers.
     """
 
     def step(model: Model, layer, h_BTD):
         h_BTD, _, _ = _run_block(model, h_BTD, attn_context, layer)
         return constrain(model.mesh, "BTD", h_BTD)
 
-    return _over_layers(model, lo, hi, step, h_BTD, saved=jax.checkpoint_policies.dots_saveable)
+    saved = jax.checkpoint_policies.dots_saveable
+    if unrolled:
+        for layer in range(lo, hi):
+            of_layer = jax.checkpoint(functools.partial(step, model, layer), policy=saved)
+            h_BTD = of_layer(h_BTD)
+        return h_BTD
+    return _over_layers(model, lo, hi, step, h_BTD, saved)
 
 
 def _over_layers(model: Model, lo, hi, step: Callable[..., Any], carry, saved=None) -> Any:
@@ -148,6 +165,7 @@ def _over_layers(model: Model, lo, hi, step: Callable[..., Any], carry, saved=No
             body = jax.checkpoint(body, policy=saved)
         carry = lax.fori_loop(first, end, body, carry)
     return carry
+
 
 def run_layers_with_kv(
     model: Model, h_BTD, attn_context: AttentionContext, lo, hi

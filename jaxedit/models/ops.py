@@ -14,6 +14,10 @@ from jaxedit.models.config import DecoderConfig
 
 # Float32 weights mean float32 products: without this a TPU would use bfloat16 passes.
 PRECISION = lax.Precision.HIGHEST
+# How GPUs compile what runs whole layers; other devices take no notice. The library's kernels take
+# a layer's weight where it lies in the stack. XLA's own are tried out for long and copy it, and so
+# does a product of queries, keys and values with their weights side by side.
+GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}
 
 
 @jax.tree_util.register_static
@@ -67,6 +71,13 @@ def linear(equation: str, x, w, b) -> jax.Array:
     return out if b is None else out + jnp.asarray(b).astype(jnp.float32)
 
 
+def product(equation: str, x, y, dtype: jnp.dtype) -> jax.Array:
+    """Multiply activations in the weights' precision, accumulated and returned in float32."""
+    return (
+        _einsum(equation, x, y) if dtype == jnp.float32 else _product(equation, x, y.astype(dtype))
+    )
+
+
 def _einsum(equation: str, x, w) -> jax.Array:
     """Compute x w in the dtype of w, accumulated and returned in float32."""
     return jnp.einsum(
@@ -74,23 +85,33 @@ def _einsum(equation: str, x, w) -> jax.Array:
     )
 
 
+def _own_kernel(product: jax.Array) -> jax.Array:
+    """Keep what follows a product out of it on GPUs; nothing elsewhere.
+
+    A matrix library's kernel takes a layer's weight where it lies in the stack. Where XLA gives it
+    the bias to add as well, the weight is copied out first.
+    """
+    return lax.platform_dependent(product, cuda=lax.optimization_barrier, default=lambda out: out)
+
+
 # The derivative that JAX would take of a bfloat16 product with a float32 result is a product of
 # float32 numbers: six passes on a TPU, no tensor cores and an upcast copy of the weight on a GPU.
 # This one's products are bfloat16 ones too, accumulated in float32.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _product(equation: str, x, w) -> jax.Array:
-    return _einsum(equation, x, w)
+    return _own_kernel(_einsum(equation, x, w))
 
 
 def _product_forward(equation: str, x, w) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _einsum(equation, x, w), (x, w)
+    # Not `_product` again: a checkpoint policy sees no product inside it, and would not keep it.
+    return _own_kernel(_einsum(equation, x, w)), (x, w)
 
 
 def _product_backward(equation: str, saved: tuple[jax.Array, jax.Array], gradient):
     x, w = saved
     inputs, output = equation.split("->")
     of_x, of_w = inputs.split(",")
-    x_gradient = _einsum(f"{output},{of_w}->{of_x}", gradient, w)
+    x_gradient = _own_kernel(_einsum(f"{output},{of_w}->{of_x}", gradient, w))
     w_gradient = _einsum(f"{output},{of_x}->{of_w}", gradient, x.astype(w.dtype))
     return x_gradient.astype(x.dtype), w_gradient.astype(w.dtype)
 
@@ -120,7 +141,9 @@ def layer_norm(x, scale, bias, eps: float) -> jax.Array:
     return normed * jnp.asarray(scale).astype(jnp.float32) + jnp.asarray(bias).astype(jnp.float32)
 
 
-def add_delta(overlay: Overlay, name: str, layer, x_BTF, out_BTD) -> jax.Array:
+def add_delta(
+    overlay: Overlay, name: str, layer, x_BTF, out_BTD, dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
     """Add the edits' term x @ delta of a layer to the weight's output, in float32.
 
     Layers without edits and models without edits pay nothing.
@@ -131,6 +154,8 @@ def add_delta(overlay: Overlay, name: str, layer, x_BTF, out_BTD) -> jax.Array:
       layer: which, possibly traced.
       x_BTF: the weight's input.
       out_BTD: its output without the edits.
+      dtype: of the weight. On GPUs the edits of a bfloat16 one are multiplied as three products of
+        bfloat16 numbers, which loses 2^-16 of the term.
     """
     x_BTF = x_BTF.astype(jnp.float32)
 
@@ -139,7 +164,13 @@ def add_delta(overlay: Overlay, name: str, layer, x_BTF, out_BTD) -> jax.Array:
 
         def add_edits(slot, out_BTD):
             delta_FD = lax.dynamic_index_in_dim(overlay.delta[name], slot, 0, keepdims=False)
-            return out_BTD + jnp.einsum("BTF,FD->BTD", x_BTF, delta_FD, precision=PRECISION)
+            exact = functools.partial(jnp.einsum, "BTF,FD->BTD", precision=PRECISION)
+            if dtype == jnp.float32:
+                return out_BTD + exact(x_BTF, delta_FD)
+            in_three = lax.DotAlgorithmPreset.BF16_BF16_F32_X3
+            split = functools.partial(jnp.einsum, "BTF,FD->BTD", precision=in_three)
+            term_BTD = lax.platform_dependent(x_BTF, delta_FD, cuda=split, default=exact)
+            return out_BTD + term_BTD
 
         out_BTD = _add_where_edited(overlay.slot[name], layer, add_edits, out_BTD)
 

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.mesh import replicate, shard_batch
+from jaxedit.mesh import platform, replicate, shard_batch
 from jaxedit.models.layers import causal_attention, embed, embedding_and_head, run_layers
 from jaxedit.models.model import Model
-from jaxedit.models.ops import Overlay
+from jaxedit.models.ops import GPU_OPTIONS, Overlay
 from jaxedit.models.packing import Packed
 from jaxedit.rounding import ceil_div
 
@@ -167,7 +167,7 @@ def prefill_batch(model: Model, token_BT, position_BT, segment_BT, layer) -> jax
     return run_layers(model, h_BTD, causal_attention(position_BT, segment_BT), 0, layer)
 
 
-@functools.partial(jax.jit, static_argnames="layer")
+@functools.partial(jax.jit, static_argnames="layer", compiler_options=GPU_OPTIONS)
 def token_losses_of_batch(
     model: Model, token_BT, position_BT, segment_BT, h_BTD, layer: int
 ) -> tuple[jax.Array, jax.Array]:
@@ -205,8 +205,7 @@ def next_token_losses(model: Model, h_BTD, target_BT) -> tuple[jax.Array, jax.Ar
     n_model = model.mesh.shape["model"]
     n_shards = n_model if model.config.V % n_model == 0 else 1
     per_shard = model.config.V // n_shards
-    on_cpu = model.mesh.devices.flat[0].platform == "cpu"
-    width = min(CPU_HEAD_WIDTH if on_cpu else HEAD_WIDTH, per_shard)
+    width = min(CPU_HEAD_WIDTH if platform(model.mesh) == "cpu" else HEAD_WIDTH, per_shard)
 
     def chunk(c, carry):
         highest_BT, total_BT, chosen_BT = carry
