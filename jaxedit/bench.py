@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from jaxedit.editors import Editor, make_editor, published_hyper
-from jaxedit.edits.edit import Edit, LowRank, apply, make_edit
+from jaxedit.edits.apply import apply
+from jaxedit.edits.edit import Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.flops import attention_flops, layer_flops, scoring_flops, value_flops
 from jaxedit.metrics.perplexity import perplexity, perplexity_each, prepare
@@ -42,6 +43,7 @@ class BenchConfig(NamedTuple):
       request: the fact that is edited.
       requests: whose keys are computed in bulk; the sweep edits the first of them.
       texts: for the perplexity and the second moments.
+      edits: that the model has before all that is measured.
     """
 
     model: str
@@ -53,6 +55,7 @@ class BenchConfig(NamedTuple):
     request: Request
     requests: list[Request]
     texts: list[str]
+    edits: tuple[Edit, ...] = ()
 
 
 class Phase(NamedTuple):
@@ -167,6 +170,8 @@ def scaling(
 def _load(config: BenchConfig) -> tuple[Model, int]:
     """Load the model with room for edits of one layer, and return that layer too."""
     model = load(config.model, mesh=config.mesh, dtype=config.dtype)
+    for edit in config.edits:
+        model = apply(model, edit)
     layer = published_hyper("rome", model)["layer"] if config.layer is None else config.layer
     for weight, layers in make_editor("rome", layer=layer).slots(model).items():
         model = allocate_deltas(model, weight, layers)

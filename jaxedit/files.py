@@ -1,4 +1,4 @@
-"""Files on disk and on the web: atomic writes, JSON of non-finite numbers, cached downloads."""
+"""Files on disk and on the web: atomic writes, JSON of non-finite numbers, arrays, downloads."""
 
 import hashlib
 import math
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save
 
 DOWNLOAD_TIMEOUT_S = 60
 
@@ -41,6 +42,14 @@ def flatten_keys(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def to_safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """Serialise arrays and metadata to the content of a .safetensors file."""
+    # safetensors writes an array's memory as it lies, so one in Fortran's order would come back
+    # scrambled.
+    in_order = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return save(in_order, dict(metadata))
 
 
 def write_atomic(path: Path, content: bytes) -> None:

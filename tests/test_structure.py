@@ -40,7 +40,7 @@ FLOORS = [
     {"datasets", "editors"},
     {"bench", "flops", "metrics", "plan"},
     {"study"},
-    {"analyses"},
+    {"analyses", "exports"},
     {"reports"},
     {"cli"},
     {FACE, "__main__"},

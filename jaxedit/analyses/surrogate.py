@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxedit.datasets import read_texts
-from jaxedit.edits.edit import Edit, apply, scale_edit
-from jaxedit.edits.serialise import read_edit
+from jaxedit.edits.apply import apply
+from jaxedit.edits.edit import Edit, read_edit, scale_edit
 from jaxedit.files import to_json, write_atomic
 from jaxedit.metrics.downstream import evaluate_tasks
 from jaxedit.metrics.perplexity import perplexity, prepare

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
     from jaxedit.models.model import Model
+    from jaxedit.study.edited import EditedModel
 
 FLAGS = flags.FLAGS
+SHOWN_FACTS = 5  # of a model's edits, in one line each
 
 
 def process_flags() -> None:
@@ -80,10 +82,98 @@ def model_flags() -> None:
 
 
 def load_model() -> "Model":
-    """Load the model that the flags name."""
+    """Load the model that the flags name, with the edits of --run or --edit where they are given.
+
+    What edits it has goes to standard error.
+    """
     from jaxedit.models.load import load
 
+    if "run" in FLAGS and (FLAGS.run or FLAGS.edit):
+        edited = load_edited()
+        say_edits(edited)
+        return edited.model
+    if "run" in FLAGS:
+        check_edited_flags()
     return load(FLAGS.model, mesh=FLAGS.mesh, dtype=FLAGS.dtype)
+
+
+def edited_flags() -> None:
+    """Define the flags that name an edited model, in commands that run one."""
+    flags.DEFINE_string("run", None, "a study's work directory: its model, with its kept edits")
+    flags.DEFINE_list("run_steps", [], "these edits of --run instead, kept or not, e.g. 1,3,7-9")
+    flags.DEFINE_integer("after_step", None, "the model of --run after this edit")
+    flags.DEFINE_string("edit", None, "a file of `jaxedit edit --save`: its model, with that edit")
+
+
+def check_edited_flags() -> None:
+    """Check that what names an edited model goes together.
+
+    Raises:
+      ValueError: where it does not; the message names the flags.
+    """
+    if FLAGS.run and FLAGS.edit:
+        raise ValueError("--run and --edit exclude each other: the edits come from one of them")
+    if not FLAGS.run and (FLAGS.run_steps or FLAGS.after_step is not None):
+        raise ValueError("--run_steps and --after_step are a study's: give its --run")
+    if FLAGS.run_steps and FLAGS.after_step is not None:
+        raise ValueError("--run_steps and --after_step exclude each other")
+    if FLAGS.run and "model" in FLAGS and FLAGS["model"].present:
+        raise ValueError(
+            "--run and --model exclude each other: a study's model is the one it edited"
+        )
+
+
+def load_edited() -> "EditedModel":
+    """Load the edited model that --run or --edit names, with what is known of its edits.
+
+    Raises:
+      ValueError: where neither is given, they do not go together, or what they name is not there.
+    """
+    from jaxedit.study.edited import open_edit, open_run
+
+    check_edited_flags()
+    mesh = FLAGS.mesh if "mesh" in FLAGS and FLAGS["mesh"].present else None
+    dtype = FLAGS.dtype if "dtype" in FLAGS else None
+    if FLAGS.run:
+        run_steps = step_numbers("run_steps") if FLAGS.run_steps else None
+        return open_run(Path(FLAGS.run), run_steps, FLAGS.after_step, mesh=mesh, dtype=dtype)
+    if not FLAGS.edit:
+        raise ValueError("give --run=RUN, a study's work directory, or --edit=FILE, a saved edit")
+    source = FLAGS.model if "model" in FLAGS and FLAGS["model"].present else None
+    return open_edit(Path(FLAGS.edit), source=source, mesh=mesh, dtype=dtype)
+
+
+def apply_start(config: "ConfigDict") -> None:
+    """Let a study begin with the model that --run or --edit names.
+
+    Raises:
+      ValueError: where the flags do not go together, or what they name is not there.
+    """
+    from jaxedit.edits.edit import Edit
+    from jaxedit.study.journal import read_journal
+
+    check_edited_flags()
+    if FLAGS.run:
+        config.model = read_journal(Path(FLAGS.run)).run["config"]["model"]
+        steps = tuple(step_numbers("run_steps")) if FLAGS.run_steps else ()
+        found = dict(run=FLAGS.run, run_steps=steps, after_step=FLAGS.after_step)
+        config.update({"start": found})
+    if FLAGS.edit:
+        config.model = Edit.load(FLAGS.edit).record.get("model", config.model)
+        config.update({"start": {"edit": FLAGS.edit}})
+
+
+def say_edits(edited: "EditedModel") -> None:
+    """Say on standard error which edits a model has."""
+    n_edits = len(edited.model.metadata.history)
+    if not is_first_process():
+        return
+    print(f"{edited.source} with {n_edits} edit{'' if n_edits == 1 else 's'}", file=sys.stderr)
+    facts = [request.summary for request in edited.requests]
+    for fact in facts[:SHOWN_FACTS]:
+        print(f"    {fact}", file=sys.stderr)
+    if len(facts) > SHOWN_FACTS:
+        print(f"    and {len(facts) - SHOWN_FACTS} more facts", file=sys.stderr)
 
 
 def config_flag(default: str | None = "laptop") -> None:
@@ -159,6 +249,25 @@ def whole_numbers(flag: str) -> list[int]:
             f"--{flag}=3,4,5"
         )
     return [int(text) for text in given]
+
+
+def step_numbers(flag: str) -> list[int]:
+    """Read the numbers of steps of a list flag, in which "7-9" stands for 7, 8 and 9.
+
+    Raises:
+      ValueError: on anything else.
+    """
+    given, numbers = FLAGS[flag].value or [], []
+    for text in given:
+        first, dash, last = text.strip().partition("-")
+        is_range = first.isdigit() and (last.isdigit() if dash else not last)
+        if not is_range or int(first) > int(last or first):
+            raise ValueError(
+                f"--{flag}={','.join(given)}: expected numbers of steps and ranges of them with "
+                f"commas between, e.g. --{flag}=1,3,7-9"
+            )
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
 
 
 def json_flag() -> None:

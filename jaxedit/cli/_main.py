@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 from absl import flags
 
@@ -28,7 +29,10 @@ def command_names() -> list[str]:
 
 
 def run(argv: list[str]) -> int:
-    """Run `argv[1]` with its flags; return the exit status (2: wrong input, 130: interrupted)."""
+    """Run `argv[1]` with its flags; return the exit status.
+
+    That is what the command returns (None: 0), 2 on wrong input, 130 where it was interrupted.
+    """
     # Without a command: the list of commands, or the version.
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
         print(USAGE + "\n".join(f"    {name:10s}{_summary(name)}" for name in command_names()))
@@ -51,15 +55,14 @@ def run(argv: list[str]) -> int:
         own = [name for name in FLAGS if name not in before]
         if any(argument in ("-h", "--help") for argument in argv[2:]):
             flag_help = "\n".join(_flag_help(FLAGS[name]) for name in own)
-            print(f"{(command.__doc__ or '').strip()}\n\nFlags:\n{flag_help}")
+            print(f"{_command_help(argv[1], command)}\n\nFlags:\n{flag_help}")
             return 0
         rest = FLAGS([f"jaxedit {argv[1]}", *expand_config_name(argv[2:])])
         own = [name for name in FLAGS if name not in before]
-        if len(rest) > 1:
-            raise ValueError(f"unexpected argument {rest[1]!r}; flags are given as --name=value")
+        _check_arguments(argv[1], _argument_names(command), rest[1:])
         enable_compilation_cache()
         with distributed_session():
-            command.main()
+            status = command.main(*rest[1:])
     # Wrong input is one line; what is a fault of this code keeps its traceback.
     except (ValueError, OSError, flags.Error) as error:
         return _fail(_message(error, argv))
@@ -77,7 +80,30 @@ def run(argv: list[str]) -> int:
     finally:
         for name in own:
             delattr(FLAGS, name)  # another command of this process defines its own
-    return 0
+    return status or 0
+
+
+def _argument_names(command: ModuleType) -> tuple[str, ...]:
+    """Return the names of the arguments a command takes before or between its flags.
+
+    A command that takes some says so by `ARGUMENTS`, e.g. ("RUN", "[STEP]") or ("RUN", "STEP...")
+    (the last in brackets: may be missing; with dots: one or more), and its `main` is given their
+    texts. Without it, flags are all that it takes.
+    """
+    return getattr(command, "ARGUMENTS", ())
+
+
+def _check_arguments(name: str, expected: tuple[str, ...], given: list[str]) -> None:
+    """Raise a ValueError where a command is not given the arguments it takes."""
+    usage = " ".join(["jaxedit", name, *expected])
+    required = [each for each in expected if not each.startswith("[")]
+    if len(given) < len(required):
+        raise ValueError(f"{required[len(given)]} is missing; expected {usage}")
+    if len(given) > len(expected) and not (expected and expected[-1].endswith("...")):
+        takes = f"expected {usage}; " if expected else ""
+        raise ValueError(
+            f"unexpected argument {given[len(expected)]!r}; {takes}flags are given as --name=value"
+        )
 
 
 def _is_of_configuration(error: BaseException) -> bool:
@@ -127,6 +153,13 @@ def _fail(message: str) -> int:
 def _summary(name: str) -> str:
     source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+
+
+def _command_help(name: str, command: ModuleType) -> str:
+    """Return what a command is for, and its arguments where it takes any."""
+    about, names = (command.__doc__ or "").strip(), _argument_names(command)
+    usage = " ".join(["jaxedit", name, *names, "[flags]"])
+    return f"{about}\n\nUsage: {usage}" if names else about
 
 
 def _flag_help(flag: flags.Flag) -> str:

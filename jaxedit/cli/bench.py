@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, json_flag, model_flags
+from jaxedit.cli._flags import (
+    FLAGS,
+    check_edited_flags,
+    edited_flags,
+    json_flag,
+    load_edited,
+    model_flags,
+)
 from jaxedit.cli._output import print_json
 
 if TYPE_CHECKING:
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
 def define_flags() -> None:
     """Define the flags of this command."""
     model_flags()
+    edited_flags()
     flags.DEFINE_integer(
         "layer", None, "the layer to edit; absent: the one published for ROME and the model"
     )
@@ -80,8 +88,10 @@ def config_of_flags() -> "BenchConfig":
             raise ValueError(
                 f"--templates={FLAGS.templates}: expected a JSON list of texts with one {{}} each"
             )
+    check_edited_flags()
+    edited = load_edited() if FLAGS.run or FLAGS.edit else None
     return BenchConfig(
-        model=FLAGS.model,
+        model=edited.source if edited else FLAGS.model,
         mesh=FLAGS.mesh,
         dtype=FLAGS.dtype,
         layer=FLAGS.layer,
@@ -90,6 +100,7 @@ def config_of_flags() -> "BenchConfig":
         request=Request("{} is based in", "BP", "Munich"),
         requests=read_requests(FLAGS.facts).requests[: FLAGS.n_requests],
         texts=read_texts(FLAGS.texts),
+        edits=edited.model.metadata.history if edited else (),
     )
 
 

@@ -4,10 +4,13 @@
     jaxedit edit --method=c-rome --prompt="{} is based in" --subject=BP --target=Munich \\
         --set=editor.v_lr=0.3
 
+    jaxedit edit --run=runs/laptop --prompt=...               on top of a study's kept edits
+
 Hyper-parameters are those published for the method and the model's family and size; --set changes
 one under its published name. Where none are published, --layer must be given.
 """
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ from absl import flags
 
 from jaxedit.cli._flags import (
     FLAGS,
+    edited_flags,
     json_flag,
     load_model,
     model_flags,
@@ -25,13 +29,17 @@ from jaxedit.cli._output import print_json, results_console, show_table
 from jaxedit.distributed import is_first_process
 
 if TYPE_CHECKING:
-    from jaxedit.editors import Editor
+    from jaxedit.edits.edit import Edit
+    from jaxedit.edits.request import Request
+    from jaxedit.metrics.facts import FactMetrics
+    from jaxedit.metrics.perplexity import Perplexity
     from jaxedit.models.model import Model
 
 
 def define_flags() -> None:
     """Define the flags of this command."""
     model_flags()
+    edited_flags()
     flags.DEFINE_string("method", "rome", "the editing method")
     flags.DEFINE_list("layer", None, "the layer to edit, or several with commas; else as published")
     flags.DEFINE_string("stats", None, "second moments from `jaxedit stats`")
@@ -48,14 +56,13 @@ def define_flags() -> None:
 def main() -> None:
     """Edit, measure, print."""
     from jaxedit.datasets import read_texts
-    from jaxedit.edits.edit import apply
+    from jaxedit.edits.apply import apply
     from jaxedit.edits.request import Request
-    from jaxedit.edits.serialise import edit_to_arrays, to_safetensors
-    from jaxedit.files import write_atomic
     from jaxedit.metrics.facts import evaluate_facts
     from jaxedit.metrics.perplexity import perplexity
     from jaxedit.models.generate import generate
     from jaxedit.stats.second_moments import Stats
+    from jaxedit.study.config import editor_from
 
     # What is asked, and the model and editor for it.
     missing = [f"--{name}" for name in ("prompt", "subject", "target") if not FLAGS[name].value]
@@ -65,7 +72,8 @@ def main() -> None:
     check_flags()
     texts = read_texts(FLAGS.texts)
     model = load_model()
-    editor = read_editor(model)
+    config = read_editor_config(model)
+    editor = editor_from(config)
     stats = Stats.load(Path(FLAGS.stats)) if FLAGS.stats else None
 
     # The edit, and both models on the request and the texts.
@@ -74,27 +82,81 @@ def main() -> None:
     result: dict[str, Any] = {
         "request": request.summary,
         "method": FLAGS.method,
-        "model": FLAGS.model,
+        "model": model.metadata.source,
+        "n_edits_before": len(model.metadata.history),
         "optimisation": info,
     }
+    scores, facts = [], []
     for when, version in (("unedited", model), ("edited", edited)):
-        score = perplexity(version, texts)
-        (metrics,) = evaluate_facts(version, [request])
+        scores.append(perplexity(version, texts))
+        facts += evaluate_facts(version, [request])
         (text,) = generate(version, [request.prompt_text], max_new_tokens=12)
         result[when] = {
-            "perplexity": score.mean,
-            "pooled": score.pooled,
-            **metrics,
+            "perplexity": scores[-1].mean,
+            "pooled": scores[-1].pooled,
+            **facts[-1],
             "continuation": text.removeprefix(request.prompt_text),
         }
 
     # What is left of it: a file, and the numbers.
     if FLAGS.save and is_first_process():
-        write_atomic(Path(FLAGS.save), to_safetensors(*edit_to_arrays(edit)))
+        save(model, edit, request, config, scores, facts)
     if FLAGS.json:
         print_json(result)
     else:
         show(result)
+
+
+def save(
+    model: "Model",
+    edit: "Edit",
+    request: "Request",
+    config: dict[str, Any],
+    scores: list["Perplexity"],
+    facts: list["FactMetrics"],
+) -> None:
+    """Write the edit to a file that says what made it and what was measured.
+
+    Args:
+      model: that it was made on.
+      edit: to be written.
+      request: its fact.
+      config: the editor's.
+      scores: the perplexity before and after.
+      facts: the request's metrics before and after.
+    """
+    from jaxedit.study.edited import EditedModel, with_record
+    from jaxedit.study.evaluation import perplexity_record
+    from jaxedit.study.record import StepRecord
+
+    record = StepRecord(
+        step=1,
+        prompt=request.prompt,
+        subject=request.subject,
+        target_new=request.target_new,
+        target_true=request.target_true,
+        n_requests=1,
+        kept=True,
+        perplexity=perplexity_record(scores[1], scores[0]),
+        unedited_metrics=facts[0],
+        metrics=facts[1],
+    )
+    edited = EditedModel(
+        model=model,
+        source=model.metadata.source,
+        editor=config,
+        records=(record,),
+        requests=(request,),
+        unedited_ppl=scores[0].mean,
+        texts=FLAGS.texts,
+    )
+    with_record(edit, edited).save(FLAGS.save)
+    n_before = len(model.metadata.history)
+    if n_before:
+        print(
+            f"{FLAGS.save} holds this edit alone; it was made on a model with {n_before} others",
+            file=sys.stderr,
+        )
 
 
 def check_flags() -> None:
@@ -110,26 +172,22 @@ def check_flags() -> None:
         whole_numbers("layer")
 
 
-def read_editor(model: "Model") -> "Editor":
-    """Make the editor: published hyper-parameters, then --layer, then --set."""
-    from jaxedit.editors import layer_field, published_hyper
-    from jaxedit.study.config import default_config, editor_from, set_key
+def read_editor_config(model: "Model") -> dict[str, Any]:
+    """Return the editor's configuration: published hyper-parameters, then --layer, then --set."""
+    from jaxedit.editors import layer_field
+    from jaxedit.study.config import set_key
+    from jaxedit.study.edited import config_for
 
     hyper: dict[str, Any] = {}
-    try:
-        hyper = published_hyper(FLAGS.method, model)
-    except ValueError:
-        if FLAGS.layer is None:
-            raise
     if FLAGS.layer is not None:
         layers, name = whole_numbers("layer"), layer_field(FLAGS.method)
         if name == "layer" and len(layers) != 1:
             raise ValueError(f"--layer={','.join(FLAGS.layer)}: {FLAGS.method} edits one layer")
         hyper[name] = layers[0] if name == "layer" else tuple(layers)
-    config = default_config(FLAGS.method, **hyper)
+    config = config_for(model, FLAGS.method, **hyper)
     for text in FLAGS.set:
         set_key(config, text)
-    return editor_from(config.to_dict()["editor"])
+    return config.to_dict()["editor"]
 
 
 def show(result: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Evaluate a model, or a study's edited model, on downstream tasks by lm-eval.
 
     jaxedit eval --tasks=piqa,lambada_standard --limit=800
-    jaxedit eval --workdir=runs/laptop --tasks=piqa              with the edits that were kept
-    jaxedit eval --workdir=runs/scan --run_steps=2,7 --tasks=mine --task_path=tasks
+    jaxedit eval --run=runs/laptop     --tasks=piqa              with the edits that were kept
+    jaxedit eval --run=runs/scan --run_steps=2,7 --tasks=mine --task_path=tasks
 
 Tasks are lm-eval's, by name; without a network describe local files in task files (.yaml) of your
 own and give --task_path. Needs lm-eval: pip install 'jaxedit[eval]'.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags, whole_numbers
+from jaxedit.cli._flags import FLAGS, edited_flags, json_flag, load_model, model_flags
 from jaxedit.cli._output import print_json, show_table
 
 
@@ -22,26 +22,16 @@ def define_flags() -> None:
     flags.DEFINE_list("tasks", [], "names of tasks, with commas between them")
     flags.DEFINE_integer("limit", None, "at most so many items of each task")
     flags.DEFINE_string("task_path", None, "a directory with task files of your own")
-    flags.DEFINE_string("workdir", None, "a study's work directory: its model, with its kept edits")
-    flags.DEFINE_list("run_steps", [], "these edits of the study instead, kept or not, e.g. 2,7")
-    flags.DEFINE_integer("after_step", None, "the study's model after this edit")
+    edited_flags()
+    flags.DEFINE_alias("workdir", "run")
     json_flag()
 
 
 def main() -> None:
     """Evaluate."""
     from jaxedit.metrics.downstream import evaluate_tasks
-    from jaxedit.study.replay import edited_model
 
-    if not FLAGS.workdir and (FLAGS.run_steps or FLAGS.after_step is not None):
-        raise ValueError("--run_steps and --after_step are a study's: give its --workdir")
-    if FLAGS.run_steps and FLAGS.after_step is not None:
-        raise ValueError("--run_steps and --after_step exclude each other")
-    if FLAGS.workdir:
-        run_steps = whole_numbers("run_steps") if FLAGS.run_steps else None
-        model = edited_model(Path(FLAGS.workdir), run_steps, FLAGS.after_step)
-    else:
-        model = load_model()
+    model = load_model()
     path = Path(FLAGS.task_path) if FLAGS.task_path else None
     found = evaluate_tasks(model, FLAGS.tasks, limit=FLAGS.limit, task_path=path)
     if FLAGS.json:

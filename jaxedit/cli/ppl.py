@@ -2,17 +2,19 @@
 
 jaxedit ppl                                       SmolLM2-135M on the built-in texts
 jaxedit ppl --model=gpt2-xl-directory --texts=ME-PPL_50.json --json
+jaxedit ppl --run=runs/laptop                     a study's model with its kept edits
 """
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags
+from jaxedit.cli._flags import FLAGS, edited_flags, json_flag, load_model, model_flags
 from jaxedit.cli._output import print_json
 
 
 def define_flags() -> None:
     """Define the flags of this command."""
     model_flags()
+    edited_flags()
     flags.DEFINE_string("texts", "builtin", "a .json, .jsonl or .txt file of texts")
     flags.DEFINE_bool(
         "bos", False, "put a begin-of-text token in front of each text; the papers do not"
@@ -29,7 +31,8 @@ def main() -> None:
     model = load_model()
     score = perplexity(model, texts, bos=FLAGS.bos)
     numbers = {
-        "model": FLAGS.model,
+        "model": model.metadata.source,
+        "n_edits": len(model.metadata.history),
         "texts": FLAGS.texts,
         "n_texts": len(texts),
         "n_tokens": int(score.n_tokens.sum()),

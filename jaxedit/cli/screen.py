@@ -12,7 +12,16 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, apply_set, config_flag, json_flag, process_flags, set_flag
+from jaxedit.cli._flags import (
+    FLAGS,
+    apply_set,
+    apply_start,
+    config_flag,
+    edited_flags,
+    json_flag,
+    process_flags,
+    set_flag,
+)
 from jaxedit.cli._output import print_json, show_table
 from jaxedit.distributed import is_first_process
 
@@ -21,6 +30,7 @@ def define_flags() -> None:
     """Define the flags of this command."""
     config_flag()
     set_flag()
+    edited_flags()
     flags.DEFINE_multi_string("facts", [], "facts to rank; absent: those of the configuration")
     flags.DEFINE_float(
         "threshold",
@@ -44,6 +54,7 @@ def main() -> None:
     # What is ranked, by which editor, and over which number a fact is flagged.
     config = FLAGS.config
     apply_set(config)
+    apply_start(config)
     threshold = FLAGS.threshold
     if threshold is None:
         threshold = config.guard.max_relative_perturbation

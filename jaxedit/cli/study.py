@@ -5,6 +5,7 @@
         --config.texts=ME-PPL_50.json
     jaxedit study --config=single_edits --config.shard=2/8     one of eight processes; then merge
     jaxedit study --set=editor.v_lr=0.3 --set=n_facts=16 --workdir=runs/slower
+    jaxedit study --run=runs/laptop --workdir=runs/more      on top of a study's kept edits
 
 An interrupted study goes on with the same command. The report lies in the work directory.
 """
@@ -15,7 +16,16 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jaxedit.cli._flags import FLAGS, apply_set, config_flag, json_flag, process_flags, set_flag
+from jaxedit.cli._flags import (
+    FLAGS,
+    apply_set,
+    apply_start,
+    config_flag,
+    edited_flags,
+    json_flag,
+    process_flags,
+    set_flag,
+)
 from jaxedit.cli._output import StepBar, show_report
 from jaxedit.distributed import is_first_process, process_workdir
 
@@ -24,6 +34,7 @@ def define_flags() -> None:
     """Define the flags of this command."""
     config_flag()
     set_flag()
+    edited_flags()
     flags.DEFINE_string(
         "workdir", None, "where journal and report go; runs/NAME OF THE CONFIGURATION"
     )
@@ -43,6 +54,7 @@ def main() -> None:
 
     config = FLAGS.config
     apply_set(config)
+    apply_start(config)
     path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     folder = Path(FLAGS.workdir or f"runs/{Path(path).stem}{'-' + argument if argument else ''}")
     if config.get("shard"):

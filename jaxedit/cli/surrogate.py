@@ -2,7 +2,7 @@
 
     jaxedit study --config=single_edits --config.facts=counterfact.json \\
         --config.texts=ME-PPL_50.json --workdir=runs/scan
-    jaxedit surrogate --workdir=runs/scan --tasks=piqa,lambada_standard --limit=800
+    jaxedit surrogate --run=runs/scan --tasks=piqa,lambada_standard --limit=800
 
 Each model is a damaging edit of the study, scaled down to a level. What is evaluated is kept in the
 work directory, so that the same command goes on where it was interrupted. Needs lm-eval: pip
@@ -20,7 +20,8 @@ from jaxedit.cli._output import print_json, show_table
 
 def define_flags() -> None:
     """Define the flags of this command."""
-    flags.DEFINE_string("workdir", None, "a study of single edits")
+    flags.DEFINE_string("run", None, "a study of single edits; results go to the same folder")
+    flags.DEFINE_alias("workdir", "run")
     flags.DEFINE_list("tasks", [], "names of lm-eval's tasks, with commas between them")
     flags.DEFINE_list("levels", [], "perplexities; absent: fourteen from 200 to 5000")
     flags.DEFINE_integer("limit", None, "at most so many items of each task")
@@ -34,9 +35,9 @@ def main() -> None:
     from jaxedit.reports.comparison_figures import surrogate_figure
     from jaxedit.reports.figures import save_figure
 
-    if not FLAGS.workdir:
-        raise ValueError("--workdir is missing: a study of single edits, some of them damaging")
-    folder = Path(FLAGS.workdir)
+    if not FLAGS.run:
+        raise ValueError("--run is missing: a study of single edits, some of them damaging")
+    folder = Path(FLAGS.run)
     try:
         levels = tuple(map(float, FLAGS.levels))
     except ValueError as error:

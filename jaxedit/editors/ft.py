@@ -77,21 +77,13 @@ class Settings(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """Requests in G batches.
+    """Requests in G batches."""
 
-    Attributes:
-      token_GBT: rows of tokens.
-      read_GBQ: positions whose logits the loss reads.
-      target_GBQ: the tokens predicted there.
-      weight_GBQ: their weights; 0: padding.
-      count_G: requests in a batch.
-    """
-
-    token_GBT: Array
-    read_GBQ: Array
-    target_GBQ: Array
-    weight_GBQ: Array
-    count_G: Array
+    token_GBT: Array  # rows of tokens
+    read_GBQ: Array  # positions whose logits the loss reads
+    target_GBQ: Array  # the tokens predicted there
+    weight_GBQ: Array  # their weights; 0: padding
+    count_G: Array  # requests in a batch
 
 
 class PassState(NamedTuple):
@@ -153,9 +145,7 @@ def init(hyper: Hyper, settings: Settings, model: Model, stats: object) -> None:
         )
     check_leading_space(hyper.leading_space)
     if hyper.kl_factor:
-        raise ValueError(
-            f"kl_factor={hyper.kl_factor}: the released code has no such term; expected 0"
-        )
+        raise ValueError(f"kl_factor={hyper.kl_factor}: the released code has none; expected 0")
     if hyper.norm_constraint is True:
         raise ValueError(
             "norm_constraint=True: expected the size of the ball, e.g. 5e-4, or False for none"
@@ -246,10 +236,8 @@ def _fine_tune(
     slot_E = jnp.array(slots)
     old_EFD = model.overlay.delta[EDITED_WEIGHT][slot_E]
     base_EFD = model.base[EDITED_WEIGHT][jnp.array(settings.layers)].astype(jnp.float32)
-    decay = optax.identity()
-    if settings.weight_decay:
-        decay = optax.add_decayed_weights(settings.weight_decay)
-    adam = optax.adam(settings.lr)
+    decay, adam = optax.add_decayed_weights(settings.weight_decay), optax.adam(settings.lr)
+    decay = decay if settings.weight_decay else optax.identity()
 
     def loss_of(change_EFD, batch: Batches):
         delta_EFD = model.overlay.delta[EDITED_WEIGHT].at[slot_E].add(change_EFD)

@@ -18,15 +18,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxedit.editors._base import Editor
-from jaxedit.edits.edit import (
-    EDITED_WEIGHT,
-    Dense,
-    Edit,
-    LowRank,
-    make_edit,
-    to_dense,
-    without_edits,
-)
+from jaxedit.edits.apply import without_edits
+from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank, make_edit, to_dense
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.solving import multi_layer

@@ -1,28 +1,30 @@
-"""An edit as a value: changes of named weights, added to a model's overlay and exactly undone.
+"""An edit as a value: changes of named weights, in memory and as a .safetensors file.
 
-The base weights are never written. Applying adds an edit's change in float32 to the overlay;
-undoing sums the remaining edits anew from zero, since (a + b) - b is not a. Both run the same
-compiled addition in the same order, so undoing is bit-exact, and so is rebuilding a model from its
-journal.
+In a file, arrays are named "INDEX/FIELD" for the fields of each delta and "memory/NAME" for the
+editor's memory; one entry of metadata, "edit", holds the rest as JSON.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import einops
 import jax
-import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
+from jaxedit.files import to_json, to_safetensors, write_atomic
 from jaxedit.mesh import to_host
-from jaxedit.models.model import Model, ModelMetadata, allocate_deltas
-from jaxedit.models.ops import PRECISION, Overlay, Slots
+from jaxedit.models.model import Model
 
 Array = np.ndarray | jax.Array
 
 # The weight that all methods here change: the second layer of an MLP, a key-value memory.
 EDITED_WEIGHT = "mlp/w_down"
+
+ARRAYS = {"LowRank": ("u_FR", "v_RD"), "Dense": ("delta_FD",)}  # kind of delta -> its arrays
 
 
 class LowRank(NamedTuple):
@@ -66,12 +68,30 @@ class Edit:
       hf_layout: weight -> (HF tensor name with {l}, HF layout "out in -> in out"), for `dense`.
       anchor: "bos" where the edit was made with a begin-of-text token in front of every prompt, and
         is to be used so.
+      base: the `Model.rounded_fingerprint` of the model it was made on; None: not known.
+      record: of an edit that is saved by itself, what a study's folder says of one: what made it,
+        its facts, what was measured.
     """
 
     deltas: tuple[LowRank | Dense, ...]
     memory: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     hf_layout: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     anchor: str | None = None
+    base: str | None = None
+    record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write the edit to a .safetensors file; there in whole or not at all."""
+        write_atomic(Path(path), to_safetensors(*edit_to_arrays(self)))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Edit":
+        """Read an edit that was saved, bit for bit.
+
+        Raises:
+          ValueError: where the file is not there, is cut short or holds no edit.
+        """
+        return read_edit(Path(path))
 
     def dense(self) -> dict[str, np.ndarray]:
         """Write the changes out under HF's names.
@@ -123,7 +143,9 @@ def make_edit(
       memory: see `Edit`.
     """
     layout = {delta.weight: model.metadata.tensor_names[delta.weight] for delta in deltas}
-    return Edit(tuple(map(_on_host, deltas)), dict(memory or {}), layout)
+    return Edit(
+        tuple(map(_on_host, deltas)), dict(memory or {}), layout, base=model.rounded_fingerprint
+    )
 
 
 def _on_host(delta: LowRank | Dense) -> LowRank | Dense:
@@ -135,97 +157,60 @@ def _on_host(delta: LowRank | Dense) -> LowRank | Dense:
     )
 
 
-def allocate_for(model: Model, edit: Edit) -> Model:
-    """Return the model with room in its overlay for an edit."""
-    for weight in dict.fromkeys(delta.weight for delta in edit.deltas):
-        layers = sorted({delta.layer for delta in edit.deltas if delta.weight == weight})
-        model = allocate_deltas(model, weight, tuple(layers))
-    return model
+def edit_to_arrays(edit: Edit) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Take an edit apart into named arrays and the metadata that says what they are."""
+    arrays: dict[str, np.ndarray] = {f"memory/{name}": array for name, array in edit.memory.items()}
+    deltas = []
+    for i, delta in enumerate(edit.deltas):
+        kind = type(delta).__name__
+        deltas.append({"kind": kind, "weight": delta.weight, "layer": delta.layer})
+        for field in ARRAYS[kind]:
+            arrays[f"{i}/{field}"] = getattr(delta, field)
+    described: dict[str, Any] = {"deltas": deltas, "hf_layout": dict(edit.hf_layout)}
+    for name in ("anchor", "base", "record"):
+        if getattr(edit, name):
+            described[name] = to_json(getattr(edit, name))
+    # One entry: safetensors writes several in an order of chance, and a step's file should be the
+    # same bits each time.
+    return arrays, {"edit": json.dumps(described)}
 
 
-def apply(model: Model, edit: Edit) -> Model:
-    """Return a new model with the edit added; `model` is unchanged.
-
-    Raises:
-      ValueError: where the edit's shapes are not those of the model's weights.
-    """
-    model = allocate_for(model, edit)
-    overlay = model.overlay
-    for delta in edit.deltas:
-        check_shape(model, delta)
-        slot = int(overlay.slot[delta.weight][delta.layer])
-        if isinstance(delta, Dense):
-            changed = _add_dense(overlay.delta[delta.weight], slot, delta.delta_FD)
-        else:
-            changed = _add_low_rank(overlay.delta[delta.weight], slot, delta.u_FR, delta.v_RD)
-        overlay = Overlay({**overlay.delta, delta.weight: changed}, overlay.slot)
-    return _with_edits(model, overlay, (*model.metadata.history, edit))
-
-
-def check_shape(model: Model, delta: LowRank | Dense) -> None:
-    """Check that a delta has the shape of the model's weight.
+def read_edit(path: Path) -> Edit:
+    """Read an edit from a file, bit for bit.
 
     Raises:
-      ValueError: where it has another: it is another model's.
+      ValueError: where the file is cut short or holds no edit.
     """
-    expected = model.base[delta.weight].shape[1:]
-    if isinstance(delta, Dense):
-        found = delta.delta_FD.shape
-    else:
-        found = (delta.u_FR.shape[0], delta.v_RD.shape[1])
-    if found != expected:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            names = file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as an edit: {error}") from error
+    if "edit" not in metadata:
         raise ValueError(
-            f"the edit changes {delta.weight} by a {found} matrix, this model's is {expected}: "
-            "another model's edit?"
+            f"{path} holds no edit of jaxedit; expected a file of `jaxedit edit --save` or of a "
+            "study's folder steps/"
         )
 
-
-def undo(model: Model, edit: Edit) -> Model:
-    """Return a new model without the edit, bit for bit the one that never had it.
-
-    Raises:
-      ValueError: where the model does not have the edit.
-    """
-    kept = [e for e in model.metadata.history if e is not edit]
-    if len(kept) == len(model.metadata.history):
-        raise ValueError(
-            f"this model does not have that edit; it has {len(kept)} edits, "
-            "and each can be undone once"
-        )
-    return replay_edits(model, kept)
-
-
-def without_edits(model: Model) -> Model:
-    """Return the model as if it had no edits, with all its arrays.
-
-    No layer reads the overlay, which keeps its room.
-    """
-    hidden = {name: Slots([-1] * model.config.L) for name in model.overlay.slot}
-    return _with_edits(model, Overlay(model.overlay.delta, hidden), ())
-
-
-def replay_edits(model: Model, edits: list[Edit]) -> Model:
-    """Return the model with exactly these edits, summed from zero in this order.
-
-    The overlay keeps its room.
-    """
-    zeros = {name: jnp.zeros_like(delta_EFD) for name, delta_EFD in model.overlay.delta.items()}
-    model = _with_edits(model, Overlay(zeros, model.overlay.slot), ())
-    for edit in edits:
-        model = apply(model, edit)
-    return model
-
-
-def _with_edits(model: Model, overlay: Overlay, history: tuple[Edit, ...]) -> Model:
-    metadata: ModelMetadata = dataclasses.replace(model.metadata, history=history)
-    return dataclasses.replace(model, overlay=overlay, metadata=metadata)
-
-
-@jax.jit
-def _add_low_rank(delta_EFD, slot, u_FR, v_RD):
-    return delta_EFD.at[slot].add(jnp.matmul(u_FR, v_RD, precision=PRECISION))
-
-
-@jax.jit
-def _add_dense(delta_EFD, slot, delta_FD):
-    return delta_EFD.at[slot].add(delta_FD)
+    described = json.loads(metadata["edit"])
+    deltas: list[LowRank | Dense] = []
+    for i, entry in enumerate(described["deltas"]):
+        kind = LowRank if entry["kind"] == "LowRank" else Dense
+        fields = {field: arrays[f"{i}/{field}"] for field in ARRAYS[entry["kind"]]}
+        deltas.append(kind(entry["weight"], entry["layer"], **fields))
+    memory = {
+        name.removeprefix("memory/"): array
+        for name, array in arrays.items()
+        if name.startswith("memory/")
+    }
+    layout = {weight: tuple(pair) for weight, pair in described["hf_layout"].items()}
+    return Edit(
+        tuple(deltas),
+        memory,
+        layout,
+        anchor=described.get("anchor"),
+        base=described.get("base"),
+        record=described.get("record", {}),
+    )

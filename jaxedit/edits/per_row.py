@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxedit.edits.edit import Edit, LowRank, check_shape
+from jaxedit.edits.apply import check_shape
+from jaxedit.edits.edit import Edit, LowRank
 from jaxedit.mesh import shard_batch
 from jaxedit.models.model import Model, with_bos
 from jaxedit.models.ops import PerRowEdits, Slots

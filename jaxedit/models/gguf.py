@@ -144,7 +144,9 @@ def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
     bos_id = metadata.get("tokenizer.ggml.bos_token_id")
     usual = kind == "llama" or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
     add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", usual) and bos_id is not None)
-    return Tokenizer(backend, add_bos, bos_id, metadata.get("tokenizer.ggml.eos_token_id"))
+    eos_id = metadata.get("tokenizer.ggml.eos_token_id")
+    template = metadata.get("tokenizer.chat_template")
+    return Tokenizer(backend, add_bos, bos_id, eos_id, template)
 
 
 # The expression by which Llama 3 splits text before the merges.

@@ -97,13 +97,24 @@ class Model:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change when the base weights do, from a sample of each."""
-        digest = hashlib.blake2b(digest_size=8)
-        for name in sorted(self.base):
-            kv_axis = axes.PARAMETERS[name].find("K")
-            n_copies = self.config.kv_replication if kv_axis >= 0 else 1
-            shape, sample = _sample(self.base[name], kv_axis, n_copies, self.mesh)
-            digest.update(f"{name}{shape}".encode() + sample.tobytes())
-        return digest.hexdigest()
+        return _fingerprint(self, jnp.dtype("float32"))
+
+    @functools.cached_property
+    def rounded_fingerprint(self) -> str:
+        """The fingerprint of the base weights rounded to bfloat16, in whichever dtype they are."""
+        return _fingerprint(self, jnp.dtype("bfloat16"))
+
+
+def _fingerprint(model: Model, dtype: jnp.dtype) -> str:
+    """Digest a sample of each base weight, rounded to a dtype."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(model.base):
+        kv_axis = axes.PARAMETERS[name].find("K")
+        n_copies = model.config.kv_replication if kv_axis >= 0 else 1
+        shape, sample = _sample(model.base[name], kv_axis, n_copies, model.mesh)
+        rounded = sample.astype(dtype).astype(np.float32)
+        digest.update(f"{name}{shape}".encode() + rounded.tobytes())
+    return digest.hexdigest()
 
 
 def _sample(

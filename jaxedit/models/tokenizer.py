@@ -20,12 +20,14 @@ class Tokenizer:
         unless asked.
       bos_id: the begin-of-text token, if there is one.
       eos_id: the end-of-text token, if there is one.
+      chat_template: the Jinja template that turns messages into a prompt, if there is one.
     """
 
     backend: "tokenizers.Tokenizer"
     add_bos: bool
     bos_id: int | None
     eos_id: int | None
+    chat_template: str | None = None
 
     def encode(self, text: str, bos: bool | None = None) -> list[int]:
         """Tokenise a text; `bos=None` follows the model's own settings."""
@@ -66,6 +68,33 @@ class Tokenizer:
                 "load with add_bos=False"
             )
         return [self.bos_id]
+
+    def render_chat(self, messages: list[dict[str, str]]) -> str:
+        """Turn messages into a prompt by the model's chat template, begin-of-text token included.
+
+        Args:
+          messages: each with a "role" ("system", "user", "assistant") and its "content".
+
+        Raises:
+          ValueError: where the tokenizer has no template, or the template refuses the messages.
+        """
+        import jinja2
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        if self.chat_template is None:
+            raise ValueError("this model's tokenizer has no chat template: it continues plain text")
+        ends = ["" if i is None else self.decode([i]) for i in (self.bos_id, self.eos_id)]
+        try:
+            (prompt,), _ = render_jinja_template(
+                [messages],
+                chat_template=self.chat_template,
+                add_generation_prompt=True,
+                bos_token=ends[0],
+                eos_token=ends[1],
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(f"the chat template refuses these messages: {error}") from error
+        return prompt
 
     def decode(self, ids) -> str:
         """Return the text of tokens, special ones included."""
@@ -154,7 +183,8 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     add_bos = bos_id is not None and len(probe) > 1 and probe[0] == bos_id
     backend.no_truncation()
     backend.no_padding()
-    return Tokenizer(backend, add_bos, bos_id, eos_id)
+    template = hf.chat_template if isinstance(hf.chat_template, str) else None
+    return Tokenizer(backend, add_bos, bos_id, eos_id, template)
 
 
 def _with_dummy_prefix(backend: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer":

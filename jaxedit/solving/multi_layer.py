@@ -18,15 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxedit.edits.edit import (
-    EDITED_WEIGHT,
-    Dense,
-    Edit,
-    LowRank,
-    apply,
-    make_edit,
-    to_dense,
-)
+from jaxedit.edits.apply import apply
+from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank, make_edit, to_dense
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.solving.hyper import MultiLayerHyper

@@ -39,7 +39,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.edits.edit import without_edits
+from jaxedit.edits.apply import without_edits
 from jaxedit.edits.request import Request
 from jaxedit.mesh import platform, shard_batch
 from jaxedit.models.model import Model

@@ -32,6 +32,7 @@ EVALUATION = dict(
     prompts=(),
     reference_texts="",
 )
+START = dict(run="", run_steps=(), after_step=placeholder(int), edit="")
 GUARD = dict(max_ppl_ratio=2.0, action="rollback", max_relative_perturbation=0.1)
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list in []"}
@@ -50,6 +51,8 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     config = ConfigDict()
     # The model and its devices.
     config.model = "smollm2-135m"  # a name, an HF directory or hub id, a .gguf file
+    # Edits that it has from the start: those of a study's folder (as `--run`), or of a file.
+    config.start = ConfigDict(START)
     config.dtype = placeholder(str)  # of the stored weights: float32, bfloat16 on accelerators
     config.mesh = ""  # e.g. "data:4,model:2"; empty: all devices on data
     # Facts, texts and second moments.
@@ -108,7 +111,7 @@ def plain_config(config: ConfigDict) -> dict[str, Any]:
     """
     values = config.to_dict()
     known = default_config().to_dict()
-    parts = (("", known), ("eval.", EVALUATION), ("guard.", GUARD))
+    parts = (("", known), ("start.", START), ("eval.", EVALUATION), ("guard.", GUARD))
     for prefix, default in parts:
         given = values if not prefix else values.get(prefix[:-1], {})
         if not isinstance(given, Mapping):
@@ -133,7 +136,8 @@ def unknown_key(key: str) -> str:
     if renamed is not None:
         return f"the configuration's key {key!r} is called {renamed!r} now"
     prefix, _, name = key.rpartition(".")
-    known = {"": default_config(), "eval": EVALUATION, "guard": GUARD}.get(prefix, {})
+    groups = {"": default_config(), "start": START, "eval": EVALUATION, "guard": GUARD}
+    known = groups.get(prefix, {})
     return (
         f"the configuration has the unknown key {key!r}{did_you_mean(name, known)} Known: "
         f"{', '.join(known)}"

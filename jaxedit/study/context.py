@@ -1,7 +1,6 @@
 """What a study runs with, made from its configuration and checked: model, editor, facts, texts."""
 
 import functools
-import hashlib
 import json
 import logging
 import math
@@ -20,17 +19,20 @@ from jaxedit.mesh import replicate
 from jaxedit.metrics.consistency import ReferenceTexts, read_references
 from jaxedit.metrics.perplexity import prepare
 from jaxedit.metrics.perturbation import KeyProbe, read_key_probe
-from jaxedit.models.load import load
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.models.score import PrefilledTexts
 from jaxedit.rounding import ceil_div
 from jaxedit.stats.second_moments import Stats
 from jaxedit.study.config import editor_from, plain_config, with_published_layers
 from jaxedit.study.guard import Guard
+from jaxedit.study.replay import load_start
 from jaxedit.study.screening import Screening, check_screening, screen_steps
 from jaxedit.study.validation import (
     check_config,
     check_dense_journal,
+    digest,
+    digest_edits,
+    digest_requests,
     facts_of_edits,
     shard_steps,
 )
@@ -57,13 +59,6 @@ class Evaluation(NamedTuple):
     retention_every: int
     prompts: tuple[str, ...]
     reference_texts: ReferenceTexts | None
-
-
-class StudyState(NamedTuple):
-    """Where a study stands: the model and the editor's state with the kept edits."""
-
-    model: Model
-    editor_state: Any
 
 
 class StudyContext(NamedTuple):
@@ -131,7 +126,7 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     own_templates = {"context_templates": templates} if templates else {}
     editor = editor_from(values["editor"], **own_templates)
     check_dense_journal(values, editor)
-    model = load(values["model"], mesh=values["mesh"], dtype=values["dtype"])
+    model = load_start(values, mesh=values["mesh"])
     values["editor"] = with_published_layers(values["editor"], model)
     slots = editor.slots(model)
     for weight, layers in slots.items():
@@ -237,8 +232,9 @@ def _describe(
     return {
         "config": values,
         "model_fingerprint": model.fingerprint,
-        "facts_sha256": _digest([request.__dict__ for request in inputs.requests.requests]),
-        "texts_sha256": _digest(inputs.texts),
+        "start_sha256": digest_edits(model.metadata.history),
+        "facts_sha256": digest_requests(inputs.requests.requests),
+        "texts_sha256": digest(inputs.texts),
         "stats": None if inputs.stats is None else inputs.stats.digest,
         "n_skipped_facts": inputs.requests.n_skipped,
         "n_edits": n_edits,
@@ -256,8 +252,3 @@ def saved_templates(workdir: Path) -> tuple[str, ...] | None:
     except (ValueError, AttributeError):
         return None  # open_journal says what is wrong with it
     return tuple(templates) if templates else None
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=list)
-    return hashlib.sha256(text.encode()).hexdigest()

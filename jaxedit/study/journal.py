@@ -20,8 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.edits.serialise import to_safetensors
-from jaxedit.files import flatten_keys, partial_path, to_json, write_atomic
+from jaxedit.files import flatten_keys, partial_path, to_json, to_safetensors, write_atomic
 from jaxedit.study.record import SCHEMA, StepRecord
 from jaxedit.study.upgrade import upgrade_line, upgrade_run
 

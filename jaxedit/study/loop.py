@@ -13,22 +13,17 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxedit.edits.serialise import edit_to_arrays
+from jaxedit.edits.edit import edit_to_arrays
 from jaxedit.files import to_json, write_atomic
 from jaxedit.metrics.facts import average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import perplexity
 from jaxedit.metrics.retention import evaluate_retention
-from jaxedit.study.context import StudyContext, StudyState, build_context
+from jaxedit.study.context import StudyContext, build_context
 from jaxedit.study.evaluation import baseline_record
 from jaxedit.study.journal import Journal, open_journal
 from jaxedit.study.record import StepRecord
-from jaxedit.study.replay import (
-    ends_study,
-    journalled_edit,
-    n_steps_to_keep,
-    read_baseline,
-    replay,
-)
+from jaxedit.study.replay import StudyState, read_baseline, replay
+from jaxedit.study.resume import ends_study, journalled_edit, n_steps_to_keep
 from jaxedit.study.step import Measured, edit_batch, run_step
 
 OnStep = Callable[[StepRecord, int], None]  # (a step's record, how many steps there will be)

@@ -1,21 +1,25 @@
 """The model that a study's journal describes: to go on from, or to look at."""
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
 from safetensors import SafetensorError
 
-from jaxedit.edits.edit import Dense, Edit, apply, make_edit, replay_edits
-from jaxedit.edits.serialise import read_edit
-from jaxedit.mesh import to_host
+from jaxedit.edits.apply import apply, replay_edits
+from jaxedit.edits.edit import Edit, read_edit
 from jaxedit.metrics.perplexity import Perplexity
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
-from jaxedit.study.context import StudyContext, StudyState
 from jaxedit.study.journal import Journal, Step, read_journal
-from jaxedit.study.record import StepRecord
+
+
+class StudyState(NamedTuple):
+    """Where a study stands: the model and the editor's state with the kept edits."""
+
+    model: Model
+    editor_state: Any
 
 
 def replay(
@@ -47,7 +51,12 @@ def replay(
 
 
 def edited_model(
-    folder: Path, run_steps: list[int] | None = None, after_step: int | None = None
+    folder: str | Path,
+    run_steps: list[int] | None = None,
+    after_step: int | None = None,
+    *,
+    mesh: Mesh | str | None = None,
+    dtype: str | None = None,
 ) -> Model:
     """Load a study's model with edits of its journal.
 
@@ -56,16 +65,19 @@ def edited_model(
       run_steps: the edits to apply, in this order, kept ones or not; None: the kept ones, as the
         study applied them.
       after_step: without run_steps, the model after this step; None: after the last.
+      mesh: as `jaxedit.load` takes it; None: the study's.
+      dtype: of the stored weights; None: the study's.
 
     Raises:
       ValueError: where the folder is no study's, a step is not there or holds no edit, the model
         has changed, or the model after a step lies between two snapshots.
     """
     # The model of the study, and the steps that are asked for.
+    folder = Path(folder)
     journal = read_journal(folder)
     config = journal.run["config"]
-    model = load(config["model"], mesh=config["mesh"], dtype=config["dtype"])
-    if model.fingerprint != journal.run["model_fingerprint"]:
+    model = load_start(config, mesh=config["mesh"] if mesh is None else mesh, dtype=dtype)
+    if journal.run["model_fingerprint"] not in (model.fingerprint, model.rounded_fingerprint):
         raise ValueError(
             f"{config['model']} is not the model that {folder} edited: its weights are others now"
         )
@@ -90,6 +102,36 @@ def edited_model(
             f"{folder} holds the weights after every {every} edits only, not after {after_step}"
         )
     return replay(model, journal.steps[1 : last + 1]).model
+
+
+def load_start(
+    config: Mapping[str, Any], *, mesh: Mesh | str | None = None, dtype: str | None = None
+) -> Model:
+    """Load the model that a study begins with: its base, and the edits that `start` names.
+
+    Args:
+      config: a study's configuration, as plain values.
+      mesh: as `jaxedit.load` takes it.
+      dtype: of the stored weights; None: the configuration's.
+
+    Raises:
+      ValueError: where `start` names two things or another model's edits, or as `jaxedit.load`.
+    """
+    start, dtype = config["start"], dtype or config["dtype"]
+    if start["run"] and start["edit"]:
+        raise ValueError("start.run and start.edit exclude each other: expected one of them")
+    if start["run"]:
+        folder = Path(start["run"])
+        source = read_journal(folder).run["config"]["model"]
+        if source != config["model"]:
+            raise ValueError(
+                f"start.run={start['run']} edited {source}, not model={config['model']}: expected "
+                "the same model"
+            )
+        run_steps = list(start["run_steps"]) or None
+        return edited_model(folder, run_steps, start["after_step"], mesh=mesh, dtype=dtype)
+    model = load(config["model"], mesh=mesh, dtype=dtype)
+    return apply(model, Edit.load(start["edit"])) if start["edit"] else model
 
 
 def read_step_edit(journal: Journal, step: Step) -> Edit:
@@ -121,57 +163,3 @@ def read_baseline(step: Step) -> Perplexity:
             f"{step.arrays} does not hold the unedited model's losses ({error}); restore it from a "
             "copy"
         ) from error
-
-
-class JournalledEdit(NamedTuple):
-    """What the journal holds of a step: an edit (None: nothing), and whether it is a snapshot."""
-
-    edit: Edit | None
-    is_snapshot: bool
-
-
-def journalled_edit(
-    context: StudyContext, state: StudyState, edit: Edit | None, step: int
-) -> JournalledEdit:
-    """Return what the journal gets of a step.
-
-    With journal_dense_every = k > 1 that is what the editor's state learnt and, every k edits, a
-    snapshot: the whole change of every layer since the unedited model. The weights between two
-    snapshots are in no file: a study that was interrupted there does these steps again, with the
-    same result.
-    """
-    every = context.journal_dense_every
-    if every == 1:
-        return JournalledEdit(edit, False)
-    memory = edit.memory if edit else {}
-    if step % every and step < len(context.batches):
-        return JournalledEdit(make_edit(context.unedited, [], memory), False)
-    overlay = state.model.overlay
-    deltas = []
-    for weight, layers in context.editor.slots(context.unedited).items():
-        for layer in layers:
-            slot = int(overlay.slot[weight][layer])
-            deltas.append(Dense(weight, layer, to_host(overlay.delta[weight][slot])))
-    history = state.model.metadata.history
-    anchor = next((made.anchor for made in history if made.anchor), None)
-    snapshot = dataclasses.replace(make_edit(context.unedited, deltas, memory), anchor=anchor)
-    return JournalledEdit(snapshot, True)
-
-
-def n_steps_to_keep(context: StudyContext, journal: Journal) -> int:
-    """Count the edits of a journal that a study goes on from.
-
-    Those up to the last snapshot, or without the batch that was not finished.
-    """
-    n_done = len(journal.steps) - 1
-    if n_done == len(context.steps) or ends_study(context, journal.steps[-1].record):
-        return n_done
-    if context.journal_dense_every > 1:
-        snapshots = [step.record.step for step in journal.steps if step.record.snapshot]
-        return max(snapshots, default=0)
-    return n_done - n_done % context.single_batch_size
-
-
-def ends_study(context: StudyContext, record: StepRecord) -> bool:
-    """Tell whether a study stops for good with this step."""
-    return context.guard.action == "stop" and record.guard_code is not None

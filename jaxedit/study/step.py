@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.edits.edit import Edit, apply
+from jaxedit.edits.apply import apply
+from jaxedit.edits.edit import Edit
 from jaxedit.edits.per_row import all_low_rank, with_edit_tokenizer, with_per_row_edits
 from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
 from jaxedit.metrics.perturbation import relative_perturbation, total_relative_perturbation
 from jaxedit.models.model import Model
 from jaxedit.rounding import round_up
-from jaxedit.study.context import StudyContext, StudyState
+from jaxedit.study.context import StudyContext
 from jaxedit.study.evaluation import (
     ANSWER_TOKENS,
     continuations,
@@ -28,6 +29,7 @@ from jaxedit.study.evaluation import (
     perplexity_record,
 )
 from jaxedit.study.record import StepRecord
+from jaxedit.study.replay import StudyState
 
 
 class Measured(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxedit.editors import RENAMED_HYPER
+from jaxedit.files import to_json
 from jaxedit.study.config import EVALUATION, default_config
 from jaxedit.study.record import SCHEMA
 from jaxedit.study.renamed import upgrade_key
@@ -44,8 +45,10 @@ MEASURED_TWICE = ("divergence_nats", "fluency_bits", "consistency", "continuatio
 
 def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
     """Translate the content of run.json to this schema; the same where it is of it already."""
-    if run.get("schema") == SCHEMA or "config" not in run:
+    if "config" not in run:
         return dict(run)
+    if run.get("schema") == SCHEMA:
+        return {**run, "config": _with_new_keys(run["config"])}
     config = dict(run["config"])
     upgraded = {name: config.pop(name) for name in ("guard", "editor") if name in config}
     upgraded = {name: dict(values) for name, values in upgraded.items()}
@@ -62,13 +65,17 @@ def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
     for old, new in RENAMED_HYPER.items():
         if old in editor:
             editor[new] = editor.pop(old)
-    # Keys that a study of an older version did not know had the defaults of today.
+    return {"schema": SCHEMA, **run, "config": _with_new_keys(upgraded | {"eval": evaluation})}
+
+
+def _with_new_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the keys that a study of an older version did not know; it had the defaults of today."""
     added = {
         key: value
-        for key, value in default_config().to_dict().items()
-        if key not in upgraded and not isinstance(value, Mapping)
+        for key, value in to_json(default_config().to_dict()).items()
+        if key not in config and key not in ("editor", "eval", "guard")
     }
-    return {"schema": SCHEMA, **run, "config": added | upgraded | {"eval": evaluation}}
+    return added | dict(config)
 
 
 def upgrade_line(line: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,14 @@
-"""Checks of a study's configuration, and the division of its facts into edits and shards."""
+"""Checks of a study's configuration, the division of its facts, and digests of what it is."""
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxedit.editors import Editor
+from jaxedit.edits.edit import Edit, edit_to_arrays
 from jaxedit.edits.request import Request
 
 MODES = ("sequential", "single")
@@ -101,3 +106,26 @@ def shard_steps(n_steps: int, batch_size: int, shard: str) -> tuple[int, ...]:
     return tuple(
         step for step in range(1, n_steps + 1) if (step - 1) // batch_size % int(n_shards) == mine
     )
+
+
+def digest_requests(requests: list[Request]) -> str:
+    """Digest facts, so that a study can tell whether its own are the same still."""
+    return digest([request.__dict__ for request in requests])
+
+
+def digest_edits(edits: Sequence[Edit]) -> str | None:
+    """Digest the edits that a study's model has from the start; None where it has none."""
+    if not edits:
+        return None
+    found = hashlib.sha256()
+    for edit in edits:
+        arrays, _ = edit_to_arrays(edit)
+        for name in sorted(arrays):
+            found.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return found.hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Digest what JSON can hold."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -10,8 +10,7 @@ from scipy import stats
 
 import jaxedit
 from jaxedit.analyses import surrogate
-from jaxedit.edits.edit import scale_edit
-from jaxedit.edits.serialise import read_edit
+from jaxedit.edits.edit import read_edit, scale_edit
 from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
 from jaxedit.study.loop import run_study

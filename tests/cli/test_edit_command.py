@@ -5,8 +5,7 @@ import pytest
 from command_examples import EDIT, TEXTS, result
 
 import jaxedit
-from jaxedit.edits.edit import to_dense
-from jaxedit.edits.serialise import read_edit
+from jaxedit.edits.edit import read_edit, to_dense
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +29,9 @@ def test_edit_as_json_and_saved(edited, folder, tiny):
     for when, model in (("unedited", tiny), ("edited", jaxedit.apply(tiny, saved))):
         score = jaxedit.perplexity(model, TEXTS)
         assert (found[when]["perplexity"], found[when]["pooled"]) == (score.mean, score.pooled)
-        assert (
-            found[when]["continuation"]
-            == jaxedit.generate(model, ["Bob lives in"], max_new_tokens=12)[0]
-        )
+        assert found[when]["continuation"] == jaxedit.generate(
+            model, ["Bob lives in"], max_new_tokens=12
+        )[0].removeprefix("Bob lives in")
     assert found["edited"]["probability_new"] > found["unedited"]["probability_new"]
 
 

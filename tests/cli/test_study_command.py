@@ -9,7 +9,7 @@ import pytest
 from command_examples import FACTS, STUDY, TEMPLATES, TEXTS, refusal, result
 
 import jaxedit
-from jaxedit.edits.serialise import read_edit
+from jaxedit.edits.edit import read_edit
 from jaxedit.files import to_json
 from jaxedit.study.journal import read_journal
 

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 
 import jaxedit
 from jaxedit.editors import _base, _registry
-from jaxedit.edits.edit import to_dense
-from jaxedit.edits.serialise import edit_to_arrays, read_edit, to_safetensors
+from jaxedit.edits.edit import edit_to_arrays, read_edit, to_dense
+from jaxedit.files import to_safetensors
 from jaxedit.metrics.facts import score_answers
 
 FAMILIES = ("llama",)  # what all five families compute is held to the golden vectors elsewhere

@@ -16,7 +16,8 @@ from reference.multi_layer import (
 
 import jaxedit
 from jaxedit.editors.nse import choose_neurons
-from jaxedit.edits.edit import LowRank, without_edits
+from jaxedit.edits.apply import without_edits
+from jaxedit.edits.edit import LowRank
 from jaxedit.solving.key_history import KeyHistory, append, gram
 from jaxedit.solving.keys import compute_keys, compute_values
 

@@ -12,8 +12,9 @@ import transformers
 
 import jaxedit
 from jaxedit import Dense, LowRank
-from jaxedit.edits import edit as edit_module
-from jaxedit.edits.edit import allocate_for, make_edit, replay_edits, to_dense
+from jaxedit.edits import apply as apply_module
+from jaxedit.edits.apply import allocate_for, replay_edits
+from jaxedit.edits.edit import make_edit, to_dense
 from jaxedit.models import layers
 
 WEIGHT = "mlp/w_down"
@@ -193,6 +194,7 @@ def test_an_edit_that_the_model_does_not_have_cannot_be_undone(golden):
 @pytest.mark.parametrize("kind", [dict(low_rank={1: 1}), dict(dense=(1,))], ids=str)
 def test_another_models_edit_is_refused(golden, kind):
     edit = random_edit(golden("llama"), 0, **kind)
+    edit = dataclasses.replace(edit, base=None)  # one that does not say on which weights it is
     message = r"\(112, 48\) matrix, this model's is \(192, 48\): another model's edit"
     with pytest.raises(ValueError, match=message):
         jaxedit.apply(golden("gpt2"), edit)
@@ -252,7 +254,7 @@ def test_an_edit_counts_where_weights_are_bfloat16(bfloat16):
 
 
 def test_nothing_compiles_between_edits(roomy):
-    jitted = (layers._logits, edit_module._add_low_rank, edit_module._add_dense)
+    jitted = (layers._logits, apply_module._add_low_rank, apply_module._add_dense)
     edits = three_edits(roomy)
     model = apply_all(roomy, edits)
     logits(model)

@@ -5,7 +5,8 @@ import pytest
 import torch
 import transformers
 
-from jaxedit.edits.edit import LowRank, apply, make_edit
+from jaxedit.edits.apply import apply
+from jaxedit.edits.edit import LowRank, make_edit
 from jaxedit.metrics.divergence import kl_divergence
 from jaxedit.metrics.perplexity import prepare
 

@@ -12,7 +12,8 @@ from answers_in_torch import Rating
 
 import jaxedit
 from jaxedit import PromptAnswer, Request
-from jaxedit.edits.edit import Dense, apply, make_edit
+from jaxedit.edits.apply import apply
+from jaxedit.edits.edit import Dense, make_edit
 from jaxedit.metrics.answers import score_answers
 from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
 

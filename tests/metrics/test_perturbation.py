@@ -5,7 +5,8 @@ import pytest
 import torch
 import transformers
 
-from jaxedit.edits.edit import EDITED_WEIGHT, Dense, LowRank, apply, make_edit
+from jaxedit.edits.apply import apply
+from jaxedit.edits.edit import EDITED_WEIGHT, Dense, LowRank, make_edit
 from jaxedit.metrics.perplexity import prepare
 from jaxedit.metrics.perturbation import (
     KeyProbe,

@@ -8,8 +8,8 @@ from reference.distance import relative
 from reference.rank_one import REQUEST, SETTINGS, TEMPLATES, golden_stats, make_edit, update
 
 import jaxedit
-from jaxedit.edits.edit import to_dense
-from jaxedit.edits.serialise import edit_to_arrays, read_edit, to_safetensors
+from jaxedit.edits.edit import edit_to_arrays, read_edit, to_dense
+from jaxedit.files import to_safetensors
 from jaxedit.solving.keys import compute_keys
 from jaxedit.solving.packed_prompts import pack_prompts
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxedit import Dense, LowRank
-from jaxedit.edits.edit import Edit
-from jaxedit.edits.serialise import edit_to_arrays
+from jaxedit.edits.edit import Edit, edit_to_arrays
 from jaxedit.study.journal import open_journal
 from jaxedit.study.record import StepRecord
 

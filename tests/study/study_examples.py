@@ -8,8 +8,7 @@ import numpy as np
 
 import jaxedit
 from jaxedit import Request
-from jaxedit.edits.edit import Edit, to_dense
-from jaxedit.edits.serialise import read_edit
+from jaxedit.edits.edit import Edit, read_edit, to_dense
 from jaxedit.files import to_json
 from jaxedit.study.journal import read_journal
 

@@ -27,6 +27,7 @@ def test_defaults():
     editor = keys.pop("editor")
     assert keys == {
         "model": "smollm2-135m",
+        "start": {"run": "", "run_steps": (), "after_step": None, "edit": ""},
         "dtype": None,
         "mesh": "",
         "facts": "builtin",

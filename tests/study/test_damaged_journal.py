@@ -9,7 +9,7 @@ import pytest
 from journal_examples import RUN, assert_same_array, drawn_edit, filled, step
 from study_examples import no_space
 
-from jaxedit.edits.serialise import edit_to_arrays, read_edit
+from jaxedit.edits.edit import edit_to_arrays, read_edit
 from jaxedit.study.journal import open_journal, read_journal
 
 

@@ -18,7 +18,7 @@ from study_examples import (
     records,
 )
 
-from jaxedit.edits.serialise import read_edit
+from jaxedit.edits.edit import read_edit
 from jaxedit.study import loop
 from jaxedit.study.journal import read_journal
 

@@ -11,7 +11,7 @@ from journal_examples import LAYOUT, RUN, assert_same_array, drawn_edit, filled,
 from reference.strict_json import read_strict_json
 
 from jaxedit import Dense, LowRank
-from jaxedit.edits.serialise import edit_to_arrays, read_edit
+from jaxedit.edits.edit import edit_to_arrays, read_edit
 from jaxedit.files import to_json
 from jaxedit.study.journal import open_journal, read_journal
 from jaxedit.study.record import SCHEMA

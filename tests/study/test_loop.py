@@ -22,8 +22,7 @@ from study_examples import (
 
 import jaxedit
 from jaxedit import LowRank, Request
-from jaxedit.edits.edit import make_edit, to_dense
-from jaxedit.edits.serialise import read_edit
+from jaxedit.edits.edit import make_edit, read_edit, to_dense
 from jaxedit.metrics.facts import evaluate_facts
 from jaxedit.metrics.perplexity import prepare
 from jaxedit.metrics.perturbation import (

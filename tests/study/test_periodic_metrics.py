@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxedit
-from jaxedit.edits.serialise import read_edit
+from jaxedit.edits.edit import read_edit
 from jaxedit.metrics.consistency import IDF, SNIPPETS, VOCABULARY, consistency, read_references
 from jaxedit.metrics.divergence import kl_divergence
 from jaxedit.metrics.facts import evaluate_facts

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxedit
-from jaxedit.edits.serialise import read_edit
+from jaxedit.edits.edit import read_edit
 from jaxedit.study.journal import read_journal
 from jaxedit.study.loop import run_study
 from jaxedit.study.replay import edited_model

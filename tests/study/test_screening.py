@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 import jaxedit
 from jaxedit.datasets import read_requests
-from jaxedit.edits.serialise import read_edit
+from jaxedit.edits.edit import read_edit
 from jaxedit.metrics.perplexity import prepare
 from jaxedit.metrics.perturbation import read_key_probe
 from jaxedit.study.journal import read_journal

@@ -9,8 +9,7 @@ import pytest
 from study_examples import IN_PARIS, ONE_TEXT, TEMPLATES
 
 import jaxedit
-from jaxedit.edits.edit import to_dense
-from jaxedit.edits.serialise import read_edit
+from jaxedit.edits.edit import read_edit, to_dense
 from jaxedit.files import to_json
 from jaxedit.metrics.facts import evaluate_facts
 from jaxedit.study import loop

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from study_examples import NAMES, ONE_TEXT
 
-from jaxedit.edits.edit import Dense, apply, replay_edits
-from jaxedit.edits.serialise import read_edit
+from jaxedit.edits.apply import apply, replay_edits
+from jaxedit.edits.edit import Dense, read_edit
 from jaxedit.files import to_json
 from jaxedit.models.load import load
 from jaxedit.study import loop

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jaxedit
-from jaxedit.edits.serialise import read_edit
+from jaxedit.edits.edit import read_edit
 from jaxedit.files import flatten_keys
 from jaxedit.metrics.facts import evaluate_facts
 from jaxedit.reports.markdown import write_report

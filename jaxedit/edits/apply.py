@@ -1,0 +1,128 @@
+"""Edits added to a model and taken out again, exactly.
+
+The base weights are never written. Applying adds an edit's change in float32 to the overlay;
+undoing sums the remaining edits anew from zero, since (a + b) - b is not a. Both run the same
+compiled addition in the same order, so undoing is bit-exact, and so is rebuilding a model from its
+journal.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from jaxedit.edits.edit import Dense, Edit, LowRank
+from jaxedit.models.model import Model, ModelMetadata, allocate_deltas
+from jaxedit.models.ops import PRECISION, Overlay, Slots
+
+
+def allocate_for(model: Model, edit: Edit) -> Model:
+    """Return the model with room in its overlay for an edit."""
+    for weight in dict.fromkeys(delta.weight for delta in edit.deltas):
+        layers = sorted({delta.layer for delta in edit.deltas if delta.weight == weight})
+        model = allocate_deltas(model, weight, tuple(layers))
+    return model
+
+
+def apply(model: Model, edit: Edit) -> Model:
+    """Return a new model with the edit added; `model` is unchanged.
+
+    Raises:
+      ValueError: where the edit was made on other base weights, or its shapes are not those of the
+        model's.
+    """
+    check_base(model, edit)
+    model = allocate_for(model, edit)
+    overlay = model.overlay
+    for delta in edit.deltas:
+        check_shape(model, delta)
+        slot = int(overlay.slot[delta.weight][delta.layer])
+        if isinstance(delta, Dense):
+            changed = _add_dense(overlay.delta[delta.weight], slot, delta.delta_FD)
+        else:
+            changed = _add_low_rank(overlay.delta[delta.weight], slot, delta.u_FR, delta.v_RD)
+        overlay = Overlay({**overlay.delta, delta.weight: changed}, overlay.slot)
+    return _with_edits(model, overlay, (*model.metadata.history, edit))
+
+
+def check_base(model: Model, edit: Edit) -> None:
+    """Check that an edit was made on this model's base weights, where it says on which.
+
+    Raises:
+      ValueError: where it was made on others.
+    """
+    if edit.base not in (None, model.rounded_fingerprint):
+        raise ValueError(
+            f"the edit was made on weights with the fingerprint {edit.base}, those of "
+            f"{model.metadata.source} have {model.rounded_fingerprint}: load the model that was "
+            "edited, or make the edit anew on this one"
+        )
+
+
+def check_shape(model: Model, delta: LowRank | Dense) -> None:
+    """Check that a delta has the shape of the model's weight.
+
+    Raises:
+      ValueError: where it has another: it is another model's.
+    """
+    expected = model.base[delta.weight].shape[1:]
+    if isinstance(delta, Dense):
+        found = delta.delta_FD.shape
+    else:
+        found = (delta.u_FR.shape[0], delta.v_RD.shape[1])
+    if found != expected:
+        raise ValueError(
+            f"the edit changes {delta.weight} by a {found} matrix, this model's is {expected}: "
+            "another model's edit?"
+        )
+
+
+def undo(model: Model, edit: Edit) -> Model:
+    """Return a new model without the edit, bit for bit the one that never had it.
+
+    Raises:
+      ValueError: where the model does not have the edit.
+    """
+    kept = [e for e in model.metadata.history if e is not edit]
+    if len(kept) == len(model.metadata.history):
+        raise ValueError(
+            f"this model does not have that edit; it has {len(kept)} edits, "
+            "and each can be undone once"
+        )
+    return replay_edits(model, kept)
+
+
+def without_edits(model: Model) -> Model:
+    """Return the model as if it had no edits, with all its arrays.
+
+    No layer reads the overlay, which keeps its room.
+    """
+    hidden = {name: Slots([-1] * model.config.L) for name in model.overlay.slot}
+    return _with_edits(model, Overlay(model.overlay.delta, hidden), ())
+
+
+def replay_edits(model: Model, edits: list[Edit]) -> Model:
+    """Return the model with exactly these edits, summed from zero in this order.
+
+    The overlay keeps its room.
+    """
+    zeros = {name: jnp.zeros_like(delta_EFD) for name, delta_EFD in model.overlay.delta.items()}
+    model = _with_edits(model, Overlay(zeros, model.overlay.slot), ())
+    for edit in edits:
+        model = apply(model, edit)
+    return model
+
+
+def _with_edits(model: Model, overlay: Overlay, history: tuple[Edit, ...]) -> Model:
+    metadata: ModelMetadata = dataclasses.replace(model.metadata, history=history)
+    return dataclasses.replace(model, overlay=overlay, metadata=metadata)
+
+
+@jax.jit
+def _add_low_rank(delta_EFD, slot, u_FR, v_RD):
+    return delta_EFD.at[slot].add(jnp.matmul(u_FR, v_RD, precision=PRECISION))
+
+
+@jax.jit
+def _add_dense(delta_EFD, slot, delta_FD):
+    return delta_EFD.at[slot].add(delta_FD)

@@ -1,0 +1,1 @@
+"""Edited models written for other programs, one format a file, and edits read from theirs."""

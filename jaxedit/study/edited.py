@@ -1,0 +1,261 @@
+"""An edited model with what is known of its edits: of a study's folder, or of a saved edit.
+
+This is what commands load that run an edited model, and what leaves the house: exports, their
+model cards, their verification.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from jaxedit.datasets import read_requests
+from jaxedit.editors import layer_field, published_hyper
+from jaxedit.edits.apply import apply
+from jaxedit.edits.edit import Edit
+from jaxedit.edits.request import PromptAnswer, Request
+from jaxedit.models.load import load
+from jaxedit.models.model import Model
+from jaxedit.stats.second_moments import Stats
+from jaxedit.study.config import default_config, editor_from
+from jaxedit.study.journal import Journal, read_journal
+from jaxedit.study.record import StepRecord
+from jaxedit.study.replay import edited_model
+from jaxedit.study.validation import digest_requests, facts_of_edits
+
+
+class EditedModel(NamedTuple):
+    """A model with edits, and what is known of them.
+
+    Attributes:
+      model: its edits are `model.metadata.history`, in the order in which they were applied.
+      source: the base, as `jaxedit.load` takes it.
+      editor: "method" and its hyper-parameters; empty where it is not known what made the edits.
+      records: of the steps whose edits the model has.
+      requests: the facts that these edits write; where a study's facts are not there any more, the
+        first of each edit.
+      unedited_ppl: the unedited model's perplexity (mean over texts); None: not measured.
+      texts: whose perplexity that is, as `jaxedit.datasets.read_texts` takes it.
+    """
+
+    model: Model
+    source: str
+    editor: Mapping[str, Any]
+    records: tuple[StepRecord, ...]
+    requests: tuple[Request, ...]
+    unedited_ppl: float | None
+    texts: str
+
+
+def open_run(
+    folder: Path,
+    run_steps: list[int] | None = None,
+    after_step: int | None = None,
+    *,
+    mesh: Mesh | str | None = None,
+    dtype: str | None = None,
+) -> EditedModel:
+    """Load a study's model with edits of its journal.
+
+    Args:
+      folder: the study's work directory.
+      run_steps: the edits to apply, in this order, kept ones or not; None: the kept ones.
+      after_step: without run_steps, the model after this step; None: after the last.
+      mesh: None: the study's.
+      dtype: of the stored weights; None: the study's.
+
+    Raises:
+      ValueError: as `jaxedit.study.replay.edited_model`.
+    """
+    model = edited_model(folder, run_steps, after_step, mesh=mesh, dtype=dtype)
+    journal = read_journal(folder)
+    config = journal.run["config"]
+    known = _known_of_run(folder, run_steps, after_step)
+    baseline = journal.steps[0].record.perplexity if journal.steps else None
+    return EditedModel(
+        model=model,
+        source=config["model"],
+        editor=config["editor"],
+        records=known.records,
+        requests=known.requests,
+        unedited_ppl=baseline["mean"] if baseline else None,
+        texts=config["texts"],
+    )
+
+
+class _Known(NamedTuple):
+    """What is known of a model's edits: the steps that made them, and their facts."""
+
+    records: tuple[StepRecord, ...] = ()
+    requests: tuple[Request, ...] = ()
+
+
+def _known_of_run(folder: Path, run_steps: list[int] | None, after_step: int | None) -> _Known:
+    """Read what a study knows of its edits, after those that its model had from the start."""
+    journal = read_journal(folder)
+    start = journal.run["config"]["start"]
+    before = _Known()
+    if start["run"]:
+        steps = list(start["run_steps"]) or None
+        before = _known_of_run(Path(start["run"]), steps, start["after_step"])
+    elif start["edit"]:
+        before = _known_of_edit(Edit.load(start["edit"]))
+
+    # The steps that are asked for: chosen ones, or those that were kept.
+    records = [step.record for step in journal.steps[1:]]
+    if run_steps is None:
+        had = [record for record in records[:after_step] if record.kept]
+    else:
+        had = [records[number - 1] for number in run_steps]
+    return _Known((*before.records, *had), (*before.requests, *_requests_of(journal, had)))
+
+
+def _known_of_edit(edit: Edit) -> _Known:
+    """Read what a saved edit says of itself."""
+    record = edit.record
+    steps = (StepRecord.from_dict(record["step"]),) if "step" in record else ()
+    return _Known(steps, tuple(map(_to_request, record.get("requests", ()))))
+
+
+def _requests_of(journal: Journal, records: list[StepRecord]) -> tuple[Request, ...]:
+    """Read the facts of steps; where the study's file is gone, those that the journal has."""
+    config = journal.run["config"]
+    try:
+        asked = read_requests(config["facts"]).requests
+    except ValueError:
+        asked = []
+    if digest_requests(asked) == journal.run["facts_sha256"]:
+        batches = facts_of_edits(asked, config)
+        return tuple(request for record in records for request in batches[record.step - 1])
+    return tuple(
+        Request(record.prompt, record.subject, record.target_new, record.target_true)
+        for record in records
+        if record.prompt and record.subject and record.target_new
+    )
+
+
+def open_edit(
+    path: Path,
+    *,
+    source: str | None = None,
+    mesh: Mesh | str | None = None,
+    dtype: str | None = None,
+) -> EditedModel:
+    """Load a model with an edit that was saved by itself.
+
+    Args:
+      path: of `Edit.save`, `jaxedit edit --save` or a study's folder steps/.
+      source: the base, as `jaxedit.load` takes it; None: the one that the file names.
+      mesh: as `jaxedit.load` takes it.
+      dtype: of the stored weights.
+
+    Raises:
+      ValueError: where the file holds no edit or names no base, or the edit is of another base.
+    """
+    edit = Edit.load(path)
+    record = edit.record
+    if source is None and "model" not in record:
+        raise ValueError(f"{path} does not say which model it edits: give --model as well")
+    base: str = source or record["model"]
+    if not edit.deltas:
+        raise ValueError(f"{path} changes no weight: it is a step that keeps keys alone")
+    model = apply(load(base, mesh=mesh, dtype=dtype), edit)
+    baseline, known = record.get("unedited_ppl"), _known_of_edit(edit)
+    return EditedModel(
+        model=model,
+        source=base,
+        editor=record.get("editor", {}),
+        records=known.records,
+        requests=known.requests,
+        unedited_ppl=None if baseline is None else float(baseline),
+        texts=record.get("texts", ""),
+    )
+
+
+def edit_model(
+    model: Model,
+    request: Request | Sequence[Request],
+    method: str = "rome",
+    *,
+    stats: Stats | None = None,
+    **hyper: Any,
+) -> tuple[Model, Edit, dict[str, float]]:
+    """Write a fact, or several in one edit, into a model: the short way above an editor's triple.
+
+    Args:
+      model: with or without edits; unchanged.
+      request: the fact, or several for a method that writes batches.
+      method: its name.
+      stats: second moments, for methods that use them.
+      **hyper: hyper-parameters under their published names; the others are those published for the
+        method and the model, or the method's defaults.
+
+    Returns:
+      The edited model, the edit (which says what made it: `Edit.save`), and the editor's numbers.
+
+    Raises:
+      ValueError: on a method, hyper-parameter or request that cannot be, or where no layer is
+        published for the model and none is given.
+    """
+    requests = [request] if isinstance(request, Request) else list(request)
+    config = config_for(model, method, **hyper).to_dict()["editor"]
+    editor = editor_from(config)
+    edit, _, info = editor.edit(model, requests, editor.init(model, stats))
+    source = model.metadata.source
+    about = EditedModel(model, source, config, (), tuple(requests), None, "")
+    edit = with_record(edit, about)
+    return apply(model, edit), edit, info
+
+
+def config_for(model: Model, method: str, **hyper: Any) -> ConfigDict:
+    """Return a study's configuration with the hyper-parameters published for a model.
+
+    Args:
+      model: to be edited.
+      method: the editing method.
+      **hyper: hyper-parameters that are given instead.
+
+    Raises:
+      ValueError: on an unknown method or hyper-parameter, or where no layer is published for the
+        model and none is given.
+    """
+    default_config(method, **hyper)  # an unknown name is said before a missing layer
+    published: dict[str, Any] = {}
+    try:
+        published = published_hyper(method, model)
+    except ValueError:
+        if layer_field(method) not in hyper and "layers" not in hyper:
+            raise
+    return default_config(method, **{**published, **hyper})
+
+
+def with_record(edit: Edit, edited: EditedModel) -> Edit:
+    """Return an edit that says what made it, for a file that holds it alone.
+
+    Args:
+      edit: the model's only one.
+      edited: the model with it.
+    """
+    record: dict[str, Any] = {
+        "model": edited.source,
+        "editor": dict(edited.editor),
+        "requests": [dataclasses.asdict(request) for request in edited.requests],
+        "unedited_ppl": edited.unedited_ppl,
+        "texts": edited.texts,
+    }
+    if edited.records:
+        record["step"] = edited.records[0].to_dict()
+    return dataclasses.replace(edit, record=record)
+
+
+def _to_request(values: Mapping[str, Any]) -> Request:
+    """Read a request from JSON, whose lists were tuples."""
+    fields: dict[str, Any] = dict(values)
+    for name in ("paraphrases", "generation_prompts"):
+        fields[name] = tuple(fields.get(name, ()))
+    for name in ("neighbours", "portability"):
+        fields[name] = tuple(PromptAnswer(*pair) for pair in fields.get(name, ()))
+    return Request(**fields)

@@ -1,0 +1,65 @@
+"""What of a study is journalled so that it can go on, and from where it goes on."""
+
+import dataclasses
+from typing import NamedTuple
+
+from jaxedit.edits.edit import Dense, Edit, make_edit
+from jaxedit.mesh import to_host
+from jaxedit.study.context import StudyContext
+from jaxedit.study.journal import Journal
+from jaxedit.study.record import StepRecord
+from jaxedit.study.replay import StudyState
+
+
+class JournalledEdit(NamedTuple):
+    """What the journal holds of a step: an edit (None: nothing), and whether it is a snapshot."""
+
+    edit: Edit | None
+    is_snapshot: bool
+
+
+def journalled_edit(
+    context: StudyContext, state: StudyState, edit: Edit | None, step: int
+) -> JournalledEdit:
+    """Return what the journal gets of a step.
+
+    With journal_dense_every = k > 1 that is what the editor's state learnt and, every k edits, a
+    snapshot: the whole change of every layer since the unedited model. The weights between two
+    snapshots are in no file: a study that was interrupted there does these steps again, with the
+    same result.
+    """
+    every = context.journal_dense_every
+    if every == 1:
+        return JournalledEdit(edit, False)
+    memory = edit.memory if edit else {}
+    if step % every and step < len(context.batches):
+        return JournalledEdit(make_edit(context.unedited, [], memory), False)
+    overlay = state.model.overlay
+    deltas = []
+    for weight, layers in context.editor.slots(context.unedited).items():
+        for layer in layers:
+            slot = int(overlay.slot[weight][layer])
+            deltas.append(Dense(weight, layer, to_host(overlay.delta[weight][slot])))
+    history = state.model.metadata.history
+    anchor = next((made.anchor for made in history if made.anchor), None)
+    snapshot = dataclasses.replace(make_edit(context.unedited, deltas, memory), anchor=anchor)
+    return JournalledEdit(snapshot, True)
+
+
+def n_steps_to_keep(context: StudyContext, journal: Journal) -> int:
+    """Count the edits of a journal that a study goes on from.
+
+    Those up to the last snapshot, or without the batch that was not finished.
+    """
+    n_done = len(journal.steps) - 1
+    if n_done == len(context.steps) or ends_study(context, journal.steps[-1].record):
+        return n_done
+    if context.journal_dense_every > 1:
+        snapshots = [step.record.step for step in journal.steps if step.record.snapshot]
+        return max(snapshots, default=0)
+    return n_done - n_done % context.single_batch_size
+
+
+def ends_study(context: StudyContext, record: StepRecord) -> bool:
+    """Tell whether a study stops for good with this step."""
+    return context.guard.action == "stop" and record.guard_code is not None
