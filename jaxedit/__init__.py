@@ -4,6 +4,7 @@ from jaxedit.editors import make_editor
 from jaxedit.edits.apply import apply, undo
 from jaxedit.edits.edit import Dense, Edit, LowRank
 from jaxedit.edits.request import PromptAnswer, Request
+from jaxedit.imports.adapter import import_adapter, import_edit
 from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.models.generate import generate
 from jaxedit.models.layers import logits
@@ -32,6 +33,8 @@ __all__ = [
     "edit_model",
     "edited_model",
     "generate",
+    "import_adapter",
+    "import_edit",
     "load",
     "logits",
     "make_editor",

@@ -43,10 +43,14 @@ CORPUS = [
 
 # Files and folders that take longer than about 15 seconds each: two thirds of the whole time.
 SLOW = (
+    "cli/test_check_command.py",
     "cli/test_commands.py",
+    "cli/test_track.py",
     "devices",
     "editors",
+    "imports",
     "metrics/test_downstream.py",
+    "metrics/test_task_files.py",
     "plan/test_plan.py",
     "solving/test_multi_layer.py",
     "solving/test_rank_one.py",

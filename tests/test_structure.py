@@ -40,7 +40,7 @@ FLOORS = [
     {"datasets", "editors"},
     {"bench", "flops", "metrics", "plan"},
     {"study"},
-    {"analyses", "exports"},
+    {"analyses", "exports", "imports"},
     {"reports"},
     {"cli"},
     {FACE, "__main__"},

@@ -3,6 +3,10 @@
     jaxedit eval --tasks=piqa,lambada_standard --limit=800
     jaxedit eval --run=runs/laptop     --tasks=piqa              with the edits that were kept
     jaxedit eval --run=runs/scan --run_steps=2,7 --tasks=mine --task_path=tasks
+    jaxedit eval --tasks=piqa --apply_chat_template --output_path=results --log_samples
+
+--output_path writes lm-eval's own files: results_DATE.json, and with --log_samples each item in
+samples_TASK_DATE.jsonl, in a folder named after the model.
 
 Tasks are lm-eval's, by name; without a network describe local files in task files (.yaml) of your
 own and give --task_path. Needs lm-eval: pip install 'jaxedit[eval]'.
@@ -22,6 +26,11 @@ def define_flags() -> None:
     flags.DEFINE_list("tasks", [], "names of tasks, with commas between them")
     flags.DEFINE_integer("limit", None, "at most so many items of each task")
     flags.DEFINE_string("task_path", None, "a directory with task files of your own")
+    flags.DEFINE_integer("num_fewshot", None, "examples before each item; as the task says")
+    flags.DEFINE_bool("apply_chat_template", False, "put prompts into the model's chat template")
+    flags.DEFINE_integer("seed", None, "of lm-eval's random choices, such as the examples")
+    flags.DEFINE_string("output_path", None, "a folder for lm-eval's own files: results_*.json")
+    flags.DEFINE_bool("log_samples", False, "write each item there, too: samples_TASK_*.jsonl")
     edited_flags()
     flags.DEFINE_alias("workdir", "run")
     json_flag()
@@ -29,11 +38,21 @@ def define_flags() -> None:
 
 def main() -> None:
     """Evaluate."""
-    from jaxedit.metrics.downstream import evaluate_tasks
+    from jaxedit.metrics.downstream import PromptSettings, evaluate_tasks
+    from jaxedit.metrics.task_files import check_output
 
+    output_path = Path(FLAGS.output_path) if FLAGS.output_path else None
+    check_output(output_path, FLAGS.log_samples)
     model = load_model()
-    path = Path(FLAGS.task_path) if FLAGS.task_path else None
-    found = evaluate_tasks(model, FLAGS.tasks, limit=FLAGS.limit, task_path=path)
+    found = evaluate_tasks(
+        model,
+        FLAGS.tasks,
+        limit=FLAGS.limit,
+        task_path=Path(FLAGS.task_path) if FLAGS.task_path else None,
+        prompts=PromptSettings(FLAGS.num_fewshot, FLAGS.apply_chat_template, FLAGS.seed),
+        output_path=output_path,
+        log_samples=FLAGS.log_samples,
+    )
     if FLAGS.json:
         n_edits = len(model.metadata.history)
         print_json({"model": model.metadata.source, "n_edits": n_edits, "tasks": found})

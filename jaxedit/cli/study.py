@@ -6,11 +6,11 @@
     jaxedit study --config=single_edits --config.shard=2/8     one of eight processes; then merge
     jaxedit study --set=editor.v_lr=0.3 --set=n_facts=16 --workdir=runs/slower
     jaxedit study --run=runs/laptop --workdir=runs/more      on top of a study's kept edits
+    jaxedit study --track=tensorboard,wandb      its numbers in experiment trackers, while it runs
 
 An interrupted study goes on with the same command. The report lies in the work directory.
 """
 
-import contextlib
 from pathlib import Path
 
 from absl import flags
@@ -38,38 +38,43 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "workdir", None, "where journal and report go; runs/NAME OF THE CONFIGURATION"
     )
-    flags.DEFINE_bool(
-        "tensorboard", False, "write TensorBoard events to the work directory while the study runs"
+    flags.DEFINE_list(
+        "track",
+        [],
+        "experiment trackers that get each step's numbers while the study runs, with commas "
+        "between them: mlflow, tensorboard, trackio, wandb",
     )
+    flags.DEFINE_bool("tensorboard", False, "called --track=tensorboard now")
     process_flags()
     json_flag()
 
 
 def main() -> None:
     """Run the study, then its report."""
-    from jaxedit.reports.tensorboard import TensorBoardWriter
+    from jaxedit.reports.tracking import StudyTracking
     from jaxedit.study.loop import run_study
     from jaxedit.study.merge import shard_folder
     from jaxedit.study.record import StepRecord
 
+    if FLAGS.tensorboard:
+        raise ValueError("the flag --tensorboard is called --track=tensorboard now")
     config = FLAGS.config
     apply_set(config)
     apply_start(config)
     path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
     folder = Path(FLAGS.workdir or f"runs/{Path(path).stem}{'-' + argument if argument else ''}")
+    name = folder.resolve().name
     if config.get("shard"):
         folder = shard_folder(folder, config.shard)
+        name = f"{name}-{folder.name}"
+    tracking = StudyTracking(FLAGS.track, name, folder, config.to_dict())
     folder = process_workdir(folder)
-    with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(StepBar(single=config.mode == "single"))
-        writer = None
-        if FLAGS.tensorboard and is_first_process():
-            writer = stack.enter_context(TensorBoardWriter(folder))
+    with StepBar(single=config.mode == "single") as bar, tracking:
 
         def on_step(record: StepRecord, total: int) -> None:
             bar.show_step(record, total)
-            if writer is not None:
-                writer.write_step(record)
+            if FLAGS.track and is_first_process():
+                tracking.write_step(record)
 
         run_study(config, folder, on_step)
     show_report(folder, FLAGS.json)

@@ -3,16 +3,21 @@
 Tokens are those of lm-eval's own `HFLM`: context and continuation are tokenised together, the
 context's trailing spaces with the continuation; without a context the begin-of-text token (else the
 end-of-text one) stands for it; what is too long loses its beginning. Begin-of-text tokens follow
-the model's own settings. Imported where lm-eval is used: it is slow to import.
+the model's own settings, and a text that begins with one gets no other. Imported where lm-eval is
+used: it is slow to import.
 """
 
+import functools
+import math
 from typing import Any
 
+import jinja2
 import numpy as np
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
+from jaxedit.models.decoder import parameter_shapes
 from jaxedit.models.generate import continue_tokens
 from jaxedit.models.model import Model
 from jaxedit.models.packing import pack
@@ -32,6 +37,58 @@ class HarnessModel(TemplateLM):
         super().__init__()
         self.model = model
 
+    @functools.cached_property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer and chat template as transformers' class, for lm-eval's records."""
+        from transformers import PreTrainedTokenizerFast
+
+        own = self.model.tokenizer
+        bos, eos = (None if i is None else own.decode([i]) for i in (own.bos_id, own.eos_id))
+        return PreTrainedTokenizerFast(
+            tokenizer_object=own.backend,
+            bos_token=bos,
+            eos_token=eos,
+            chat_template=own.chat_template,
+        )
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Render messages by the model's chat template, as `HFLM` does.
+
+        Args:
+          chat_history: messages, each with its "role" and "content".
+          add_generation_prompt: whether an answer is to begin; else the last message goes on.
+        """
+        render = functools.partial(
+            self.tokenizer.apply_chat_template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+        try:
+            return render(chat_history)
+        except jinja2.TemplateError:  # some templates take no system message
+            return render([each for each in chat_history if each["role"] != "system"])
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Return what lm-eval's results say of the model, beside the keys of `HFLM` the edits."""
+        shapes = parameter_shapes(self.model.config).values()
+        return {
+            "model": "jaxedit",
+            "model_num_parameters": sum(map(math.prod, shapes)),
+            "model_dtype": str(self.model.dtype),
+            "model_revision": "",
+            "model_sha": "",
+            "fingerprint": self.model.fingerprint,
+            "n_edits": len(self.model.metadata.history),
+        }
+
+    @property
+    def max_length(self) -> int:
+        """The number of positions."""
+        return self.model.config.P
+
     @property
     def eot_token_id(self) -> int:
         """The end-of-text token, else the begin-of-text one."""
@@ -47,12 +104,15 @@ class HarnessModel(TemplateLM):
     @property
     def tokenizer_name(self) -> str:
         """For lm-eval's caches."""
-        return self.model.metadata.source
+        return self.model.metadata.source.replace("/", "__")
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Tokenise a text."""
+        """Tokenise a text; one that begins with a begin-of-text token gets no other."""
+        first = self.model.tokenizer.decode([self.prefix_token_id])
+        if add_special_tokens is None and first and string.startswith(first):
+            add_special_tokens = False
         return self.model.tokenizer.encode(string, bos=add_special_tokens)
 
     def _loglikelihood_tokens(

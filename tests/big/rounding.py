@@ -38,7 +38,9 @@ N_FACTS = flags.DEFINE_integer("n_facts", 20, "how many facts")
 RESULTS = Path(__file__).with_suffix(".json")
 FIGURE = Path(__file__).parents[2] / "configs" / "rounding.png"
 LAYERS = (4, 5, 6, 7, 8)
-WEAK = dict(find_published("memit/smollm2-135m").hyper) | dict(mom2_update_weight=15000.0)
+WEAK = dict(find_published("memit/smollm2-135m").hyper) | dict(
+    mom2_update_weight=15000.0, mom2_adjustment=False
+)
 METHODS = {
     "ROME, layer 5": ("rome", find_published("rome/smollm2-135m").hyper, False),
     "MEMIT, layers 4-8": ("memit", find_published("memit/smollm2-135m").hyper, True),

@@ -3,7 +3,9 @@
 The tests from test_study on follow one folder: they run in this order.
 """
 
+import csv
 import json
+from pathlib import Path
 
 import pytest
 from command_examples import FACTS, STUDY, TEMPLATES, TEXTS, refusal, result
@@ -135,6 +137,20 @@ def test_report(studied, run, folder):
         in done.stdout
     )
     assert {name: (folder / "run" / name).read_bytes() for name in expected} == expected
+
+
+def test_report_as_a_table_of_values(studied, run, folder):
+    """Beside the other files, and said where; with --json nothing is printed but the JSON."""
+    done = run("report", "--workdir=run", "--csv")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"Table: {Path('run') / 'report.csv'}"
+    journal = read_journal(folder / "run")
+    with (folder / "run" / "report.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [step.record.step for step in journal.steps]
+    means = [step.record.perplexity["mean"] for step in journal.steps]
+    assert [float(row["perplexity.mean"]) for row in rows] == means
+    assert result(run("report", "--workdir=run", "--csv", "--json"))["workdir"] == "run"
 
 
 def test_a_folder_of_another_study(studied, run, folder):

@@ -10,48 +10,10 @@ import transformers
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from task_examples import CHOICE, TASK, write_tasks
 
 from jaxedit.metrics.downstream import evaluate_tasks
 from jaxedit.metrics.harness import HarnessModel
-
-TASK = """
-task: {name}
-dataset_path: json
-dataset_kwargs:
-  data_files:
-    test: {path}
-test_split: test
-"""
-CHOICE = """
-output_type: multiple_choice
-doc_to_text: "{{query}}Answer:"
-doc_to_target: gold
-doc_to_choice: choices
-metric_list:
-  - metric: acc
-  - metric: acc_norm
-"""
-LAST_WORD = """
-output_type: loglikelihood
-doc_to_text: "{{context}}"
-doc_to_target: "{{' ' + continuation}}"
-metric_list:
-  - metric: perplexity
-    aggregation: perplexity
-    higher_is_better: false
-  - metric: acc
-"""
-FREE = """
-output_type: generate_until
-doc_to_text: "{{query}}"
-doc_to_target: "{{choices[gold]}}"
-generation_kwargs:
-  until: ["\\n"]
-  max_gen_toks: 12
-  do_sample: false
-metric_list:
-  - metric: exact_match
-"""
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
@@ -134,16 +96,7 @@ def test_generation_that_is_not_there_is_refused(golden, settings, message):
 @pytest.fixture(scope="module")
 def tasks(shared, tmp_path_factory):
     """Make a directory of task files over real data."""
-    folder = tmp_path_factory.mktemp("tasks")
-    files = (
-        ("piqa_here", "piqa.jsonl", CHOICE),
-        ("lambada_here", "lambada_openai.jsonl", LAST_WORD),
-        ("piqa_free", "piqa.jsonl", FREE),
-    )
-    for name, source, text in files:
-        content = TASK.format(name=name, path=shared / "data" / "eval" / source) + text
-        (folder / f"{name}.yaml").write_text(content, encoding="utf-8")
-    return folder
+    return write_tasks(tmp_path_factory.mktemp("tasks"), shared)
 
 
 def test_tasks_have_the_results_that_lm_eval_gives_torch(pair, tasks):

@@ -7,7 +7,16 @@ import sys
 import jaxedit.analyses
 import jaxedit.reports
 
-SLOW = ("matplotlib", "plotly", "sklearn", "jinja2", "tensorboardX")
+SLOW = (
+    "matplotlib",
+    "plotly",
+    "sklearn",
+    "jinja2",
+    "tensorboardX",
+    "wandb",
+    "mlflow",
+    "trackio",
+)
 DRAW = """
 import sys
 for name in {modules}:
@@ -27,7 +36,7 @@ def test_importing_is_quick_and_drawing_needs_no_pyplot(tmp_path):
         for package in (jaxedit.reports, jaxedit.analyses)
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     ]
-    assert "jaxedit.reports.plots" in modules
+    assert {"jaxedit.reports.plots", "jaxedit.reports.trackers.wandb"} <= set(modules)
     program = DRAW.format(modules=modules, slow=SLOW)
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
