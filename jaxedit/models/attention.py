@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.ops import linear, parameter, product, rms_norm
+from jaxedit.models.ops import PRECISION, linear, parameter, rms_norm
 from jaxedit.models.rope import rotate
 
 KeysAndValues = tuple[jax.Array, jax.Array]
@@ -79,7 +79,10 @@ class Attention(nnx.Module):
         # Scores of the cached positions, then of the call's own. The two are never joined as keys
         # and values: that would copy the cache for every call.
         sources = [new_kv] if cached_kv is None else [cached_kv, new_kv]
-        scores = [product("BKATH,BKSH->BKATS", q_BKATH, k_BKSH, dtype) for k_BKSH, _ in sources]
+        scores = [
+            jnp.einsum("BKATH,BKSH->BKATS", q_BKATH, k_BKSH, precision=PRECISION)
+            for k_BKSH, _ in sources
+        ]
         lowest = jnp.finfo(jnp.float32).min
         score_BKATS = jnp.where(
             attn_context.mask_BTS[:, None, None], jnp.concatenate(scores, -1), lowest
@@ -92,7 +95,7 @@ class Attention(nnx.Module):
         if cached_kv is not None:
             weights = [weight_BKATS[..., :n_cached], weight_BKATS[..., n_cached:]]
         mixed = [
-            product("BKATS,BKSH->BKATH", part_BKATS, v_BKSH, dtype)
+            jnp.einsum("BKATS,BKSH->BKATH", part_BKATS, v_BKSH, precision=PRECISION)
             for part_BKATS, (_, v_BKSH) in zip(weights, sources, strict=True)
         ]
         mixed_BKATH = functools.reduce(jnp.add, mixed)

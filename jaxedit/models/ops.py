@@ -71,13 +71,6 @@ def linear(equation: str, x, w, b) -> jax.Array:
     return out if b is None else out + jnp.asarray(b).astype(jnp.float32)
 
 
-def product(equation: str, x, y, dtype: jnp.dtype) -> jax.Array:
-    """Multiply activations in the weights' precision, accumulated and returned in float32."""
-    return (
-        _einsum(equation, x, y) if dtype == jnp.float32 else _product(equation, x, y.astype(dtype))
-    )
-
-
 def _einsum(equation: str, x, w) -> jax.Array:
     """Compute x w in the dtype of w, accumulated and returned in float32."""
     return jnp.einsum(

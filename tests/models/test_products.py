@@ -53,9 +53,13 @@ def test_products_are_in_the_weights_dtype_both_ways(golden_path, dtype, unrolle
     gradient = jax.grad(lambda h_BTD: loss(model, h_BTD, unrolled))
     program = jax.make_jaxpr(gradient)(residual(model))
     dots = [each for each in equations(program.jaxpr) if each.primitive.name == "dot_general"]
-    assert len(dots) > 12
-    operands = {str(var.aval.dtype) for each in dots for var in each.invars}
-    assert operands == {dtype}
+    # Attention's products, of a batch of heads, are float32: in bfloat16 they cost v 5 times more
+    # than rounding the weights does.
+    heads = [each for each in dots if any(each.params["dimension_numbers"][1])]
+    weights = [each for each in dots if each not in heads]
+    assert len(weights) > 12 and heads
+    assert {str(var.aval.dtype) for each in weights for var in each.invars} == {dtype}
+    assert {str(var.aval.dtype) for each in heads for var in each.invars} == {"float32"}
     assert {str(each.outvars[0].aval.dtype) for each in dots} == {"float32"}
 
 
