@@ -57,7 +57,8 @@ def test_products_are_in_the_weights_dtype_both_ways(golden_path, dtype, unrolle
     # than rounding the weights does.
     heads = [each for each in dots if any(each.params["dimension_numbers"][1])]
     weights = [each for each in dots if each not in heads]
-    assert len(weights) > 12 and heads
+    assert len(weights) > 12
+    assert heads
     assert {str(var.aval.dtype) for each in weights for var in each.invars} == {dtype}
     assert {str(var.aval.dtype) for each in heads for var in each.invars} == {"float32"}
     assert {str(each.outvars[0].aval.dtype) for each in dots} == {"float32"}
