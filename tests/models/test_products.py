@@ -53,8 +53,7 @@ def test_products_are_in_the_weights_dtype_both_ways(golden_path, dtype, unrolle
     gradient = jax.grad(lambda h_BTD: loss(model, h_BTD, unrolled))
     program = jax.make_jaxpr(gradient)(residual(model))
     dots = [each for each in equations(program.jaxpr) if each.primitive.name == "dot_general"]
-    # Attention's products, of a batch of heads, are float32: in bfloat16 they cost v 5 times more
-    # than rounding the weights does.
+    # Attention's products, of a batch of heads, are float32.
     heads = [each for each in dots if any(each.params["dimension_numbers"][1])]
     weights = [each for each in dots if each not in heads]
     assert len(weights) > 12
