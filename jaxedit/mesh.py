@@ -95,6 +95,11 @@ def _report_idle(spec: str, n_used: int, n_devices: int, model: int) -> None:
     logging.getLogger("jaxedit").warning("%s", message)
 
 
+def platform(mesh: Mesh) -> str:
+    """Return what kind of devices a mesh is of: "cpu", "gpu" or "tpu"."""
+    return mesh.devices.flat[0].platform
+
+
 def parameter_sharding(mesh: Mesh, name: str, shape: tuple[int, ...]) -> NamedSharding:
     """Return the sharding of a stored parameter, or of an array by its axis letters.
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxedit.edits.edit import Dense, Edit, LowRank
 from jaxedit.models.model import Model, ModelMetadata, allocate_deltas
-from jaxedit.models.ops import PRECISION, Overlay
+from jaxedit.models.ops import PRECISION, Overlay, Slots
 
 
 def allocate_for(model: Model, edit: Edit) -> Model:
@@ -95,9 +95,9 @@ def undo(model: Model, edit: Edit) -> Model:
 def without_edits(model: Model) -> Model:
     """Return the model as if it had no edits, with all its arrays.
 
-    No layer reads the overlay, whose shape stays: nothing is compiled anew.
+    No layer reads the overlay, which keeps its room.
     """
-    hidden = {name: jnp.full_like(slot_L, -1) for name, slot_L in model.overlay.slot.items()}
+    hidden = {name: Slots([-1] * model.config.L) for name in model.overlay.slot}
     return _with_edits(model, Overlay(model.overlay.delta, hidden), ())
 
 

@@ -13,7 +13,7 @@ from jaxedit.edits.apply import check_shape
 from jaxedit.edits.edit import Edit, LowRank
 from jaxedit.mesh import shard_batch
 from jaxedit.models.model import Model, with_bos
-from jaxedit.models.ops import PerRowEdits
+from jaxedit.models.ops import PerRowEdits, Slots
 
 
 def with_per_row_edits(model: Model, edits: Sequence[Edit], edit_B: np.ndarray) -> Model:
@@ -59,18 +59,19 @@ def _stack_factors(
     _, F, D = model.base[weight].shape
     u_EIFR = np.zeros((E, I, F, rank), np.float32)
     v_EIRD = np.zeros((E, I, rank, D), np.float32)
-    slot_L = np.full(model.config.L, -1, np.int32)
+    slots: dict[int, int] = {}
     for i, deltas in enumerate(deltas_of_edit):
         for e, delta in enumerate(deltas):
             check_shape(model, delta)
-            slot_L[delta.layer] = e
+            slots[delta.layer] = e
             u_EIFR[e, i, :, : len(delta.v_RD)] = delta.u_FR
             v_EIRD[e, i, : len(delta.v_RD)] = delta.v_RD
 
     # Rows are split over `data` with their batch; the factors' own axes are whole on every device.
     u_EBFR = shard_batch(model.mesh, "_B__", u_EIFR[:, edit_B])
     v_EBRD = shard_batch(model.mesh, "_B__", v_EIRD[:, edit_B])
-    return PerRowEdits(u_EBFR, v_EBRD, shard_batch(model.mesh, "L", slot_L))
+    slot_L = Slots(slots.get(layer, -1) for layer in range(model.config.L))
+    return PerRowEdits(u_EBFR, v_EBRD, slot_L)
 
 
 def all_low_rank(edits: Sequence[Edit]) -> bool:

@@ -55,7 +55,7 @@ class MLP(nnx.Module):
     def value(self, key_BTF, overlay: Overlay, layer) -> jax.Array:
         """Compute the second layer's output [B, T, D], the edits' term added in float32."""
         out_BTD = linear("BTF,FD->BTD", key_BTF, self.w_down, getattr(self, "b_down", None))
-        return add_delta(overlay, "mlp/w_down", layer, key_BTF, out_BTD)
+        return add_delta(overlay, "mlp/w_down", layer, key_BTF, out_BTD, self.w_down.dtype)
 
 
 class Block(nnx.Module):

@@ -5,7 +5,10 @@ prefix's keys and values are collected once and given to later calls. Layers are
 loop, never sliced as `a[l:]`, which would copy the weights.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +21,7 @@ from jaxedit.mesh import constrain, shard_batch
 from jaxedit.models.attention import AttentionContext, KeysAndValues
 from jaxedit.models.decoder import Block, EmbedAndHead, definition, module_paths, normalise
 from jaxedit.models.model import Model
+from jaxedit.models.ops import split_by_edits
 
 
 def block_at(model: Model, layer) -> Block:
@@ -107,21 +111,60 @@ def run_layer_at_positions(
     return mid_QD + value_QD, key_Q1F[:, 0], value_QD
 
 
-def run_layers(model: Model, h_BTD, attn_context: AttentionContext, lo, hi) -> jax.Array:
+def run_layers(
+    model: Model, h_BTD, attn_context: AttentionContext, lo, hi, unrolled: bool = False
+) -> jax.Array:
     """Run layers lo..hi-1 on the residual stream [B, T, D].
 
     `lo` and `hi` may be traced, so one compilation serves every segment; as Python integers they
     make the loop differentiable. In reverse mode only products are kept: a layer's slice of the
     weights is taken again.
+
+    Args:
+      model: with its edits.
+      h_BTD: the residual stream before layer `lo`.
+      attn_context: positions and mask.
+      lo: the first layer.
+      hi: the end.
+      unrolled: whether each layer between Python integers is a program of its own: slow to
+        compile, but nothing is copied into and out of arrays of all layers.
     """
 
-    def body(layer, h_BTD):
+    def step(model: Model, layer, h_BTD):
         h_BTD, _, _ = _run_block(model, h_BTD, attn_context, layer)
         return constrain(model.mesh, "BTD", h_BTD)
 
-    if isinstance(lo, int) and isinstance(hi, int):
-        body = jax.checkpoint(body, policy=jax.checkpoint_policies.dots_saveable)
-    return lax.fori_loop(lo, hi, body, h_BTD)
+    saved = jax.checkpoint_policies.dots_saveable
+    if unrolled:
+        for layer in range(lo, hi):
+            of_layer = jax.checkpoint(functools.partial(step, model, layer), policy=saved)
+            h_BTD = of_layer(h_BTD)
+        return h_BTD
+    return _over_layers(model, lo, hi, step, h_BTD, saved)
+
+
+def _over_layers(model: Model, lo, hi, step: Callable[..., Any], carry, saved=None) -> Any:
+    """Run `step(model, layer, carry)` for layers lo..hi-1.
+
+    Between Python integers layers run in loops of layers that are edited alike, where none has to
+    ask whether it is edited.
+
+    Args:
+      model: with its edits; a step gets it with those of its layer.
+      lo: the first layer, possibly traced.
+      hi: the end, possibly traced.
+      step: returns the carry after a layer.
+      carry: before the first.
+      saved: what the gradient keeps of a step between Python integers; None: everything.
+    """
+    if not (isinstance(lo, int) and isinstance(hi, int)):
+        return lax.fori_loop(lo, hi, functools.partial(step, model), carry)
+    for first, end, overlay in split_by_edits(model.overlay, lo, hi):
+        body = functools.partial(step, dataclasses.replace(model, overlay=overlay))
+        if saved is not None:
+            body = jax.checkpoint(body, policy=saved)
+        carry = lax.fori_loop(first, end, body, carry)
+    return carry
 
 
 def run_layers_with_kv(
@@ -135,14 +178,14 @@ def run_layers_with_kv(
     B, T, _ = h_BTD.shape
     empty_LBKTH = jnp.zeros((model.config.L, B, model.config.K, T, model.config.H), jnp.float32)
 
-    def body(layer, carry):
+    def step(model: Model, layer, carry):
         h_BTD, k_LBKTH, v_LBKTH = carry
         h_BTD, _, (k_BKTH, v_BKTH) = _run_block(model, h_BTD, attn_context, layer)
         put = functools.partial(lax.dynamic_update_index_in_dim, index=layer, axis=0)
         return constrain(model.mesh, "BTD", h_BTD), put(k_LBKTH, k_BKTH), put(v_LBKTH, v_BKTH)
 
     carry = (h_BTD, empty_LBKTH, empty_LBKTH)
-    h_BTD, k_LBKTH, v_LBKTH = lax.fori_loop(lo, hi, body, carry)
+    h_BTD, k_LBKTH, v_LBKTH = _over_layers(model, lo, hi, step, carry)
     return h_BTD, (k_LBKTH, v_LBKTH)
 
 

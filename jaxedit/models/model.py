@@ -12,9 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxedit import axes
-from jaxedit.mesh import device_put_global, parameter_sharding, replicate, shard_batch
+from jaxedit.mesh import device_put_global, parameter_sharding, replicate
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.ops import Overlay
+from jaxedit.models.ops import Overlay, Slots
 from jaxedit.models.tokenizer import Tokenizer
 
 SAMPLED = 4096  # about so many entries of a parameter decide the fingerprint
@@ -184,15 +184,15 @@ def allocate_deltas(model: Model, weight: str, layers: tuple[int, ...]) -> Model
     old = model.overlay
     had: tuple[int, ...] = ()
     if weight in old.slot:
-        had = tuple(int(l) for l in np.flatnonzero(np.asarray(old.slot[weight]) >= 0))
+        had = tuple(map(int, np.flatnonzero(np.asarray(old.slot[weight]) >= 0)))
     if set(layers) <= set(had):
         return model
 
     # A new table of slots and zeros for all edited layers, into which the old deltas are copied.
     edited = sorted({*had, *layers})
     E, (_, n_in, n_out) = len(edited), model.base[weight].shape
-    slot_L = np.full(model.config.L, -1, np.int32)
-    slot_L[edited] = np.arange(E)
+    slots = {layer: e for e, layer in enumerate(edited)}
+    slot_L = Slots(slots.get(layer, -1) for layer in range(model.config.L))
     letters = "E" + axes.PARAMETERS[weight].removeprefix("L")
     sharding = parameter_sharding(model.mesh, letters, (E, n_in, n_out))
     delta_EFD = device_put_global(sharding, np.zeros((E, n_in, n_out), np.float32))
@@ -200,6 +200,5 @@ def allocate_deltas(model: Model, weight: str, layers: tuple[int, ...]) -> Model
         delta_FD = old.delta[weight][int(old.slot[weight][layer])]
         delta_EFD = delta_EFD.at[slot_L[layer]].set(delta_FD)
 
-    slot = shard_batch(model.mesh, "L", slot_L)
-    overlay = Overlay({**old.delta, weight: delta_EFD}, {**old.slot, weight: slot})
+    overlay = Overlay({**old.delta, weight: delta_EFD}, {**old.slot, weight: slot_L})
     return dataclasses.replace(model, overlay=overlay)

@@ -1,5 +1,7 @@
 """The parameters and operations of which the decoder's modules are made, and the edits' term."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,6 +14,19 @@ from jaxedit.models.config import DecoderConfig
 
 # Float32 weights mean float32 products: without this a TPU would use bfloat16 passes.
 PRECISION = lax.Precision.HIGHEST
+# How GPUs compile what runs whole layers; other devices take no notice. The library's kernels take
+# a layer's weight where it lies in the stack. XLA's own are tried out for long and copy it, and so
+# does a product of queries, keys and values with their weights side by side.
+GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0}
+
+
+@jax.tree_util.register_static
+class Slots(tuple[int, ...]):
+    """Each layer's index in `delta_EFD`; -1: not edited.
+
+    Static data: which layers are edited is known when a program is compiled, and no layer that is
+    not edited asks.
+    """
 
 
 class PerRowEdits(NamedTuple):
@@ -25,7 +40,7 @@ class PerRowEdits(NamedTuple):
 
     u_EBFR: jax.Array
     v_EBRD: jax.Array
-    slot_L: jax.Array
+    slot_L: Slots | jax.Array
 
 
 class Overlay(NamedTuple):
@@ -33,12 +48,13 @@ class Overlay(NamedTuple):
 
     Attributes:
       delta: edited weight -> float32 `delta_EFD`, the change of each edited layer.
-      slot: edited weight -> integer `slot_L`, each layer's index in `delta_EFD`; -1: not edited.
+      slot: edited weight -> `slot_L`: `Slots`, or an array of the same numbers that is only known
+        when a program runs.
       rows: edited weight -> edits that only single rows of the batch at hand have besides.
     """
 
     delta: dict[str, jax.Array]
-    slot: dict[str, jax.Array]
+    slot: dict[str, Slots | jax.Array]
     rows: dict[str, PerRowEdits] | None = None
 
 
@@ -51,10 +67,49 @@ def parameter(config: DecoderConfig, name: str) -> nnx.Param:
 def linear(equation: str, x, w, b) -> jax.Array:
     """Compute x w + b in the weight's precision, accumulated and returned in float32."""
     w = jnp.asarray(w)
-    out = jnp.einsum(
+    out = _einsum(equation, x, w) if w.dtype == jnp.float32 else _product(equation, x, w)
+    return out if b is None else out + jnp.asarray(b).astype(jnp.float32)
+
+
+def _einsum(equation: str, x, w) -> jax.Array:
+    """Compute x w in the dtype of w, accumulated and returned in float32."""
+    return jnp.einsum(
         equation, x.astype(w.dtype), w, precision=PRECISION, preferred_element_type=jnp.float32
     )
-    return out if b is None else out + jnp.asarray(b).astype(jnp.float32)
+
+
+def _own_kernel(product: jax.Array) -> jax.Array:
+    """Keep what follows a product out of it on GPUs; nothing elsewhere.
+
+    A matrix library's kernel takes a layer's weight where it lies in the stack. Where XLA gives it
+    the bias to add as well, the weight is copied out first.
+    """
+    return lax.platform_dependent(product, cuda=lax.optimization_barrier, default=lambda out: out)
+
+
+# The derivative that JAX would take of a bfloat16 product with a float32 result is a product of
+# float32 numbers: six passes on a TPU, no tensor cores and an upcast copy of the weight on a GPU.
+# This one's products are bfloat16 ones too, accumulated in float32.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(equation: str, x, w) -> jax.Array:
+    return _own_kernel(_einsum(equation, x, w))
+
+
+def _product_forward(equation: str, x, w) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    # Not `_product` again: a checkpoint policy sees no product inside it, and would not keep it.
+    return _own_kernel(_einsum(equation, x, w)), (x, w)
+
+
+def _product_backward(equation: str, saved: tuple[jax.Array, jax.Array], gradient):
+    x, w = saved
+    inputs, output = equation.split("->")
+    of_x, of_w = inputs.split(",")
+    x_gradient = _own_kernel(_einsum(f"{output},{of_w}->{of_x}", gradient, w))
+    w_gradient = _einsum(f"{output},{of_x}->{of_w}", gradient, x.astype(w.dtype))
+    return x_gradient.astype(x.dtype), w_gradient.astype(w.dtype)
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def activation(name: str, x) -> jax.Array:
@@ -79,7 +134,9 @@ def layer_norm(x, scale, bias, eps: float) -> jax.Array:
     return normed * jnp.asarray(scale).astype(jnp.float32) + jnp.asarray(bias).astype(jnp.float32)
 
 
-def add_delta(overlay: Overlay, name: str, layer, x_BTF, out_BTD) -> jax.Array:
+def add_delta(
+    overlay: Overlay, name: str, layer, x_BTF, out_BTD, dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
     """Add the edits' term x @ delta of a layer to the weight's output, in float32.
 
     Layers without edits and models without edits pay nothing.
@@ -90,29 +147,84 @@ def add_delta(overlay: Overlay, name: str, layer, x_BTF, out_BTD) -> jax.Array:
       layer: which, possibly traced.
       x_BTF: the weight's input.
       out_BTD: its output without the edits.
+      dtype: of the weight. On GPUs the edits of a bfloat16 one are multiplied as three products of
+        bfloat16 numbers, which loses 2^-16 of the term.
     """
     x_BTF = x_BTF.astype(jnp.float32)
 
     # The edits that the whole model has.
     if name in overlay.delta:
-        slot = overlay.slot[name][layer]
 
-        def add_edits(out_BTD):
+        def add_edits(slot, out_BTD):
             delta_FD = lax.dynamic_index_in_dim(overlay.delta[name], slot, 0, keepdims=False)
-            return out_BTD + jnp.einsum("BTF,FD->BTD", x_BTF, delta_FD, precision=PRECISION)
+            exact = functools.partial(jnp.einsum, "BTF,FD->BTD", precision=PRECISION)
+            if dtype == jnp.float32:
+                return out_BTD + exact(x_BTF, delta_FD)
+            in_three = lax.DotAlgorithmPreset.BF16_BF16_F32_X3
+            split = functools.partial(jnp.einsum, "BTF,FD->BTD", precision=in_three)
+            term_BTD = lax.platform_dependent(x_BTF, delta_FD, cuda=split, default=exact)
+            return out_BTD + term_BTD
 
-        out_BTD = lax.cond(slot >= 0, add_edits, lambda out_BTD: out_BTD, out_BTD)
+        out_BTD = _add_where_edited(overlay.slot[name], layer, add_edits, out_BTD)
 
     # The edits that single rows have: (x u) v, never written out as a matrix for each row.
     if overlay.rows and name in overlay.rows:
         rows = overlay.rows[name]
-        row_slot = rows.slot_L[layer]
 
-        def add_row_edits(out_BTD):
-            u_BFR = lax.dynamic_index_in_dim(rows.u_EBFR, row_slot, 0, keepdims=False)
-            v_BRD = lax.dynamic_index_in_dim(rows.v_EBRD, row_slot, 0, keepdims=False)
+        def add_row_edits(slot, out_BTD):
+            u_BFR = lax.dynamic_index_in_dim(rows.u_EBFR, slot, 0, keepdims=False)
+            v_BRD = lax.dynamic_index_in_dim(rows.v_EBRD, slot, 0, keepdims=False)
             x_BTR = jnp.einsum("BTF,BFR->BTR", x_BTF, u_BFR, precision=PRECISION)
             return out_BTD + jnp.einsum("BTR,BRD->BTD", x_BTR, v_BRD, precision=PRECISION)
 
-        out_BTD = lax.cond(row_slot >= 0, add_row_edits, lambda out_BTD: out_BTD, out_BTD)
+        out_BTD = _add_where_edited(rows.slot_L, layer, add_row_edits, out_BTD)
     return out_BTD
+
+
+def _add_where_edited(
+    slot_L: Slots | jax.Array, layer, add: Callable[..., jax.Array], out_BTD
+) -> jax.Array:
+    """Call `add(slot, out_BTD)` where the layer is edited; ask only where that is not known."""
+    if isinstance(slot_L, Slots) and isinstance(layer, int):
+        return add(slot_L[layer], out_BTD) if slot_L[layer] >= 0 else out_BTD
+    slot = jnp.array(tuple(slot_L) if isinstance(slot_L, Slots) else slot_L)[layer]
+    if isinstance(slot_L, Slots) and min(slot_L) >= 0:
+        return add(slot, out_BTD)
+    return lax.cond(slot >= 0, add, lambda slot, out_BTD: out_BTD, slot, out_BTD)
+
+
+def split_by_edits(overlay: Overlay, lo: int, hi: int) -> list[tuple[int, int, Overlay]]:
+    """Divide layers lo..hi-1 into runs, each of layers in which the same weights are edited.
+
+    Where the overlay does not say which layers are edited that is one run.
+
+    Returns:
+      First layer and end of each run, and the overlay to run it with: it has the weights that all
+      of the run's layers are edited in, and no layer needs to ask.
+    """
+    rows = overlay.rows or {}
+    tables = [*overlay.slot.values(), *(edits.slot_L for edits in rows.values())]
+    if not all(isinstance(table, Slots) for table in tables):
+        return [(lo, hi, overlay)]
+
+    def is_edited(layer: int) -> list[bool]:
+        return [int(table[layer]) >= 0 for table in tables]
+
+    def of_run(slot_L) -> Slots | None:
+        # The run's layers have slots; the numbers of other layers are not read.
+        return Slots(max(int(slot), 0) for slot in slot_L) if int(slot_L[first]) >= 0 else None
+
+    runs = []
+    ends = [l for l in range(lo + 1, hi + 1) if l == hi or is_edited(l) != is_edited(l - 1)]
+    for first, end in zip([lo, *ends], ends, strict=False):
+        slot = {name: of_run(slot_L) for name, slot_L in overlay.slot.items()}
+        slot = {name: slot_L for name, slot_L in slot.items() if slot_L is not None}
+        row_slot = {name: of_run(edits.slot_L) for name, edits in rows.items()}
+        in_rows = {
+            name: rows[name]._replace(slot_L=slot_L)
+            for name, slot_L in row_slot.items()
+            if slot_L is not None
+        }
+        delta = {name: overlay.delta[name] for name in slot}
+        runs.append((first, end, Overlay(delta, slot, in_rows or None)))
+    return runs

@@ -6,6 +6,7 @@ ever kept.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.mesh import replicate, shard_batch
+from jaxedit.mesh import platform, replicate, shard_batch
 from jaxedit.models.layers import causal_attention, embed, embedding_and_head, run_layers
 from jaxedit.models.model import Model
-from jaxedit.models.ops import Overlay
+from jaxedit.models.ops import GPU_OPTIONS, Overlay
 from jaxedit.models.packing import Packed
 from jaxedit.rounding import ceil_div
 
@@ -166,9 +167,9 @@ def prefill_batch(model: Model, token_BT, position_BT, segment_BT, layer) -> jax
     return run_layers(model, h_BTD, causal_attention(position_BT, segment_BT), 0, layer)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="layer", compiler_options=GPU_OPTIONS)
 def token_losses_of_batch(
-    model: Model, token_BT, position_BT, segment_BT, h_BTD, layer
+    model: Model, token_BT, position_BT, segment_BT, h_BTD, layer: int
 ) -> tuple[jax.Array, jax.Array]:
     """Compute at every position the loss of the row's next token, and whether it is the argmax.
 
@@ -186,7 +187,7 @@ def token_losses_of_batch(
     if h_BTD is None:
         h_BTD, layer = embed(model, token_BT, position_BT), 0
     attn_context = causal_attention(position_BT, segment_BT)
-    h_BTD = run_layers(model, h_BTD, attn_context, jnp.int32(layer), model.config.L)
+    h_BTD = run_layers(model, h_BTD, attn_context, layer, model.config.L)
     return replicate(model.mesh, next_token_losses(model, h_BTD, jnp.roll(token_BT, -1, axis=1)))
 
 
@@ -204,8 +205,7 @@ def next_token_losses(model: Model, h_BTD, target_BT) -> tuple[jax.Array, jax.Ar
     n_model = model.mesh.shape["model"]
     n_shards = n_model if model.config.V % n_model == 0 else 1
     per_shard = model.config.V // n_shards
-    on_cpu = model.mesh.devices.flat[0].platform == "cpu"
-    width = min(CPU_HEAD_WIDTH if on_cpu else HEAD_WIDTH, per_shard)
+    width = min(CPU_HEAD_WIDTH if platform(model.mesh) == "cpu" else HEAD_WIDTH, per_shard)
 
     def chunk(c, carry):
         highest_BT, total_BT, chosen_BT = carry

@@ -20,8 +20,9 @@ from jaxedit.edits.edit import EDITED_WEIGHT
 from jaxedit.mesh import parameter_sharding
 from jaxedit.models import family
 from jaxedit.models.config import DecoderConfig, replicate_kv_heads_for
-from jaxedit.models.decoder import Overlay, parameter_shapes
+from jaxedit.models.decoder import parameter_shapes
 from jaxedit.models.model import Model, ModelMetadata
+from jaxedit.models.ops import Overlay, Slots
 from jaxedit.models.tokenizer import Tokenizer
 
 _LLAMA = dict(model_type="llama", hidden_act="silu", rms_norm_eps=1e-5, tie_word_embeddings=False)
@@ -134,7 +135,8 @@ def abstract_model(
     shapes = parameter_shapes(config)
     base = {key: abstract_parameter(mesh, key, shape, dtype) for key, shape in shapes.items()}
     delta_EFD = abstract_parameter(mesh, "EFD", (len(layers), config.F, config.D))
-    slot_L = abstract_activation(mesh, "_", (config.L,))
+    slots = {layer: e for e, layer in enumerate(layers)}
+    slot_L = Slots(slots.get(layer, -1) for layer in range(config.L))
     overlay = Overlay({EDITED_WEIGHT: delta_EFD}, {EDITED_WEIGHT: slot_L})
     no_tokenizer = Tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()), False, None, None)
     return Model(base, overlay, config, mesh, ModelMetadata(no_tokenizer, name, {}))

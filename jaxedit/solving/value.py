@@ -41,7 +41,7 @@ import numpy as np
 
 from jaxedit.edits.apply import without_edits
 from jaxedit.edits.request import Request
-from jaxedit.mesh import shard_batch
+from jaxedit.mesh import platform, shard_batch
 from jaxedit.models.model import Model
 from jaxedit.rounding import ceil_div, next_power_of_two
 from jaxedit.solving.hyper import TargetHyper
@@ -60,6 +60,11 @@ from jaxedit.solving.value_loop import NUMERIC_HYPERS, LossVariant, optimise_bat
 # be padded to the longest suffix.
 ENOUGH_POSITIONS = 384
 SAVED_BYTES = 2**30  # the most that a device keeps of their forward pass for its gradient
+# On accelerators, where every batch reads the weights above the edited layer anew. By platform and
+# not by what a device has free, so that a resumed study gives the same bits.
+ACCELERATOR_POSITIONS = 3072
+ACCELERATOR_SAVED_BYTES = 2**33
+MANY_BATCHES = 4
 
 
 class OptimisedValues(NamedTuple):
@@ -118,19 +123,25 @@ def optimise_values(
     shapes = [common_shape([request]) for request in tokenised]
     sizes = [(shape.suffix, shape.n_read, shape.prefix) for shape in shapes]
     order = sorted(range(len(requests)), key=sizes.__getitem__)
-    batch_size = requests_per_batch(model, common_shape(tokenised), len(templates), layer)
-    chunks, n_requests = equal_chunks([tokenised[i] for i in order], batch_size)
+    groups = [
+        equal_chunks(group, requests_per_batch(model, common_shape(group), len(templates), layer))
+        for group in _groups(model, [tokenised[i] for i in order], len(templates), layer)
+    ]
 
     # prob_cutoff is published as minus the number of passes.
     max_correct_passes = None if hyper.prob_cutoff is None else -hyper.prob_cutoff
     variant = LossVariant(site, max_correct_passes, hyper.reduce_nll_when_correct)
 
     def run(model: Model, hyper: TargetHyper) -> OptimisedValues:
-        of_chunks = [
-            _optimise_chunk(model, chunk, common_shape(chunk), layer, hyper, variant)
-            for chunk in chunks
-        ]
-        in_order = [np.concatenate(arrays)[:n_requests] for arrays in zip(*of_chunks, strict=True)]
+        of_groups = []
+        for chunks, n_requests in groups:
+            of_chunks = [
+                _optimise_chunk(model, chunk, common_shape(chunk), layer, hyper, variant)
+                for chunk in chunks
+            ]
+            arrays = map(np.concatenate, zip(*of_chunks, strict=True))
+            of_groups.append([array[:n_requests] for array in arrays])
+        in_order = map(np.concatenate, zip(*of_groups, strict=True))
         return OptimisedValues(*(array[np.argsort(order)] for array in in_order))
 
     values = run(model, hyper)
@@ -144,19 +155,42 @@ def optimise_values(
     return values._replace(delta_ID=scale_I[:, None] * wanted_ID - values.init_ID)
 
 
+def _groups(
+    model: Model, in_order: list[TokenisedRequest], n_templates: int, layer: int
+) -> list[list[TokenisedRequest]]:
+    """Divide requests into those that are batched apart: one group, or one for each suffix.
+
+    On accelerators batches are large. Where there are many of them, requests of one suffix fill
+    their own, and none is padded to another's.
+    """
+    batch_size = requests_per_batch(model, common_shape(in_order), n_templates, layer)
+    if platform(model.mesh) == "cpu" or len(in_order) < MANY_BATCHES * batch_size:
+        return [in_order]
+    by_suffix: dict[int, list[TokenisedRequest]] = {}
+    for request in in_order:
+        by_suffix.setdefault(common_shape([request]).suffix, []).append(request)
+    return list(by_suffix.values())
+
+
 def requests_per_batch(model: Model, shape: PaddedShape, n_templates: int, layer: int) -> int:
     """Choose how many requests are optimised together.
 
-    A power of two with ENOUGH_POSITIONS, or fewer if their products would not fit SAVED_BYTES.
+    A power of two with enough positions for the platform, or fewer if their products would take
+    more than it is to keep.
     """
-    config, n_data = model.config, model.mesh.shape["data"]
+    config, n_data, n_model = model.config, model.mesh.shape["data"], model.mesh.shape["model"]
+    enough_positions, saved_bytes = ENOUGH_POSITIONS, SAVED_BYTES
+    if platform(model.mesh) != "cpu":
+        enough_positions, saved_bytes = ACCELERATOR_POSITIONS, ACCELERATOR_SAVED_BYTES
     positions = (n_templates + 1) * shape.suffix  # of one request, with its KL prompt
-    enough = next_power_of_two(ceil_div(ENOUGH_POSITIONS * n_data, positions))
+    enough = next_power_of_two(ceil_div(enough_positions * n_data, positions))
 
-    # The products of a position in one layer: attention's, the MLP's and both outputs.
-    floats = 2 * config.D + config.H * (config.N + 2 * config.K) + config.F * (1 + config.gated)
+    # The products of a position in one layer: both outputs, whole on every device; attention's and
+    # the MLP's, which are split over `model`.
+    split = config.H * (config.N + 2 * config.K) + config.F * (1 + config.gated)
+    floats = 2 * config.D + ceil_div(split, n_model)
     request_bytes = 4 * floats * positions * (config.L - 1 - layer)
-    return max(1, min(enough, SAVED_BYTES * n_data // request_bytes))
+    return max(1, min(enough, saved_bytes * n_data // request_bytes))
 
 
 def _optimise_chunk(

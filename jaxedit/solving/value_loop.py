@@ -20,6 +20,7 @@ import optax
 
 from jaxedit.mesh import replicate
 from jaxedit.models.model import Model
+from jaxedit.models.ops import GPU_OPTIONS
 from jaxedit.solving.prefill import prefill
 from jaxedit.solving.prompt_batch import PaddedShape, PromptBatch
 from jaxedit.solving.site import Site
@@ -78,7 +79,9 @@ class LoopState(NamedTuple):
     n_correct_I: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("layer", "shape", "variant"))
+@functools.partial(
+    jax.jit, static_argnames=("layer", "shape", "variant"), compiler_options=GPU_OPTIONS
+)
 def optimise_batch(
     model: Model,
     batch: PromptBatch,

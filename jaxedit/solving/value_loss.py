@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxedit.mesh import constrain
+from jaxedit.mesh import constrain, platform
 from jaxedit.models.layers import embedding_and_head, run_layer_at_positions, run_layers
 from jaxedit.models.model import Model
 from jaxedit.solving.prefill import PrefillState, attention_delta_effect
@@ -96,7 +96,9 @@ def _score_targets(
     # tokens, then the KL prompts' fact tokens, which are at offset 0 of their rows.
     last, attn_context = model.config.L - 1, prefilled.attn_context
     h_BUD = constrain(model.mesh, "BTD", h_BUD)
-    h_BUD = run_layers(model, h_BUD, attn_context, layer + 1, last)
+    # On GPUs a loop over layers would copy each one's weights and saved products.
+    on_gpu = platform(model.mesh) == "gpu"
+    h_BUD = run_layers(model, h_BUD, attn_context, layer + 1, last, unrolled=on_gpu)
     row_Q = jnp.concatenate([batch.read_row_Q, batch.kl_row_I])
     offset_Q = jnp.pad(batch.read_offset_Q, (0, len(batch.kl_row_I)))
     read_QD = run_layer_at_positions(model, h_BUD, attn_context, last, (row_Q, offset_Q))[0]
