@@ -143,10 +143,16 @@ def test_a_checkpoint_changed_by_hand_fails(change, origin, edited, tmp_path, ca
     tensors, base = read_tensors(folder), read_tensors(shared / "golden" / "llama")
     change(tensors, base, f"model.layers.{LAYERS[0]}.mlp.down_proj.weight")
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    assert run(["jaxedit", "verify", str(folder)]) == 1
-    out = capsys.readouterr().out
-    assert "out is NOT the edited model" in out
-    assert ("the export itself" in out) == (origin == "gone")
+    assert run(["jaxedit", "verify", str(folder), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["passed"]
+    assert found["compared_with"].startswith("the export itself") == (origin == "gone")
+    # Without its origin it is its own measure, and only the recorded answers tell.
+    failed = [check["name"] for check in found["checks"] if not check["passed"]]
+    assert any(name.startswith("logits of") for name in failed) == (origin == "there")
+    assert any(name.endswith("as recorded") or "recorded," in name for name in failed) == (
+        origin == "gone"
+    )
 
 
 @pytest.mark.parametrize("factor", [-1.0, 0.0, 2.0])
