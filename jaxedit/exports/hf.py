@@ -154,8 +154,10 @@ def edited_tensors(model: Model) -> dict[str, EditedTensor]:
     found = {}
     for weight, slot_L in model.overlay.slot.items():
         name = model.metadata.tensor_names[weight][0]
-        for layer in np.flatnonzero(to_host(slot_L) >= 0):
-            edit = EditedTensor(weight, int(layer))
+        for layer in range(model.config.L):
+            if int(slot_L[layer]) < 0:
+                continue
+            edit = EditedTensor(weight, layer)
             if _change(model, edit).any():  # a study makes room for edits that it may not keep
                 found[name.format(l=layer)] = edit
     return found
@@ -163,7 +165,7 @@ def edited_tensors(model: Model) -> dict[str, EditedTensor]:
 
 def _change(model: Model, edit: EditedTensor) -> np.ndarray:
     """Gather the float32 sum of all edits of one tensor, in HF's orientation."""
-    slot = int(to_host(model.overlay.slot[edit.weight])[edit.layer])
+    slot = int(model.overlay.slot[edit.weight][edit.layer])
     hf_side, our_side = model.metadata.tensor_names[edit.weight][1].split(" -> ")
     delta_FD = to_host(model.overlay.delta[edit.weight][slot])
     return einops.rearrange(delta_FD, f"{our_side} -> {hf_side}")

@@ -1,8 +1,8 @@
 """The parameters and operations of which the decoder's modules are made, and the edits' term."""
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ class Overlay(NamedTuple):
     """
 
     delta: dict[str, jax.Array]
-    slot: dict[str, Slots | jax.Array]
+    slot: Mapping[str, Slots | jax.Array]
     rows: dict[str, PerRowEdits] | None = None
 
 
@@ -67,7 +67,7 @@ def parameter(config: DecoderConfig, name: str) -> nnx.Param:
 def linear(equation: str, x, w, b) -> jax.Array:
     """Compute x w + b in the weight's precision, accumulated and returned in float32."""
     w = jnp.asarray(w)
-    out = _einsum(equation, x, w) if w.dtype == jnp.float32 else _product(equation, x, w)
+    out: Any = _einsum(equation, x, w) if w.dtype == jnp.float32 else _product(equation, x, w)
     return out if b is None else out + jnp.asarray(b).astype(jnp.float32)
 
 
@@ -91,7 +91,7 @@ def _own_kernel(product: jax.Array) -> jax.Array:
 # float32 numbers: six passes on a TPU, no tensor cores and an upcast copy of the weight on a GPU.
 # This one's products are bfloat16 ones too, accumulated in float32.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(equation: str, x, w) -> jax.Array:
+def _product(equation: str, x, w) -> Any:
     return _own_kernel(_einsum(equation, x, w))
 
 
