@@ -125,7 +125,7 @@ def token_losses(
             batch_model = model_of(packed.group_GB[g])
             _check_prefilled(batch_model, texts)
         batch = batch_to_device(model, packed, g)
-        losses = token_losses_of_batch(batch_model, *batch, texts.hidden_G[g], texts.layer)
+        losses = _token_losses(batch_model, *batch, texts.hidden_G[g], texts.layer)
         nll_BT, is_argmax_BT = jax.device_get(losses)
 
         # Back from rows to texts. A text lies whole in one row; the loss that stands at its last
@@ -167,7 +167,7 @@ def prefill_batch(model: Model, token_BT, position_BT, segment_BT, layer) -> jax
     return run_layers(model, h_BTD, causal_attention(position_BT, segment_BT), 0, layer)
 
 
-@functools.partial(jax.jit, static_argnames="layer", compiler_options=GPU_OPTIONS)
+@functools.partial(jax.jit, static_argnames="layer")
 def token_losses_of_batch(
     model: Model, token_BT, position_BT, segment_BT, h_BTD, layer: int
 ) -> tuple[jax.Array, jax.Array]:
@@ -189,6 +189,12 @@ def token_losses_of_batch(
     attn_context = causal_attention(position_BT, segment_BT)
     h_BTD = run_layers(model, h_BTD, attn_context, layer, model.config.L)
     return replicate(model.mesh, next_token_losses(model, h_BTD, jnp.roll(token_BT, -1, axis=1)))
+
+
+# The same program with the options of GPUs, which may not be inside another one (a pmap, say).
+_token_losses = jax.jit(
+    token_losses_of_batch, static_argnames="layer", compiler_options=GPU_OPTIONS
+)
 
 
 def next_token_losses(model: Model, h_BTD, target_BT) -> tuple[jax.Array, jax.Array]:

@@ -107,7 +107,7 @@ def test_help_and_version(run):
             ["studi"],
             [
                 "unknown command 'studi'; did you mean 'study'?",
-                "Commands: bench, compare, configs, convert, doctor",
+                "Commands: bench, check, compare, configs, convert, diff, doctor",
             ],
         ),
         (["ppl", "--modell=tiny"], ["Unknown command line flag 'modell'", "Did you mean: model ?"]),
