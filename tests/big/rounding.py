@@ -9,10 +9,11 @@ A measurement, not a test. Each fact is written into SmolLM2-135M-Instruct by it
 be noticed (C = I, lambda 15000). Then the change is merged into weights that are rounded to
 bfloat16 or float16, and once kept as LoRA factors in bfloat16 beside bfloat16 weights. What is left
 of it is (Q(W + D) - Q(W)), Q the rounding; its error is relative to D, Frobenius, over all layers
-together. P(target) and the perplexity (mean over the texts) are those of the model with all weights
-rounded. Results go to tests/big/rounding.json as they come, and the same command goes on from
-there; the figure to configs/rounding.png. Hardware: two CPU cores; about half an hour.
-"""
+together; it passes 100 % where a change is smaller than what rounding moves, since the weights of
+this model, dequantised, are on no grid before. P(target) and the perplexity (mean over the texts)
+are those of the model with all weights rounded. Results go to tests/big/rounding.json as they come,
+and the same command goes on from there; the figure to configs/rounding.png. Hardware: two CPU
+cores; about half an hour."""
 
 import dataclasses
 import json
@@ -128,7 +129,7 @@ def draw(results: dict) -> None:
             x = i + (j - 1) * 0.25 + np.linspace(-0.07, 0.07, len(errors))
             axis.scatter(x, errors, s=14, color=colours[j], label=form if i == 0 else None)
             axis.annotate(
-                f"{np.median(errors):.2g} %",
+                f"{np.median(errors):,.2f} %",
                 (x[-1], float(np.median(errors))),
                 xytext=(4, 0),
                 textcoords="offset points",
@@ -137,6 +138,7 @@ def draw(results: dict) -> None:
                 color=colours[j],
             )
     axis.set_yscale("log")
+    axis.set_xlim(-0.5, len(METHODS) - 0.35)
     axis.set_xticks(range(len(METHODS)), list(METHODS))
     axis.set_ylabel("error of the change that is left, %")
     axis.set_title("Edits that survive being saved (a point a fact; medians)")
