@@ -137,7 +137,7 @@ def show(result: dict[str, Any], weights: Sequence["ChangedWeight"]) -> None:
 
 def weight_rows(weights: Sequence["ChangedWeight"]) -> list[list[str]]:
     """Make a row for each kind of weight: its layers, ranks and relative norms."""
-    from jaxedit.reports.formatting import format_number
+    from jaxedit.reports.formatting import format_number, format_ranges
 
     kinds: dict[str, list[ChangedWeight]] = {}
     for weight in weights:
@@ -151,7 +151,7 @@ def weight_rows(weights: Sequence["ChangedWeight"]) -> list[list[str]]:
         rows.append(
             [
                 pattern,
-                ranges(layers),
+                format_ranges(layers),
                 "dense" if ranks == {None} else span(list(map(str, sizes))),
                 span([format_number(norm) for norm in norms]),
             ]
@@ -162,17 +162,6 @@ def weight_rows(weights: Sequence["ChangedWeight"]) -> list[list[str]]:
 def span(texts: list[str]) -> str:
     """Write the first and the last of sorted texts, or one where they are the same."""
     return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
-
-
-def ranges(numbers: list[int]) -> str:
-    """Write ascending numbers as ranges, e.g. "0-5, 7"."""
-    found: list[list[int]] = []
-    for number in numbers:
-        if found and number == found[-1][-1] + 1:
-            found[-1].append(number)
-        else:
-            found.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in found)
 
 
 def metric_rows(result: dict[str, Any]) -> list[list[str]]:

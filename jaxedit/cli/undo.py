@@ -24,7 +24,7 @@ def define_flags() -> None:
 
 def main(run: str, *steps: str) -> None:
     """Undo the edits, and write the study's report anew."""
-    from jaxedit.reports.formatting import format_steps
+    from jaxedit.reports.formatting import format_ranges
     from jaxedit.reports.markdown import write_report
     from jaxedit.study.undo import undo_steps
 
@@ -36,7 +36,7 @@ def main(run: str, *steps: str) -> None:
         if each.later_steps:
             logging.getLogger("jaxedit").warning(
                 "edits %s were optimised on a model that had edit %d; they stay as they are",
-                format_steps(each.later_steps),
+                format_ranges(each.later_steps),
                 each.step,
             )
     report = write_report(folder)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,15 @@ from jaxedit.rounding import round_up
 
 PROMPT_STEP = 16  # prompts are padded to multiples of this, so that few shapes are compiled
 STREAM_STEP = 4  # tokens between two looks at a text that is streamed
+
+
+class SamplingOptions(TypedDict, total=False):
+    """What `generate` may be asked for, explained there."""
+
+    top_k: int | None
+    temperature: float | None
+    top_p: float | None
+    seed: int
 
 
 class Sampling(NamedTuple):
@@ -96,26 +105,20 @@ def continue_tokens(
     token_lists: list[list[int]],
     *,
     max_new_tokens: int,
-    top_k: int | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
+    **asked: Unpack[SamplingOptions],
 ) -> list[list[int]]:
     """Continue rows of tokens; return each row's new ones, without the end-of-text token.
 
     Args:
       model: with or without edits.
       token_lists: at least one, none of them empty; nothing is added to them.
-      max_new_tokens: as in `generate`; so the next three.
-      top_k: see there.
-      temperature: see there.
-      top_p: see there.
-      seed: of the sampling.
+      max_new_tokens: as in `generate`.
+      **asked: how tokens are sampled, as in `generate`.
 
     Raises:
       ValueError: as `generate`.
     """
-    sampling = _sampling(model, max_new_tokens, top_k, temperature, top_p, seed)
+    sampling = _sampling(model, max_new_tokens, **asked)
     token_BT, length_B = _padded(model, token_lists, max_new_tokens)
     new_BT = _generate(model, token_BT, length_B, max_new_tokens, sampling.top_k, sampling)
 
@@ -126,30 +129,20 @@ def continue_tokens(
 
 
 def stream(
-    model: Model,
-    tokens: list[int],
-    *,
-    max_new_tokens: int,
-    top_k: int | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
+    model: Model, tokens: list[int], *, max_new_tokens: int, **asked: Unpack[SamplingOptions]
 ) -> Iterator[str]:
     """Continue tokens as `continue_tokens` does, and yield the new text piece by piece.
 
     Args:
       model: with or without edits.
       tokens: of the prompt; nothing is added to them.
-      max_new_tokens: as in `generate`; so the next three.
-      top_k: see there.
-      temperature: see there.
-      top_p: see there.
-      seed: of the sampling.
+      max_new_tokens: as in `generate`.
+      **asked: how tokens are sampled, as in `generate`.
 
     Raises:
       ValueError: as `generate`.
     """
-    sampling = _sampling(model, max_new_tokens, top_k, temperature, top_p, seed)
+    sampling = _sampling(model, max_new_tokens, **asked)
     token_BT, length_B = _padded(model, [tokens], max_new_tokens)
     top_k, eos_id = sampling.top_k, model.tokenizer.eos_id
     decoding = _begin(model, token_BT, length_B, max_new_tokens, top_k, sampling)
@@ -173,10 +166,10 @@ def stream(
 def _sampling(
     model: Model,
     max_new_tokens: int,
-    top_k: int | None,
-    temperature: float | None,
-    top_p: float | None,
-    seed: int,
+    top_k: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
 ) -> Sampling:
     """Check what `generate` was asked for, and resolve what is None."""
     if max_new_tokens < 1 or (top_k is not None and not 1 <= top_k <= model.config.V):

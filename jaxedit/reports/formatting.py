@@ -30,14 +30,14 @@ def format_percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.0f} %"
 
 
-def format_steps(steps: Sequence[int]) -> str:
-    """Format numbers of edits that grow, those in a row as first and last: "3, 6-9"."""
+def format_ranges(numbers: Sequence[int]) -> str:
+    """Format numbers that grow, those in a row as first and last: "3, 6-9"."""
     runs: list[list[int]] = []
-    for step in steps:
-        if runs and step == runs[-1][-1] + 1:
-            runs[-1].append(step)
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
         else:
-            runs.append([step])
+            runs.append([number])
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 

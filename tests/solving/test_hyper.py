@@ -91,4 +91,8 @@ def test_numbers_that_cannot_be_meant(hyper, message):
 
 
 def test_one_update_and_no_weight_decay_can_be_meant():
-    TargetHyper(v_num_grad_steps=1, v_weight_decay=0.0, kl_factor=0.0).check_target()
+    smallest = TargetHyper(v_num_grad_steps=1, v_weight_decay=0.0, kl_factor=0.0)
+    smallest.check_target()
+    assert smallest.target_settings()["v_num_grad_steps"] == 1
+    with pytest.raises(ValueError, match="v_num_grad_steps=0"):
+        dataclasses.replace(smallest, v_num_grad_steps=0).check_target()

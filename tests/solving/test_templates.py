@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxedit.editors import make_editor
 from jaxedit.solving import templates
 from jaxedit.solving.templates import STARTERS, check_template, sample_groups, sample_templates
 
@@ -20,8 +21,12 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize("template", ["{}", "So. {}", "{} so", "{x} {}"])
-def test_templates_with_one_place_are_accepted(template):
+def test_templates_with_one_place_are_accepted(golden, template):
+    editor = make_editor("rome", layer=3, context_templates=(template,))
     check_template(template)
+    state = editor.init(golden("gpt2"), None)
+    assert editor.context_templates is not None
+    assert editor.context_templates(state) == (template,)
 
 
 @pytest.mark.parametrize("template", ["", "So.", "{} {}", "{x}", ("{}",), None])
