@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxedit.edits.edit import Dense, Edit, LowRank
-from jaxedit.models.model import Model, ModelMetadata, allocate_deltas
+from jaxedit.models.model import Model, allocate_deltas, with_overlay
 from jaxedit.models.ops import PRECISION, Overlay, Slots
 
 
@@ -51,7 +51,7 @@ def check_base(model: Model, edit: Edit) -> None:
     Raises:
       ValueError: where it was made on others.
     """
-    if edit.base not in (None, model.rounded_fingerprint):
+    if edit.base is not None and edit.base != model.rounded_fingerprint:
         raise ValueError(
             f"the edit was made on weights with the fingerprint {edit.base}, those of "
             f"{model.metadata.source} have {model.rounded_fingerprint}: load the model that was "
@@ -114,8 +114,7 @@ def replay_edits(model: Model, edits: list[Edit]) -> Model:
 
 
 def _with_edits(model: Model, overlay: Overlay, history: tuple[Edit, ...]) -> Model:
-    metadata: ModelMetadata = dataclasses.replace(model.metadata, history=history)
-    return dataclasses.replace(model, overlay=overlay, metadata=metadata)
+    return with_overlay(model, overlay, dataclasses.replace(model.metadata, history=history))
 
 
 @jax.jit

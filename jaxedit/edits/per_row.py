@@ -4,7 +4,6 @@ Many edits are then measured in one call. The changes are never written out as m
 term is (x u) v (`jaxedit.models.ops.add_delta`).
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from jaxedit.edits.apply import check_shape
 from jaxedit.edits.edit import Edit, LowRank
 from jaxedit.mesh import shard_batch
-from jaxedit.models.model import Model, with_bos
+from jaxedit.models.model import Model, with_bos, with_overlay
 from jaxedit.models.ops import PerRowEdits, Slots
 
 
@@ -37,7 +36,7 @@ def with_per_row_edits(model: Model, edits: Sequence[Edit], edit_B: np.ndarray) 
         )
     weights = dict.fromkeys(delta.weight for delta in edits[0].deltas)
     rows = {weight: _stack_factors(model, weight, edits, edit_B) for weight in weights}
-    return dataclasses.replace(model, overlay=model.overlay._replace(rows=rows))
+    return with_overlay(model, model.overlay._replace(rows=rows))
 
 
 def _stack_factors(

@@ -35,13 +35,13 @@ class Sampling(NamedTuple):
       top_k: among so many most likely tokens; 1: always the most likely one.
       temperature: the logits are divided by it.
       top_p: among the fewest most likely tokens that have this probability together.
-      seed: of the draws.
+      rng: the key of the draws.
     """
 
     top_k: int
     temperature: float
     top_p: float
-    seed: int
+    rng: jax.Array
 
 
 class Decoding(NamedTuple):
@@ -186,7 +186,7 @@ def _sampling(
         top_k=1 if is_greedy else top_k or model.config.V,
         temperature=temperature or 1.0,
         top_p=1.0 if top_p is None else top_p,
-        seed=seed,
+        rng=jax.random.key(seed),
     )
 
 
@@ -235,13 +235,13 @@ def _begin(
     return Decoding(token_B, cache, replicate(model.mesh, new_BT))
 
 
-@functools.partial(jax.jit, static_argnames=("n_steps", "top_k"))
+@functools.partial(jax.jit, static_argnames="top_k")
 def _advance(
     model: Model,
     start: Decoding,
     length_B,
     first_step,
-    n_steps: int,
+    n_steps,
     top_k: int,
     sampling: Sampling,
 ) -> Decoding:
@@ -286,7 +286,7 @@ def _choose(model: Model, h_BD: jax.Array, step, top_k: int, sampling: Sampling)
     before = jnp.cumsum(share, axis=-1) - share
     best = jnp.where(before < sampling.top_p, best, -jnp.inf)
 
-    rng = jax.random.fold_in(jax.random.key(sampling.seed), step)
+    rng = jax.random.fold_in(sampling.rng, step)
     chosen_B = jax.random.categorical(rng, best)
     token_B = jnp.take_along_axis(candidates, chosen_B[:, None], axis=1)[:, 0]
     return token_B.astype(jnp.int32)

@@ -161,6 +161,21 @@ def with_bos(model: Model) -> Model:
     return dataclasses.replace(model, metadata=metadata)
 
 
+def with_overlay(model: Model, overlay: Overlay, metadata: ModelMetadata | None = None) -> Model:
+    """Return the model with another overlay; what is known of its base weights stays known.
+
+    Args:
+      model: whose base weights the new one has.
+      overlay: of the new one.
+      metadata: of the new one; None: the same.
+    """
+    changed = dataclasses.replace(model, overlay=overlay, metadata=metadata or model.metadata)
+    for name in ("fingerprint", "rounded_fingerprint"):
+        if name in vars(model):  # a cached property that was asked for
+            vars(changed)[name] = vars(model)[name]
+    return changed
+
+
 def allocate_deltas(model: Model, weight: str, layers: tuple[int, ...]) -> Model:
     """Return the same model with room in its overlay for deltas of layers of a weight.
 
@@ -201,4 +216,4 @@ def allocate_deltas(model: Model, weight: str, layers: tuple[int, ...]) -> Model
         delta_EFD = delta_EFD.at[slot_L[layer]].set(delta_FD)
 
     overlay = Overlay({**old.delta, weight: delta_EFD}, {**old.slot, weight: slot_L})
-    return dataclasses.replace(model, overlay=overlay)
+    return with_overlay(model, overlay)

@@ -187,6 +187,8 @@ def _add_where_edited(
     """Call `add(slot, out_BTD)` where the layer is edited; ask only where that is not known."""
     if isinstance(slot_L, Slots) and isinstance(layer, int):
         return add(slot_L[layer], out_BTD) if slot_L[layer] >= 0 else out_BTD
+    if isinstance(slot_L, Slots) and max(slot_L) < 0:
+        return out_BTD  # no layer is edited
     slot = jnp.array(tuple(slot_L) if isinstance(slot_L, Slots) else slot_L)[layer]
     if isinstance(slot_L, Slots) and min(slot_L) >= 0:
         return add(slot, out_BTD)

@@ -1,4 +1,4 @@
-"""Compile the programs of a phase for devices that are not there, and counts what they do.
+"""Compile the programs of a phase for devices that are not there, and count what they do.
 
 The bound of a phase is the longest of three times at the chip's published rates, each of which
 assumes that nothing waits for anything else: products at the matrix units' rate, bytes from and to

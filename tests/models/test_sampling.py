@@ -114,3 +114,14 @@ def test_a_chat_is_rendered_as_transformers_does(tiny_checkpoint, tmp_path, aske
 def test_a_model_without_a_template_says_so(tiny):
     with pytest.raises(ValueError, match="has no chat template"):
         tiny.tokenizer.render_chat([dict(role="user", content="Who?")])
+
+
+def test_any_seed_is_a_seed(tiny):
+    """As jax.random takes them: more than 32 bits, or negative."""
+    for seed in (2**31, 2**40, -1):
+        continue_tokens(tiny, [PROMPT], max_new_tokens=2, top_k=5, seed=seed)
+    large, small = (
+        continue_tokens(tiny, [PROMPT] * 8, max_new_tokens=6, top_k=9, seed=seed)
+        for seed in (2**31, 0)
+    )
+    assert large != small
