@@ -90,7 +90,7 @@ def load_model() -> "Model":
     from jaxedit.models.load import load
 
     if "run" in FLAGS and (FLAGS.run or FLAGS.edit):
-        edited = load_edited()
+        edited = load_edited(FLAGS.dtype)
         say_edits(edited)
         return edited.model
     if "run" in FLAGS:
@@ -124,8 +124,11 @@ def check_edited_flags() -> None:
         )
 
 
-def load_edited() -> "EditedModel":
+def load_edited(dtype: str | None = None) -> "EditedModel":
     """Load the edited model that --run or --edit names, with what is known of its edits.
+
+    Args:
+      dtype: of the stored weights; None: the study's, or the device's default.
 
     Raises:
       ValueError: where neither is given, they do not go together, or what they name is not there.
@@ -134,7 +137,6 @@ def load_edited() -> "EditedModel":
 
     check_edited_flags()
     mesh = FLAGS.mesh if "mesh" in FLAGS and FLAGS["mesh"].present else None
-    dtype = FLAGS.dtype if "dtype" in FLAGS else None
     if FLAGS.run:
         run_steps = step_numbers("run_steps") if FLAGS.run_steps else None
         return open_run(Path(FLAGS.run), run_steps, FLAGS.after_step, mesh=mesh, dtype=dtype)

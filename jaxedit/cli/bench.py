@@ -89,7 +89,7 @@ def config_of_flags() -> "BenchConfig":
                 f"--templates={FLAGS.templates}: expected a JSON list of texts with one {{}} each"
             )
     check_edited_flags()
-    edited = load_edited() if FLAGS.run or FLAGS.edit else None
+    edited = load_edited(FLAGS.dtype) if FLAGS.run or FLAGS.edit else None
     return BenchConfig(
         model=edited.source if edited else FLAGS.model,
         mesh=FLAGS.mesh,

@@ -15,18 +15,16 @@ from absl import flags
 
 from jaxedit.cli._flags import (
     FLAGS,
-    check_edited_flags,
     edited_flags,
     json_flag,
+    load_edited,
     process_flags,
     say_edits,
-    step_numbers,
 )
 from jaxedit.cli._output import print_json, results_console, show_table
 
 if TYPE_CHECKING:
     from jaxedit.exports.export import Exported
-    from jaxedit.study.edited import EditedModel
 
 ARGUMENTS = ("[RUN|FILE]",)
 
@@ -66,31 +64,20 @@ def main(place: str | None = None) -> None:
         if FLAGS.run or FLAGS.edit:
             raise ValueError(f"{place} and --run or --edit exclude each other: give one of them")
         FLAGS["run" if Path(place).is_dir() else "edit"].value = place
+    if not FLAGS.run and not FLAGS.edit:
+        raise ValueError("name what to export: a study's work directory, or a saved edit")
     if not FLAGS.out:
         raise ValueError("--out is missing, e.g. --out=edited")
     options = dict(dtype=FLAGS.dtype, rank=FLAGS.rank, push=FLAGS.push)
     check_options(FLAGS.out, FLAGS.format, **options)
 
-    edited = read_edited()
+    edited = load_edited()  # --dtype is of what is written, not of the weights here
     say_edits(edited)
     exported = export(edited, FLAGS.out, FLAGS.format, base=FLAGS.base, **options)
     if FLAGS.json:
         print_json({"format": FLAGS.format, **to_dict(exported)})
     else:
         show(exported)
-
-
-def read_edited() -> "EditedModel":
-    """Load the edited model; --dtype is of what is written, not of the weights here."""
-    from jaxedit.study.edited import open_edit, open_run
-
-    check_edited_flags()
-    if FLAGS.run:
-        run_steps = step_numbers("run_steps") if FLAGS.run_steps else None
-        return open_run(Path(FLAGS.run), run_steps, FLAGS.after_step, mesh=FLAGS.mesh)
-    if not FLAGS.edit:
-        raise ValueError("name what to export: a study's work directory, or a saved edit")
-    return open_edit(Path(FLAGS.edit), source=FLAGS.model, mesh=FLAGS.mesh)
 
 
 def to_dict(exported: "Exported") -> dict:

@@ -7,13 +7,12 @@ edited weight is the base's plus it.
 from pathlib import Path
 
 import einops
-import jax.numpy as jnp
 import numpy as np
 
 from jaxedit.distributed import is_first_process
 from jaxedit.exports.hf_base import HFBase, require_base
 from jaxedit.exports.low_rank import group_by_layer, sum_dense
-from jaxedit.exports.written import ExportOptions, WrittenWeight
+from jaxedit.exports.written import ExportOptions, WrittenWeight, round_to
 from jaxedit.files import to_safetensors, write_atomic
 from jaxedit.study.edited import EditedModel
 
@@ -38,7 +37,7 @@ def write_delta(edited: EditedModel, folder: Path, options: ExportOptions) -> li
         hf_side, our_side = layout.split(" -> ")
         name = pattern.format(l=layer)
         exact_FD = sum_dense(deltas)
-        rounded_FD = exact_FD.astype(jnp.dtype(options.dtype))
+        rounded_FD = round_to(exact_FD, options.dtype, name)
         arrays[name] = einops.rearrange(rounded_FD, f"{our_side} -> {hf_side}")
 
         size = np.linalg.norm(exact_FD)

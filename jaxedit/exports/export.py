@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from safetensors import SafetensorError
 
-from jaxedit.datasets import read_texts
 from jaxedit.did_you_mean import did_you_mean
 from jaxedit.distributed import is_first_process
 from jaxedit.exports.card import model_card
@@ -26,7 +25,7 @@ from jaxedit.exports.hf import default_dtype, measure_written
 from jaxedit.exports.hf_base import HFBase, find_base, require_base
 from jaxedit.exports.measured import Measured, measure_edited
 from jaxedit.exports.ready_commands import ReadyCommand, ready_commands
-from jaxedit.exports.record import export_record, write_export_record
+from jaxedit.exports.record import RECORD, export_record, write_export_record
 from jaxedit.exports.written import ExportOptions, WrittenWeight
 from jaxedit.files import partial_path, write_atomic
 from jaxedit.study.edited import EditedModel
@@ -103,7 +102,6 @@ def export(
     options = ExportOptions(dtype, rank, base)
 
     # What the edited model gives here, then the format's files, then what they say of themselves.
-    edited = _with_readable_texts(edited)
     measured = measure_edited(edited)
     with _whole_folder(out) as partial:
         weights = _writer(format)(edited, partial, options)
@@ -114,8 +112,11 @@ def export(
             return ready_commands(edited, format, place, base, weights, files)
 
         if is_first_process():
-            file = about.gguf and Path(about.gguf.name)  # without the folders of this machine
-            commands = commands_for(push or out.name, about._replace(gguf=file))
+            # Without the folders of this machine, but for a base that is nowhere else.
+            file, name = about.gguf and Path(about.gguf.name), about.name
+            if name and not about.is_on_hub and format not in FOR_A_BASE:
+                name = Path(name).name
+            commands = commands_for(push or out.name, about._replace(gguf=file, name=name))
             record = export_record(edited, format, options, measured, weights)
             write_export_record(partial, record)
             card = model_card(edited, about, record, commands)
@@ -189,16 +190,6 @@ def _writer(format: str) -> Callable[[EditedModel, Path, ExportOptions], list[Wr
     return getattr(importlib.import_module(f"jaxedit.exports.{name}"), f"write_{name}")
 
 
-def _with_readable_texts(edited: EditedModel) -> EditedModel:
-    """Return the model without the name of its texts, where they are not there any more."""
-    try:
-        if edited.texts:
-            read_texts(edited.texts)
-        return edited
-    except ValueError:
-        return edited._replace(texts="")
-
-
 @contextlib.contextmanager
 def _whole_folder(out: Path) -> Iterator[Path]:
     """Give a new folder beside the final one, which gets its name only once it is whole.
@@ -214,6 +205,9 @@ def _whole_folder(out: Path) -> Iterator[Path]:
         return
     try:
         partial.mkdir(parents=True)
+    except OSError as error:  # another export's folder, maybe: nothing of it is removed
+        raise OSError(f"{out} could not be written ({error.strerror})") from error
+    try:
         yield partial
         if out.is_dir():
             out.rmdir()  # it is empty; not every system renames onto a folder
@@ -255,9 +249,12 @@ def _upload(folder: Path, push: str) -> str:
     try:
         hub.create_repo(push, exist_ok=True)
         commit = hub.upload_folder(
-            repo_id=push, folder_path=folder, commit_message="Edits written by jaxedit"
+            repo_id=push,
+            folder_path=folder,
+            commit_message="Edits written by jaxedit",
+            ignore_patterns=[RECORD],  # it names folders of this machine
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of whichever library carries it
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OSError(f"{folder} is written, but not uploaded to {push}: {reason}") from error
     return str(commit.repo_url)

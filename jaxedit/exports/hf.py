@@ -24,9 +24,10 @@ from jaxedit.distributed import broadcast_flag, is_first_process
 from jaxedit.edits.apply import without_edits
 from jaxedit.exports.base_tensors import STORED_DTYPES, BaseTensor, base_dtype, base_tensors
 from jaxedit.exports.hf_config import write_config
+from jaxedit.exports.low_rank import group_by_layer
 from jaxedit.exports.measured import Measured, measure_as
 from jaxedit.exports.safetensors_stream import TensorHeader, in_file_order, stream_safetensors
-from jaxedit.exports.written import ExportOptions, WrittenWeight
+from jaxedit.exports.written import ExportOptions, WrittenWeight, round_to
 from jaxedit.files import write_atomic
 from jaxedit.mesh import to_host
 from jaxedit.models.load import load, resolve_path
@@ -98,7 +99,7 @@ def write_hf(
             return tensor
         if stays or tensors[name].header.dtype not in _FLOATS:
             return tensor
-        return _round_to(tensor, options.dtype, name)
+        return round_to(tensor, options.dtype, name)
 
     headers = {
         name: _written_header(tensor, stays and name not in edits, options.dtype)
@@ -150,17 +151,16 @@ def rounded_model(edited: EditedModel, dtype: str) -> Model:
 
 
 def edited_tensors(model: Model) -> dict[str, EditedTensor]:
-    """Find the tensors that a model's edits change: HF's name -> which they are."""
-    found = {}
-    for weight, slot_L in model.overlay.slot.items():
-        name = model.metadata.tensor_names[weight][0]
-        for layer in range(model.config.L):
-            if int(slot_L[layer]) < 0:
-                continue
-            edit = EditedTensor(weight, layer)
-            if _change(model, edit).any():  # a study makes room for edits that it may not keep
-                found[name.format(l=layer)] = edit
-    return found
+    """Find the tensors that a model's edits change: HF's name -> which they are.
+
+    Raises:
+      ValueError: where an edit is not finite.
+    """
+    names = model.metadata.tensor_names
+    return {
+        names[weight][0].format(l=layer): EditedTensor(weight, layer)
+        for weight, layer in group_by_layer(model.metadata.history)
+    }
 
 
 def _change(model: Model, edit: EditedTensor) -> np.ndarray:
@@ -180,22 +180,10 @@ def _add_change(
       The rounded sum, and the error of the change that is left: see the module.
     """
     base = tensor.astype(np.float32)
-    rounded = _round_to(base + delta, dtype, name)
-    left = rounded.astype(np.float64) - _round_to(base, dtype, name).astype(np.float64)
-    return rounded, float(np.linalg.norm(left - delta) / np.linalg.norm(delta.astype(np.float64)))
-
-
-def _round_to(tensor: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    """Round a tensor to a dtype.
-
-    Raises:
-      ValueError: where an entry is too large for it.
-    """
-    with np.errstate(over="ignore"):
-        rounded = tensor.astype(np.dtype(dtype))
-    if not np.isfinite(rounded.astype(np.float32)).all() and np.isfinite(tensor).all():
-        raise ValueError(f"{name} has entries too large for {dtype}: give --dtype=bfloat16")
-    return rounded
+    rounded = round_to(base + delta, dtype, name)
+    left = rounded.astype(np.float64) - round_to(base, dtype, name).astype(np.float64)
+    size = np.linalg.norm(delta.astype(np.float64))
+    return rounded, float(np.linalg.norm(left - delta) / size) if size else 0.0
 
 
 def _written_header(tensor: BaseTensor, is_copied: bool, dtype: str) -> TensorHeader:

@@ -11,11 +11,11 @@ host.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
 from jaxedit.edits.edit import Dense, Edit, LowRank
+from jaxedit.exports.written import round_to
 
 NEGLIGIBLE = 2.0**-24  # of the largest singular value: below float32's rounding
 
@@ -60,13 +60,14 @@ def factors_by_layer(edits: Iterable[Edit], max_rank: int, dtype: str) -> list[L
       dtype: of the factors: "float32", "bfloat16" or "float16".
 
     Raises:
-      ValueError: where a change holds numbers that are not finite.
+      ValueError: where a change holds numbers that are not finite, or too large for the dtype.
     """
     found = []
     for (weight, layer), deltas in group_by_layer(edits).items():
         change = _sum_exactly(deltas)
         u_FR, v_RD = _balance(*_factorise(change, max_rank))
-        u_FR, v_RD = u_FR.astype(jnp.dtype(dtype)), v_RD.astype(jnp.dtype(dtype))
+        about = f"the edit of layer {layer}"
+        u_FR, v_RD = round_to(u_FR, dtype, about), round_to(v_RD, dtype, about)
         error = _error(change, u_FR, v_RD)
         found.append(LayerFactors(weight, layer, u_FR, v_RD, u_FR.shape[1], error))
     common = max((factors.rank for factors in found), default=0)

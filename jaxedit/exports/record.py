@@ -28,6 +28,7 @@ class ExportRecord(NamedTuple):
       base: the model that was edited, as `jaxedit.load` takes it.
       path: the study's work directory or the saved edit that it comes from; None: neither.
       run_steps: of a study, the steps whose edits it has, in order.
+      after_step: of a study that holds no edit by itself, the step after which the model was.
       options: what was asked of the format.
       fingerprint: the base's `Model.rounded_fingerprint`.
       add_bos: whether the edited model is asked behind a begin-of-text token.
@@ -43,6 +44,7 @@ class ExportRecord(NamedTuple):
     base: str
     path: str | None
     run_steps: tuple[int, ...]
+    after_step: int | None
     options: ExportOptions
     fingerprint: str
     add_bos: bool
@@ -74,6 +76,7 @@ def export_record(
         base=edited.source,
         path=edited.path,
         run_steps=edited.run_steps,
+        after_step=edited.after_step,
         options=options,
         fingerprint=edited.model.rounded_fingerprint,
         add_bos=edited.model.tokenizer.add_bos,
@@ -124,7 +127,10 @@ def read_export_record(folder: Path) -> ExportRecord:
                     None if ppl is None else float(ppl),
                     tuple(map(float, measured["probability_new"])),
                 ),
-                "written": tuple(WrittenWeight(**weight) for weight in values["written"]),
+                "written": tuple(
+                    WrittenWeight(**{**weight, "error": float(weight["error"])})
+                    for weight in values["written"]
+                ),
             }
         )
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:

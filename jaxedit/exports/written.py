@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
+
 
 class ExportOptions(NamedTuple):
     """What is asked of a format.
@@ -35,4 +38,17 @@ class WrittenWeight(NamedTuple):
     @property
     def error_text(self) -> str:
         """The error in percent."""
-        return f"{100 * self.error:.2g} %" if self.error >= 1e-6 else "< 0.0001 %"
+        return "< 0.0001 %" if self.error < 1e-6 else f"{100 * self.error:.2g} %"
+
+
+def round_to(tensor: np.ndarray, dtype: str, name: str) -> np.ndarray:
+    """Round a tensor to a dtype.
+
+    Raises:
+      ValueError: where an entry is too large for it.
+    """
+    with np.errstate(over="ignore"):
+        rounded = tensor.astype(jnp.dtype(dtype))
+    if not np.isfinite(rounded.astype(np.float32)).all() and np.isfinite(tensor).all():
+        raise ValueError(f"{name} has entries too large for {dtype}: give --dtype=bfloat16")
+    return rounded

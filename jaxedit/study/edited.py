@@ -42,6 +42,7 @@ class EditedModel(NamedTuple):
       path: the study's work directory or the file of the edit; None: made here.
       run_steps: the steps of that study whose edits it has, in order, without those that the study
         began with.
+      after_step: of a study that holds no edit by itself, the step after which the model was.
     """
 
     model: Model
@@ -53,6 +54,7 @@ class EditedModel(NamedTuple):
     texts: str
     path: str | None = None
     run_steps: tuple[int, ...] = ()
+    after_step: int | None = None
 
 
 def open_run(
@@ -88,8 +90,9 @@ def open_run(
         requests=known.requests,
         unedited_ppl=baseline["mean"] if baseline else None,
         texts=config["texts"],
-        path=str(folder),
+        path=str(Path(folder).resolve()),
         run_steps=known.run_steps,
+        after_step=known.after_step,
     )
 
 
@@ -99,6 +102,7 @@ class _Known(NamedTuple):
     records: tuple[StepRecord, ...] = ()
     requests: tuple[Request, ...] = ()
     run_steps: tuple[int, ...] = ()
+    after_step: int | None = None
 
 
 def _known_of_run(folder: Path, run_steps: list[int] | None, after_step: int | None) -> _Known:
@@ -113,15 +117,23 @@ def _known_of_run(folder: Path, run_steps: list[int] | None, after_step: int | N
         before = _known_of_edit(Edit.load(start["edit"]))
 
     # The steps that are asked for: chosen ones, or those that were kept.
+    # Whole matrices that are journalled now and then have no edit by itself, only the model after
+    # a snapshot.
     records = [step.record for step in journal.steps[1:]]
+    last = len(records) if after_step is None else after_step
+    snapshot: int | None = None
+    if run_steps is None and journal.run["config"]["journal_dense_every"] > 1:
+        last = max((record.step for record in records[:last] if record.snapshot), default=0)
+        snapshot = last or None
     if run_steps is None:
-        had = [record for record in records[:after_step] if record.kept]
+        had = [record for record in records[:last] if record.kept]
     else:
         had = [records[number - 1] for number in run_steps]
     return _Known(
         records=(*before.records, *had),
         requests=(*before.requests, *_requests_of(journal, had)),
         run_steps=tuple(record.step for record in had),
+        after_step=snapshot,
     )
 
 
@@ -184,7 +196,7 @@ def open_edit(
         requests=known.requests,
         unedited_ppl=None if baseline is None else float(baseline),
         texts=record.get("texts", ""),
-        path=str(path),
+        path=str(Path(path).resolve()),
     )
 
 

@@ -125,7 +125,7 @@ class Hub:
     def create_repo(self, name, exist_ok):
         Hub.asked.append((name, exist_ok))
 
-    def upload_folder(self, repo_id, folder_path, commit_message):
+    def upload_folder(self, repo_id, folder_path, commit_message, ignore_patterns):
         Hub.asked.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
         return huggingface_hub.CommitInfo(
             commit_url=f"https://huggingface.co/{repo_id}/commit/1234",
