@@ -153,16 +153,22 @@ def apply_start(config: "ConfigDict") -> None:
       ValueError: where the flags do not go together, or what they name is not there.
     """
     from jaxedit.edits.edit import Edit
+    from jaxedit.study.config import default_config
     from jaxedit.study.journal import read_journal
 
     check_edited_flags()
+    is_given = config.model != default_config().model
     if FLAGS.run:
-        config.model = read_journal(Path(FLAGS.run)).run["config"]["model"]
+        source = read_journal(Path(FLAGS.run)).run["config"]["model"]
+        if is_given and config.model != source:
+            raise ValueError(f"--run={FLAGS.run} edited {source}, not model={config.model}")
+        config.model = source
         steps = tuple(step_numbers("run_steps")) if FLAGS.run_steps else ()
         found = dict(run=FLAGS.run, run_steps=steps, after_step=FLAGS.after_step)
         config.update({"start": found})
     if FLAGS.edit:
-        config.model = Edit.load(FLAGS.edit).record.get("model", config.model)
+        source = Edit.load(FLAGS.edit).record.get("model")
+        config.model = config.model if is_given or source is None else source
         config.update({"start": {"edit": FLAGS.edit}})
 
 

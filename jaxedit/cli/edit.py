@@ -141,17 +141,17 @@ def save(
         unedited_metrics=facts[0],
         metrics=facts[1],
     )
+    n_before = len(model.metadata.history)  # with others, what was measured is theirs too
     edited = EditedModel(
         model=model,
         source=model.metadata.source,
         editor=config,
-        records=(record,),
+        records=() if n_before else (record,),
         requests=(request,),
-        unedited_ppl=scores[0].mean,
+        unedited_ppl=None if n_before else scores[0].mean,
         texts=FLAGS.texts,
     )
     with_record(edit, edited).save(FLAGS.save)
-    n_before = len(model.metadata.history)
     if n_before:
         print(
             f"{FLAGS.save} holds this edit alone; it was made on a model with {n_before} others",

@@ -49,13 +49,13 @@ def write_files(tracker: "EvaluationTracker", found: dict[str, Any], output_path
     """
     folder = _folder_of(output_path)
     samples = found.pop("samples", {})
-    before = set(folder.rglob("*.json*"))
     tracker.save_results_aggregated(results=found, samples=samples or None)
     for task, items in samples.items():
         tracker.save_results_samples(task_name=task, samples=items)
 
     # One line an item, and one file of results.
-    written = sorted(set(folder.rglob("*.json*")) - before)
+    stamp = getattr(tracker, "date_id", None)  # of this evaluation's files
+    written = sorted(folder.rglob(f"*_{stamp}.json*")) if stamp else []
     n_lines = sum(path.read_bytes().count(b"\n") for path in written if path.suffix == ".jsonl")
     n_items = sum(map(len, samples.values()))
     if len(written) != 1 + len(samples) or n_lines != n_items:

@@ -36,16 +36,18 @@ def edit_details(journal: Journal, number: int) -> dict[str, Any]:
     if not (record.is_made or record.snapshot):
         return details
     edit = read_edit(step.arrays)
-    details["changes"] = [
-        {
-            "weight": delta.weight,
-            "layer": delta.layer,
-            "rank": delta.u_FR.shape[1] if isinstance(delta, LowRank) else None,
-            "shape": list(to_dense(delta).shape),
-            "norm": float(np.linalg.norm(to_dense(delta).astype(np.float64))),
-        }
-        for delta in edit.deltas
-    ]
+    details["changes"] = []
+    for delta in edit.deltas:
+        delta_FD = to_dense(delta)
+        details["changes"].append(
+            {
+                "weight": delta.weight,
+                "layer": delta.layer,
+                "rank": delta.u_FR.shape[1] if isinstance(delta, LowRank) else None,
+                "shape": list(delta_FD.shape),
+                "norm": float(np.linalg.norm(delta_FD.astype(np.float64))),
+            }
+        )
     details["memory"] = {name: list(np.shape(array)) for name, array in edit.memory.items()}
     return details
 

@@ -90,9 +90,12 @@ def editor_config(method: str, **hyper: Any) -> ConfigDict:
         )
     config = ConfigDict(dict(method=method))
     types, defaults = hyper_types(method), hyper_defaults(method)
-    for name in hyper:
-        if name not in defaults:
-            make_editor(method, **{name: hyper[name]})  # raises, and says which there are
+    unknown = {name: value for name, value in hyper.items() if name not in defaults}
+    if unknown:
+        # It raises and says which there are, but for the layers of a method that edits one.
+        make_editor(method, **unknown, **({"layer": hyper["layer"]} if "layer" in hyper else {}))
+        hyper = {name: value for name, value in hyper.items() if name not in unknown}
+        (hyper["layer"],) = unknown["layers"]
     for name, default in defaults.items():
         value = hyper.get(name, default)
         if value is None:

@@ -135,10 +135,11 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
         _log_journal_size(editor, model, len(batches), values["journal_dense_every"])
     state = editor.init(model, inputs.stats)
 
-    # What the edits do not change is computed once: the texts up to the lowest edited layer, and
-    # their keys at the edited ones.
+    # What no edit changes is computed once: the texts below all edits, those from the start too.
     edited_layers = sorted(layer for layers in slots.values() for layer in layers)
-    texts = prepare(model, inputs.texts, start_layer=edited_layers[0])
+    tables = model.overlay.slot.values()
+    lowest = min(layer for slot_L in tables for layer, slot in enumerate(slot_L) if slot >= 0)
+    texts = prepare(model, inputs.texts, start_layer=lowest)
     key_probe = read_key_probe(model, texts, tuple(edited_layers))
 
     single = values["mode"] == "single"

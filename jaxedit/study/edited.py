@@ -21,7 +21,7 @@ from jaxedit.models.load import load
 from jaxedit.models.model import Model
 from jaxedit.stats.second_moments import Stats
 from jaxedit.study.config import default_config, editor_from
-from jaxedit.study.journal import Journal, read_journal
+from jaxedit.study.journal import Journal, find_step, read_journal
 from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import edited_model
 from jaxedit.study.validation import digest_requests, facts_of_edits
@@ -80,8 +80,10 @@ def open_run(
     model = edited_model(folder, run_steps, after_step, mesh=mesh, dtype=dtype)
     journal = read_journal(folder)
     config = journal.run["config"]
-    known = _known_of_run(folder, run_steps, after_step)
-    baseline = journal.steps[0].record.perplexity if journal.steps else None
+    known = _known_of_run(journal, run_steps, after_step)
+    # Of a study on top of other edits the first perplexity is that of a model with these.
+    is_unedited = journal.steps and not journal.run.get("start_sha256")
+    baseline = journal.steps[0].record.perplexity if is_unedited else None
     return EditedModel(
         model=model,
         source=config["model"],
@@ -105,14 +107,13 @@ class _Known(NamedTuple):
     after_step: int | None = None
 
 
-def _known_of_run(folder: Path, run_steps: list[int] | None, after_step: int | None) -> _Known:
+def _known_of_run(journal: Journal, run_steps: list[int] | None, after_step: int | None) -> _Known:
     """Read what a study knows of its edits, after those that its model had from the start."""
-    journal = read_journal(folder)
     start = journal.run["config"]["start"]
     before = _Known()
     if start["run"]:
         steps = list(start["run_steps"]) or None
-        before = _known_of_run(Path(start["run"]), steps, start["after_step"])
+        before = _known_of_run(read_journal(Path(start["run"])), steps, start["after_step"])
     elif start["edit"]:
         before = _known_of_edit(Edit.load(start["edit"]))
 
@@ -120,15 +121,16 @@ def _known_of_run(folder: Path, run_steps: list[int] | None, after_step: int | N
     # Whole matrices that are journalled now and then have no edit by itself, only the model after
     # a snapshot.
     records = [step.record for step in journal.steps[1:]]
-    last = len(records) if after_step is None else after_step
+    if after_step is not None:
+        records = [record for record in records if record.step <= after_step]
     snapshot: int | None = None
-    if run_steps is None and journal.run["config"]["journal_dense_every"] > 1:
-        last = max((record.step for record in records[:last] if record.snapshot), default=0)
-        snapshot = last or None
-    if run_steps is None:
-        had = [record for record in records[:last] if record.kept]
+    if run_steps is not None:
+        had = [find_step(journal, number).record for number in run_steps]
     else:
-        had = [records[number - 1] for number in run_steps]
+        if journal.run["config"]["journal_dense_every"] > 1:
+            snapshot = max((record.step for record in records if record.snapshot), default=None)
+            records = [record for record in records if record.step <= (snapshot or 0)]
+        had = [record for record in records if record.kept]
     return _Known(
         records=(*before.records, *had),
         requests=(*before.requests, *_requests_of(journal, had)),
@@ -247,12 +249,17 @@ def config_for(model: Model, method: str, **hyper: Any) -> ConfigDict:
       ValueError: on an unknown method or hyper-parameter, or where no layer is published for the
         model and none is given.
     """
-    default_config(method, **hyper)  # an unknown name is said before a missing layer
+    # An unknown name is said before a missing layer.
+    given = default_config(method, **hyper).to_dict()["editor"]
+    field = layer_field(method)
+    if "layers" in hyper and field == "layer":
+        hyper = {name: value for name, value in hyper.items() if name != "layers"}
+        hyper["layer"] = given["layer"]
     published: dict[str, Any] = {}
     try:
         published = published_hyper(method, model)
     except ValueError:
-        if layer_field(method) not in hyper and "layers" not in hyper:
+        if field not in hyper:
             raise
     return default_config(method, **{**published, **hyper})
 

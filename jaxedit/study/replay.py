@@ -12,7 +12,8 @@ from jaxedit.edits.edit import Edit, read_edit
 from jaxedit.metrics.perplexity import Perplexity
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
-from jaxedit.study.journal import Journal, Step, read_journal
+from jaxedit.study.journal import Journal, Step, find_step, read_journal
+from jaxedit.study.validation import digest_edits
 
 
 class StudyState(NamedTuple):
@@ -70,7 +71,8 @@ def edited_model(
 
     Raises:
       ValueError: where the folder is no study's, a step is not there or holds no edit, the model
-        has changed, or the model after a step lies between two snapshots.
+        or the edits that the study began with have changed, or the model after a step lies between
+        two snapshots.
     """
     # The model of the study, and the steps that are asked for.
     folder = Path(folder)
@@ -81,10 +83,13 @@ def edited_model(
         raise ValueError(
             f"{config['model']} is not the model that {folder} edited: its weights are others now"
         )
-    by_number = {step.record.step: step for step in journal.steps[1:]}
-    for number in [*(run_steps or ()), *([] if after_step is None else [after_step])]:
-        if number not in by_number:
-            raise ValueError(f"{folder} has no edit {number}; it has 1 to {len(by_number)}")
+    if journal.run.get("start_sha256") != digest_edits(model.metadata.history):
+        raise ValueError(
+            f"{folder} began with other edits than {config['start']} names now: some were "
+            "undone or made since"
+        )
+    chosen = [find_step(journal, number) for number in run_steps or ()]
+    last = None if after_step is None else find_step(journal, after_step)
 
     # Chosen edits, or the model as the study left it.
     every = config["journal_dense_every"]
@@ -93,15 +98,17 @@ def edited_model(
             raise ValueError(
                 f"{folder} holds the weights after every {every} edits, and no edit by itself"
             )
-        for number in run_steps:
-            model = apply(model, read_step_edit(journal, by_number[number]))
+        for step in chosen:
+            model = apply(model, read_step_edit(journal, step))
         return model
-    last = len(by_number) if after_step is None else after_step
-    if every > 1 and after_step is not None and not by_number[last].record.snapshot:
+    if every > 1 and last is not None and not last.record.snapshot:
         raise ValueError(
             f"{folder} holds the weights after every {every} edits only, not after {after_step}"
         )
-    return replay(model, journal.steps[1 : last + 1]).model
+    steps = journal.steps[1:]
+    if last is not None:
+        steps = [step for step in steps if step.record.step <= last.record.step]
+    return replay(model, steps).model
 
 
 def load_start(

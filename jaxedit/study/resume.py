@@ -36,10 +36,10 @@ def journalled_edit(
         return JournalledEdit(make_edit(context.unedited, [], memory), False)
     overlay = state.model.overlay
     deltas = []
-    for weight, layers in context.editor.slots(context.unedited).items():
-        for layer in layers:
-            slot = int(overlay.slot[weight][layer])
-            deltas.append(Dense(weight, layer, to_host(overlay.delta[weight][slot])))
+    for weight, slot_L in overlay.slot.items():
+        for layer, slot in enumerate(slot_L):
+            if slot >= 0:
+                deltas.append(Dense(weight, layer, to_host(overlay.delta[weight][slot])))
     history = state.model.metadata.history
     anchor = next((made.anchor for made in history if made.anchor), None)
     snapshot = dataclasses.replace(make_edit(context.unedited, deltas, memory), anchor=anchor)

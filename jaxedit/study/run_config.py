@@ -16,11 +16,8 @@ METHOD_KEY = "editor.method="
 
 def read_run_config(journal: Journal) -> ConfigDict:
     """Return a study's configuration as its run.json has it."""
-    values = dict(journal.run["config"])
-    editor = dict(values.pop("editor"))
-    method = editor.pop("method")
-    hyper = {name: _to_tuples(value) for name, value in editor.items() if value is not None}
-    config = default_config(method, **hyper)
+    values = journal.run["config"]
+    config = default_config(values["editor"]["method"])
     _fill(config, values)
     return config
 
@@ -72,7 +69,7 @@ def _fill(config: Any, values: Mapping[str, Any]) -> None:
             _fill(config[key], value)
         elif config.get_type(key) is float and value is not None:
             config[key] = float(value)
-        else:
+        elif value is not None:
             config[key] = _to_tuples(value)
 
 

@@ -120,6 +120,7 @@ def digest_edits(edits: Sequence[Edit]) -> str | None:
     found = hashlib.sha256()
     for edit in edits:
         arrays, _ = edit_to_arrays(edit)
+        found.update(str([(delta.weight, delta.layer) for delta in edit.deltas]).encode())
         for name in sorted(arrays):
             found.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
     return found.hexdigest()

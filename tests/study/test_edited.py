@@ -198,3 +198,50 @@ def test_a_study_as_an_object(config_of, first, tmp_path):
     assert again.config["editor"]["method"] == "rome"
     with pytest.raises(ValueError, match="is not a study's work directory"):
         jaxedit.open_study(tmp_path / "gone")
+
+
+# Edits from the start at other layers than the study's own.
+
+
+@pytest.mark.parametrize(("method", "hyper"), [("rome", {}), ("ft", dict(num_steps=2))])
+@pytest.mark.parametrize("layer", [1, 4])
+def test_a_study_above_or_below_the_edits_it_began_with(
+    study_config, saved, golden, tmp_path, method, hyper, layer
+):
+    """Every other edit of whole matrices is journalled, and a snapshot has the first edits too."""
+    edited, _, path = saved
+    own = dict(layers=(layer,), **hyper) if method == "ft" else HYPER | dict(layer=layer)
+    every = 2 if method == "ft" else 1
+    start = dict(run="", run_steps=(), after_step=None, edit=str(path))
+    config = study_config(
+        method, FACTS, TEXTS, own, guard=dict(action="keep"), start=start, journal_dense_every=every
+    )
+    folder = run_study(config, tmp_path / "run")
+    journal = read_journal(folder)
+    assert journal.steps[0].record.perplexity["mean"] == jaxedit.perplexity(edited, TEXTS).mean
+    found = open_run(folder)
+    np.testing.assert_array_equal(delta(found.model), delta(edited))  # layer 3 has the first edit
+    last = journal.steps[-1].record.perplexity["mean"]
+    assert jaxedit.perplexity(found.model, TEXTS).mean == pytest.approx(last, rel=1e-6)
+    assert found.unedited_ppl is None  # the base was never measured
+    assert [each.subject for each in found.requests] == ["Bob", "BP", "Bob", "Ann"]
+
+
+def test_a_study_whose_start_has_changed_is_not_read(config_of, first, saved, tmp_path):
+    edit = saved[1]
+    start = dict(run="", run_steps=(), after_step=None, edit=str(tmp_path / "edit.safetensors"))
+    edit.save(start["edit"])
+    folder = run_study(config_of(MORE, start=start), tmp_path / "more")
+    read_edit(read_journal(first).steps[1].arrays).save(start["edit"])
+    with pytest.raises(ValueError, match=r"began with other edits than .* names now"):
+        jaxedit.edited_model(folder)
+
+
+def test_layers_of_a_method_that_edits_one_layer(golden):
+    request = jaxedit.Request("{} lives in", "Bob", "Munich")
+    hyper = {name: value for name, value in HYPER.items() if name != "layer"}
+    _, edit, _ = jaxedit.edit_model(golden("gpt2"), request, "rome", layers=[2], **hyper)
+    assert [each.layer for each in edit.deltas] == [2]
+    assert edit.record["editor"]["layer"] == 2
+    with pytest.raises(ValueError, match="rome edits one layer"):
+        jaxedit.edit_model(golden("gpt2"), request, "rome", layers=[2, 3], **hyper)
