@@ -135,15 +135,16 @@ def draw(results: dict) -> None:
             axis.scatter(x, errors, s=14, color=colours[j], label=form if i == 0 else None)
             axis.annotate(
                 f"{np.median(errors):,.2f} %",
-                (x[-1], float(np.median(errors))),
-                xytext=(4, 0),
+                (float(np.mean(x)), max(errors)),
+                xytext=(0, 5),
                 textcoords="offset points",
                 fontsize=8,
-                va="center",
+                ha="center",
                 color=colours[j],
             )
     axis.set_yscale("log")
-    axis.set_xlim(-0.5, len(METHODS) - 0.35)
+    axis.set_xlim(-0.5, len(METHODS) - 0.5)
+    axis.set_ylim(top=300)
     axis.set_xticks(range(len(METHODS)), list(METHODS))
     axis.set_ylabel("error of the change that is left, %")
     axis.set_title("Edits that survive being saved (a point a fact; medians)")
