@@ -48,6 +48,7 @@ SLOW = (
     "cli/test_track.py",
     "devices",
     "editors",
+    "exports/test_smollm2.py",
     "imports",
     "metrics/test_downstream.py",
     "metrics/test_task_files.py",
