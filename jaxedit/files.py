@@ -1,10 +1,11 @@
 """Files on disk and on the web: atomic writes, locks, formats, cached downloads."""
 
 import contextlib
-import fcntl
 import hashlib
+import json
 import math
 import os
+import platform
 import tempfile
 import urllib.error
 import urllib.parse
@@ -13,10 +14,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 from safetensors.numpy import save
 
 DOWNLOAD_TIMEOUT_S = 60
+LOCK_FILES = (".lock", ".lock-owner")  # in a folder that a process owns while it writes
 
 
 def to_json(value: Any) -> Any:
@@ -54,15 +57,93 @@ def to_safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
     return save(in_order, dict(metadata))
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that it is on the disk whole, or as it was before."""
+def parse_json(content: str | bytes, source: object, kind: type | tuple[type, ...] = dict) -> Any:
+    """Parse JSON that came from outside.
+
+    Args:
+      content: of the file.
+      source: its path or address, for the message.
+      kind: what the outermost value must be: dict, list, or both.
+
+    Raises:
+      ValueError: where it is not UTF-8 or not JSON, is nested too deeply, holds a number that is
+        too long or half a surrogate pair, or is of another kind.
+    """
+    try:
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # an escaped surrogate: Python keeps half a pair
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{source} holds half a surrogate pair, which is no text") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not UTF-8 text ({error})") from error
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"{source} is not JSON: {error.msg} at {at}") from error
+    except RecursionError as error:
+        raise ValueError(f"{source} is no usable JSON: it is nested too deeply") from error
+    except ValueError as error:  # a whole number of thousands of digits
+        raise ValueError(f"{source} is no usable JSON: {error}") from error
+    if not isinstance(value, kind):
+        names = {dict: "an object", list: "a list", str: "a string"}
+        wanted = " or ".join(names[each] for each in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ValueError(f"{source} must hold {wanted}; it holds {shorten_json(value)}")
+    return value
+
+
+def read_json(path: Path, kind: type | tuple[type, ...] = dict) -> Any:
+    """Read a JSON file; the one way to do so.
+
+    Args:
+      path: of the file.
+      kind: what the outermost value must be: dict, list, or both.
+
+    Raises:
+      ValueError: where its content is not that (`parse_json`).
+      OSError: where it cannot be read.
+    """
+    return parse_json(path.read_bytes(), path, kind)
+
+
+def shorten_json(value: Any, n_letters: int = 80) -> str:
+    """Write a value as JSON for a message, cut to so many letters."""
+    text = json.dumps(to_json(value), ensure_ascii=True, default=str)
+    return text if len(text) <= n_letters else f"{text[: n_letters - 3]}..."
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a file so that it is on the disk whole, or as it was before; the one way to do so.
+
+    The folder is synced too: what is written afterwards never refers to a file that a power cut
+    has taken.
+
+    Raises:
+      OSError: where the disk is full or not writable; nothing is left of the attempt.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's list of files to the disk, where the system can."""
+    with contextlib.suppress(OSError):  # Windows, and some network file systems
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def partial_path(path: Path) -> Path:
@@ -72,27 +153,32 @@ def partial_path(path: Path) -> Path:
 
 @contextlib.contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Lock a folder against other processes that lock it; nothing is written.
+    """Own a folder: no other process that asks for it has it at the same time.
 
-    The system releases the lock however this process ends. On a file system without locks on
-    folders there is none.
+    The system releases the lock however this process ends. On a file system without locks there is
+    none.
 
     Raises:
-      ValueError: where another process holds the lock.
+      ValueError: where another process owns it; the message names its host and number.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, owner = filelock.FileLock(folder / LOCK_FILES[0]), folder / LOCK_FILES[1]
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another process is writing to {folder}; wait for its end, or stop it"
-            ) from error
-        except OSError:  # some network file systems
-            pass
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        by = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
+        raise ValueError(
+            f"{folder} is in use by {by}; wait for its end or stop it, or give another folder"
+        ) from error
+    except (OSError, NotImplementedError):  # no locks, or not writable, as the next write will say
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # a full disk; only the message of others needs it
+            owner.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 def cache_folder() -> Path:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.files import flatten_keys, partial_path, to_json, to_safetensors, write_atomic
+from jaxedit.files import LOCK_FILES, flatten_keys, to_json, to_safetensors, write_atomic
 from jaxedit.study.record import SCHEMA, StepRecord, mark_undone
 from jaxedit.study.upgrade import upgrade_line, upgrade_run
 
@@ -63,7 +63,6 @@ class Journal:
             write_atomic(path, to_safetensors(arrays, metadata))
             _append_line(self.folder / "journal.jsonl", content)
         except OSError as error:
-            partial_path(path).unlink(missing_ok=True)
             raise OSError(
                 error.errno,
                 f"step {record.step} could not be written to {self.folder} ({error.strerror}); "
@@ -119,10 +118,7 @@ def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ..
         if written != run_now:
             write_atomic(path, _pretty(run_now))
         return Journal(folder, run_now, _steps_of(folder, records))
-    if folder.exists() and not _has_no_run_yet(folder):
-        raise ValueError(
-            f"{folder} is not empty and is not a study's work directory; give another --workdir"
-        )
+    check_workdir(folder)
     (folder / "steps").mkdir(parents=True, exist_ok=True)
     write_atomic(path, _pretty(run_now))
     return Journal(folder, run_now, _steps_of(folder, _read_records(folder, run_now, repair=True)))
@@ -138,6 +134,21 @@ def read_journal(folder: Path) -> Journal:
         raise ValueError(f"{folder} is not a study's work directory: it has no run.json")
     run = upgrade_run(_read_run(folder))
     return Journal(folder, run, _steps_of(folder, _read_records(folder, run, repair=False)))
+
+
+def check_workdir(folder: Path) -> None:
+    """Check that a folder is a study's, or that one may be begun there.
+
+    Raises:
+      ValueError: where it holds other things.
+    """
+    if not folder.exists() or (folder / "run.json").exists():
+        return
+    for path in folder.iterdir():
+        empty = path.name == "steps" and not any(path.iterdir())
+        if not empty and path.name not in {"run.json.part", *LOCK_FILES}:
+            why = "is not empty and is not a study's work directory; give another --workdir"
+            raise ValueError(f"{folder} {why}")
 
 
 def find_step(journal: Journal, number: int) -> Step:
@@ -269,19 +280,12 @@ def _check_same_study(
     if not differing:
         return
     shown = "; ".join(
-        f"{key}: {_shorten(a.get(key))} there, {_shorten(b.get(key))} now" for key in differing[:6]
+        f"{key}: {shorten_json(a.get(key), 60)} there, {shorten_json(b.get(key), 60)} now"
+        for key in differing[:6]
     )
     raise ValueError(
         f"{folder} belongs to another study. {shown}. Give another --workdir, or the same "
         "configuration"
-    )
-
-
-def _has_no_run_yet(folder: Path) -> bool:
-    """Whether a folder is empty, or a study was interrupted in it before it had its run.json."""
-    return all(
-        path.name == "run.json.part" or (path.name == "steps" and not any(path.iterdir()))
-        for path in folder.iterdir()
     )
 
 

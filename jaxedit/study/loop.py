@@ -20,7 +20,7 @@ from jaxedit.metrics.perplexity import perplexity
 from jaxedit.metrics.retention import evaluate_retention
 from jaxedit.study.context import StudyContext, build_context
 from jaxedit.study.evaluation import baseline_record
-from jaxedit.study.journal import Journal, open_journal
+from jaxedit.study.journal import Journal, check_workdir, open_journal
 from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import StudyState, read_baseline, replay
 from jaxedit.study.resume import ends_study, journalled_edit, n_steps_to_keep
@@ -50,7 +50,7 @@ def run_study(
       OSError: where a step cannot be written; all steps before are whole.
     """
     context = build_context(config, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    check_workdir(workdir)
     with exclusive_lock(workdir):
         _run_steps(context, workdir, on_step)
     return workdir

@@ -91,7 +91,7 @@ def test_a_full_disk_leaves_the_journal_whole(tmp_path, monkeypatch, at, by):
     lines = tmp_path / "run" / "journal.jsonl"
     before = lines.read_bytes()
     if by == "fsync":
-        calls = iter([no_space] if at == "arrays" else [os.fsync, no_space])
+        calls = iter([no_space] if at == "arrays" else [os.fsync, os.fsync, no_space])
         monkeypatch.setattr(os, "fsync", lambda descriptor: next(calls)(descriptor))
     else:
         opened, full = Path.open, ".part" if at == "arrays" else ".jsonl"

@@ -93,7 +93,7 @@ def test_a_finished_study_does_nothing_more(whole, configure, tmp_path):
     assert content(tmp_path / "run") == before
 
 
-@pytest.mark.parametrize("at", [1, 2], ids=["arrays", "line"])
+@pytest.mark.parametrize("at", [1, 3], ids=["arrays", "line"])  # 2: the folder
 def test_a_full_disk_can_be_made_room_on(whole, configure, tmp_path, at):
     """The write fails at the third edit's arrays or at its line; the same study then goes on."""
     with pytest.MonkeyPatch.context() as patch:

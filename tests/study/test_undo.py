@@ -218,14 +218,14 @@ def test_nothing_is_undone_while_a_study_runs(config_of, tmp_path):
 
     def on_step(record, total):
         for writing in (lambda: undo_steps(folder, [1]), lambda: run_study(config, folder)):
-            with pytest.raises(ValueError, match="another process is writing to") as caught:
+            with pytest.raises(ValueError, match="is in use by process") as caught:
                 writing()
             said.append(str(caught.value))
 
     config = config_of("rome", n_facts=1)
     run_study(config, folder, on_step)
     assert len(said) == 4
-    with exclusive_lock(folder), pytest.raises(ValueError, match="another process is writing to"):
+    with exclusive_lock(folder), pytest.raises(ValueError, match="is in use by process"):
         undo_steps(folder, [1])
     undo_steps(folder, [1])
     assert not edited_model(folder).metadata.history
