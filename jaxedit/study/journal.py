@@ -280,8 +280,7 @@ def _check_same_study(
     if not differing:
         return
     shown = "; ".join(
-        f"{key}: {shorten_json(a.get(key), 60)} there, {shorten_json(b.get(key), 60)} now"
-        for key in differing[:6]
+        f"{key}: {_shorten(a.get(key))} there, {_shorten(b.get(key))} now" for key in differing[:6]
     )
     raise ValueError(
         f"{folder} belongs to another study. {shown}. Give another --workdir, or the same "
