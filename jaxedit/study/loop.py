@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from jaxedit.compilation_cache import forget_programs_if_many
 from jaxedit.edits.edit import edit_to_arrays
 from jaxedit.files import exclusive_lock, to_json, write_atomic
 from jaxedit.metrics.facts import average_facts, evaluate_facts
@@ -30,6 +31,7 @@ OnStep = Callable[[StepRecord, int], None]  # (a step's record, how many steps t
 
 # Keys of run.json in which a study that goes on may differ.
 MAY_DIFFER = ("config.n_facts", "config.mesh", "n_edits")
+STEPS_A_LOOK = 16  # between two looks at how many compiled programs are held
 
 
 def run_study(
@@ -95,6 +97,8 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
         kept += [number] if record.kept else []
         record = _write_step(context, journal, state, record, edit, kept)
         on_step(record, total)
+        if number % STEPS_A_LOOK == 0:
+            forget_programs_if_many()
         if ends_study(context, record):
             break
     if not context.single:
