@@ -162,13 +162,36 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
       ValueError: where another process owns it; the message names its host and number.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock, owner = filelock.FileLock(folder / LOCK_FILES[0]), folder / LOCK_FILES[1]
+    lock, owner = (folder / name for name in LOCK_FILES)
+    with _hold_lock(lock, owner, f"{folder} is", "folder"):
+        yield
+
+
+@contextlib.contextmanager
+def exclusive_target(path: Path) -> Iterator[None]:
+    """Own the name of a file, or of a folder that comes to be as a whole, while it is written.
+
+    The lock lies beside it, as a hidden file which stays there; else as `exclusive_lock`.
+
+    Raises:
+      ValueError: where another process writes it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, owner = (path.with_name(f".{path.name}{name}") for name in LOCK_FILES)
+    with _hold_lock(lock, owner, f"{path} is", "name"):
+        yield
+
+
+@contextlib.contextmanager
+def _hold_lock(path: Path, owner: Path, what: str, other: str) -> Iterator[None]:
+    """Hold a lock; `owner` is the file that names who does, the rest is for the message."""
+    lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         by = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
         raise ValueError(
-            f"{folder} is in use by {by}; wait for its end or stop it, or give another folder"
+            f"{what} in use by {by}; wait for its end or stop it, or give another {other}"
         ) from error
     except (OSError, NotImplementedError):  # no locks, or not writable, as the next write will say
         yield
