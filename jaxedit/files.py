@@ -1,15 +1,10 @@
-"""Files on disk and on the web: atomic writes, locks, formats, cached downloads."""
+"""Files on disk: atomic writes, locks, formats, and where what is kept between runs lies."""
 
 import contextlib
-import hashlib
 import json
 import math
 import os
 import platform
-import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +13,6 @@ import filelock
 import numpy as np
 from safetensors.numpy import save
 
-DOWNLOAD_TIMEOUT_S = 60
 LOCK_FILES = (".lock", ".lock-owner")  # in a folder that a process owns while it writes
 
 
@@ -207,35 +201,3 @@ def _hold_lock(path: Path, owner: Path, what: str, other: str) -> Iterator[None]
 def cache_folder() -> Path:
     """Return the folder of what is kept between runs: in $XDG_CACHE_HOME, or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxedit"
-
-
-def is_url(source: str) -> bool:
-    """Return whether a source is an address on the web."""
-    return source.startswith(("https://", "http://"))
-
-
-def download(address: str) -> Path:
-    """Fetch the file at an address once, into the user's cache folder, and return its path there.
-
-    Raises:
-      ValueError: where it cannot be fetched; the message says why and where a copy may be put.
-    """
-    name = Path(urllib.parse.urlsplit(address).path).name or "file"
-    digest = hashlib.sha256(address.encode()).hexdigest()[:12]
-    path = cache_folder() / "files" / f"{digest}-{name}"
-    if path.is_file():
-        return path
-    try:
-        with urllib.request.urlopen(address, timeout=DOWNLOAD_TIMEOUT_S) as response:
-            content = response.read()
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{address} could not be fetched ({error}); "
-            "fetch it by other means and give the file's path"
-        ) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own for each process: several may fetch the same file at once.
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)
-    return path
