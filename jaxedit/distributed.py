@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxedit.rounding import ceil_div, next_power_of_two
+from jaxedit.rounding import ceil_div, next_power_of_two, read_whole_number
 
 
 def start_processes(
@@ -55,7 +55,7 @@ def is_multiprocess() -> bool:
     n_tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     workers = os.environ.get("TPU_WORKER_HOSTNAMES", "")
     return (
-        (n_tasks.isdigit() and int(n_tasks) > 1)
+        (read_whole_number(n_tasks) or 1) > 1
         or "," in workers
         or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
     )

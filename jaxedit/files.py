@@ -1,15 +1,10 @@
-"""Files on disk and on the web: atomic writes, locks, formats, cached downloads."""
+"""Files on disk: atomic writes, locks, formats, and where what is kept between runs lies."""
 
 import contextlib
-import hashlib
 import json
 import math
 import os
 import platform
-import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +13,6 @@ import filelock
 import numpy as np
 from safetensors.numpy import save
 
-DOWNLOAD_TIMEOUT_S = 60
 LOCK_FILES = (".lock", ".lock-owner")  # in a folder that a process owns while it writes
 
 
@@ -162,13 +156,36 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
       ValueError: where another process owns it; the message names its host and number.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock, owner = filelock.FileLock(folder / LOCK_FILES[0]), folder / LOCK_FILES[1]
+    lock, owner = (folder / name for name in LOCK_FILES)
+    with _hold_lock(lock, owner, f"{folder} is", "folder"):
+        yield
+
+
+@contextlib.contextmanager
+def exclusive_target(path: Path) -> Iterator[None]:
+    """Own the name of a file, or of a folder that comes to be as a whole, while it is written.
+
+    The lock lies beside it, as a hidden file which stays there; else as `exclusive_lock`.
+
+    Raises:
+      ValueError: where another process writes it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, owner = (path.with_name(f".{path.name}{name}") for name in LOCK_FILES)
+    with _hold_lock(lock, owner, f"{path} is", "name"):
+        yield
+
+
+@contextlib.contextmanager
+def _hold_lock(path: Path, owner: Path, what: str, other: str) -> Iterator[None]:
+    """Hold a lock; `owner` is the file that names who does, the rest is for the message."""
+    lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         by = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
         raise ValueError(
-            f"{folder} is in use by {by}; wait for its end or stop it, or give another folder"
+            f"{what} in use by {by}; wait for its end or stop it, or give another {other}"
         ) from error
     except (OSError, NotImplementedError):  # no locks, or not writable, as the next write will say
         yield
@@ -184,35 +201,3 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
 def cache_folder() -> Path:
     """Return the folder of what is kept between runs: in $XDG_CACHE_HOME, or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxedit"
-
-
-def is_url(source: str) -> bool:
-    """Return whether a source is an address on the web."""
-    return source.startswith(("https://", "http://"))
-
-
-def download(address: str) -> Path:
-    """Fetch the file at an address once, into the user's cache folder, and return its path there.
-
-    Raises:
-      ValueError: where it cannot be fetched; the message says why and where a copy may be put.
-    """
-    name = Path(urllib.parse.urlsplit(address).path).name or "file"
-    digest = hashlib.sha256(address.encode()).hexdigest()[:12]
-    path = cache_folder() / "files" / f"{digest}-{name}"
-    if path.is_file():
-        return path
-    try:
-        with urllib.request.urlopen(address, timeout=DOWNLOAD_TIMEOUT_S) as response:
-            content = response.read()
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{address} could not be fetched ({error}); "
-            "fetch it by other means and give the file's path"
-        ) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own for each process: several may fetch the same file at once.
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)
-    return path

@@ -12,6 +12,7 @@ from absl import flags
 from jax.errors import JaxRuntimeError
 
 from jaxedit.distributed import is_first_process, is_multiprocess, start_processes
+from jaxedit.rounding import read_whole_number
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from jaxedit.study.edited import EditedModel
 
 FLAGS = flags.FLAGS
+MOST_STEPS = 1_000_000  # of a study, in a range of them
 SHOWN_FACTS = 5  # of a model's edits, in one line each
 
 
@@ -252,12 +254,14 @@ def whole_numbers(flag: str) -> list[int]:
       ValueError: on anything else.
     """
     given = FLAGS[flag].value or []
-    if not given or not all(text.strip().isdigit() for text in given):
+    numbers = [read_whole_number(text.strip()) for text in given]
+    found = [number for number in numbers if number is not None]
+    if not found or len(found) < len(given):
         raise ValueError(
-            f"--{flag}={','.join(given)}: expected numbers with commas between them, e.g. "
-            f"--{flag}=3,4,5"
+            f"--{flag}={','.join(given)[:80]}: expected numbers with commas between "
+            f"them, e.g. --{flag}=3,4,5"
         )
-    return [int(text) for text in given]
+    return found
 
 
 def step_numbers(flag: str) -> list[int]:
@@ -268,7 +272,7 @@ def step_numbers(flag: str) -> list[int]:
     """
     given = FLAGS[flag].value or []
     example = f"with commas between, e.g. --{flag}=1,3,7-9"
-    return parse_steps(given, f"--{flag}={','.join(given)}", example)
+    return parse_steps(given, f"--{flag}={','.join(given)[:80]}", example)
 
 
 def parse_steps(texts: Sequence[str], given: str, example: str) -> list[int]:
@@ -285,10 +289,14 @@ def parse_steps(texts: Sequence[str], given: str, example: str) -> list[int]:
     numbers: list[int] = []
     for text in texts:
         first, dash, last = text.strip().partition("-")
-        is_range = first.isdigit() and (last.isdigit() if dash else not last)
-        if not is_range or int(first) > int(last or first):
-            raise ValueError(f"{given}: expected numbers of steps and ranges of them {example}")
-        numbers += range(int(first), int(last or first) + 1)
+        start = read_whole_number(first, MOST_STEPS)
+        end = read_whole_number(last, MOST_STEPS) if dash else start
+        if start is None or end is None or start > end:
+            raise ValueError(
+                f"{given}: expected numbers of steps (up to {MOST_STEPS:,}) and ranges of them "
+                f"{example}"
+            )
+        numbers += range(start, end + 1)
     return numbers
 
 

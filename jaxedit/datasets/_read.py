@@ -3,14 +3,14 @@
 import importlib
 import importlib.resources
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from jaxedit.datasets._sources import HUB_PREFIX, hub_rows
+from jaxedit.downloads import download, is_url
 from jaxedit.edits.request import Request
-from jaxedit.files import download, is_url
 
 BUILTIN = "builtin"  # the facts and texts that come with the package, in demo/
 
@@ -59,8 +59,7 @@ def read_requests(source: str) -> Requests:
     if source.startswith(HUB_PREFIX):
         records = list(hub_rows(source.removeprefix(HUB_PREFIX), expected=RECORD_FILES))
     else:
-        content = _read_source(source, "facts.json", RECORD_FILES)
-        records = _parse_records(source, content, RECORD_FILES)
+        records = _read_source(source, "facts.json", RECORD_FILES, _parse_records)
     if not records:
         raise ValueError(f"{source} is empty; expected at least one record")
     form = _recognise_form(source, records[0])
@@ -86,13 +85,8 @@ def read_texts(source: str) -> list[str]:
       ValueError: on a file that is missing, is not JSON (unless .txt), or holds no texts. The
         message names the file and where.
     """
-    content = _read_source(source, "texts.json", TEXT_FILES)
-    if _suffix(source) == ".txt":
-        texts = [line for line in content.split("\n") if line.strip()]
-        if not texts:
-            raise ValueError(f"{source} holds no texts; expected one a line")
-        return texts
-    records = _parse_records(source, content, TEXT_FILES)
+    parse = _parse_lines if _suffix(source) == ".txt" else _parse_records
+    records = _read_source(source, "texts.json", TEXT_FILES, parse)
     return [_text_of(source, i, record) for i, record in enumerate(records)]
 
 
@@ -154,20 +148,46 @@ def _text_of(source: str, i: int, record: Any) -> str:
     return text
 
 
-def _read_source(source: str, builtin_file: str, expected: str) -> str:
-    """Read a file, one that was downloaded, or the built-in one."""
+def _read_source(
+    source: str, builtin_file: str, expected: str, parse: Callable[[str, str, str], list[Any]]
+) -> list[Any]:
+    """Read the records of a file, one that was downloaded, or the built-in one.
+
+    Args:
+      source: path, address or "builtin".
+      builtin_file: its name.
+      expected: for the message.
+      parse: (source, content, expected) -> records.
+    """
     if source == BUILTIN:
         folder = importlib.resources.files("jaxedit.datasets").joinpath("demo")
-        return folder.joinpath(builtin_file).read_text(encoding="utf-8")
-    path = download(source) if is_url(source) else Path(source)
-    if not path.is_file():
+        content = folder.joinpath(builtin_file).read_text(encoding="utf-8")
+        return parse(source, content, expected)
+
+    def read(path: Path) -> list[Any]:
+        try:
+            content = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{source} is not UTF-8 text ({error}); expected {expected}"
+            ) from error
+        return parse(source, content, expected)
+
+    if is_url(source):
+        return download(source, read)
+    if not Path(source).is_file():
         raise ValueError(
             f"there is no file {source}; expected {BUILTIN!r}, or the path or address of {expected}"
         )
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source} is not UTF-8 text ({error}); expected {expected}") from error
+    return read(Path(source))
+
+
+def _parse_lines(source: str, content: str, expected: str) -> list[Any]:
+    """Parse one text a line, at least one."""
+    texts = [line for line in content.split("\n") if line.strip()]
+    if not texts:
+        raise ValueError(f"{source} holds no texts; expected one a line")
+    return texts
 
 
 def _parse_records(source: str, content: str, expected: str) -> list[Any]:
@@ -188,7 +208,8 @@ def _parse_records(source: str, content: str, expected: str) -> list[Any]:
 
 def _suffix(source: str) -> str:
     """Return what a source's name ends in, without an address's query."""
-    return Path(urlsplit(source).path if is_url(source) else source).suffix.lower()
+    path = source.partition("#")[0].partition("?")[0] if is_url(source) else source
+    return Path(path).suffix.lower()
 
 
 def _parse_json(source: str, content: str, first_line: int, expected: str) -> Any:

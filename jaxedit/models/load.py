@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxedit.mesh import make_mesh
 from jaxedit.models.checkpoint import load_parameters, log_summary
 from jaxedit.models.config import replicate_kv_heads_for
+from jaxedit.models.conversion_record import check_same_model
 from jaxedit.models.gguf import open_gguf
 from jaxedit.models.hf_directory import open_directory
 from jaxedit.models.model import Model, ModelMetadata
@@ -63,6 +64,7 @@ def load(
     config = replicate_kv_heads_for(source.config, mesh.shape["model"])
     if is_converted(path):
         base = read_orbax(path, source.config, config, stored_dtype, mesh)
+        check_same_model(path, source.config, source.tokenizer)
     else:
         base = load_parameters(source, config, stored_dtype, mesh)
     metadata = ModelMetadata(tokenizer, name_or_path, tensor_names)

@@ -110,6 +110,7 @@ def _provenance(model: Model, texts: list[str]) -> dict[str, Any]:
     return {
         "model": model.metadata.source,
         "fingerprint": model.fingerprint,
+        "fingerprints": model.fingerprints._asdict(),
         "corpus_sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest(),
         "dtype": str(model.dtype),
         "n_edits": len(model.metadata.history),

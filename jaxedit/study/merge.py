@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from jaxedit.rounding import read_whole_number
 from jaxedit.study.journal import Journal, Step, open_journal, read_journal
 
 DIFFER = ("shard", "mesh")  # of the configuration, from shard to shard
@@ -62,7 +63,12 @@ def _read_shards(folder: Path) -> list[Journal]:
         raise ValueError(
             f"{folder} holds shards of several divisions: {', '.join(path.name for path in found)}"
         )
-    paths = [shard_folder(folder, f"{i}/{n_shards}") for i in range(1, int(n_shards) + 1)]
+    n = read_whole_number(n_shards)
+    if not n:
+        raise ValueError(f"{folder} holds {found[0].name}, which is no shard I of N")
+    # One more than there are is enough to find one that is missing.
+    numbers = range(1, min(n, len(found) + 1) + 1)
+    paths = [shard_folder(folder, f"{i}/{n_shards}") for i in numbers]
     missing = [path.name for path in paths if not path.is_dir()]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}")

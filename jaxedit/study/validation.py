@@ -10,6 +10,7 @@ import numpy as np
 from jaxedit.editors import Editor
 from jaxedit.edits.edit import Edit, edit_to_arrays
 from jaxedit.edits.request import Request
+from jaxedit.rounding import read_whole_number
 
 MODES = ("sequential", "single")
 
@@ -97,15 +98,13 @@ def shard_steps(n_steps: int, batch_size: int, shard: str) -> tuple[int, ...]:
     if not shard:
         return tuple(range(1, n_steps + 1))
     which, _, n_shards = shard.partition("/")
-    if not (which.isdigit() and n_shards.isdigit() and 1 <= int(which) <= int(n_shards)):
+    i, n = read_whole_number(which), read_whole_number(n_shards)
+    if i is None or n is None or not 1 <= i <= n:
         raise ValueError(
-            f'shard={shard!r}: expected i/n with i from 1 to n, e.g. "2/8" for the second of '
+            f'shard={shard[:80]!r}: expected i/n with i from 1 to n, e.g. "2/8" for the second of '
             "eight shards"
         )
-    mine = int(which) - 1
-    return tuple(
-        step for step in range(1, n_steps + 1) if (step - 1) // batch_size % int(n_shards) == mine
-    )
+    return tuple(step for step in range(1, n_steps + 1) if (step - 1) // batch_size % n == i - 1)
 
 
 def digest_requests(requests: list[Request]) -> str:
