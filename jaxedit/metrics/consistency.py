@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxedit.edits.request import Request
 from jaxedit.files import download, is_url
+from jaxedit.models.texts import check_texts
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -75,7 +76,11 @@ def consistency(references: ReferenceTexts, request: Request, texts: list[str]) 
       references: as read.
       request: whose relation and target_id say which of them count.
       texts: what the model generates, prompts included.
+
+    Raises:
+      ValueError: on a text instead of a list of texts.
     """
+    check_texts(texts, "consistency")
     reference_texts = references.texts.get((request.relation or "", request.target_id or ""))
     if not reference_texts:
         return None

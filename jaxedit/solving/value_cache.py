@@ -47,7 +47,11 @@ def cached_values(
     # The file's name is a hash of everything that the values depend on.
     key = {
         "model": [model.fingerprint, str(model.dtype), model.tokenizer.add_bos],
-        "requests": [[request.prompt, request.subject, request.target_new] for request in requests],
+        "requests": [
+            [request.prompt, request.subject, request.target_new]
+            + ([request.leading_space] if request.leading_space else [])
+            for request in requests
+        ],
         "templates": templates,
         "layer": layer,
         "site": site,
