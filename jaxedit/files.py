@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,19 @@ def to_safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
     return save(in_order, dict(metadata))
 
 
-def parse_json(content: str | bytes, source: object, kind: type | tuple[type, ...] = dict) -> Any:
+def parse_json(
+    content: str | bytes,
+    source: object,
+    kind: type | tuple[type, ...] = dict,
+    line: int | None = None,
+) -> Any:
     """Parse JSON that came from outside.
 
     Args:
       content: of the file.
       source: its path or address, for the message.
       kind: what the outermost value must be: dict, list, or both.
+      line: of the file, where the content is one line of it.
 
     Raises:
       ValueError: where it is not UTF-8 or not JSON, is nested too deeply, holds a number that is
@@ -69,21 +76,41 @@ def parse_json(content: str | bytes, source: object, kind: type | tuple[type, ..
         if "\\ud" in text.lower():  # an escaped surrogate: Python keeps half a pair
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{source} holds half a surrogate pair, which is no text") from error
+        place = _place(text, line)
+        raise ValueError(
+            f"{source}{place} holds half a surrogate pair, which is no text"
+        ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{source} is not UTF-8 text ({error})") from error
     except json.JSONDecodeError as error:
-        at = f"line {error.lineno}, column {error.colno}"
+        at = f"line {error.lineno + (line or 1) - 1}, column {error.colno}"
         raise ValueError(f"{source} is not JSON: {error.msg} at {at}") from error
     except RecursionError as error:
-        raise ValueError(f"{source} is no usable JSON: it is nested too deeply") from error
+        place = _place(text, line)
+        raise ValueError(f"{source}{place} is no usable JSON: it is nested too deeply") from error
     except ValueError as error:  # a whole number of thousands of digits
-        raise ValueError(f"{source} is no usable JSON: {error}") from error
+        raise ValueError(f"{source}{_place(text, line)} is no usable JSON: {error}") from error
     if not isinstance(value, kind):
         names = {dict: "an object", list: "a list", str: "a string"}
         wanted = " or ".join(names[each] for each in (kind if isinstance(kind, tuple) else (kind,)))
         raise ValueError(f"{source} must hold {wanted}; it holds {shorten_json(value)}")
     return value
+
+
+def _place(text: str, line: int | None) -> str:
+    """Say where in a file what cannot be read stands: its line, or which record of a list."""
+    if line is not None:
+        return f", line {line},"
+    decoder, i, sign = json.JSONDecoder(), 0, re.compile(r"\s*([\[,]?)\s*")
+    found = sign.match(text)
+    while found and found[1] == ("," if i else "["):
+        try:
+            value, at = decoder.raw_decode(text, found.end())
+            json.dumps(value, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            return f", record {i} (counted from 0),"
+        i, found = i + 1, sign.match(text, at)
+    return ""
 
 
 def read_json(path: Path, kind: type | tuple[type, ...] = dict) -> Any:
@@ -102,7 +129,10 @@ def read_json(path: Path, kind: type | tuple[type, ...] = dict) -> Any:
 
 def shorten_json(value: Any, n_letters: int = 80) -> str:
     """Write a value as JSON for a message, cut to so many letters."""
-    text = json.dumps(to_json(value), ensure_ascii=True, default=str)
+    try:
+        text = json.dumps(to_json(value), ensure_ascii=True, default=str)
+    except RecursionError:
+        text = "what is nested too deeply"
     return text if len(text) <= n_letters else f"{text[: n_letters - 3]}..."
 
 

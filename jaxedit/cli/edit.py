@@ -57,7 +57,7 @@ def main() -> None:
     """Edit, measure, print."""
     from jaxedit.datasets import read_texts
     from jaxedit.edits.apply import apply
-    from jaxedit.edits.request import Request
+    from jaxedit.edits.request import Request, with_leading_space
     from jaxedit.metrics.facts import evaluate_facts
     from jaxedit.metrics.perplexity import perplexity
     from jaxedit.models.generate import generate
@@ -73,6 +73,7 @@ def main() -> None:
     texts = read_texts(FLAGS.texts)
     model = load_model()
     config = read_editor_config(model)
+    (request,) = with_leading_space([request], config.get("leading_space"))
     editor = editor_from(config)
     stats = Stats.load(Path(FLAGS.stats)) if FLAGS.stats else None
 
@@ -135,6 +136,7 @@ def save(
         subject=request.subject,
         target_new=request.target_new,
         target_true=request.target_true,
+        leading_space=request.leading_space,
         n_requests=1,
         kept=True,
         perplexity=perplexity_record(scores[1], scores[0]),

@@ -15,6 +15,7 @@ import numpy as np
 from jaxedit.downloads import download, is_url
 from jaxedit.edits.request import Request
 from jaxedit.files import read_json, shorten_json
+from jaxedit.models.texts import check_texts
 from jaxedit.npy import read_npy
 
 if TYPE_CHECKING:
@@ -121,7 +122,11 @@ def consistency(references: ReferenceTexts, request: Request, texts: list[str]) 
       references: as read.
       request: whose relation and target_id say which of them count.
       texts: what the model generates, prompts included.
+
+    Raises:
+      ValueError: on a text instead of a list of texts.
     """
+    check_texts(texts, "consistency")
     reference_texts = references.texts.get((request.relation or "", request.target_id or ""))
     if not reference_texts:
         return None

@@ -13,6 +13,7 @@ from jaxedit.models.attention import AttentionContext
 from jaxedit.models.layers import causal_attention, embed, embedding_and_head, run_layers_with_kv
 from jaxedit.models.model import Model
 from jaxedit.models.packing import pad_tokens
+from jaxedit.models.texts import check_texts
 from jaxedit.rounding import round_up
 
 PROMPT_STEP = 16  # prompts are padded to multiples of this, so that few shapes are compiled
@@ -83,9 +84,10 @@ def generate(
       seed: of the sampling.
 
     Raises:
-      ValueError: on an empty list or prompt, a number that cannot be, or a text that would be too
-        long.
+      ValueError: on an empty list or prompt, a text instead of a list, a number that cannot be, or
+        a text that would be too long.
     """
+    check_texts(prompts, "generation")
     token_lists = [model.tokenizer.encode(prompt) for prompt in prompts]
     new_lists = continue_tokens(
         model,

@@ -51,7 +51,11 @@ def cached_values(
     # configuration, tokenizer and weights.
     key = {
         "model": [*model.fingerprints, str(model.dtype)],
-        "requests": [[request.prompt, request.subject, request.target_new] for request in requests],
+        "requests": [
+            [request.prompt, request.subject, request.target_new]
+            + ([request.leading_space] if request.leading_space else [])
+            for request in requests
+        ],
         "templates": templates,
         "layer": layer,
         "site": site,

@@ -39,8 +39,9 @@ class StepRecord:
     Attributes:
       kind: "baseline", "step" or "undo".
       step: its number; the baseline's is 0, an undo's that of the last edit made before it.
-      case_id: of the (first) request, in its data set; so the next four.
+      case_id: of the (first) request, in its data set; so the next five.
       n_requests: how many requests the edit writes.
+      contradictions: the prompts for which these requests want different answers, with the answers.
       kept: whether the model has the edit from here on; never in a study of single edits.
       skipped: why the edit was not tried on purpose: "screening".
       error: why it could not be made or measured.
@@ -79,7 +80,9 @@ class StepRecord:
     subject: str | None = None
     target_new: str | None = None
     target_true: str | None = None
+    leading_space: str | None = None
     n_requests: int | None = None
+    contradictions: list[str] | None = None
     kept: bool | None = None
     skipped: str | None = None
     error: str | None = None
@@ -182,6 +185,8 @@ _TEXTS = frozenset(
         "subject",
         "target_new",
         "target_true",
+        "leading_space",
+        "contradictions",
         "skipped",
         "error",
         "guard_code",

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxedit.editors import Editor
 from jaxedit.edits.edit import Edit, edit_to_arrays
-from jaxedit.edits.request import Request
+from jaxedit.edits.request import Request, with_leading_space
 from jaxedit.rounding import read_whole_number
 
 MODES = ("sequential", "single")
@@ -68,7 +68,7 @@ def check_dense_journal(values: Mapping[str, Any], editor: Editor) -> None:
 
 
 def facts_of_edits(asked: list[Request], values: Mapping[str, Any]) -> list[list[Request]]:
-    """Divide the facts into those of each edit.
+    """Divide the facts into those of each edit; those that do not say it get the editor's space.
 
     Raises:
       ValueError: where n_facts would cut the last edit short.
@@ -79,6 +79,7 @@ def facts_of_edits(asked: list[Request], values: Mapping[str, Any]) -> list[list
             f"n_facts={values['n_facts']} is not a multiple of facts_per_edit={size}, so the last "
             "edit would be cut short"
         )
+    requests = with_leading_space(requests, values["editor"].get("leading_space"))
     return [requests[i : i + size] for i in range(0, len(requests), size)]
 
 
@@ -109,7 +110,12 @@ def shard_steps(n_steps: int, batch_size: int, shard: str) -> tuple[int, ...]:
 
 def digest_requests(requests: list[Request]) -> str:
     """Digest facts, so that a study can tell whether its own are the same still."""
-    return digest([request.__dict__ for request in requests])
+    # A field that most facts lack is left out where it is empty, as in journals before it.
+    fields = [dict(request.__dict__) for request in requests]
+    for each in fields:
+        if each["leading_space"] is None:
+            del each["leading_space"]
+    return digest(fields)
 
 
 def digest_edits(edits: Sequence[Edit]) -> str | None:

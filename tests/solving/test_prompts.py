@@ -7,9 +7,9 @@ import pytest
 
 import jaxedit
 from jaxedit.edits.edit import to_dense
+from jaxedit.edits.spaces import check_leading_space
 from jaxedit.solving.prompts import (
     check_fact_token,
-    check_leading_space,
     fact_token_of,
     tokenise_prompt,
     tokenise_request,
@@ -117,7 +117,7 @@ def test_a_request_longer_than_the_context_is_refused(word_model):
 def test_unknown_choices_are_named():
     with pytest.raises(ValueError, match="fact_token='first': expected one of 'subject_last'"):
         check_fact_token("first")
-    message = "leading_space='no': expected one of 'joined', 'separate', 'none'"
+    message = "leading_space='no': expected one of 'joined', 'separate', 'none', 'sep"
     with pytest.raises(ValueError, match=message):
         check_leading_space("no")
 
