@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxedit.edits.request import Request
 from jaxedit.exports.measured import Measured, texts_of
 from jaxedit.exports.written import ExportOptions, WrittenWeight
-from jaxedit.files import to_json, write_atomic
+from jaxedit.files import read_json, to_json, write_atomic
 from jaxedit.study.edited import EditedModel, request_from_json
 
 RECORD = "jaxedit.json"
@@ -113,7 +113,7 @@ def read_export_record(folder: Path) -> ExportRecord:
             f"{path} is missing: expected a folder that `jaxedit export` wrote, which holds it"
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         measured = values["measured"]
         ppl = measured["perplexity"]
         return ExportRecord(
@@ -133,7 +133,7 @@ def read_export_record(folder: Path) -> ExportRecord:
                 ),
             }
         )
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} is not the account of an export ({error!r}); export the model again"
         ) from error
