@@ -4,7 +4,7 @@ import numpy as np
 
 from jaxedit.analyses.damage_prediction import COLLAPSE_PPL
 from jaxedit.reports.formatting import format_number
-from jaxedit.study.journal import Journal
+from jaxedit.study.journal import Journal, journal_remarks
 from jaxedit.study.record import StepRecord
 
 HEADER = ["#", "edit", "perplexity", "ratio", "P(new)", "accuracy", "|u·k|", "outcome"]
@@ -45,30 +45,6 @@ def _check_complete(journal: Journal, record: StepRecord) -> None:
             f"{journal.folder / 'journal.jsonl'}: the line of step {record.step} lacks "
             f"{', '.join(missing)}; restore it from a copy"
         )
-
-
-def journal_remarks(journal: Journal) -> list[str]:
-    """Say that a study is unfinished, and which of its journal's lines cannot be verified.
-
-    How many edits a shard has is not known from its run.json.
-    """
-    remarks = []
-    if journal.n_unverified:
-        remarks.append(
-            f"The first {journal.n_unverified} lines of the journal were written by an older "
-            "version: they have no digests, so that damage to them cannot be noticed."
-        )
-    config, n_made = journal.run["config"], len(journal.steps) - 1
-    n_edits = journal.run.get("n_edits")
-    last = journal.steps[-1].record
-    is_stopped = config.get("guard", {}).get("action") == "stop" and last.guard_code is not None
-    is_whole = n_edits is None or n_made >= n_edits or is_stopped or config.get("shard")
-    if not is_whole:
-        remarks.append(
-            f"The study is not finished: {n_made} of {n_edits} edits. The command that began it "
-            "goes on with it."
-        )
-    return remarks
 
 
 def unedited_perplexity(journal: Journal) -> float:

@@ -126,10 +126,16 @@ class StepRecord:
 
     @property
     def request_summary(self) -> str:
-        """The request in one line, and how many others the edit writes."""
-        assert self.prompt is not None
-        assert self.subject is not None
-        assert self.target_new is not None
+        """The request in one line, and how many others the edit writes.
+
+        Raises:
+          ValueError: where the record lacks a part of it.
+        """
+        if self.prompt is None or self.subject is None or self.target_new is None:
+            raise ValueError(
+                f"the line of step {self.step} lacks prompt, subject or target_new; restore the "
+                "journal from a copy"
+            )
         summary = Request(self.prompt, self.subject, self.target_new).summary
         n_more = (self.n_requests or 1) - 1
         return f"{summary} and {n_more} more" if n_more else summary

@@ -1,5 +1,6 @@
 """The model that a study's journal describes: to go on from, or to look at."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from jaxedit.metrics.perplexity import Perplexity
 from jaxedit.models.fingerprints import compare_fingerprints
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
-from jaxedit.study.journal import Journal, Step, find_step, read_journal
+from jaxedit.study.journal import Journal, Step, find_step, journal_remarks, read_journal
 from jaxedit.study.validation import digest_edits
 
 
@@ -103,7 +104,10 @@ def edited_model(
             f"{folder} holds the weights after every {every} edits only, not after {after_step}"
         )
     steps = journal.steps[1:]
-    if last is not None:
+    if last is None:
+        for remark in journal_remarks(journal):
+            logging.getLogger("jaxedit").warning("%s: %s", folder, remark)
+    else:
         steps = [step for step in steps if step.record.step <= last.record.step]
     return replay(model, steps).model
 
