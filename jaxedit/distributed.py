@@ -5,16 +5,17 @@ other process keeps a temporary one that begins as a copy, so that it resumes fr
 wherever it runs: no file system need be shared.
 """
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from jaxedit.files import parse_json, write_atomic
+from jaxedit.files import exclusive_lock, parse_json, write_atomic
 from jaxedit.rounding import ceil_div, next_power_of_two
 
 
@@ -74,6 +75,26 @@ def broadcast_flag(choice: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.broadcast_one_to_all(np.array(choice)))
+
+
+@contextlib.contextmanager
+def own_workdir(folder: Path) -> Iterator[None]:
+    """Own this process's work directory; where the first process's is taken, none has its own.
+
+    Raises:
+      ValueError: where another process owns it, in all processes of the run.
+    """
+    refusal = None
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_lock(folder))
+        except ValueError as error:
+            refusal = error
+        if not broadcast_flag(refusal is None):
+            raise refusal or ValueError("the first process does not own its work directory")
+        if refusal is not None:
+            raise refusal
+        yield
 
 
 def check_first_has(number: int, what: str) -> None:

@@ -36,8 +36,7 @@ def define_flags() -> None:
 
 def main() -> None:
     """Run the studies and show the comparison."""
-    from jaxedit.distributed import process_workdir
-    from jaxedit.files import exclusive_lock
+    from jaxedit.distributed import own_workdir, process_workdir
     from jaxedit.reports.comparison import comparison_header, comparison_row, write_comparison
     from jaxedit.reports.curves import read_curves
     from jaxedit.reports.studies import read_studies
@@ -51,7 +50,7 @@ def main() -> None:
     folder = process_workdir(Path(FLAGS.workdir or f"runs/{path.stem}"))
 
     # A study a variant; those that are finished add nothing. What they say beside each other.
-    with exclusive_lock(folder):
+    with own_workdir(folder):
         for name in variants:
             config = read_config(path, name)
             apply_set(config)

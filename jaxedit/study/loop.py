@@ -12,9 +12,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from jaxedit.distributed import check_first_has
+from jaxedit.distributed import check_first_has, own_workdir
 from jaxedit.edits.edit import edit_to_arrays
-from jaxedit.files import exclusive_lock
 from jaxedit.metrics.facts import average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import perplexity
 from jaxedit.metrics.retention import evaluate_retention
@@ -50,7 +49,7 @@ def run_study(
     """
     context = build_context(config, workdir)
     check_workdir(workdir)
-    with exclusive_lock(workdir):
+    with own_workdir(workdir):
         _run_steps(context, workdir, on_step)
     return workdir
 
