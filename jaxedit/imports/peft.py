@@ -6,7 +6,6 @@ modules. So the change is s Aᵀ Bᵀ, in x out, whichever way the weight lies i
 `fan_in_fan_out` only tells peft that it lies in x out, and peft puts a wrong one right.
 """
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxedit.files import read_json
 from jaxedit.imports.array_files import read_arrays
 from jaxedit.imports.changes import WeightChange, change_of_factors
 
@@ -92,10 +92,10 @@ def read_peft(folder: Path, source: str) -> dict[str, WeightChange]:
 def _read_config(path: Path) -> dict[str, Any]:
     """Read adapter_config.json and refuse what is more than a plain LoRA."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    kind = config.get("peft_type") if isinstance(config, dict) else None
+        config = read_json(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    kind = config.get("peft_type")
     if kind != "LORA":
         raise ValueError(
             f"{path} has peft_type {kind!r}; of peft's adapters jaxedit reads LORA. Merge it into "
