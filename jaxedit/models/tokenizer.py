@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxedit.files import read_json, shorten_json
+from jaxedit.models.family import reject_custom_code
+
 if TYPE_CHECKING:
     import tokenizers
 
@@ -141,6 +144,30 @@ def first_token_after(offsets: list[tuple[int, int]], start: int) -> int:
     return at
 
 
+def _check_settings(path: Path, has_backend: bool) -> None:
+    """Check that a tokenizer_config.json asks for no code and no class that is not there.
+
+    Args:
+      path: of the file.
+      has_backend: whether there is a tokenizer.json, which needs no class.
+
+    Raises:
+      ValueError: where it does, or is no JSON object.
+    """
+    import transformers
+
+    settings = read_json(path)
+    reject_custom_code(settings, str(path))
+    name = settings.get("tokenizer_class")
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"{path} has tokenizer_class={shorten_json(name)}; expected a string")
+    if name and not has_backend and not hasattr(transformers, name):
+        raise ValueError(
+            f"{path} has tokenizer_class={name[:80]!r}, which transformers has not, and there is "
+            "no tokenizer.json; write one with the model's own code (save_pretrained)"
+        )
+
+
 _FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 
 
@@ -155,6 +182,10 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     import tokenizers
     from transformers import AutoTokenizer  # slow to import; GGUF files do without
 
+    settings = directory / "tokenizer_config.json"
+    if settings.is_file():
+        _check_settings(settings, has_backend=(directory / "tokenizer.json").is_file())
+
     # Without files transformers makes an empty tokenizer and says nothing.
     if not any(all((directory / name).is_file() for name in names) for names in _FILES):
         expected = " or ".join(map(" with ".join, _FILES))
@@ -164,25 +195,27 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     # that SmolLM2 splits digits), so where there is a tokenizer.json it is taken as written.
     written = directory / "tokenizer.json"
     try:
-        hf = AutoTokenizer.from_pretrained(str(directory))
+        hf = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
         if written.is_file():
             backend = tokenizers.Tokenizer.from_file(str(written))
         else:
             backend = _with_dummy_prefix(hf.backend_tokenizer)
-    except Exception as error:
-        raise ValueError(f"no usable tokenizer in {directory}: {error}") from error
+        # Ids through the text: a class's default token that the vocabulary lacks would have an id
+        # that the model lacks.
+        bos_id, eos_id = (
+            None if token is None else backend.token_to_id(token)
+            for token in (hf.bos_token, hf.eos_token)
+        )
+        # Whether texts begin with a begin-of-text token is tried: the settings say it in several
+        # ways.
+        probe = hf("a")["input_ids"]
+        backend.no_truncation()
+        backend.no_padding()
+    except Exception as error:  # whatever the files lead transformers and tokenizers into
+        reason = f"{type(error).__name__}: {str(error)[:300] or 'no message'}"
+        raise ValueError(f"no usable tokenizer in {directory}: {reason}") from error
 
-    # Ids through the text: a class's default token that the vocabulary lacks would have an id that
-    # the model lacks.
-    bos_id, eos_id = (
-        None if token is None else backend.token_to_id(token)
-        for token in (hf.bos_token, hf.eos_token)
-    )
-    # Whether texts begin with a begin-of-text token is tried: the settings say it in several ways.
-    probe = hf("a")["input_ids"]
     add_bos = bos_id is not None and len(probe) > 1 and probe[0] == bos_id
-    backend.no_truncation()
-    backend.no_padding()
     template = hf.chat_template if isinstance(hf.chat_template, str) else None
     return Tokenizer(backend, add_bos, bos_id, eos_id, template)
 

@@ -91,8 +91,7 @@ def read_decoder_config(name: str) -> DecoderConfig:
                 "config.json"
             )
         values = read_json(path)
-    family.reject_moe(values)
-    return family.find(str(values.get("model_type"))).config(family.Fields(dict(values)))
+    return family.read_config(dict(values), path if name not in CONFIGS else name)
 
 
 def edited_layers(config: DecoderConfig) -> tuple[int, ...]:
