@@ -44,7 +44,8 @@ class StepRecord:
     Attributes:
       kind: "baseline", "step" or "undo".
       step: its number; the baseline's is 0, an undo's that of the last edit made before it.
-      case_id: of the (first) request, in its data set; so the next five.
+      case_id: of the (first) request, in its data set; so the next four.
+      leading_space: before the answers of the (first) request, where it says so itself.
       n_requests: how many requests the edit writes.
       contradictions: the prompts for which these requests want different answers, with the answers.
       kept: whether the model has the edit from here on; never in a study of single edits.

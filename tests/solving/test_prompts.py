@@ -69,6 +69,7 @@ def test_a_begin_of_text_token_moves_every_position(words, ids):
         ("joined", ["So. Ann is in Paris"]),  # one text
         ("separate", ["So. Ann is in", " Paris"]),  # tokens of their own
         ("none", ["So. Ann is inParis"]),  # one text without a space
+        ("separate-no-space", ["So. Ann is in", "Paris"]),
     ],
 )
 def test_forms_of_the_leading_space(golden, leading_space, parts):
@@ -76,7 +77,7 @@ def test_forms_of_the_leading_space(golden, leading_space, parts):
     row = tokenise_prompt(tokenizer, "So. {}", "{} is in", "Ann", "Paris", leading_space)
     assert row.tokens == [token for part in parts for token in tokenizer.backend.encode(part).ids]
     target = tokenizer.decode(row.tokens[row.first_target :])
-    assert target == ("Paris" if leading_space == "none" else " Paris")
+    assert target == ("Paris" if leading_space in ("none", "separate-no-space") else " Paris")
     assert tokenizer.decode(up_to_fact(row).tokens) == "So. Ann"
 
 
