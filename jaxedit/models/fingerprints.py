@@ -25,6 +25,8 @@ from jaxedit.models.tokenizer import Tokenizer
 
 SMALL_PARAMETERS = 1 << 24  # 64 MiB of float32: up to so many, every one counts
 SAMPLED = 4096  # else about so many entries of each parameter
+# Of a tokenizer: what changes no text's tokens, and what is the configuration's.
+NOT_OF_TOKENS = ("chat_template", "vocab_size")
 
 
 class Fingerprints(NamedTuple):
@@ -54,10 +56,10 @@ def fingerprint_configuration(config: DecoderConfig) -> str:
 
 
 def fingerprint_tokenizer(tokenizer: Tokenizer) -> str:
-    """Digest a tokenizer: its text and what it says of special tokens, not its chat template."""
+    """Digest a tokenizer: its text and what it says of special tokens."""
     fields = _changed_fields(tokenizer)
-    fields.pop("chat_template", None)
-    return _digest({**fields, "backend": tokenizer.backend.to_str()})
+    own = {name: held for name, held in fields.items() if name not in NOT_OF_TOKENS}
+    return _digest({**own, "backend": tokenizer.backend.to_str()})
 
 
 def _changed_fields(value: Any) -> dict[str, Any]:
@@ -66,6 +68,7 @@ def _changed_fields(value: Any) -> dict[str, Any]:
     for field in dataclasses.fields(value):
         held = getattr(value, field.name)
         if held != field.default:
+            held = sorted(held) if isinstance(held, frozenset) else held
             changed[field.name] = _changed_fields(held) if dataclasses.is_dataclass(held) else held
     return changed
 
