@@ -44,9 +44,9 @@ def opens_to_write(tree: ast.AST) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "open":
             modes = [*node.args[:2], *(k.value for k in node.keywords if k.arg == "mode")]
             texts = [mode.value for mode in modes if isinstance(mode, ast.Constant)]
-            if any(is_mode(text) and set(text) & set("wax+") for text in texts):
-                if ast.unparse(node) != STANDARD_OUTPUT:
-                    yield node.lineno, ast.unparse(node)
+            writes = any(is_mode(text) and set(text) & set("wax+") for text in texts)
+            if writes and ast.unparse(node) != STANDARD_OUTPUT:
+                yield node.lineno, ast.unparse(node)
 
 
 def is_mode(text: object) -> bool:
