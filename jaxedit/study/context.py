@@ -122,7 +122,8 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     batches = facts_of_edits(inputs.requests.requests, values)
 
     # The editor, the model, and room for the deltas of all edits at the edited layers.
-    templates = None if workdir is None else saved_templates(workdir)
+    method = values["editor"]["method"]
+    templates = None if workdir is None else saved_templates(workdir, method)
     own_templates = {"context_templates": templates} if templates else {}
     editor = editor_from(values["editor"], **own_templates)
     check_dense_journal(values, editor)
@@ -245,13 +246,16 @@ def _describe(
     }
 
 
-def saved_templates(workdir: Path) -> tuple[str, ...] | None:
-    """Read the context templates that a study's folder was begun with, if it was.
+def saved_templates(workdir: Path, method: str) -> tuple[str, ...] | None:
+    """Read the context templates that a study's folder was begun with, if it was by this method.
 
     Raises:
       ValueError: where its run.json is damaged.
     """
     if not (workdir / "run.json").is_file():
         return None
-    templates = read_run_file(workdir).get("context_templates")
+    run = read_run_file(workdir)
+    templates = run.get("context_templates")
+    if run.get("config", {}).get("editor", {}).get("method") != method:
+        return None  # another study's, as `open_journal` will say
     return tuple(templates) if isinstance(templates, list) else None

@@ -28,7 +28,7 @@ from jaxedit.files import LOCK_FILES, to_json, to_safetensors, write_atomic
 from jaxedit.study import run_file
 from jaxedit.study.chain import digest_bytes, digest_file
 from jaxedit.study.journal_end import FILE, JournalEnd
-from jaxedit.study.journal_lines import Line, check_arrays, cut_lines, read_lines
+from jaxedit.study.journal_lines import Line, check_arrays, cut_lines, end_behind, read_lines
 from jaxedit.study.record import SCHEMA, StepRecord, mark_undone
 
 
@@ -190,7 +190,7 @@ def read_journal(folder: Path) -> Journal:
     run = run_file.without_digest(raw)
     lines = check_arrays(folder, read_lines(folder, run, raw), every=False)
     steps = _steps_of(folder, lines)
-    end = JournalEnd(folder / FILE, 0, b"", "")  # nothing is written
+    end = end_behind(folder, lines, raw)
     return Journal(folder, run, steps, lines, end, _n_unverified(lines))
 
 

@@ -108,6 +108,23 @@ def check_arrays(folder: Path, lines: list[Line], every: bool) -> list[Line]:
     return lines
 
 
+def end_behind(folder: Path, lines: list[Line], raw: Mapping[str, Any]) -> JournalEnd:
+    """Return the end of a journal that has these lines.
+
+    Args:
+      folder: the work directory.
+      lines: the first ones of the file.
+      raw: the content of run.json as it is there.
+    """
+    path = folder / FILE
+    content = path.read_bytes() if path.exists() else b""
+    n_bytes = lines[-1].end if lines else 0
+    begin = lines[-2].end if len(lines) > 1 else 0
+    links = lines[-1].links if lines else None
+    link = links.digest if links else first_link(raw, content[:n_bytes])
+    return JournalEnd(path, n_bytes, content[begin:n_bytes], link)
+
+
 def cut_lines(folder: Path, lines: list[Line], raw: Mapping[str, Any]) -> JournalEnd:
     """Cut a journal's file behind the last of these lines, and return its end.
 
@@ -116,15 +133,10 @@ def cut_lines(folder: Path, lines: list[Line], raw: Mapping[str, Any]) -> Journa
       lines: those that stay, the first ones of the file.
       raw: the content of run.json as it is there.
     """
-    path = folder / FILE
-    content = path.read_bytes() if path.exists() else b""
-    n_bytes = lines[-1].end if lines else 0
-    if len(content) > n_bytes:
-        os.truncate(path, n_bytes)
-    begin = lines[-2].end if len(lines) > 1 else 0
-    links = lines[-1].links if lines else None
-    link = links.digest if links else first_link(raw, content[:n_bytes])
-    return JournalEnd(path, n_bytes, content[begin:n_bytes], link)
+    end = end_behind(folder, lines, raw)
+    if end.path.exists() and end.path.stat().st_size > end.n_bytes:
+        os.truncate(end.path, end.n_bytes)
+    return end
 
 
 def _split(content: bytes) -> list[bytes]:

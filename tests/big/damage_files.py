@@ -225,9 +225,11 @@ def pieces(folder: Path, foreign: Path) -> dict[str, Callable[[], object]]:
             shutil.copy, foreign / "steps" / path, steps / path
         )
     for path in ("run.json", "journal.jsonl", "retained.json"):
+        if not (folder / path).is_file():
+            continue
         for text in ("", "{}", "[]", "null", "[" * 100_000, "\0" * 100):
             made[f"{path} is {text[:5]!r}"] = functools.partial((folder / path).write_text, text)
-        made[f"{path} gone"] = functools.partial((folder / path).unlink, missing_ok=True)
+        made[f"{path} gone"] = (folder / path).unlink
     return made
 
 

@@ -239,7 +239,7 @@ def pair_rounds(shop: Workshop, record: Record) -> None:
         study = "rome" if name == "undo" else name
         shop.undamaged(study)
         workdir, said = shop.empty("shared"), [shop.folder / f"said{i}" for i in range(2)]
-        keys: dict[str, Any] = dict(pause_s=0.7, locks=locks)
+        keys: dict[str, Any] = dict(pause_s=2.0, locks=locks)
         first = shop.study(study, workdir, said[0], **keys)
         until = time.monotonic() + PATIENCE_S
         while after >= 0 and first.is_alive() and time.monotonic() < until:
