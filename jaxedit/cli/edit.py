@@ -60,7 +60,7 @@ def main() -> None:
     from jaxedit.edits.request import Request, with_leading_space
     from jaxedit.metrics.facts import evaluate_facts
     from jaxedit.metrics.perplexity import perplexity
-    from jaxedit.models.generate import generate
+    from jaxedit.models.generate import continue_texts
     from jaxedit.stats.second_moments import Stats
     from jaxedit.study.config import editor_from
 
@@ -91,12 +91,12 @@ def main() -> None:
     for when, version in (("unedited", model), ("edited", edited)):
         scores.append(perplexity(version, texts))
         facts += evaluate_facts(version, [request])
-        (text,) = generate(version, [request.prompt_text], max_new_tokens=12)
+        (said,) = continue_texts(version, [request.prompt_text], max_new_tokens=12)
         result[when] = {
             "perplexity": scores[-1].mean,
             "pooled": scores[-1].pooled,
             **facts[-1],
-            "continuation": text.removeprefix(request.prompt_text),
+            "continuation": said,
         }
 
     # What is left of it: a file, and the numbers.

@@ -177,7 +177,20 @@ def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
     add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", usual) and bos_id is not None)
     eos_id = metadata.get("tokenizer.ggml.eos_token_id")
     template = metadata.get("tokenizer.chat_template")
-    return Tokenizer(backend, add_bos, bos_id, eos_id, template)
+    others = {
+        name: metadata.get(f"tokenizer.ggml.{name}_token_id")
+        for name in ("eot", "eom", "unknown", "padding")
+    }
+    known = {name: i for name, i in others.items() if i is not None}
+    return Tokenizer(
+        backend,
+        add_bos,
+        bos_id,
+        eos_id,
+        template,
+        more_end_ids=frozenset(known[name] for name in ("eot", "eom") if name in known),
+        more_special_ids=frozenset(known.values()),
+    )
 
 
 # The expression by which Llama 3 splits text before the merges.

@@ -56,7 +56,9 @@ def load(
     if stored_dtype not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"dtype {dtype!r}: weights are stored as float32 or bfloat16")
     log_summary(source, stored_dtype)
-    tokenizer = _with_add_bos(source.tokenizer, add_bos, name)
+    tokenizer = dataclasses.replace(
+        _with_add_bos(source.tokenizer, add_bos, name), vocab_size=source.config.V
+    )
 
     # What an edit's changes are called in an HF checkpoint, whatever kind of file this is.
     tensor_names = {
