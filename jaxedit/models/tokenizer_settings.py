@@ -23,18 +23,10 @@ def read_end_ids(directory: Path) -> frozenset[int]:
     Raises:
       ValueError: where they are no ids.
     """
-    from transformers import CONFIG_MAPPING
-
-    ids, path = None, directory / "generation_config.json"
-    if path.is_file():
-        ids = read_json(path).get("eos_token_id")
-    elif (directory / "config.json").is_file():
+    path = directory / "generation_config.json"
+    if not path.is_file():
         path = directory / "config.json"
-        values = read_json(path)
-        kind = values.get("model_type")
-        # A configuration leaves out what its class has by itself.
-        usual = CONFIG_MAPPING[kind]().eos_token_id if kind in CONFIG_MAPPING else None
-        ids = values.get("eos_token_id", usual)
+    ids = read_json(path).get("eos_token_id") if path.is_file() else None
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
     if not all(type(i) is int for i in listed):
         raise ValueError(
