@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from jaxedit.study.edited import EditedModel
 
 FLAGS = flags.FLAGS
-MOST_STEPS = 1_000_000  # of a study, in a range of them
 SHOWN_FACTS = 5  # of a model's edits, in one line each
 
 
@@ -255,13 +254,12 @@ def whole_numbers(flag: str) -> list[int]:
     """
     given = FLAGS[flag].value or []
     numbers = [read_whole_number(text.strip()) for text in given]
-    found = [number for number in numbers if number is not None]
-    if not found or len(found) < len(given):
+    if not given or None in numbers:
         raise ValueError(
-            f"--{flag}={','.join(given)[:80]}: expected numbers with commas between "
-            f"them, e.g. --{flag}=3,4,5"
+            f"--{flag}={','.join(given)[:80]}: expected numbers with commas between them, e.g. "
+            f"--{flag}=3,4,5"
         )
-    return found
+    return [number for number in numbers if number is not None]
 
 
 def step_numbers(flag: str) -> list[int]:
@@ -276,7 +274,7 @@ def step_numbers(flag: str) -> list[int]:
 
 
 def parse_steps(texts: Sequence[str], given: str, example: str) -> list[int]:
-    """Read numbers of steps, in which "7-9" stands for 7, 8 and 9.
+    """Read numbers of steps up to a million, in which "7-9" stands for 7, 8 and 9.
 
     Args:
       texts: a number or range each.
@@ -289,13 +287,10 @@ def parse_steps(texts: Sequence[str], given: str, example: str) -> list[int]:
     numbers: list[int] = []
     for text in texts:
         first, dash, last = text.strip().partition("-")
-        start = read_whole_number(first, MOST_STEPS)
-        end = read_whole_number(last, MOST_STEPS) if dash else start
+        start = read_whole_number(first, 10**6)
+        end = read_whole_number(last, 10**6) if dash else start
         if start is None or end is None or start > end:
-            raise ValueError(
-                f"{given}: expected numbers of steps (up to {MOST_STEPS:,}) and ranges of them "
-                f"{example}"
-            )
+            raise ValueError(f"{given}: expected numbers of steps and ranges of them {example}")
         numbers += range(start, end + 1)
     return numbers
 

@@ -71,12 +71,12 @@ def write_orbax(model: Model, directory: Path, folder: Path) -> None:
         )
     fingerprints, is_first = model.fingerprints, is_first_process()
     with exclusive_target(folder) if is_first else contextlib.nullcontext():
-        # The first process decides for all: another one may have begun to write.
-        if broadcast_flag(folder.exists() and any(folder.iterdir())):
-            raise ValueError(f"{folder} is not empty; give another folder")
         partial = partial_path(folder)
         if is_first:
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        # The first process decides for all: another one may have begun to write.
+        if broadcast_flag(folder.exists() and any(folder.iterdir())):
+            raise ValueError(f"{folder} is not empty; give another folder")
         try:
             _save_weights(model, partial)
             if is_first:
