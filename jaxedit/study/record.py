@@ -5,6 +5,7 @@ key changes its name or meaning, and `jaxedit.study.upgrade` then learns to read
 """
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -164,7 +165,7 @@ class StepRecord:
         if type(values.get("step")) is not int:
             raise ValueError("no number under 'step'")
         fields = {name: _numbers(name, value) for name, value in values.items()}
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)
         for name, value in fields.items():
             if not _fits(value, hints[name]):
                 raise ValueError(f"{name!r} has the wrong type: {shorten_json(value)}")
@@ -200,6 +201,11 @@ def mark_undone(records: Iterable[StepRecord]) -> list[StepRecord]:
     return list(steps.values())
 
 
+@functools.cache  # once, not for each of thousands of lines
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
 def _fits(value: Any, kind: Any) -> bool:
     """Tell whether a value out of JSON is of the type that a field declares."""
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
@@ -208,7 +214,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if inner and origin is types.UnionType:
         return any(_fits(value, each) for each in inner)
     if typing.is_typeddict(kind):
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         return isinstance(value, Mapping) and all(
             _fits(each, hints.get(name, float)) for name, each in value.items()
         )

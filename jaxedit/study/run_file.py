@@ -66,6 +66,15 @@ def _check_older(path: Path, run: Mapping[str, Any]) -> None:
     if not isinstance(config, Mapping) or wrong:
         name = f"config.{wrong[0]}" if wrong else "config"
         raise ValueError(f"{path}: {name} must be an object; restore it from a copy")
+    if "model_fingerprint" in run:  # a study's own, which has these
+        texts = {f"config.{name}": config.get(name) for name in ("model", "mode")}
+        texts["config.editor.method"] = config.get("editor", {}).get("method")
+        for name, value in texts.items():
+            if not isinstance(value, str):
+                raise ValueError(
+                    f"{path}: {name} must be a text, it is {shorten_json(value)}; restore it from "
+                    "a copy"
+                )
 
 
 def without_digest(run: Mapping[str, Any]) -> dict[str, Any]:
