@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from jaxedit.edits.request import Request
 from jaxedit.exports.measured import Measured, texts_of
 from jaxedit.exports.written import ExportOptions, WrittenWeight
-from jaxedit.files import to_json, write_atomic
+from jaxedit.files import read_json, to_json, write_atomic
+from jaxedit.models.fields import Fields
 from jaxedit.study.edited import EditedModel, request_from_json
 
 RECORD = "jaxedit.json"
@@ -113,16 +114,17 @@ def read_export_record(folder: Path) -> ExportRecord:
             f"{path} is missing: expected a folder that `jaxedit export` wrote, which holds it"
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
+        fields = Fields(values, str(path))
         measured = values["measured"]
         ppl = measured["perplexity"]
         return ExportRecord(
             **{
                 **values,
-                "run_steps": tuple(values["run_steps"]),
+                "run_steps": tuple(fields.sequence("run_steps", int)),
                 "options": ExportOptions(**values["options"]),
                 "requests": tuple(map(request_from_json, values["requests"])),
-                "texts": tuple(values["texts"]),
+                "texts": tuple(fields.sequence("texts", str)),
                 "measured": Measured(
                     None if ppl is None else float(ppl),
                     tuple(map(float, measured["probability_new"])),
@@ -133,7 +135,7 @@ def read_export_record(folder: Path) -> ExportRecord:
                 ),
             }
         )
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} is not the account of an export ({error!r}); export the model again"
         ) from error
