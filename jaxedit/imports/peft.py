@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.files import read_json, shorten_json
+from jaxedit.files import read_json
 from jaxedit.imports.array_files import read_arrays
 from jaxedit.imports.changes import WeightChange, change_of_factors
 from jaxedit.models.fields import Fields
@@ -105,7 +105,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
     refused = [f"{key} ({why})" for key, why in REFUSED.items() if config.get(key)]
     if config.get("bias", "none") != "none":
-        refused.append(f"bias={shorten_json(config['bias'])} (trained biases of the base)")
+        refused.append(f"bias={str(config['bias'])[:80]!r} (trained biases of the base)")
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
         refused.append(f"init_lora_weights={start!r} (which changes the base weights)")

@@ -52,9 +52,7 @@ def load(
     source = open_gguf(path) if path.suffix == ".gguf" else open_directory(path)
     if not isinstance(mesh, Mesh):
         mesh = make_mesh(mesh or "")
-    stored_dtype = jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
-    if stored_dtype not in (jnp.float32, jnp.bfloat16):
-        raise ValueError(f"dtype {dtype!r}: weights are stored as float32 or bfloat16")
+    stored_dtype = _stored_dtype(dtype)
     log_summary(source, stored_dtype)
     tokenizer = dataclasses.replace(
         _with_add_bos(source.tokenizer, add_bos, name), vocab_size=source.config.V
@@ -75,6 +73,22 @@ def load(
         base = load_parameters(source, config, stored_dtype, mesh)
     metadata = ModelMetadata(tokenizer, name, tensor_names)
     return Model(base, Overlay({}, {}), config, mesh, metadata)
+
+
+def _stored_dtype(dtype: str | None) -> jnp.dtype:
+    """Return the dtype of the stored weights, by its name.
+
+    Raises:
+      ValueError: on a name of another one, or of none.
+    """
+    default = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    try:
+        stored = jnp.dtype(default if dtype is None else dtype)
+    except (TypeError, ValueError, SyntaxError):  # NumPy reads some texts as Python
+        stored = None
+    if stored is None or stored not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"dtype {str(dtype)[:80]!r}: weights are stored as float32 or bfloat16")
+    return stored
 
 
 def _with_add_bos(tokenizer: Tokenizer, add_bos: bool | None, name: str) -> Tokenizer:

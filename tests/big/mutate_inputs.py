@@ -125,7 +125,7 @@ def note(found: dict, outcome: str, what: str) -> None:
     found[outcome] = found.get(outcome, 0) + 1
     if outcome not in ("accepted", "refused"):
         kinds = found.setdefault("kinds", {})
-        kinds.setdefault(f"{outcome} {what}"[:300], []).append(found["next"])
+        kinds.setdefault(f"{outcome} {what.split(': ')[0]}", []).append(found["next"])
     found["next"] += 1
 
 

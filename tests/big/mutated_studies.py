@@ -37,7 +37,9 @@ def study_readers() -> dict[str, Reader]:
     }
 
 
-def mutated_metadata(path: Path, key: str, call: Callable[[], Any]) -> Make:
+def mutated_metadata(
+    path: Path, key: str, call: Callable[[], Any], mention: tuple[str, ...] = ()
+) -> Make:
     """Mutate the JSON that a safetensors file has as metadata, its arrays, or its bytes."""
     whole = path.read_bytes()
     with safe_open(path, framework="numpy") as file:
@@ -53,7 +55,7 @@ def mutated_metadata(path: Path, key: str, call: Callable[[], Any]) -> Make:
             path.write_bytes(save(mutated_arrays(rng, arrays), {key: json.dumps(described)}))
         else:
             path.write_bytes(mutate_bytes(rng, whole))
-        return call, (path.name,)
+        return call, (path.name, *mention)
 
     return make
 
@@ -205,7 +207,11 @@ def edit(folder: Path) -> Make:
     u_FR = np.ones((model.config.F, 1), np.float32)
     delta = LowRank("mlp/w_down", 1, u_FR, np.ones((1, model.config.D), np.float32))
     make_edit(model, [delta]).save(path)
-    return mutated_metadata(path, "edit", lambda: jaxedit.apply(model, jaxedit.Edit.load(path)))
+
+    def call() -> None:
+        jaxedit.apply(model, jaxedit.Edit.load(path))
+
+    return mutated_metadata(path, "edit", call, ("the edit ",))
 
 
 def study(folder: Path) -> Make:

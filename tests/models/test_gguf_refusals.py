@@ -175,7 +175,7 @@ def test_a_file_of_the_other_byte_order_is_read(tiny_checkpoint, tmp_path):
 
 @settings(
     derandomize=True,
-    max_examples=120,
+    max_examples=60,
     deadline=5000,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
