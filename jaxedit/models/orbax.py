@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from jaxedit.models.conversion_record import WEIGHTS, check_content, write_recor
 from jaxedit.models.decoder import parameter_shapes
 from jaxedit.models.model import Model
 
+SETTLE_S = 0.5  # after a failure: how long threads go on with what they had begun
 FILES = (
     "config.json",
     "generation_config.json",
@@ -139,6 +141,9 @@ def _quiet_threads() -> Iterator[None]:
     sys.unraisablehook, logger.disabled = report, True
     try:
         yield
+    except BaseException:
+        time.sleep(SETTLE_S)
+        raise
     finally:
         sys.unraisablehook, logger.disabled = hook, was_disabled
 
