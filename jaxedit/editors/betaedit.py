@@ -164,8 +164,8 @@ def _renew(hyper: Hyper, state: State, inner: MultiLayerState, made: Edit) -> St
     if n_facts - state.n_at_renewal < hyper.tau:
         return State(inner, histories, state.mesh, n_facts, state.n_at_renewal)
 
-    # The null space of what is protected by now, and M in it; S is in M, so that its factor stays in
-    # float64, on the basis as the devices hold it.
+    # The null space of what is protected by now, and M in it; S is in M, so that its factor stays
+    # in float64, on the basis as the devices hold it.
     regularisers = {}
     for layer, history in histories.items():
         s_FF, c_FF = gram(history), hyper.lambda1 * np.asarray(history.moment_FF, np.float64)

@@ -158,7 +158,7 @@ def edit(
         distance_I = np.linalg.norm(z_ID - reached_ID, axis=1)
 
     # One delta a layer, and the keys of all requests after the last pass for S.
-    deltas = [_no_change(model, layer) for layer in hyper.layers]
+    deltas: list[LowRank | Dense] = [_no_change(model, layer) for layer in hyper.layers]
     if passes:
         by_layer = zip(*(updates.deltas for updates in passes), strict=True)
         deltas = [_sum(of_layer) for of_layer in by_layer]

@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,10 @@ from jaxedit.solving.value import optimise_values
 LAYER = 4
 PROMPT, SUBJECT = "They all spoke of {}", "Danielle Darrieux"
 COUNTS = ("five_tokens", "all_templates")
-PUBLISHED = dict(v_num_grad_steps=25, v_lr=0.5, clamp_norm_factor=4.0)
-FREE = dict(v_num_grad_steps=40, v_lr=0.5, v_weight_decay=0.0, kl_factor=0.0, clamp_norm_factor=4.0)
+PUBLISHED: dict[str, Any] = dict(v_num_grad_steps=25, v_lr=0.5, clamp_norm_factor=4.0)
+FREE: dict[str, Any] = dict(
+    v_num_grad_steps=40, v_lr=0.5, v_weight_decay=0.0, kl_factor=0.0, clamp_norm_factor=4.0
+)
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,10 @@ def repeated_keys(condition: float, n_edits: int, seed: int = 0) -> Keys:
 
 def published(m_FF: np.ndarray, keys: Keys) -> np.ndarray:
     """Evaluate (M + S + K K^T)^-1 K R, K the last keys and S of all before."""
-    for key_FI in np.float64(keys.key_EFI):
+    key_EFI = keys.key_EFI.astype(np.float64)
+    for key_FI in key_EFI:
         m_FF = m_FF + key_FI @ key_FI.T
-    return np.linalg.solve(m_FF, np.float64(keys.key_EFI[-1]) @ np.float64(keys.value_ID))
+    return np.linalg.solve(m_FF, key_EFI[-1] @ keys.value_ID)
 
 
 def change_of(regulariser: KeyRegulariser, keys: Keys) -> tuple[np.ndarray, float]:
