@@ -118,8 +118,9 @@ def test_prune_restrains_the_whole_change(model):
 def test_prune_at_the_end_is_of_the_plain_sum(golden, base_of_log):
     """f(a + b + c) of three edits made without it, by NumPy; after every edit it is another."""
     model = golden("gptj")
-    hyper = dict(layers=(2, 3), mom2_adjustment=False, mom2_update_weight=0.02)
-    hyper |= dict(v_num_grad_steps=4, context_templates=(("{}",),))
+    hyper = dict(layers=(2, 3), mom2_adjustment=False, mom2_update_weight=1e-3)
+    hyper |= dict(v_num_grad_steps=6, context_templates=(("{}",),), v_lr=5.0)
+    hyper |= dict(clamp_norm_factor=100.0, v_weight_decay=0.0, kl_factor=0.0)
     plain = jaxedit.make_editor("memit", **hyper)
     online = jaxedit.make_editor("memit", prune_log_base=base_of_log, **hyper)
     edited, restrained = model, model
