@@ -11,6 +11,7 @@ from jaxedit.models.layers import logits
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
 from jaxedit.reports.study import Study, open_study, run_study
+from jaxedit.solving.update_constraints import prune
 from jaxedit.stats.collect import collect_stats
 from jaxedit.stats.second_moments import Stats
 from jaxedit.study.edited import edit_model
@@ -40,6 +41,7 @@ __all__ = [
     "make_editor",
     "open_study",
     "perplexity",
+    "prune",
     "run_study",
     "undo",
 ]

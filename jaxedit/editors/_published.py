@@ -86,7 +86,6 @@ NSE_GPT2 = dict(mom2_update_weight=1e4, alpha=35.0, upper_bound=150.0)
 NSE_GPTJ = dict(mom2_update_weight=1.5e4, alpha=15.0, upper_bound=100.0)
 NSE_LLAMA = dict(mom2_update_weight=1.5e4, alpha=2.5, upper_bound=50.0)
 NSE_SMOLLM = dict(mom2_update_weight=1e3, alpha=10.0, upper_bound=300.0)
-NSE_8 = dict(neuron_threshold=0.8, max_iterations=8)
 NSE_3 = dict(neuron_threshold=0.8, max_iterations=3)
 NSE_ALL = dict(neuron_threshold=1.0, max_iterations=3)
 
@@ -166,10 +165,8 @@ ROWS = [
     ("betaedit", "llama-3-8b", "authors", 4, 8, SLOW_25, BETA | TUNED),
     ("betaedit", "qwen2.5-7b", "authors", 4, 8, SLOW_25, BETA | TUNED),
     ("betaedit", "smollm2-135m", "measured", 4, 8, NEAR_20, BETA | dict(lambda1=1e3)),
-    ("nse", "gpt2-xl", "authors", 13, 17, NEAR_20, NSE_GPT2 | NSE_8),
-    ("nse", "gpt2-xl", "alphaedit", 13, 17, NEAR_20, NSE_GPT2 | NSE_ALL),
-    ("nse", "gpt-j-6b", "authors", 3, 8, NEAR_25, NSE_GPTJ | NSE_8),
-    ("nse", "gpt-j-6b", "alphaedit", 3, 8, NEAR_25, NSE_GPTJ | NSE_3),
+    ("nse", "gpt2-xl", "authors alphaedit", 13, 17, NEAR_20, NSE_GPT2 | NSE_ALL),
+    ("nse", "gpt-j-6b", "authors alphaedit", 3, 8, NEAR_25, NSE_GPTJ | NSE_3),
     ("nse", "llama-3-8b", "alphaedit", 4, 8, SLOW_25, NSE_LLAMA | NSE_ALL | TUNED),
     # Distances of this model's residual stream: a value is about 100 away, and counts as written
     # within a tenth of that.

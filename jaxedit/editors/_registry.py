@@ -24,7 +24,11 @@ from jaxedit.models.model import Model
 from jaxedit.solving.update_constraints import UpdateConstraints
 
 # Hyper-parameters under the names they had before version 0.1.
-RENAMED_HYPER = {"ease_at_argmax": "reduce_nll_when_correct", "keys": "key_variant"}
+RENAMED_HYPER = {
+    "ease_at_argmax": "reduce_nll_when_correct",
+    "keys": "key_variant",
+    "norm_anchor": "keep_unedited_norm",
+}
 
 
 def method_names() -> list[str]:

@@ -6,7 +6,7 @@ in effect: with U the eigenvectors of C whose eigenvalues are below nullspace_th
 P = U U^T, it is the least-change update within U under M = S + L2 I. Keys of what is to be
 preserved hardly reach there.
 
-S holds the keys of the edits before, as they are after their own write.
+S holds the keys of the edits before.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ def make(hyper: Hyper) -> Editor:
     spec = MethodSpec(
         whitener=lambda moment_FF, layer: whiten(hyper, moment_FF, layer),
         slack=lambda n_requests: 1.0,
-        history="after",
+        history=True,
     )
     return multi_layer_editor("alphaedit", hyper, spec)
 

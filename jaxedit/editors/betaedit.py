@@ -5,7 +5,7 @@
 
 It counts what the null space lets through. U spans the eigenvectors of C whose eigenvalues are
 below nullspace_threshold, and, once tau more facts are written, those of
-(S / facts so far + lambda1 C) / (lambda1 + 1). The keys K_p are those before their own write.
+(S / facts so far + lambda1 C) / (lambda1 + 1).
 
 The released code ends its run at an update of a layer whose Frobenius norm is over 20 sqrt(facts in
 the batch), and does not write it. Here such an edit raises, so that nothing of it is written and a
@@ -28,6 +28,7 @@ from jaxedit.solving import multi_layer
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.key_history import KeyHistory, append, gram
 from jaxedit.solving.multi_layer import MethodSpec, MultiLayerState
+from jaxedit.solving.past_keys import no_past_keys
 from jaxedit.solving.solve import shard_regulariser
 from jaxedit.solving.whiteners import inverse_cholesky, null_space
 from jaxedit.stats.second_moments import Stats
@@ -78,11 +79,9 @@ class State(NamedTuple):
 def make(hyper: Hyper) -> Editor:
     """Make the BetaEdit editor of these hyper-parameters."""
     spec = MethodSpec(
-        whitener=lambda moment_FF, layer: whiten(
-            hyper, layer, moment_FF, hyper.lambda1 * np.asarray(moment_FF, np.float64)
-        ),
+        whitener=lambda moment_FF, layer: whiten(hyper, layer, moment_FF),
         slack=lambda n_requests: 1.0,
-        history="before",
+        history=True,
     )
     return Editor(
         name="betaedit",
@@ -142,17 +141,18 @@ def restore(hyper: Hyper, state: State, made: Edit) -> State:
     return _renew(hyper, state, multi_layer.restore(state.inner, made), made)
 
 
-def whiten(hyper: Hyper, layer: int, protected_FF: np.ndarray, m_FF: np.ndarray) -> np.ndarray:
-    """Compute the whitener L^-1 U^T [M, F], with U^T m U + lambda2 I = L L^T.
+def whiten(hyper: Hyper, layer: int, moment_FF: np.ndarray) -> np.ndarray:
+    """Compute the whitener L^-1 U^T [M, F] before the first edit: S = 0, and U is of C alone."""
+    u_FM = null_space(moment_FF, hyper.nullspace_threshold, layer)
+    m_FF = hyper.lambda1 * np.asarray(moment_FF, np.float64)
+    whitener_MF = _inverse_cholesky_within(hyper, u_FM, m_FF) @ u_FM.T
+    return whitener_MF.astype(np.float32)
 
-    Args:
-      hyper: of the method.
-      layer: whose whitener it is.
-      protected_FF: whose null space U spans.
-      m_FF: M without the ridge.
-    """
-    u_FM = null_space(protected_FF, hyper.nullspace_threshold, layer)
-    return inverse_cholesky(u_FM.T @ m_FF @ u_FM, ridge=hyper.lambda2) @ u_FM.T.astype(np.float32)
+
+def _inverse_cholesky_within(hyper: Hyper, u_FM: np.ndarray, m_FF: np.ndarray) -> np.ndarray:
+    """Compute L^-1 in float64, with U^T m U + lambda2 I = L L^T."""
+    u_FM = u_FM.astype(np.float64)
+    return inverse_cholesky(u_FM.T @ m_FF @ u_FM, ridge=hyper.lambda2, dtype=np.float64)
 
 
 def _renew(hyper: Hyper, state: State, inner: MultiLayerState, made: Edit) -> State:
@@ -164,12 +164,17 @@ def _renew(hyper: Hyper, state: State, inner: MultiLayerState, made: Edit) -> St
     if n_facts - state.n_at_renewal < hyper.tau:
         return State(inner, histories, state.mesh, n_facts, state.n_at_renewal)
 
-    # The null space of what is protected by now, and M in it.
+    # The null space of what is protected by now, and M in it; S is in M, so that its factor stays
+    # in float64, on the basis as the devices hold it.
     regularisers = {}
     for layer, history in histories.items():
         s_FF, c_FF = gram(history), hyper.lambda1 * np.asarray(history.moment_FF, np.float64)
         protected_FF = (s_FF / n_facts + c_FF) / (hyper.lambda1 + 1)
-        renewed_MF = whiten(hyper, layer, protected_FF, s_FF + c_FF)
-        regularisers[layer] = shard_regulariser(state.mesh, renewed_MF)
+        u_FM = null_space(protected_FF, hyper.nullspace_threshold, layer).astype(np.float32)
+        fold_MM = _inverse_cholesky_within(hyper, u_FM, s_FF + c_FF)
+        F, M = u_FM.shape
+        past_keys = no_past_keys(F, M, fold_MM)
+        renewed = shard_regulariser(state.mesh, np.ascontiguousarray(u_FM.T))
+        regularisers[layer] = renewed._replace(past=past_keys)
     inner = inner._replace(regularisers=regularisers)
     return State(inner, histories, state.mesh, n_facts, n_facts)

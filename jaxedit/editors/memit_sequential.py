@@ -2,8 +2,7 @@
 
     delta W = (lambda C + S + b I + K K^T)^-1 K R^T,     S = sum of K_p K_p^T over the edits before
 
-The keys K_p of earlier edits, as they were before their own write, are kept from being written
-over: it is MEMIT for sequences of edits.
+The keys K_p of earlier edits are kept from being written over: it is MEMIT for sequences of edits.
 """
 
 import dataclasses
@@ -29,6 +28,6 @@ def make(hyper: Hyper) -> Editor:
             moment_FF, hyper.mom2_update_weight, hyper.update_norm_lambda
         ),
         slack=lambda n_requests: 1.0,
-        history="before",
+        history=True,
     )
     return multi_layer_editor("memit-sequential", hyper, spec)

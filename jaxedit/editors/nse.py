@@ -4,9 +4,12 @@
 
 Only the neurons s that speak for the facts change: the first ones, by |k| summed over the batch,
 that hold no more than neuron_threshold of its total. S = sum of K_p K_p^T over the edits before,
-with their keys as they are after their own write. The values z are found on the model without any
+with their keys as the last pass leaves them. The values z are found on the model without any
 edit. The layers are written again for the facts whose z is still more than alpha away, at most
 max_iterations - 1 times as released; a fact whose z is upper_bound away or more is given up.
+
+The released evaluation optimises z for the target without the space before it, as the record has
+it: leading_space="separate-no-space".
 """
 
 import dataclasses
@@ -25,9 +28,10 @@ from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.solving import multi_layer
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.key_history import KeyHistory, append, gram
-from jaxedit.solving.keys import compute_values
+from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.multi_layer import LayerUpdates, MethodSpec
 from jaxedit.solving.packed_prompts import pack_prompts
+from jaxedit.solving.past_keys import no_past_keys
 from jaxedit.solving.site import Site
 from jaxedit.solving.solve import KeyRegulariser, shard_regulariser
 from jaxedit.solving.value_cache import cached_values
@@ -37,7 +41,7 @@ from jaxedit.stats.second_moments import Stats
 SPEC = MethodSpec(
     whitener=lambda moment_FF, layer: inverse_cholesky(moment_FF),
     slack=lambda n_requests: 1.0,
-    history="after",
+    history=True,
 )
 
 
@@ -115,9 +119,11 @@ def edit(
 ) -> tuple[Edit, State, dict[str, float]]:
     """Make one edit of a batch of requests.
 
+    Where no request's z is between alpha and upper_bound away, as where all facts hold already, the
+    edit changes nothing and its keys are added to S all the same, as released.
+
     Raises:
-      ValueError: without requests, or where no request's z is between alpha and upper_bound away,
-        so that there is nothing to write.
+      ValueError: without requests.
     """
     if not requests:
         raise ValueError("an edit needs at least one request")
@@ -150,18 +156,15 @@ def edit(
         working = passes[-1].model
         reached_ID = compute_values(working, packed, z_layer)
         distance_I = np.linalg.norm(z_ID - reached_ID, axis=1)
-    if not passes:
-        distances = np.array2string(distance_I, precision=3, threshold=8)
-        raise ValueError(
-            f"the requests' z are {distances} away, none between alpha={hyper.alpha:g} and "
-            f"upper_bound={hyper.upper_bound:g}: nothing to write; set these for this model's norms"
-        )
 
     # One delta a layer, and the keys of all requests after the last pass for S.
-    by_layer = zip(*(updates.deltas for updates in passes), strict=True)
-    deltas = [_sum(of_layer) for of_layer in by_layer]
-    made = make_edit(model, deltas, multi_layer.edit_memory(hyper, SPEC, passes[-1], packed))
-    residual = max(updates.residual for updates in passes)
+    deltas: list[LowRank | Dense] = [_no_change(model, layer) for layer in hyper.layers]
+    if passes:
+        by_layer = zip(*(updates.deltas for updates in passes), strict=True)
+        deltas = [_sum(of_layer) for of_layer in by_layer]
+    keys = {layer: compute_keys(working, packed, layer)[0] for layer in hyper.layers}
+    made = make_edit(model, deltas, multi_layer.edit_memory(keys))
+    residual = max((updates.residual for updates in passes), default=0.0)
     info = multi_layer.edit_info(values, deltas, residual, z_ID, reached_ID)
     info |= {"n_passes": len(passes), "z_distance": float(distance_I.max())}
     return made, restore(state, made), info
@@ -178,16 +181,18 @@ def restore(state: State, made: Edit) -> State:
 def neuron_regulariser(
     hyper: Hyper, mesh: Mesh, state: State, layer: int, key_IF: np.ndarray
 ) -> KeyRegulariser:
-    """Make M of a layer on the neurons that these keys choose.
+    """Make M of a layer on the neurons that these keys choose; the others then do not change.
 
-    Its whitener is L^-1 in their columns, and 0 in the others, which then do not change.
+    Its whitener selects them. L^-1 stays in float64, as past keys are in all of M.
     """
     past, chosen = state.histories[layer], choose_neurons(key_IF, hyper.neuron_threshold)
     c_MM = np.asarray(past.moment_FF, np.float64)[np.ix_(chosen, chosen)]
     m_MM = hyper.mom2_update_weight * c_MM + gram(past, chosen)
-    whitener_MF = np.zeros((len(chosen), key_IF.shape[1]), np.float32)
-    whitener_MF[:, chosen] = inverse_cholesky(m_MM)
-    return shard_regulariser(mesh, whitener_MF)
+    F, M = key_IF.shape[1], len(chosen)
+    selection_MF = np.zeros((M, F), np.float32)
+    selection_MF[np.arange(M), chosen] = 1
+    past_keys = no_past_keys(F, M, inverse_cholesky(m_MM, dtype=np.float64))
+    return shard_regulariser(mesh, selection_MF)._replace(past=past_keys)
 
 
 def choose_neurons(key_IF: np.ndarray, share: float) -> np.ndarray:
@@ -205,6 +210,11 @@ def choose_neurons(key_IF: np.ndarray, share: float) -> np.ndarray:
     sum_F = np.cumsum(score_F[order_F])
     n_chosen = max(1, np.count_nonzero(sum_F <= share * sum_F[-1]))
     return np.sort(order_F[:n_chosen])
+
+
+def _no_change(model: Model, layer: int) -> LowRank:
+    F, D = model.config.F, model.config.D
+    return LowRank(EDITED_WEIGHT, layer, np.zeros((F, 1), np.float32), np.zeros((1, D), np.float32))
 
 
 def _sum(deltas: tuple[LowRank | Dense, ...]) -> LowRank | Dense:

@@ -21,7 +21,6 @@ from jaxedit.solving import keys, packed_prompts, value, value_loop
 from jaxedit.solving import solve as solving
 from jaxedit.solving.prompt_batch import PREFIX_STEP, PaddedShape, PromptBatch
 from jaxedit.solving.site import Site
-from jaxedit.solving.solve import KeyRegulariser
 from jaxedit.stats import collect
 
 # Lengths as those of CounterFact with sampled templates of ten tokens, padded as the library pads.
@@ -102,13 +101,13 @@ def solve_phase(model: Model, work: Workload, call: Call) -> None:
 
     The systems of equations, as wide as the requests are many, are solved on the host."""
     F, D, R, E = model.config.F, model.config.D, work.n_requests, len(work.layers)
-    regulariser = KeyRegulariser(_whitener(model))
+    whitener_MF = _whitener(model)
     key_FR, key_RF, value_RD = (
         jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((F, R), (R, F), (R, D))
     )
-    white_MR = call(solving.whiten, regulariser.whitener_MF, key_FR, times=E)
+    white_MR = call(solving.whiten, whitener_MF, key_FR, times=E)
     call(solving.product, _transposed(white_MR), white_MR, times=E)
-    u_FR, _ = call(solving.unwhiten, regulariser, white_MR, None, times=E)
+    u_FR, _ = call(solving.unwhiten, whitener_MF, white_MR, times=E)
     call(solving.product, key_RF, u_FR, value_RD, times=E)
 
 

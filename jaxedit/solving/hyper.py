@@ -17,6 +17,7 @@ from jaxedit.solving.prompts import check_fact_token
 from jaxedit.solving.templates import check_template
 
 SOLVE_DTYPES = ("float64", "float32")
+PROB_CUTOFF_COUNTS = ("all_templates", "five_tokens")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class TargetHyper:
       v_weight_decay: the weight of |delta| / |init|^2.
       kl_factor: the weight of the KL term.
       clamp_norm_factor: the most that |delta| / |init| may be.
-      norm_anchor: NAS (2602.02543): the value gets the norm of what the unedited model holds there.
+      keep_unedited_norm: the value gets the norm of what the unedited model holds at its place.
       leading_space: between prompt and target, of requests that say nothing of it: "joined",
         "separate", "none" or "separate-no-space" (`jaxedit.edits.spaces`).
       fact_token: where keys are read and the vector is added: "subject_last"; the prompt's "last"
@@ -42,8 +43,10 @@ class TargetHyper:
 
     Switches:
       nll_loss_factor: the weight of the target's term (PMET).
-      prob_cutoff: -k stops at the k-th pass in which the target is the likeliest in every template,
-        not at a loss (ENCORE).
+      prob_cutoff: -k also stops at the k-th pass in which the target is the likeliest in every
+        template (ENCORE).
+      prob_cutoff_count: which passes that counts: "all_templates", or as released "five_tokens"
+        (`jaxedit.editors.encore`).
       reduce_nll_when_correct: weighs the target's term less once it is the likeliest (PMET).
     """
 
@@ -52,12 +55,13 @@ class TargetHyper:
     v_weight_decay: float = 0.5
     kl_factor: float = 0.0625
     clamp_norm_factor: float = 4.0
-    norm_anchor: bool = False
+    keep_unedited_norm: bool = False
     leading_space: str = "joined"
     fact_token: str = "subject_last"
 
     nll_loss_factor: ClassVar[float] = 1.0
     prob_cutoff: ClassVar[int | None] = None
+    prob_cutoff_count: ClassVar[str] = "all_templates"
     reduce_nll_when_correct: ClassVar[bool] = False
 
     def target_settings(self) -> dict[str, Any]:
@@ -77,6 +81,11 @@ class TargetHyper:
             raise ValueError(
                 f"prob_cutoff={self.prob_cutoff}: expected -k, to stop at the k-th pass with the "
                 "target the likeliest"
+            )
+        if self.prob_cutoff_count not in PROB_CUTOFF_COUNTS:
+            raise ValueError(
+                f"prob_cutoff_count={self.prob_cutoff_count!r}: expected "
+                f"{' or '.join(map(repr, PROB_CUTOFF_COUNTS))}"
             )
         check_leading_space(self.leading_space)
         check_fact_token(self.fact_token)

@@ -39,8 +39,7 @@ class MethodSpec(NamedTuple):
     Attributes:
       whitener: (second moment [F, F], layer) -> whitener [M, F] of the layer's M without history.
       slack: (number of requests) -> g, the slack on the constraint K^T D = R.
-      history: whether M grows by the keys of past edits: "none", as they were "before" the write,
-        or "after" it.
+      history: whether M grows by the keys of past edits.
       residual_divisor: (layers still to write, this one included) -> what the residual is divided
         by at this layer.
       site: what z is, after the last edited layer.
@@ -48,7 +47,7 @@ class MethodSpec(NamedTuple):
 
     whitener: Callable[[np.ndarray, int], np.ndarray]
     slack: Callable[[int], float]
-    history: str = "none"
+    history: bool = False
     residual_divisor: Callable[[int], float] = float
     site: Site = Site.RESIDUAL
 
@@ -71,7 +70,7 @@ class LayerUpdates(NamedTuple):
     Attributes:
       model: with the updates.
       deltas: the updates, by layer in ascending order.
-      keys: layer -> keys [I, F] before its update.
+      keys: layer -> keys [I, F]. Its update does not change them: they depend on lower layers.
       residual: of the worst solve, relative.
     """
 
@@ -153,7 +152,8 @@ def edit(
 
     packed = pack_prompts(working, requests, groups, hyper.key_pooling, hyper.fact_token)
     updates = update_layers(hyper, spec, working, packed, z_ID, regulariser_of)
-    made = make_edit(model, updates.deltas, edit_memory(hyper, spec, updates, packed))
+    memory = edit_memory(updates.keys) if spec.history else {}
+    made = make_edit(model, updates.deltas, memory)
 
     reached_ID = compute_values(updates.model, packed, z_layer, spec.site)
     info = edit_info(values, updates.deltas, updates.residual, z_ID, reached_ID)
@@ -197,15 +197,8 @@ def update_layers(
     return LayerUpdates(model, deltas, keys, max(residuals))
 
 
-def edit_memory(
-    hyper: MultiLayerHyper, spec: MethodSpec, updates: LayerUpdates, packed: PackedPrompts
-) -> dict[str, np.ndarray]:
-    """Collect the memory of an edit: the keys by which M grows."""
-    if spec.history == "none":
-        return {}
-    keys = updates.keys
-    if spec.history == "after":
-        keys = {layer: compute_keys(updates.model, packed, layer)[0] for layer in hyper.layers}
+def edit_memory(keys: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
+    """Name the keys of an edit's layers, by which M grows, as the edit's memory."""
     return {f"keys/{layer}": key_IF for layer, key_IF in keys.items()}
 
 

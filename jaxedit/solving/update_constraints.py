@@ -6,6 +6,10 @@
            reach the largest one s_max of the unedited weight become log(s) - log(s_max) + s_max
     cap    |delta W| <= max_norm_ratio |W|, in the Frobenius norm
 
+PRUNE's authors apply it once, at the end of a sequence of edits: `prune`. As a constraint it acts
+after every edit, on the change so far, and later edits are made on the restrained weights; after
+one edit the two agree.
+
 RECT and PRUNE make an update dense: a step of the journal then holds a whole matrix for each layer.
 """
 
@@ -16,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.edits.edit import Dense, Edit, LowRank, scale_delta, to_dense
+from jaxedit.edits.edit import Dense, Edit, LowRank, make_edit, scale_delta, to_dense
 from jaxedit.mesh import to_host
 from jaxedit.models.model import Model
 
@@ -30,7 +34,8 @@ class UpdateConstraints:
     Attributes:
       max_norm_ratio: the cap on |delta W| / |W|, W unedited.
       rect_keep: the share of entries that RECT keeps; published: 0.4.
-      prune_log_base: the base of PRUNE's logarithm; published: e, and 1.2, 1.5, 2 as variants.
+      prune_log_base: the base of PRUNE's logarithm, after every edit; published, at the end (see
+        `prune`): e, and 1.2, 1.5, 2 as variants.
     """
 
     max_norm_ratio: float | None = None
@@ -43,10 +48,8 @@ class UpdateConstraints:
             raise ValueError(f"max_norm_ratio={self.max_norm_ratio}: expected a positive number")
         if self.rect_keep is not None and not 0 < self.rect_keep <= 1:
             raise ValueError(f"rect_keep={self.rect_keep}: expected a share over 0, at most 1")
-        if self.prune_log_base is not None and self.prune_log_base <= 1:
-            raise ValueError(
-                f"prune_log_base={self.prune_log_base}: expected a number over 1, e.g. {math.e:.4f}"
-            )
+        if self.prune_log_base is not None:
+            _check_log_base(self.prune_log_base)
 
     @property
     def is_empty(self) -> bool:
@@ -130,7 +133,7 @@ def _constrain(
     if constraints.rect_keep is not None:
         weight_FD = np.abs(_base(model, weight, layer) + edited_FD)
         share_FD = np.abs(change_FD) / np.maximum(weight_FD, TINY)
-        n_kept = max(1, round(constraints.rect_keep * share_FD.size))
+        n_kept = share_FD.size - int(share_FD.size * (1 - constraints.rect_keep))
         smallest_kept = np.partition(share_FD, -n_kept, axis=None)[-n_kept]
         change_FD = np.where(share_FD >= smallest_kept, change_FD, 0)
 
@@ -140,6 +143,36 @@ def _constrain(
         pruned_FD = prune_spectrum(whole_FD, largest[weight, layer], constraints.prune_log_base)
         change_FD = pruned_FD - edited_FD
     return Dense(weight, layer, change_FD.astype(np.float32))
+
+
+def prune(model: Model, log_base: float = math.e) -> Edit:
+    """Restrain all that edits changed, once, at the end of a sequence: PRUNE as published.
+
+    Args:
+      model: with the edits of the sequence, made without `prune_log_base`.
+      log_base: of the logarithm.
+
+    Returns:
+      The restrained change as an edit of the model without edits, to be applied to that or saved.
+
+    Raises:
+      ValueError: on a base that is not over 1, or a model without edits.
+    """
+    _check_log_base(log_base)
+    edits = model.metadata.history
+    if not edits:
+        raise ValueError(f"{model.metadata.source} has no edits that could be restrained")
+    deltas = []
+    for weight, layer in dict.fromkeys(delta[:2] for edit in edits for delta in edit.deltas):
+        largest = float(np.linalg.norm(_base(model, weight, layer), 2))
+        change_FD = _sum_of_edits(model, weight, layer)
+        deltas.append(Dense(weight, layer, prune_spectrum(change_FD, largest, log_base)))
+    return dataclasses.replace(make_edit(model, deltas), anchor=edits[-1].anchor)
+
+
+def _check_log_base(log_base: float) -> None:
+    if not log_base > 1:
+        raise ValueError(f"prune_log_base={log_base}: expected a number over 1, e.g. {math.e:.4f}")
 
 
 def prune_spectrum(change_FD: np.ndarray, largest: float, base: float) -> np.ndarray:

@@ -19,7 +19,8 @@ MLP. As released, the target loss is weighted by nll_loss_factor, and by a tenth
 after one in which every target token was the most likely one in every template; such a pass is the
 last where in addition kl_factor KL <= 0.01.
 
-ENCORE (2502.01636) stops at the k-th such pass, for prob_cutoff -k, instead of at a loss.
+ENCORE (2502.01636) also stops at the k-th such pass, for prob_cutoff -k. Its released code counts
+other passes: prob_cutoff_count="five_tokens" (`jaxedit.editors.encore`).
 
 The vector changes only positions from the subject's last token on, and only layers above. So the
 rest is run once, its keys and values kept, and a step computes a rectangle of suffixes and the
@@ -65,6 +66,7 @@ SAVED_BYTES = 2**30  # the most that a device keeps of their forward pass for it
 ACCELERATOR_POSITIONS = 3072
 ACCELERATOR_SAVED_BYTES = 2**33
 MANY_BATCHES = 4
+RELEASED_CORRECT_TOKENS = 5  # ENCORE's code compares with this number, whatever the target's length
 
 
 class OptimisedValues(NamedTuple):
@@ -130,7 +132,8 @@ def optimise_values(
 
     # prob_cutoff is published as minus the number of passes.
     max_correct_passes = None if hyper.prob_cutoff is None else -hyper.prob_cutoff
-    variant = LossVariant(site, max_correct_passes, hyper.reduce_nll_when_correct)
+    correct_tokens = RELEASED_CORRECT_TOKENS if hyper.prob_cutoff_count == "five_tokens" else None
+    variant = LossVariant(site, max_correct_passes, hyper.reduce_nll_when_correct, correct_tokens)
 
     def run(model: Model, hyper: TargetHyper) -> OptimisedValues:
         of_groups = []
@@ -145,10 +148,10 @@ def optimise_values(
         return OptimisedValues(*(array[np.argsort(order)] for array in in_order))
 
     values = run(model, hyper)
-    if not hyper.norm_anchor:
+    if not hyper.keep_unedited_norm:
         return values
 
-    # NAS: the value keeps its direction and gets the norm of what the unedited model holds there.
+    # The value keeps its direction and gets the norm of what the unedited model holds there.
     anchor_ID = run(without_edits(model), dataclasses.replace(hyper, v_num_grad_steps=1)).init_ID
     wanted_ID = values.init_ID + values.delta_ID
     scale_I = np.linalg.norm(anchor_ID, axis=1) / np.linalg.norm(wanted_ID, axis=1)

@@ -26,7 +26,7 @@ from jaxedit.solving.prompt_batch import PaddedShape, PromptBatch
 from jaxedit.solving.site import Site
 from jaxedit.solving.value_loss import LossTerms, project, value_loss
 
-STOP_LOSS = 5e-2  # a loss below it ends the optimisation, where prob_cutoff does not
+STOP_LOSS = 5e-2  # a loss below it ends the optimisation
 CORRECT_NLL_SHARE = 0.1  # PMET: of nll_loss_factor, behind a pass in which the target is said
 CORRECT_STOP_KL = 1e-2  # PMET: the KL term at which such a pass is the last
 # Hyper-parameters that are arguments of the compiled loop, so that other values compile nothing.
@@ -45,14 +45,18 @@ class LossVariant(NamedTuple):
 
     Attributes:
       site: which activation `init` is, and whether a second vector is optimised along with delta.
-      max_correct_passes: the loop stops at the k-th pass in which every target token is the
-        likeliest (ENCORE's -prob_cutoff); None: it stops at STOP_LOSS.
-      reduce_nll_when_correct: the target loss weighs less after such a pass (PMET).
+      max_correct_passes: the loop also stops at the k-th correct pass (ENCORE's -prob_cutoff);
+        None: at STOP_LOSS alone.
+      reduce_nll_when_correct: the target loss weighs less after a pass in which every target token
+        is the likeliest in every template (PMET).
+      correct_tokens: how many target tokens, of all templates but the first, are the likeliest in a
+        correct pass; None: all of all templates.
     """
 
     site: Site
     max_correct_passes: int | None
     reduce_nll_when_correct: bool
+    correct_tokens: int | None = None
 
 
 class LoopState(NamedTuple):
@@ -66,7 +70,7 @@ class LoopState(NamedTuple):
       nll_factor_I: the weight of the target loss in the next pass.
       is_active_I: which requests are still optimised.
       n_steps_I: forward passes of each request.
-      n_correct_I: those in which every target token was the likeliest.
+      n_correct_I: those that were correct.
     """
 
     step: jax.Array
@@ -169,14 +173,15 @@ def _take_step(
         state.delta_JID, state.initial_IV, is_first, state.nll_factor_I
     )
     n_steps_I = state.n_steps_I + state.is_active_I
-    n_correct_I = state.n_correct_I + ~terms.is_missed_I
+    is_correct_I = ~terms.is_missed_I
+    if variant.correct_tokens is not None:
+        is_correct_I = terms.n_said_I == variant.correct_tokens
+    n_correct_I = state.n_correct_I + is_correct_I
 
     # stop: before this step's update, each request by itself
-    if variant.max_correct_passes is None:
-        goes_on_I = terms.total_I >= STOP_LOSS
-    else:
-        goes_on_I = n_correct_I < variant.max_correct_passes
-    is_active_I = state.is_active_I & goes_on_I
+    is_active_I = state.is_active_I & (terms.total_I >= STOP_LOSS)
+    if variant.max_correct_passes is not None:
+        is_active_I &= n_correct_I < variant.max_correct_passes
     nll_factor_I = state.nll_factor_I
     if variant.reduce_nll_when_correct:
         is_active_I &= terms.is_missed_I | (terms.kl_I > CORRECT_STOP_KL)

@@ -22,6 +22,7 @@ class LossTerms(NamedTuple):
       kl_I: kl_factor KL(p_delta || p_0).
       decay_I: v_weight_decay sum_J |delta| / |init|^2.
       is_missed_I: whether some target token is not the likeliest one in some template.
+      n_said_I: target tokens that are the likeliest one, in all templates but the first.
       initial_IV: log p_0, what the KL term compares with.
     """
 
@@ -30,6 +31,7 @@ class LossTerms(NamedTuple):
     kl_I: jax.Array
     decay_I: jax.Array
     is_missed_I: jax.Array
+    n_said_I: jax.Array
     initial_IV: jax.Array
 
 
@@ -60,7 +62,9 @@ def value_loss(
       nll_factor_I: the weight of the target's term.
     """
     # target loss
-    nll_I, is_missed_I, logp_IV = _score_targets(model, batch, layer, prefilled, delta_JID)
+    nll_I, is_missed_I, n_said_I, logp_IV = _score_targets(
+        model, batch, layer, prefilled, delta_JID
+    )
 
     # essence KL: p_0 is what the first pass finds, whose vectors are zero
     initial_IV = jnp.where(is_first, jax.lax.stop_gradient(logp_IV), initial_IV)
@@ -71,17 +75,17 @@ def value_loss(
     decay_I = hyper["v_weight_decay"] * jnp.sum(relative_JI, axis=0)
 
     total_I = nll_factor_I * nll_I + kl_I + decay_I
-    terms = LossTerms(total_I, nll_I, kl_I, decay_I, is_missed_I, initial_IV)
+    terms = LossTerms(total_I, nll_I, kl_I, decay_I, is_missed_I, n_said_I, initial_IV)
     return jnp.sum(total_I), terms
 
 
 def _score_targets(
     model: Model, batch: PromptBatch, layer: int, prefilled: PrefillState, delta_JID
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Run the suffixes with the vectors added.
 
     Returns:
-      nll_I and is_missed_I of `LossTerms`, and log p [I, V] behind the KL prompt.
+      nll_I, is_missed_I and n_said_I of `LossTerms`, and log p [I, V] behind the KL prompt.
     """
     # The vectors at the fact's token, after the edited layer.
     added_JBD = delta_JID[:, batch.request_B]
@@ -112,10 +116,15 @@ def _score_targets(
     chosen_Q = jnp.take_along_axis(target_logp_QV, target_Q1, axis=1)[:, 0]
     nll_I = jax.ops.segment_sum(-chosen_Q * batch.read_weight_Q, request_Q, n_requests)
 
-    # Whether any of them is not the likeliest token; positions of weight 0 are padding.
-    is_missed_Q = (chosen_Q < jnp.max(target_logp_QV, axis=1)) & (batch.read_weight_Q > 0)
-    is_missed_I = jax.ops.segment_max(is_missed_Q.astype(jnp.int32), request_Q, n_requests) > 0
-    return nll_I, is_missed_I, kl_logp_IV
+    # Whether any of them is not the likeliest token, and how many are outside the first template;
+    # positions of weight 0 are padding.
+    is_likeliest_Q, is_real_Q = chosen_Q >= jnp.max(target_logp_QV, axis=1), batch.read_weight_Q > 0
+    is_missed_Q = (~is_likeliest_Q & is_real_Q).astype(jnp.int32)
+    is_missed_I = jax.ops.segment_max(is_missed_Q, request_Q, n_requests) > 0
+    is_first_Q = batch.read_row_Q == batch.first_row_I[request_Q]
+    is_said_Q = (is_likeliest_Q & is_real_Q & ~is_first_Q).astype(jnp.int32)
+    n_said_I = jax.ops.segment_sum(is_said_Q, request_Q, n_requests)
+    return nll_I, is_missed_I, n_said_I, kl_logp_IV
 
 
 def project(x_JID, largest_JI) -> jax.Array:

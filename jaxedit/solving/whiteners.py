@@ -12,16 +12,22 @@ import numpy as np
 ILL_CONDITIONED = 1e8  # the factor's own condition is then 1e4, and float32 holds 7 digits
 
 
-def inverse_cholesky(moment_FF: np.ndarray, scale: float = 1.0, ridge: float = 0.0) -> np.ndarray:
+def inverse_cholesky(
+    moment_FF: np.ndarray,
+    scale: float = 1.0,
+    ridge: float = 0.0,
+    dtype: type[np.floating] = np.float32,
+) -> np.ndarray:
     """Compute L^-1 of the Cholesky factorisation scale C + ridge I = L L^T.
 
     Args:
       moment_FF: C, symmetric.
       scale: lambda.
       ridge: b.
+      dtype: of what is returned; it is computed in float64.
 
     Returns:
-      float32 [F, F], from float64 on the host.
+      L^-1 [F, F], on the host.
 
     Raises:
       ValueError: where the matrix is not positive definite.
@@ -32,7 +38,7 @@ def inverse_cholesky(moment_FF: np.ndarray, scale: float = 1.0, ridge: float = 0
     is_diagonal = np.count_nonzero(moment) == np.count_nonzero(np.diagonal(moment))
     diagonal_F = scale * np.diagonal(moment) + ridge
     if np.all(diagonal_F > 0) and is_diagonal:  # C = I, where there are no statistics
-        return np.diag((1 / np.sqrt(diagonal_F)).astype(np.float32))
+        return np.diag((1 / np.sqrt(diagonal_F)).astype(dtype))
     moment = scale * (moment + moment.T) / 2
     moment[np.diag_indices_from(moment)] += ridge
     norm = np.linalg.norm(moment, 1)
@@ -48,7 +54,7 @@ def inverse_cholesky(moment_FF: np.ndarray, scale: float = 1.0, ridge: float = 0
     # LAPACK's inverse of a triangle takes a fifth of a triangular solve's time.
     (invert,) = scipy.linalg.get_lapack_funcs(["trtri"], [lower])
     inverse, _ = invert(lower, lower=1, overwrite_c=1)
-    return inverse.astype(np.float32)
+    return inverse.astype(dtype, copy=False)
 
 
 def _report_condition(lower: np.ndarray, norm: float, ridge: float) -> None:

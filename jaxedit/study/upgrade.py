@@ -49,12 +49,14 @@ MEASURED_TWICE = ("divergence_nats", "fluency_bits", "consistency", "continuatio
 def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
     """Translate the content of run.json to this schema; the same where it is of it already."""
     schema = run.get("schema", 0)
-    # What a study of this schema wrote says with which versions.
-    if "config" not in run or (schema == SCHEMA and "versions" not in run):
+    if "config" not in run:
         return dict(run)
+    config = _with_new_hyper(run["config"])
+    # What a study of this schema wrote says with which versions.
+    if schema == SCHEMA and "versions" not in run:
+        return {**run, "config": config}
     if schema > 0:  # the names are those of today
-        return {**run, "schema": SCHEMA, "config": _with_new_keys(run["config"])}
-    config = dict(run["config"])
+        return {**run, "schema": SCHEMA, "config": _with_new_keys(config)}
     upgraded = {name: config.pop(name) for name in ("guard", "editor") if name in config}
     upgraded = {name: dict(values) for name, values in upgraded.items()}
     evaluation = dict(EVALUATION)
@@ -66,11 +68,15 @@ def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
             upgraded[new] = value
     if upgraded.get("guard", {}).get("action") == "record":
         upgraded["guard"]["action"] = "keep"
-    editor = upgraded.get("editor", {})
-    for old, new in RENAMED_HYPER.items():
-        if old in editor:
-            editor[new] = editor.pop(old)
     return {"schema": SCHEMA, **run, "config": _with_new_keys(upgraded | {"eval": evaluation})}
+
+
+def _with_new_hyper(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Rename the hyper-parameters that had other names, in whatever schema."""
+    if "editor" not in config:
+        return dict(config)
+    editor = {RENAMED_HYPER.get(name, name): value for name, value in config["editor"].items()}
+    return {**config, "editor": editor}
 
 
 def _with_new_keys(config: Mapping[str, Any]) -> dict[str, Any]:

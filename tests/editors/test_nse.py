@@ -17,7 +17,7 @@ from reference.multi_layer import (
 import jaxedit
 from jaxedit.editors.nse import choose_neurons
 from jaxedit.edits.apply import without_edits
-from jaxedit.edits.edit import LowRank
+from jaxedit.edits.edit import LowRank, to_dense
 from jaxedit.solving.key_history import KeyHistory, append, gram
 from jaxedit.solving.keys import compute_keys, compute_values
 
@@ -150,9 +150,23 @@ def test_what_is_near_or_hopelessly_far_is_left(setting):
     for mine, theirs in zip(edit.deltas, alone.deltas, strict=True):
         assert mine.u_FR.shape[1] == 1
         assert relative(mine.u_FR @ mine.v_RD, theirs.u_FR @ theirs.v_RD) < 1e-4
-    message = r"none between alpha=.* and upper_bound=.*: nothing to write"
-    with pytest.raises(ValueError, match=message):
-        editor.edit(model, [REQUESTS[order[0]], REQUESTS[order[2]]], state)
+
+
+def test_facts_that_hold_change_nothing_and_their_keys_count(setting):
+    """As released: S grows by the keys of facts that are not due, and the next edit heeds them."""
+    model, moments = setting
+    holding, state = make(moments, model, alpha=1e6, upper_bound=1e9)
+    edit, after, info = holding.edit(model, REQUESTS[:2], state)
+    assert (info["n_passes"], edit.norm, info["solve_residual"]) == (0, 0, 0)
+    assert all(not to_dense(delta).any() for delta in edit.deltas)
+    editor, _ = make(moments, model)
+    next_edit, _, _ = editor.edit(jaxedit.apply(model, edit), REQUESTS[2:], after)
+    z_ID = optimised_z(model, REQUESTS[2:], editor.hyper)
+    for step in steps(model, REQUESTS[2:], next_edit.deltas, z_ID):
+        key_IF = np.float64(compute_keys(model, packed(model, REQUESTS[:2]), step.layer)[0])
+        np.testing.assert_allclose(edit.memory[f"keys/{step.layer}"], key_IF, rtol=1e-4, atol=1e-5)
+        expected_FD = wanted(step, moments[step.layer], key_IF.T @ key_IF)
+        assert relative(step.delta_FD, expected_FD) < 1e-4
 
 
 def test_restored_state_is_the_same(setting):

@@ -8,7 +8,12 @@ import pytest
 from jaxedit.editors import encore, memit, pmet, rome
 from jaxedit.solving.hyper import MultiLayerHyper, RankOneHyper, TargetHyper, ValueHyper
 
-SWITCHES = {"nll_loss_factor": 1.0, "prob_cutoff": None, "reduce_nll_when_correct": False}
+SWITCHES = {
+    "nll_loss_factor": 1.0,
+    "prob_cutoff": None,
+    "prob_cutoff_count": "all_templates",
+    "reduce_nll_when_correct": False,
+}
 HYPERS = [rome.Hyper, memit.Hyper, encore.Hyper, pmet.Hyper]
 
 
@@ -37,7 +42,7 @@ def test_published_defaults():
         "v_weight_decay": 0.5,
         "kl_factor": 0.0625,
         "clamp_norm_factor": 4.0,
-        "norm_anchor": False,
+        "keep_unedited_norm": False,
         "leading_space": "joined",
         "fact_token": "subject_last",
     }
@@ -50,7 +55,7 @@ def test_published_defaults():
     [
         (rome.Hyper, {}),
         (memit.Hyper, {}),
-        (encore.Hyper, {"prob_cutoff": -1}),
+        (encore.Hyper, {"prob_cutoff": -1, "prob_cutoff_count": "all_templates"}),
         (pmet.Hyper, {"nll_loss_factor": 1.0, "reduce_nll_when_correct": True}),
     ],
 )
@@ -81,6 +86,7 @@ def test_target_settings_are_all_that_the_optimisation_reads(hyper):
         (pmet.Hyper(nll_loss_factor=0.0), "nll_loss_factor=0.0 must be positive"),
         (encore.Hyper(prob_cutoff=1), "prob_cutoff=1: expected -k"),
         (encore.Hyper(prob_cutoff=0), "prob_cutoff=0: expected -k"),
+        (encore.Hyper(prob_cutoff_count="5"), "prob_cutoff_count=.5.: expected .all_templates."),
         (TargetHyper(leading_space="no"), "leading_space='no'"),
         (TargetHyper(fact_token="first"), "fact_token='first'"),
     ],

@@ -1,4 +1,4 @@
-"""The values to write: independent of the company they are optimised in; stops; NAS."""
+"""The values to write: independent of the company they are optimised in; stops; norms."""
 
 import numpy as np
 import pytest
@@ -71,12 +71,12 @@ def test_requests_per_batch_fill_a_device_up_to_its_memory(golden, monkeypatch):
     assert value.requests_per_batch(model, shape, n_templates=2, layer=3) == 1
 
 
-def test_norm_anchor_gives_values_the_norm_they_had_in_the_unedited_model(golden):
+def test_keep_unedited_norm_gives_values_the_norm_they_had_in_the_unedited_model(golden):
     model, request = golden("llama"), REQUESTS[1:2]
     plain = jaxedit.make_editor("rome", layer=3, v_num_grad_steps=6, context_templates=TEMPLATES)
     first, _, _ = plain.edit(model, REQUESTS[:1], plain.init(model, None))
     once = jaxedit.apply(model, first)
-    anchor = TargetHyper(v_num_grad_steps=6, norm_anchor=True)
+    anchor = TargetHyper(v_num_grad_steps=6, keep_unedited_norm=True)
     unedited = optimise_values(model, request, TEMPLATES, 3, HYPER, Site.MLP)
     free = optimise_values(once, request, TEMPLATES, 3, HYPER, Site.MLP)
     anchored = optimise_values(once, request, TEMPLATES, 3, anchor, Site.MLP)
@@ -103,11 +103,11 @@ def test_norm_anchor_gives_values_the_norm_they_had_in_the_unedited_model(golden
         ),
     ],
 )
-def test_norm_anchor_reaches_the_edit(golden, name, hyper):
+def test_keep_unedited_norm_reaches_the_edit(golden, name, hyper):
     model = golden("llama")
     edits = []
     for anchor in (False, True):
-        editor = jaxedit.make_editor(name, v_num_grad_steps=6, norm_anchor=anchor, **hyper)
+        editor = jaxedit.make_editor(name, v_num_grad_steps=6, keep_unedited_norm=anchor, **hyper)
         edits.append(editor.edit(model, REQUESTS[:1], editor.init(model, None))[0])
     free_FD, anchored_FD = (to_dense(edit.deltas[-1]) for edit in edits)
     assert not np.allclose(free_FD, anchored_FD, rtol=1e-3)
