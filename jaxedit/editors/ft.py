@@ -12,7 +12,7 @@ a pass over the requests is.
 
 import dataclasses
 import functools
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from jaxedit.models.packing import pad_tokens
 from jaxedit.rounding import ceil_div, round_up
 from jaxedit.solving.prompt_batch import PREFIX_STEP
 from jaxedit.solving.prompts import check_leading_space, tokenise_prompt
+from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
 
 FT_STOP_LOSS = 1e-2
 OBJECTIVES = ("last_position", "teacher_forced")
@@ -51,13 +52,13 @@ class Hyper:
     """
 
     layers: tuple[int, ...] = ()
-    lr: float = 5e-4
-    num_steps: int = 25
-    norm_constraint: float | bool = False
+    lr: Annotated[float, POSITIVE] = 5e-4
+    num_steps: Annotated[int, AT_LEAST_ONE] = 25
+    norm_constraint: Annotated[float | bool, POSITIVE] = False
     weight_decay: float = 0.0
     kl_factor: float = 0.0
     objective: str = "last_position"
-    batch_size: int = 1
+    batch_size: Annotated[int, AT_LEAST_ONE] = 1
     leading_space: str = "joined"
 
     anchor: ClassVar[str | None] = None  # no begin-of-text token is put in front
@@ -150,11 +151,7 @@ def init(hyper: Hyper, settings: Settings, model: Model, stats: object) -> None:
         raise ValueError(
             "norm_constraint=True: expected the size of the ball, e.g. 5e-4, or False for none"
         )
-    if min(hyper.lr, hyper.num_steps, hyper.batch_size, settings.eps) <= 0:
-        raise ValueError(
-            f"lr={hyper.lr}, num_steps={hyper.num_steps}, batch_size={hyper.batch_size} and "
-            f"norm_constraint={hyper.norm_constraint} must be positive"
-        )
+    check_ranges(hyper)
     layers, L = list(settings.layers), model.config.L
     if not layers or not all(0 <= layer < L for layer in layers):
         raise ValueError(f"layers={layers}: {model.metadata.source} has layers 0 to {L - 1}")
