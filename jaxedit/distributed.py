@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from jaxedit.messages import first_line
 from jaxedit.rounding import ceil_div, next_power_of_two
 
 
@@ -42,7 +43,7 @@ def start_processes(
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             "the processes of this run did not find each other "
-            f"({str(error).splitlines()[0]}); outside of TPU pods and Slurm "
+            f"({first_line(error)}); outside of TPU pods and Slurm "
             "give --coordinator=HOST:PORT, --num_processes=N and --process_id=I"
         ) from error
 

@@ -30,6 +30,7 @@ FLOORS = [
         "distributed",
         "files",
         "mesh",
+        "messages",
         "rounding",
         "timing",
     },

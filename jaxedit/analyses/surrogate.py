@@ -19,6 +19,7 @@ from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Edit, read_edit, scale_edit
 from jaxedit.files import to_json, write_atomic
 from jaxedit.metrics.downstream import evaluate_tasks
+from jaxedit.metrics.finite import check_baseline
 from jaxedit.metrics.perplexity import perplexity, prepare
 from jaxedit.models.model import Model
 from jaxedit.models.score import PrefilledTexts
@@ -84,7 +85,7 @@ def measure_surrogate(
         if row is None:
             texts = texts or prepare(model, read_texts(journal.run["config"]["texts"]))
             if level is None:
-                score = perplexity(model, texts)
+                score = check_baseline(model, perplexity(model, texts), texts)
                 edited, scaled = model, Scaled(0, 0.0, score.mean, score.pooled)
             else:
                 step = chosen[level]

@@ -11,7 +11,9 @@ import jax
 from absl import flags
 from jax.errors import JaxRuntimeError
 
+from jaxedit.cli._parsers import ConfigParser, PathParser
 from jaxedit.distributed import is_first_process, is_multiprocess, start_processes
+from jaxedit.messages import escape_controls, first_line
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -21,6 +23,16 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 SHOWN_FACTS = 5  # of a model's edits, in one line each
+
+
+def path_flag(name: str, default: str | None, about: str) -> None:
+    """Define a flag whose value may be a path; any such flag is defined by this or the next."""
+    flags.DEFINE(PathParser(), name, default, about)
+
+
+def path_multi_flag(name: str, about: str) -> None:
+    """Define a flag that may be repeated, whose values may be paths."""
+    flags.DEFINE_multi(PathParser(), flags.ArgumentSerializer(), name, [], about)
 
 
 def process_flags() -> None:
@@ -56,13 +68,17 @@ def distributed_session():
     start_processes(*given)
     process = jax.process_index()  # asked now: not when the others are gone
     where = output if is_first_process() else os.devnull
-    with open(where, "w") as results, contextlib.redirect_stdout(results):
+    encoding, errors = sys.stdout.encoding, "backslashreplace"
+    with (
+        open(where, "w", encoding=encoding, errors=errors) as results,
+        contextlib.redirect_stdout(results),
+    ):
         try:
             yield
         except (JaxRuntimeError, OSError) as error:
             print(
                 f"jaxedit: error: process {process} stops, by its own fault or since "
-                f"another is gone ({str(error).splitlines()[0]}); what was finished is kept, the "
+                f"another is gone ({first_line(error)}); what was finished is kept, the "
                 "same command goes on from there, also on another number of devices",
                 file=sys.stderr,
                 flush=True,
@@ -100,10 +116,10 @@ def load_model() -> "Model":
 
 def edited_flags() -> None:
     """Define the flags that name an edited model, in commands that run one."""
-    flags.DEFINE_string("run", None, "a study's work directory: its model, with its kept edits")
+    path_flag("run", None, "a study's work directory: its model, with its kept edits")
     flags.DEFINE_list("run_steps", [], "these edits of --run instead, kept or not, e.g. 1,3,7-9")
     flags.DEFINE_integer("after_step", None, "the model of --run after this edit")
-    flags.DEFINE_string("edit", None, "a file of `jaxedit edit --save`: its model, with that edit")
+    path_flag("edit", None, "a file of `jaxedit edit --save`: its model, with that edit")
 
 
 def check_edited_flags() -> None:
@@ -180,7 +196,7 @@ def say_edits(edited: "EditedModel") -> None:
     print(f"{edited.source} with {n_edits} edit{'' if n_edits == 1 else 's'}", file=sys.stderr)
     facts = [request.summary for request in edited.requests]
     for fact in facts[:SHOWN_FACTS]:
-        print(f"    {fact}", file=sys.stderr)
+        print(f"    {escape_controls(fact)}", file=sys.stderr)
     if len(facts) > SHOWN_FACTS:
         print(f"    and {len(facts) - SHOWN_FACTS} more facts", file=sys.stderr)
 
@@ -199,7 +215,9 @@ def config_flag(default: str | None = "laptop") -> None:
 
     from jaxedit.study.config import find_config
 
+    # Its keys are flags too; what is read is this project's own, as its errors are.
     config_flags.DEFINE_config_file("config", str(find_config(default)), about)
+    FLAGS["config"].parser = ConfigParser()
 
 
 def set_flag() -> None:
@@ -217,29 +235,10 @@ def apply_set(config: "ConfigDict") -> None:
         set_key(config, text)
 
 
-def expand_config_name(arguments: list[str]) -> list[str]:
-    """Replace the name of a configuration of the package in --config by its path."""
-    from jaxedit.study.config import config_names, configs_folder
-
-    expanded, names = list(arguments), config_names()
-    for i, argument in enumerate(arguments):
-        flag, sign, value = argument.partition("=")
-        if flag in ("--config", "-config") and not sign and i + 1 < len(arguments):
-            flag, sign, value, i = "", "", arguments[i + 1], i + 1
-        elif flag not in ("--config", "-config"):
-            continue
-        name, colon, variant = value.partition(":")
-        if name in names and not Path(name).is_file():
-            path = configs_folder() / f"{name}.py"
-            expanded[i] = f"{flag}{sign}{path}{colon}{variant}"
-    return expanded
-
-
 def reference_flag() -> None:
     """Define the flag of commands that draw perplexity against edits."""
-    flags.DEFINE_multi_string(
+    path_multi_flag(
         "reference",
-        [],
         'a published curve to draw as well, FILE.json:NAME of a file {NAME: {"x": edits, '
         '"y": perplexities}}; may be repeated',
     )

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags, whole_numbers
+from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags, path_flag, whole_numbers
 from jaxedit.cli._output import print_json, show_table
 from jaxedit.distributed import is_first_process
 
@@ -47,7 +47,7 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "layers", None, "the layers, with commas; absent: those published for MEMIT on the model"
     )
-    flags.DEFINE_string(
+    path_flag(
         "corpus", "builtin", "a text file, a directory of them, or datasets:NAME,CONFIG,SPLIT"
     )
     flags.DEFINE_integer(
@@ -60,8 +60,8 @@ def define_flags() -> None:
         "max_length", None, "texts are cut after so many tokens; absent: the model's positions"
     )
     flags.DEFINE_integer("seed", 0, "of the texts' order")
-    flags.DEFINE_string("out", "stats.safetensors", "the file to write")
-    flags.DEFINE_string(
+    path_flag("out", "stats.safetensors", "the file to write")
+    path_flag(
         "npz", None, "also write the form of the ROME and EasyEdit repositories to this directory"
     )
     flags.DEFINE_bool(

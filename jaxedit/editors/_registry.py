@@ -130,9 +130,9 @@ def _check_type(name: str, key: str, value: Any) -> None:
         )
         raise ValueError(f"{name} has {key}={value!r}; expected {expected}")
     if kind == tuple[int, ...]:
-        for item in value:
-            if isinstance(item, bool) or not isinstance(item, numbers.Integral):
-                raise ValueError(f"{name} has {key}={value!r}; expected whole numbers in a list")
+        items: Any = value
+        if any(isinstance(item, bool) or not isinstance(item, numbers.Integral) for item in items):
+            raise ValueError(f"{name} has {key}={value!r}; expected whole numbers in a list")
 
 
 def hyper_defaults(name: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.models.ops import Overlay
 from jaxedit.models.packing import pad_tokens
 from jaxedit.rounding import ceil_div, round_up
+from jaxedit.solving.finite import check_finite, check_finite_delta
 from jaxedit.solving.prompt_batch import PREFIX_STEP
 from jaxedit.solving.prompts import check_leading_space, tokenise_prompt
 from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
@@ -172,6 +173,9 @@ def edit(
         Dense(EDITED_WEIGHT, layer, change_FD)
         for layer, change_FD in zip(settings.layers, change_EFD, strict=True)
     ]
+    check_finite("loss", to_host(end.loss))
+    for delta in deltas:
+        check_finite_delta(delta)
     info = {
         "loss": float(to_host(end.loss)),
         "first_loss": float(to_host(end.first_loss)),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxedit.mesh import make_mesh
+from jaxedit.messages import first_line
 from jaxedit.models.checkpoint import load_parameters, log_summary
 from jaxedit.models.config import replicate_kv_heads_for
 from jaxedit.models.gguf import open_gguf
@@ -44,13 +45,12 @@ def load(
         exactly.
     """
     # The opened checkpoint, the devices, and the dtype the weights will have there.
+    check_dtype(dtype)
     path = resolve_path(name_or_path)
     source = open_gguf(path) if path.suffix == ".gguf" else open_directory(path)
     if not isinstance(mesh, Mesh):
         mesh = make_mesh(mesh or "")
     stored_dtype = jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
-    if stored_dtype not in (jnp.float32, jnp.bfloat16):
-        raise ValueError(f"dtype {dtype!r}: weights are stored as float32 or bfloat16")
     log_summary(source, stored_dtype)
     tokenizer = _with_add_bos(source.tokenizer, add_bos, name_or_path)
 
@@ -67,6 +67,16 @@ def load(
         base = load_parameters(source, config, stored_dtype, mesh)
     metadata = ModelMetadata(tokenizer, name_or_path, tensor_names)
     return Model(base, Overlay({}, {}), config, mesh, metadata)
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raise a ValueError on a dtype that weights are not stored as; None: the device's default."""
+    try:
+        is_known = dtype is None or jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16)
+    except TypeError:  # no dtype at all
+        is_known = False
+    if not is_known:
+        raise ValueError(f"dtype {dtype!r}: weights are stored as float32 or bfloat16")
 
 
 def _with_add_bos(tokenizer: Tokenizer, add_bos: bool | None, name: str) -> Tokenizer:
@@ -128,7 +138,7 @@ def _download(hub_id: str) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=wanted))
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else "no message"
+        reason = first_line(error)
         raise ValueError(
             f"{hub_id!r} is not a file or directory here, and could not be had from the hub "
             f"({type(error).__name__}: {reason}). Offline, give a directory or {BUILT_IN!r}"

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxedit import axes
 from jaxedit.distributed import broadcast_flag, is_first_process
 from jaxedit.mesh import parameter_sharding
+from jaxedit.messages import first_line
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.decoder import parameter_shapes
 from jaxedit.models.model import Model
@@ -98,7 +99,7 @@ def read_orbax(
     except (ValueError, KeyError, FileNotFoundError) as error:
         raise ValueError(
             f"{folder / WEIGHTS} is not the whole model of its config.json "
-            f"({str(error).splitlines()[0]}); convert it again"
+            f"({first_line(error)}); convert it again"
         ) from error
     base = {name: found[_key(name)] for name in shapes}
 
