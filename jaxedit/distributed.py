@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from jaxedit.messages import first_line
-from jaxedit.rounding import ceil_div, next_power_of_two
+from jaxedit.rounding import ceil_div, is_whole_number, next_power_of_two
 
 
 def start_processes(
@@ -56,7 +56,7 @@ def is_multiprocess() -> bool:
     n_tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     workers = os.environ.get("TPU_WORKER_HOSTNAMES", "")
     return (
-        (n_tasks.isdigit() and int(n_tasks) > 1)
+        (is_whole_number(n_tasks) and int(n_tasks) > 1)
         or "," in workers
         or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
     )

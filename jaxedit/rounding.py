@@ -1,4 +1,11 @@
-"""Whole numbers rounded up."""
+"""Whole numbers: rounded up, and read from text."""
+
+MOST_DIGITS = 9  # of a number of devices, layers, steps or shards
+
+
+def is_whole_number(text: str) -> bool:
+    """Tell whether a text is a whole number that `int` reads; of "²" or 5,000 digits it is none."""
+    return text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS
 
 
 def ceil_div(n: int, divisor: int) -> int:

@@ -47,7 +47,7 @@ def measure_surrogate(
     folder: Path,
     tasks: list[str],
     *,
-    levels: tuple[float, ...] = LEVELS,
+    levels: tuple[float, ...] | None = None,
     limit: int | None = None,
     task_path: Path | None = None,
     on_model: Callable[[dict[str, Any]], None] = lambda row: None,
@@ -59,7 +59,7 @@ def measure_surrogate(
     Args:
       folder: of a study of single edits, some of which take the perplexity over the highest level.
       tasks: as `jaxedit.metrics.downstream.evaluate_tasks`.
-      levels: perplexities.
+      levels: perplexities over the unedited model's; None: those of LEVELS that are.
       limit: items of each task.
       task_path: a directory of task files.
       on_model: called with each row, those found in the folder as well.
@@ -77,6 +77,7 @@ def measure_surrogate(
     done = _read(path, asked)
     model = edited_model(folder, run_steps=[])
     texts: PrefilledTexts | None = None
+    levels = _levels_over(float((journal.steps[0].record.perplexity or {})["mean"]), levels)
     chosen = _choose(journal.steps, levels)
     rows = []
     for level in (None, *sorted(levels)):
@@ -118,6 +119,23 @@ def _read(path: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
         )
     numbers = ("perplexity", "pooled")  # "inf" in the file where one is not finite
     return [{**row, **{name: float(row[name]) for name in numbers}} for row in found["models"]]
+
+
+def _levels_over(unedited: float, asked: tuple[float, ...] | None) -> tuple[float, ...]:
+    """Return the levels over the unedited model's perplexity; an edit that is scaled has no other.
+
+    Raises:
+      ValueError: on a level asked for that is not finite, or not over it; or where there is none.
+    """
+    least = unedited * (1 + NEAR)
+    bad = [level for level in asked or () if not least < level < math.inf]
+    levels = asked or tuple(level for level in LEVELS if level > least)
+    if bad or not levels:
+        level = f"level {bad[0]:g}" if bad else f"levels up to {max(LEVELS):g}"
+        raise ValueError(
+            f"{level}: expected perplexities over the unedited model's, which is {unedited:g}"
+        )
+    return levels
 
 
 def _choose(steps: list[Step], levels: tuple[float, ...]) -> dict[float, Step]:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +10,10 @@ import jax
 from absl import flags
 from jax.errors import JaxRuntimeError
 
-from jaxedit.cli._parsers import ConfigParser, PathParser
+from jaxedit.cli._parsers import ConfigParser, PathParser, parse_steps
 from jaxedit.distributed import is_first_process, is_multiprocess, start_processes
 from jaxedit.messages import escape_controls, first_line
+from jaxedit.rounding import is_whole_number
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -47,8 +47,12 @@ def process_flags() -> None:
     flags.DEFINE_string(
         "coordinator", None, "HOST:PORT of process 0, where the others cannot be found out"
     )
-    flags.DEFINE_integer("num_processes", None, "how many processes there are, with --coordinator")
-    flags.DEFINE_integer("process_id", None, "which of them this is, from 0 on, with --coordinator")
+    flags.DEFINE_integer(
+        "num_processes", None, "how many processes there are, with --coordinator", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "process_id", None, "which of them this is, from 0 on, with --coordinator", lower_bound=0
+    )
 
 
 @contextlib.contextmanager
@@ -118,7 +122,7 @@ def edited_flags() -> None:
     """Define the flags that name an edited model, in commands that run one."""
     path_flag("run", None, "a study's work directory: its model, with its kept edits")
     flags.DEFINE_list("run_steps", [], "these edits of --run instead, kept or not, e.g. 1,3,7-9")
-    flags.DEFINE_integer("after_step", None, "the model of --run after this edit")
+    flags.DEFINE_integer("after_step", None, "the model of --run after this edit", lower_bound=0)
     path_flag("edit", None, "a file of `jaxedit edit --save`: its model, with that edit")
 
 
@@ -251,7 +255,7 @@ def whole_numbers(flag: str) -> list[int]:
       ValueError: on anything else.
     """
     given = FLAGS[flag].value or []
-    if not given or not all(text.strip().isdigit() for text in given):
+    if not given or not all(is_whole_number(text.strip()) for text in given):
         raise ValueError(
             f"--{flag}={','.join(given)}: expected numbers with commas between them, e.g. "
             f"--{flag}=3,4,5"
@@ -268,27 +272,6 @@ def step_numbers(flag: str) -> list[int]:
     given = FLAGS[flag].value or []
     example = f"with commas between, e.g. --{flag}=1,3,7-9"
     return parse_steps(given, f"--{flag}={','.join(given)}", example)
-
-
-def parse_steps(texts: Sequence[str], given: str, example: str) -> list[int]:
-    """Read numbers of steps, in which "7-9" stands for 7, 8 and 9.
-
-    Args:
-      texts: a number or range each.
-      given: what an error names.
-      example: and what it says to give instead.
-
-    Raises:
-      ValueError: on anything else.
-    """
-    numbers: list[int] = []
-    for text in texts:
-        first, dash, last = text.strip().partition("-")
-        is_range = first.isdigit() and (last.isdigit() if dash else not last)
-        if not is_range or int(first) > int(last or first):
-            raise ValueError(f"{given}: expected numbers of steps and ranges of them {example}")
-        numbers += range(int(first), int(last or first) + 1)
-    return numbers
 
 
 def json_flag() -> None:

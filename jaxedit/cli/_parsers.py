@@ -1,13 +1,17 @@
-"""Kinds of values that flags have: paths, and configurations."""
+"""Kinds of values that flags have: paths, configurations, numbers of steps."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
 
 from jaxedit.files import local_path
+from jaxedit.rounding import is_whole_number
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
+
+MOST_STEPS = 1_000_000  # in one range of steps
 
 
 class PathParser(flags.ArgumentParser):
@@ -34,3 +38,24 @@ class ConfigParser(flags.ArgumentParser):
     def flag_type(self) -> str:
         """Return what the values are called in help."""
         return "configuration"
+
+
+def parse_steps(texts: Sequence[str], given: str, example: str) -> list[int]:
+    """Read numbers of steps, in which "7-9" stands for 7, 8 and 9.
+
+    Args:
+      texts: a number or range each.
+      given: what an error names.
+      example: and what it says to give instead.
+
+    Raises:
+      ValueError: on anything else.
+    """
+    numbers: list[int] = []
+    for text in texts:
+        first, dash, last = text.strip().partition("-")
+        is_range = is_whole_number(first) and (is_whole_number(last) if dash else not last)
+        if not is_range or not 0 <= int(last or first) - int(first) < MOST_STEPS:
+            raise ValueError(f"{given}: expected numbers of steps and ranges of them {example}")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers

@@ -39,7 +39,7 @@ def define_flags() -> None:
     path_flag("texts", "builtin", "for the perplexity: a .json, .jsonl or .txt file")
     path_flag("facts", None, "facts to ask both models: a file, address or data set")
     flags.DEFINE_list("tasks", [], "names of lm-eval's tasks, with commas between them")
-    flags.DEFINE_integer("limit", None, "at most so many items of each task")
+    flags.DEFINE_integer("limit", None, "at most so many items of each task", lower_bound=1)
     path_flag("task_path", None, "a directory with task files of your own")
     flags.DEFINE_enum(
         "orientation",

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from jaxedit.edits.edit import Edit
     from jaxedit.edits.request import Request
     from jaxedit.metrics.facts import FactMetrics
-    from jaxedit.metrics.finite import check_baseline
     from jaxedit.metrics.perplexity import Perplexity
     from jaxedit.models.model import Model
 
@@ -61,6 +60,7 @@ def main() -> None:
     from jaxedit.edits.apply import apply
     from jaxedit.edits.request import Request
     from jaxedit.metrics.facts import evaluate_facts
+    from jaxedit.metrics.finite import check_baseline
     from jaxedit.metrics.perplexity import perplexity
     from jaxedit.models.generate import generate
     from jaxedit.stats.second_moments import Stats

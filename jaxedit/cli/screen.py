@@ -43,7 +43,7 @@ def define_flags() -> None:
     )
     path_flag("hard_out", None, "write the flagged facts to this file")
     path_flag("normal_out", None, "write as many that are not to this file")
-    flags.DEFINE_integer("top", 20, "how many to show")
+    flags.DEFINE_integer("top", 20, "how many to show", lower_bound=1)
     process_flags()
     json_flag()
 

@@ -54,12 +54,18 @@ def define_flags() -> None:
         "max_texts",
         None,
         "at most so many texts; absent: all of a file, 100,000 of a data set",
+        lower_bound=1,
     )
-    flags.DEFINE_integer("max_tokens", None, "how many tokens; absent: 10 x F; 0: all")
     flags.DEFINE_integer(
-        "max_length", None, "texts are cut after so many tokens; absent: the model's positions"
+        "max_tokens", None, "how many tokens; absent: 10 x F; 0: all", lower_bound=0
     )
-    flags.DEFINE_integer("seed", 0, "of the texts' order")
+    flags.DEFINE_integer(
+        "max_length",
+        None,
+        "texts are cut after so many tokens; absent: the model's positions",
+        lower_bound=2,
+    )
+    flags.DEFINE_integer("seed", 0, "of the texts' order", lower_bound=0)
     path_flag("out", "stats.safetensors", "the file to write")
     path_flag(
         "npz", None, "also write the form of the ROME and EasyEdit repositories to this directory"

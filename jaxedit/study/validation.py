@@ -12,6 +12,7 @@ from jaxedit.editors import Editor
 from jaxedit.edits.edit import Edit, edit_to_arrays
 from jaxedit.edits.request import Request
 from jaxedit.files import local_path
+from jaxedit.rounding import is_whole_number
 from jaxedit.study.config import KINDS, default_config
 
 MODES = ("sequential", "single")
@@ -152,7 +153,8 @@ def shard_steps(n_steps: int, batch_size: int, shard: str) -> tuple[int, ...]:
     if not shard:
         return tuple(range(1, n_steps + 1))
     which, _, n_shards = shard.partition("/")
-    if not (which.isdigit() and n_shards.isdigit() and 1 <= int(which) <= int(n_shards)):
+    are_numbers = is_whole_number(which) and is_whole_number(n_shards)
+    if not (are_numbers and 1 <= int(which) <= int(n_shards)):
         raise ValueError(
             f'shard={shard!r}: expected i/n with i from 1 to n, e.g. "2/8" for the second of '
             "eight shards"
