@@ -77,7 +77,7 @@ def measure_surrogate(
     done = _read(path, asked)
     model = edited_model(folder, run_steps=[])
     texts: PrefilledTexts | None = None
-    levels = _levels_over(float((journal.steps[0].record.perplexity or {})["mean"]), levels)
+    levels = levels_over(float((journal.steps[0].record.perplexity or {})["mean"]), levels)
     chosen = _choose(journal.steps, levels)
     rows = []
     for level in (None, *sorted(levels)):
@@ -121,7 +121,7 @@ def _read(path: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**row, **{name: float(row[name]) for name in numbers}} for row in found["models"]]
 
 
-def _levels_over(unedited: float, asked: tuple[float, ...] | None) -> tuple[float, ...]:
+def levels_over(unedited: float, asked: tuple[float, ...] | None) -> tuple[float, ...]:
     """Return the levels over the unedited model's perplexity; an edit that is scaled has no other.
 
     Raises:
