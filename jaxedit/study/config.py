@@ -292,6 +292,8 @@ def variants_of(path: str | Path) -> tuple[str, ...]:
     """
     path = find_config(path)
     names = getattr(run_config_file(path), "VARIANTS", ())
-    if not isinstance(names, tuple | list) or not all(isinstance(each, str) for each in names):
-        raise ValueError(f"{path} has VARIANTS={names!r:.80}; expected a tuple of texts")
+    is_list = isinstance(names, tuple | list | Mapping)
+    if not is_list or not all(isinstance(each, str) for each in names):
+        shown = repr(names)[:80]
+        raise ValueError(f"{path} has VARIANTS={shown}; expected a tuple of texts")
     return tuple(names)

@@ -41,7 +41,7 @@ def call_get_config(module: ModuleType, path: Path, *arguments: str) -> ConfigDi
         raise ValueError(f"{path} has no get_config(): {remedy}")
     config = _call(path, lambda: get_config(*arguments))
     if not isinstance(config, ConfigDict):
-        raise ValueError(f"get_config() of {path} returned {config!r:.80}: {remedy}")
+        raise ValueError(f"get_config() of {path} returned {repr(config)[:80]}: {remedy}")
     return config
 
 
