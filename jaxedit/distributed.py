@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from jaxedit.files import exclusive_lock, parse_json, write_atomic
+from jaxedit.messages import first_line
 from jaxedit.rounding import ceil_div, next_power_of_two, read_whole_number
 
 
@@ -44,7 +45,7 @@ def start_processes(
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             "the processes of this run did not find each other "
-            f"({str(error).splitlines()[0]}); outside of TPU pods and Slurm "
+            f"({first_line(error)}); outside of TPU pods and Slurm "
             "give --coordinator=HOST:PORT, --num_processes=N and --process_id=I"
         ) from error
 

@@ -228,6 +228,17 @@ def _hold_lock(path: Path, owner: Path, what: str, other: str) -> Iterator[None]
         lock.release()
 
 
+def local_path(place: str | os.PathLike[str]) -> Path:
+    """Return the path of a place on this machine, a leading ~ as the user's home.
+
+    The shell leaves ~ alone where it does not begin a word, as in --out=~/x.
+    """
+    try:
+        return Path(place).expanduser()
+    except RuntimeError:  # "~name" of no user: a name like any other
+        return Path(place)
+
+
 def cache_folder() -> Path:
     """Return the folder of what is kept between runs: in $XDG_CACHE_HOME, or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxedit"

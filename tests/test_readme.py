@@ -136,12 +136,13 @@ def known_flags() -> set[str]:
 
 
 def defined_flags(tree: ast.Module) -> set[str]:
-    """The names in calls such as flags.DEFINE_string("name", ...)."""
+    """The names in calls such as flags.DEFINE_string("name", ...) or path_flag("name", ...)."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     defining = [
         call
         for call in calls
-        if isinstance(call.func, ast.Attribute) and call.func.attr.startswith("DEFINE_")
+        if (isinstance(call.func, ast.Attribute) and call.func.attr.startswith("DEFINE_"))
+        or (isinstance(call.func, ast.Name) and call.func.id in ("path_flag", "path_multi_flag"))
     ]
     return {str(call.args[0].value) for call in defining if isinstance(call.args[0], ast.Constant)}
 

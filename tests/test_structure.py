@@ -32,6 +32,7 @@ FLOORS = [
         "files",
         "mesh",
         "npy",
+        "messages",
         "rounding",
         "timing",
     },

@@ -3,8 +3,8 @@
 Predictors of a single edit are what forward passes alone say (`jaxedit.study.screening`), the
 edit's relative perturbation, and 1 / |u . k| of its denominator; of a sequence the relative
 perturbation of all its edits together. Damage is a perplexity over 1.1 times the unedited model's,
-collapse one over 1000. Its size is the change of the mean loss a token (nats), whose ranking is
-that of the geometric mean of the perplexities.
+collapse one over 1000 where the unedited model's is not. Its size is the change of the mean loss a
+token (nats), whose ranking is that of the geometric mean of the perplexities.
 """
 
 from typing import NamedTuple
@@ -15,6 +15,11 @@ from jaxedit.study.record import StepRecord
 
 DAMAGE_RATIO = 1.1
 COLLAPSE_PPL = 1000  # the papers' criterion
+
+
+def has_collapsed(perplexity: float, unedited: float) -> bool:
+    """Tell whether edits took a model over COLLAPSE_PPL, where it was not before them."""
+    return unedited <= COLLAPSE_PPL < perplexity
 
 
 class DamagePredictor(NamedTuple):
@@ -49,7 +54,7 @@ class Damage(NamedTuple):
       records: of the edits after which the perplexity was measured.
       change_nats: of the mean loss a token.
       is_damaging: whether the perplexity is over DAMAGE_RATIO times the unedited model's.
-      is_collapsed: whether it is over COLLAPSE_PPL.
+      is_collapsed: whether the edit took it over COLLAPSE_PPL.
     """
 
     records: list[StepRecord]
@@ -62,11 +67,15 @@ def measured_damage(steps: list[StepRecord]) -> Damage:
     """Collect what the edits did after which the perplexity was measured."""
     records = [record for record in steps if record.perplexity is not None]
     perplexities = [record.perplexity or {} for record in records]
+    # Every record knows the unedited model's, unless its own overflowed.
+    means, ratios = (np.array([p[key] for p in perplexities], float) for key in ("mean", "ratio"))
+    known = np.flatnonzero(np.isfinite(ratios) & np.isfinite(means) & (ratios > 0))
+    unedited = float(means[known[0]] / ratios[known[0]]) if len(known) else 0.0
     return Damage(
         records=records,
         change_nats=np.array([p["delta_nll_nats"] for p in perplexities], float),
-        is_damaging=np.array([p["ratio"] > DAMAGE_RATIO for p in perplexities], bool),
-        is_collapsed=np.array([p["mean"] > COLLAPSE_PPL for p in perplexities], bool),
+        is_damaging=ratios > DAMAGE_RATIO,
+        is_collapsed=np.array([has_collapsed(mean, unedited) for mean in means], bool),
     )
 
 

@@ -20,6 +20,7 @@ from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Edit, scale_edit
 from jaxedit.files import read_json, to_json, write_atomic
 from jaxedit.metrics.downstream import evaluate_tasks
+from jaxedit.metrics.finite import check_baseline
 from jaxedit.metrics.perplexity import perplexity, prepare
 from jaxedit.models.model import Model
 from jaxedit.models.score import PrefilledTexts
@@ -48,7 +49,7 @@ def measure_surrogate(
     folder: Path,
     tasks: list[str],
     *,
-    levels: tuple[float, ...] = LEVELS,
+    levels: tuple[float, ...] | None = None,
     limit: int | None = None,
     task_path: Path | None = None,
     on_model: Callable[[dict[str, Any]], None] = lambda row: None,
@@ -60,7 +61,7 @@ def measure_surrogate(
     Args:
       folder: of a study of single edits, some of which take the perplexity over the highest level.
       tasks: as `jaxedit.metrics.downstream.evaluate_tasks`.
-      levels: perplexities.
+      levels: perplexities over the unedited model's; None: those of LEVELS that are.
       limit: items of each task.
       task_path: a directory of task files.
       on_model: called with each row, those found in the folder as well.
@@ -78,6 +79,7 @@ def measure_surrogate(
     done = _read(path, asked)
     model = edited_model(folder, run_steps=[])
     texts: PrefilledTexts | None = None
+    levels = levels_over(float((journal.steps[0].record.perplexity or {})["mean"]), levels)
     chosen = _choose(journal.steps, levels)
     rows = []
     for level in (None, *sorted(levels)):
@@ -86,7 +88,7 @@ def measure_surrogate(
         if row is None:
             texts = texts or prepare(model, read_texts(journal.run["config"]["texts"]))
             if level is None:
-                score = perplexity(model, texts)
+                score = check_baseline(model, perplexity(model, texts), texts)
                 edited, scaled = model, Scaled(0, 0.0, score.mean, score.pooled)
             else:
                 step = chosen[level]
@@ -134,6 +136,23 @@ def _typed_row(row: dict[str, Any]) -> dict[str, Any]:
     """Return a model's row out of JSON, where numbers that are not finite are texts."""
     named = {"level": row["level"], "tasks": dict(row["tasks"])}
     return {**row, **named, **{name: float(row[name]) for name in FORMS}}
+
+
+def levels_over(unedited: float, asked: tuple[float, ...] | None) -> tuple[float, ...]:
+    """Return the levels over the unedited model's perplexity; an edit that is scaled has no other.
+
+    Raises:
+      ValueError: on a level asked for that is not finite, or not over it; or where there is none.
+    """
+    least = unedited * (1 + NEAR)
+    bad = [level for level in asked or () if not least < level < math.inf]
+    levels = asked or tuple(level for level in LEVELS if level > least)
+    if bad or not levels:
+        level = f"level {bad[0]:g}" if bad else f"levels up to {max(LEVELS):g}"
+        raise ValueError(
+            f"{level}: expected perplexities over the unedited model's, which is {unedited:g}"
+        )
+    return levels
 
 
 def _choose(steps: list[Step], levels: tuple[float, ...]) -> dict[float, Step]:

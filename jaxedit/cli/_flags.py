@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,9 @@ import jax
 from absl import flags
 from jax.errors import JaxRuntimeError
 
+from jaxedit.cli._parsers import ConfigParser, PathParser, parse_steps
 from jaxedit.distributed import is_first_process, is_multiprocess, start_processes
+from jaxedit.messages import escape_controls, first_line
 from jaxedit.rounding import read_whole_number
 
 if TYPE_CHECKING:
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 SHOWN_FACTS = 5  # of a model's edits, in one line each
+
+
+def path_flag(name: str, default: str | None, about: str) -> None:
+    """Define a flag whose value may be a path; any such flag is defined by this or the next."""
+    flags.DEFINE(PathParser(), name, default, about)
+
+
+def path_multi_flag(name: str, about: str) -> None:
+    """Define a flag that may be repeated, whose values may be paths."""
+    flags.DEFINE_multi(PathParser(), flags.ArgumentSerializer(), name, [], about)
 
 
 def process_flags() -> None:
@@ -36,8 +47,12 @@ def process_flags() -> None:
     flags.DEFINE_string(
         "coordinator", None, "HOST:PORT of process 0, where the others cannot be found out"
     )
-    flags.DEFINE_integer("num_processes", None, "how many processes there are, with --coordinator")
-    flags.DEFINE_integer("process_id", None, "which of them this is, from 0 on, with --coordinator")
+    flags.DEFINE_integer(
+        "num_processes", None, "how many processes there are, with --coordinator", lower_bound=1
+    )
+    flags.DEFINE_integer(
+        "process_id", None, "which of them this is, from 0 on, with --coordinator", lower_bound=0
+    )
 
 
 @contextlib.contextmanager
@@ -57,13 +72,17 @@ def distributed_session():
     start_processes(*given)
     process = jax.process_index()  # asked now: not when the others are gone
     where = output if is_first_process() else os.devnull
-    with open(where, "w") as results, contextlib.redirect_stdout(results):
+    encoding, errors = sys.stdout.encoding, "backslashreplace"
+    with (
+        open(where, "w", encoding=encoding, errors=errors) as results,
+        contextlib.redirect_stdout(results),
+    ):
         try:
             yield
         except (JaxRuntimeError, OSError) as error:
             print(
                 f"jaxedit: error: process {process} stops, by its own fault or since "
-                f"another is gone ({str(error).splitlines()[0]}); what was finished is kept, the "
+                f"another is gone ({first_line(error)}); what was finished is kept, the "
                 "same command goes on from there, also on another number of devices",
                 file=sys.stderr,
                 flush=True,
@@ -101,10 +120,10 @@ def load_model() -> "Model":
 
 def edited_flags() -> None:
     """Define the flags that name an edited model, in commands that run one."""
-    flags.DEFINE_string("run", None, "a study's work directory: its model, with its kept edits")
+    path_flag("run", None, "a study's work directory: its model, with its kept edits")
     flags.DEFINE_list("run_steps", [], "these edits of --run instead, kept or not, e.g. 1,3,7-9")
-    flags.DEFINE_integer("after_step", None, "the model of --run after this edit")
-    flags.DEFINE_string("edit", None, "a file of `jaxedit edit --save`: its model, with that edit")
+    flags.DEFINE_integer("after_step", None, "the model of --run after this edit", lower_bound=0)
+    path_flag("edit", None, "a file of `jaxedit edit --save`: its model, with that edit")
 
 
 def check_edited_flags() -> None:
@@ -181,7 +200,7 @@ def say_edits(edited: "EditedModel") -> None:
     print(f"{edited.source} with {n_edits} edit{'' if n_edits == 1 else 's'}", file=sys.stderr)
     facts = [request.summary for request in edited.requests]
     for fact in facts[:SHOWN_FACTS]:
-        print(f"    {fact}", file=sys.stderr)
+        print(f"    {escape_controls(fact)}", file=sys.stderr)
     if len(facts) > SHOWN_FACTS:
         print(f"    and {len(facts) - SHOWN_FACTS} more facts", file=sys.stderr)
 
@@ -200,7 +219,9 @@ def config_flag(default: str | None = "laptop") -> None:
 
     from jaxedit.study.config import find_config
 
+    # Its keys are flags too; what is read is this project's own, as its errors are.
     config_flags.DEFINE_config_file("config", str(find_config(default)), about)
+    FLAGS["config"].parser = ConfigParser()
 
 
 def set_flag() -> None:
@@ -218,29 +239,10 @@ def apply_set(config: "ConfigDict") -> None:
         set_key(config, text)
 
 
-def expand_config_name(arguments: list[str]) -> list[str]:
-    """Replace the name of a configuration of the package in --config by its path."""
-    from jaxedit.study.config import config_names, configs_folder
-
-    expanded, names = list(arguments), config_names()
-    for i, argument in enumerate(arguments):
-        flag, sign, value = argument.partition("=")
-        if flag in ("--config", "-config") and not sign and i + 1 < len(arguments):
-            flag, sign, value, i = "", "", arguments[i + 1], i + 1
-        elif flag not in ("--config", "-config"):
-            continue
-        name, colon, variant = value.partition(":")
-        if name in names and not Path(name).is_file():
-            path = configs_folder() / f"{name}.py"
-            expanded[i] = f"{flag}{sign}{path}{colon}{variant}"
-    return expanded
-
-
 def reference_flag() -> None:
     """Define the flag of commands that draw perplexity against edits."""
-    flags.DEFINE_multi_string(
+    path_multi_flag(
         "reference",
-        [],
         'a published curve to draw as well, FILE.json:NAME of a file {NAME: {"x": edits, '
         '"y": perplexities}}; may be repeated',
     )
@@ -271,28 +273,6 @@ def step_numbers(flag: str) -> list[int]:
     given = FLAGS[flag].value or []
     example = f"with commas between, e.g. --{flag}=1,3,7-9"
     return parse_steps(given, f"--{flag}={','.join(given)[:80]}", example)
-
-
-def parse_steps(texts: Sequence[str], given: str, example: str) -> list[int]:
-    """Read numbers of steps up to a million, in which "7-9" stands for 7, 8 and 9.
-
-    Args:
-      texts: a number or range each.
-      given: what an error names.
-      example: and what it says to give instead.
-
-    Raises:
-      ValueError: on anything else.
-    """
-    numbers: list[int] = []
-    for text in texts:
-        first, dash, last = text.strip().partition("-")
-        start = read_whole_number(first, 10**6)
-        end = read_whole_number(last, 10**6) if dash else start
-        if start is None or end is None or start > end:
-            raise ValueError(f"{given}: expected numbers of steps and ranges of them {example}")
-        numbers += range(start, end + 1)
-    return numbers
 
 
 def json_flag() -> None:

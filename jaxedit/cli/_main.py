@@ -3,6 +3,7 @@
 import ast
 import importlib
 import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,9 +11,12 @@ from types import ModuleType
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, distributed_session, expand_config_name
+from jaxedit.cli._flags import FLAGS, distributed_session
+from jaxedit.cli._output import use_any_encoding
 from jaxedit.compilation_cache import enable_compilation_cache
 from jaxedit.did_you_mean import did_you_mean
+from jaxedit.files import local_path
+from jaxedit.messages import escape_controls, first_line
 
 USAGE = """jaxedit: edit facts in language models, and measure after every edit whether the model
 still works.
@@ -33,6 +37,8 @@ def run(argv: list[str]) -> int:
 
     That is what the command returns (None: 0), 2 on wrong input, 130 where it was interrupted.
     """
+    use_any_encoding(sys.stdout, sys.stderr)
+
     # Without a command: the list of commands, or the version.
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
         print(USAGE + "\n".join(f"    {name:10s}{_summary(name)}" for name in command_names()))
@@ -57,19 +63,24 @@ def run(argv: list[str]) -> int:
             flag_help = "\n".join(_flag_help(FLAGS[name]) for name in own)
             print(f"{_command_help(argv[1], command)}\n\nFlags:\n{flag_help}")
             return 0
-        rest = FLAGS([f"jaxedit {argv[1]}", *expand_config_name(argv[2:])])
+        rest = FLAGS([f"jaxedit {argv[1]}", *argv[2:]])
         own = [name for name in FLAGS if name not in before]
-        _check_arguments(argv[1], _argument_names(command), rest[1:])
+        arguments = [str(local_path(each)) if each[:1] == "~" else each for each in rest[1:]]
+        _check_arguments(argv[1], _argument_names(command), arguments)
         enable_compilation_cache()
         with distributed_session():
-            status = command.main(*rest[1:])
+            status = command.main(*arguments)
     # Wrong input is one line; what is a fault of this code keeps its traceback.
     except (ValueError, OSError, flags.Error) as error:
         return _fail(_message(error, argv))
     except (KeyError, AttributeError, TypeError) as error:
-        if not _is_of_configuration(error):
+        if not _is_raised_in(error, "ml_collections"):
             raise
         return _fail(_message(error, argv))
+    except (AssertionError, RuntimeError) as error:
+        if not _is_raised_in(error, "xla_bridge.py"):
+            raise
+        return _fail(_no_device(error))
     except KeyboardInterrupt:
         print(
             "\njaxedit: interrupted; what was finished is kept, the same command goes on from "
@@ -106,14 +117,28 @@ def _check_arguments(name: str, expected: tuple[str, ...], given: list[str]) -> 
         )
 
 
-def _is_of_configuration(error: BaseException) -> bool:
-    """Whether ml_collections raised it: KeyError, AttributeError or TypeError on --config.KEY."""
+def _is_raised_in(error: BaseException, code: str) -> bool:
+    """Tell whether an error came through code whose file's path holds a text.
+
+    From ml_collections come KeyError, AttributeError or TypeError on --config.KEY, from JAX's
+    xla_bridge.py RuntimeError or AssertionError where the platform that is asked for has no device.
+    """
     trace = error.__traceback__
     while trace is not None:
-        if "ml_collections" in trace.tb_frame.f_code.co_filename:
+        if code in trace.tb_frame.f_code.co_filename:
             return True
         trace = trace.tb_next
     return False
+
+
+def _no_device(error: BaseException) -> str:
+    """Say that JAX has no device to run on, and what to do."""
+    asked = os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME")
+    wanted = f" of JAX_PLATFORMS={asked}" if asked else ""
+    return (
+        f"JAX finds no device{wanted} ({first_line(error)}); JAX_PLATFORMS=cpu runs on the CPU, "
+        "`jaxedit doctor` says more"
+    )
 
 
 def _message(error: BaseException, argv: list[str]) -> str:
@@ -127,9 +152,7 @@ def _message(error: BaseException, argv: list[str]) -> str:
             found = re.match(rf"--?config\.((?:.*\.)?{key})(=|$)", argument)
             if found:
                 return f"{argument}: {_about_key(found[1], key, hint)}"
-    if "Error whilst parsing config file" in text:  # the rest is a traceback
-        text = text.strip().splitlines()[-1]
-    return " ".join(text.split())
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _about_key(path: str, key: str, hint: list[str]) -> str:
@@ -146,7 +169,7 @@ def _about_key(path: str, key: str, hint: list[str]) -> str:
 
 
 def _fail(message: str) -> int:
-    print(f"jaxedit: error: {message}", file=sys.stderr)
+    print(f"jaxedit: error: {escape_controls(message)}", file=sys.stderr)
     return 2
 
 

@@ -1,13 +1,15 @@
 """What commands print: tables, JSON, a progress bar, a study's report."""
 
+import io
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from jaxedit.distributed import is_first_process
 from jaxedit.files import to_json
+from jaxedit.messages import escape_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,17 +20,41 @@ if TYPE_CHECKING:
 PIPE_COLUMNS = 160  # a file or a pipe has no width of its own
 
 
+def use_any_encoding(*streams: TextIO) -> None:
+    """Let streams write escapes for letters that their encoding lacks, as a Windows pipe's does."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def print_json(value: Any) -> None:
-    """Print one JSON object; numbers that are not finite as strings."""
-    print(json.dumps(to_json(value), ensure_ascii=False))
+    """Print one JSON object; numbers that are not finite as strings.
+
+    Control characters are escaped, and in an output that is not UTF-8 all that is not ASCII.
+    """
+    is_utf = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    print(escape_controls(json.dumps(to_json(value), ensure_ascii=not is_utf)))
 
 
-def results_console() -> "Console":
-    """Make a console for results on standard output; facts may hold brackets, so no markup."""
+def results_console(stderr: bool = False, quiet: bool = False) -> "Console":
+    """Make a console for results; text is printed as it is, without control characters.
+
+    Args:
+      stderr: print to standard error.
+      quiet: print nothing.
+    """
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else PIPE_COLUMNS
-    return Console(markup=False, emoji=False, highlight=False, width=width)
+    # Facts may hold brackets, which are no markup, and escape sequences, which are not obeyed.
+    class PlainConsole(Console):
+        def print(self, *objects: Any, **options: Any) -> None:
+            texts = [escape_controls(each) if isinstance(each, str) else each for each in objects]
+            super().print(*texts, **options)
+
+    width = None if stderr or sys.stdout.isatty() else PIPE_COLUMNS
+    return PlainConsole(
+        markup=False, emoji=False, highlight=False, width=width, stderr=stderr, quiet=quiet
+    )
 
 
 def show_table(
@@ -53,7 +79,7 @@ def show_table(
     for name in header:
         table.add_column(name, justify="left" if name in left else "right", overflow="fold")
     for row, style in zip(rows, styles or [None] * len(rows), strict=True):
-        table.add_row(*row, style=style)
+        table.add_row(*map(escape_controls, row), style=style)
     results_console().print(table)
 
 
@@ -61,7 +87,6 @@ class StepBar:
     """A progress bar on standard error: the current perplexity and the expected time left."""
 
     def __init__(self, single: bool):
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -71,8 +96,7 @@ class StepBar:
         )
 
         self.single = single
-        quiet = not is_first_process()
-        self.console = Console(stderr=True, markup=False, emoji=False, quiet=quiet)
+        self.console = results_console(stderr=True, quiet=not is_first_process())
         text = TextColumn("{task.description}")
         columns = text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self.bar = Progress(*columns, console=self.console)
@@ -91,11 +115,11 @@ class StepBar:
 
     def show_step(self, record: "StepRecord", total: int) -> None:
         """Show one step."""
-        from jaxedit.reports.formatting import format_number
+        from jaxedit.reports.formatting import format_perplexity
         from jaxedit.reports.records import outcome, why_not_made
 
         self.bar.start()
-        measured = format_number(record.perplexity["mean"]) if record.perplexity else None
+        measured = format_perplexity(record.perplexity) if record.perplexity else None
         if record.kind == "baseline":
             self.bar.print(f"unedited model: perplexity {measured}")
         elif not record.is_made:

@@ -17,6 +17,7 @@ from jaxedit.cli._flags import (
     json_flag,
     load_edited,
     model_flags,
+    path_flag,
 )
 from jaxedit.cli._output import print_json
 from jaxedit.files import read_json
@@ -30,18 +31,17 @@ def define_flags() -> None:
     model_flags()
     edited_flags()
     flags.DEFINE_integer(
-        "layer", None, "the layer to edit; absent: the one published for ROME and the model"
+        "layer",
+        None,
+        "the layer to edit; absent: the one published for ROME and the model",
+        lower_bound=0,
     )
-    flags.DEFINE_integer("v_num_grad_steps", 20, "of the value's optimisation")
-    flags.DEFINE_string(
-        "templates", None, "a JSON list of context templates; absent: sampled from the model"
-    )
-    flags.DEFINE_string("facts", "builtin", "requests whose keys are computed in bulk")
-    flags.DEFINE_integer("n_requests", 40, "how many of them")
-    flags.DEFINE_string(
-        "texts", "builtin", "texts for the perplexity: a .json, .jsonl or .txt file"
-    )
-    flags.DEFINE_string("growth", None, "measure growth instead, and draw it to this .png file")
+    flags.DEFINE_integer("v_num_grad_steps", 20, "of the value's optimisation", lower_bound=1)
+    path_flag("templates", None, "a JSON list of context templates; absent: sampled from the model")
+    path_flag("facts", "builtin", "requests whose keys are computed in bulk")
+    flags.DEFINE_integer("n_requests", 40, "how many of them", lower_bound=1)
+    path_flag("texts", "builtin", "texts for the perplexity: a .json, .jsonl or .txt file")
+    path_flag("growth", None, "measure growth instead, and draw it to this .png file")
     json_flag()
 
 

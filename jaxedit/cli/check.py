@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags
+from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags, path_flag
 from jaxedit.cli._output import print_json, results_console, show_table
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ FACTS_SHOWN = {
 def define_flags() -> None:
     """Define the flags of this command."""
     model_flags()
-    flags.DEFINE_string("texts", "builtin", "for the perplexity: a .json, .jsonl or .txt file")
-    flags.DEFINE_string("facts", None, "facts to ask both models: a file, address or data set")
+    path_flag("texts", "builtin", "for the perplexity: a .json, .jsonl or .txt file")
+    path_flag("facts", None, "facts to ask both models: a file, address or data set")
     flags.DEFINE_list("tasks", [], "names of lm-eval's tasks, with commas between them")
-    flags.DEFINE_integer("limit", None, "at most so many items of each task")
-    flags.DEFINE_string("task_path", None, "a directory with task files of your own")
+    flags.DEFINE_integer("limit", None, "at most so many items of each task", lower_bound=1)
+    path_flag("task_path", None, "a directory with task files of your own")
     flags.DEFINE_enum(
         "orientation",
         None,

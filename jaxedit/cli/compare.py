@@ -16,6 +16,7 @@ from jaxedit.cli._flags import (
     apply_set,
     config_flag,
     json_flag,
+    path_flag,
     process_flags,
     reference_flag,
     set_flag,
@@ -28,7 +29,7 @@ def define_flags() -> None:
     config_flag(None)
     flags.DEFINE_list("variants", None, "only these, with commas between them; absent: all")
     set_flag()
-    flags.DEFINE_string("workdir", None, "where the studies go; runs/NAME OF THE CONFIGURATION")
+    path_flag("workdir", None, "where the studies go; runs/NAME OF THE CONFIGURATION")
     reference_flag()
     process_flags()
     json_flag()

@@ -6,15 +6,13 @@ jaxedit configs --name=published      its arguments, and what its file says of i
 
 import ast
 
-from absl import flags
-
-from jaxedit.cli._flags import FLAGS, json_flag
+from jaxedit.cli._flags import FLAGS, json_flag, path_flag
 from jaxedit.cli._output import print_json, results_console, show_table
 
 
 def define_flags() -> None:
     """Define the flags of this command."""
-    flags.DEFINE_string("name", None, "a configuration, whose arguments are listed")
+    path_flag("name", None, "a configuration, whose arguments are listed")
     json_flag()
 
 

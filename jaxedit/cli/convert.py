@@ -8,15 +8,13 @@ For large models and several hosts, whose processes write and read one folder to
 
 from pathlib import Path
 
-from absl import flags
-
-from jaxedit.cli._flags import FLAGS, load_model, model_flags
+from jaxedit.cli._flags import FLAGS, load_model, model_flags, path_flag
 
 
 def define_flags() -> None:
     """Define the flags of this command."""
     model_flags()
-    flags.DEFINE_string("out", None, "the folder to write; new")
+    path_flag("out", None, "the folder to write; new")
 
 
 def main() -> None:

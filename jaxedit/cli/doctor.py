@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxedit.cli._flags import FLAGS, json_flag
 from jaxedit.cli._output import print_json
+from jaxedit.messages import first_line
 
 PACKAGES = (
     "jaxedit",
@@ -61,8 +62,7 @@ def check_installation() -> tuple[dict[str, Any], dict[str, str]]:
         devices = jax.devices()
         found["devices"] = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
     except Exception as error:  # whatever a broken driver raises
-        about = str(error).splitlines()[0]
-        problems[f"jax finds no device: {about}"] = "JAX_PLATFORMS=cpu runs on the CPU"
+        problems[f"jax finds no device: {first_line(error)}"] = "JAX_PLATFORMS=cpu runs on the CPU"
 
     # Memory, and the built-in model.
     page_gb = os.sysconf("SC_PAGE_SIZE") / 1e9

@@ -22,6 +22,7 @@ from jaxedit.cli._flags import (
     json_flag,
     load_model,
     model_flags,
+    path_flag,
     set_flag,
     whole_numbers,
 )
@@ -42,14 +43,14 @@ def define_flags() -> None:
     edited_flags()
     flags.DEFINE_string("method", "rome", "the editing method")
     flags.DEFINE_list("layer", None, "the layer to edit, or several with commas; else as published")
-    flags.DEFINE_string("stats", None, "second moments from `jaxedit stats`")
+    path_flag("stats", None, "second moments from `jaxedit stats`")
     set_flag()
     flags.DEFINE_string("prompt", None, 'with one {} where the subject goes, e.g. "{} is based in"')
     flags.DEFINE_string("subject", None, "e.g. BP")
     flags.DEFINE_string("target", None, "the new answer, e.g. Munich")
     flags.DEFINE_string("target_true", None, "the old answer, to see its probability as well")
-    flags.DEFINE_string("texts", "builtin", "for the perplexity: a .json, .jsonl or .txt file")
-    flags.DEFINE_string("save", None, "write the edit to this .safetensors file")
+    path_flag("texts", "builtin", "for the perplexity: a .json, .jsonl or .txt file")
+    path_flag("save", None, "write the edit to this .safetensors file")
     json_flag()
 
 
@@ -59,6 +60,7 @@ def main() -> None:
     from jaxedit.edits.apply import apply
     from jaxedit.edits.request import Request, with_leading_space
     from jaxedit.metrics.facts import evaluate_facts
+    from jaxedit.metrics.finite import check_baseline
     from jaxedit.metrics.perplexity import perplexity
     from jaxedit.models.generate import continue_texts
     from jaxedit.stats.second_moments import Stats
@@ -77,9 +79,13 @@ def main() -> None:
     editor = editor_from(config)
     stats = Stats.load(Path(FLAGS.stats)) if FLAGS.stats else None
 
+    # The unedited model works, or nothing can be said of the edit.
+    scores = [check_baseline(model, perplexity(model, texts), texts)]
+
     # The edit, and both models on the request and the texts.
     edit, _, info = editor.edit(model, [request], editor.init(model, stats))
     edited = apply(model, edit)
+    scores.append(perplexity(edited, texts))
     result: dict[str, Any] = {
         "request": request.summary,
         "method": FLAGS.method,
@@ -87,14 +93,13 @@ def main() -> None:
         "n_edits_before": len(model.metadata.history),
         "optimisation": info,
     }
-    scores, facts = [], []
-    for when, version in (("unedited", model), ("edited", edited)):
-        scores.append(perplexity(version, texts))
+    facts = []
+    for when, version, score in zip(("unedited", "edited"), (model, edited), scores, strict=True):
         facts += evaluate_facts(version, [request])
         (said,) = continue_texts(version, [request.prompt_text], max_new_tokens=12)
         result[when] = {
-            "perplexity": scores[-1].mean,
-            "pooled": scores[-1].pooled,
+            "perplexity": score.mean,
+            "pooled": score.pooled,
             **facts[-1],
             "continuation": said,
         }

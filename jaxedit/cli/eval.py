@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, edited_flags, json_flag, load_model, model_flags
+from jaxedit.cli._flags import FLAGS, edited_flags, json_flag, load_model, model_flags, path_flag
 from jaxedit.cli._output import print_json, show_table
 
 
@@ -24,12 +24,16 @@ def define_flags() -> None:
     """Define the flags of this command."""
     model_flags()
     flags.DEFINE_list("tasks", [], "names of tasks, with commas between them")
-    flags.DEFINE_integer("limit", None, "at most so many items of each task")
-    flags.DEFINE_string("task_path", None, "a directory with task files of your own")
-    flags.DEFINE_integer("num_fewshot", None, "examples before each item; as the task says")
+    flags.DEFINE_integer("limit", None, "at most so many items of each task", lower_bound=1)
+    path_flag("task_path", None, "a directory with task files of your own")
+    flags.DEFINE_integer(
+        "num_fewshot", None, "examples before each item; as the task says", lower_bound=0
+    )
     flags.DEFINE_bool("apply_chat_template", False, "put prompts into the model's chat template")
-    flags.DEFINE_integer("seed", None, "of lm-eval's random choices, such as the examples")
-    flags.DEFINE_string("output_path", None, "a folder for lm-eval's own files: results_*.json")
+    flags.DEFINE_integer(
+        "seed", None, "of lm-eval's random choices, such as the examples", lower_bound=0
+    )
+    path_flag("output_path", None, "a folder for lm-eval's own files: results_*.json")
     flags.DEFINE_bool("log_samples", False, "write each item there, too: samples_TASK_*.jsonl")
     edited_flags()
     flags.DEFINE_alias("workdir", "run")
@@ -39,11 +43,15 @@ def define_flags() -> None:
 def main() -> None:
     """Evaluate."""
     from jaxedit.metrics.downstream import PromptSettings, evaluate_tasks
+    from jaxedit.metrics.finite import check_baseline
+    from jaxedit.metrics.perplexity import perplexity
     from jaxedit.metrics.task_files import check_output
 
     output_path = Path(FLAGS.output_path) if FLAGS.output_path else None
     check_output(output_path, FLAGS.log_samples)
     model = load_model()
+    texts = ["Once upon a time"]  # a model that gives a text no loss answers nothing
+    check_baseline(model, perplexity(model, texts), texts)
     found = evaluate_tasks(
         model,
         FLAGS.tasks,

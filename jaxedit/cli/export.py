@@ -18,6 +18,7 @@ from jaxedit.cli._flags import (
     edited_flags,
     json_flag,
     load_edited,
+    path_flag,
     process_flags,
     say_edits,
 )
@@ -36,7 +37,7 @@ def define_flags() -> None:
     flags.DEFINE_string("model", None, "the model of a saved edit, where its file does not say it")
     flags.DEFINE_string("mesh", None, "devices, e.g. data:4,model:2; else those of the study")
     flags.DEFINE_string("format", "peft", "peft, hf, gguf-lora or delta")
-    flags.DEFINE_string("out", None, "the folder to write; new, or empty")
+    path_flag("out", None, "the folder to write; new, or empty")
     flags.DEFINE_string(
         "dtype",
         None,
@@ -44,7 +45,7 @@ def define_flags() -> None:
         "float32",
     )
     flags.DEFINE_integer("rank", 512, "the highest rank of an adapter; more is cut to it by an SVD")
-    flags.DEFINE_string(
+    path_flag(
         "base", None, "the HF model's folder or hub id, where the edited one was a .gguf file"
     )
     flags.DEFINE_string("push", None, "upload the folder to OWNER/NAME on the Hugging Face hub")

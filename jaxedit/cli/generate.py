@@ -15,6 +15,7 @@ from absl import flags
 from jaxedit.cli._flags import FLAGS, edited_flags, json_flag, load_model, model_flags
 from jaxedit.cli._output import print_json
 from jaxedit.distributed import is_multiprocess
+from jaxedit.messages import escape_controls
 
 if TYPE_CHECKING:
     from jaxedit.models.model import Model
@@ -56,9 +57,10 @@ def main() -> None:
     # A person reads along; a pipe gets all texts at once.
     if sys.stdout.isatty() and not FLAGS.json and not is_multiprocess():
         for i, tokens in enumerate(token_lists):
-            print(("\n\n" if i else "") + shown_prompt(model, tokens), end="", flush=True)
+            shown = escape_controls(shown_prompt(model, tokens))
+            print(("\n\n" if i else "") + shown, end="", flush=True)
             for piece in stream(model, tokens, **asked):
-                print(piece, end="", flush=True)
+                print(escape_controls(piece), end="", flush=True)
         print()
         return
     said = continue_texts(model, token_lists, **asked)

@@ -10,15 +10,13 @@ shard it is made.
 
 from pathlib import Path
 
-from absl import flags
-
-from jaxedit.cli._flags import FLAGS, json_flag
+from jaxedit.cli._flags import FLAGS, json_flag, path_flag
 from jaxedit.cli._output import show_report
 
 
 def define_flags() -> None:
     """Define the flags of this command."""
-    flags.DEFINE_string("workdir", None, "the folder that holds the shards")
+    path_flag("workdir", None, "the folder that holds the shards")
     json_flag()
 
 

@@ -37,10 +37,10 @@ def define_flags() -> None:
         "the layers to edit; absent: those published for MEMIT and the model, or where there are "
         "none five from an eighth of the depth on",
     )
-    flags.DEFINE_integer("n_requests", 100, "edited together")
-    flags.DEFINE_integer("n_templates", 21, "context templates")
-    flags.DEFINE_integer("v_num_grad_steps", 25, "of a value's optimisation")
-    flags.DEFINE_integer("row_tokens", 128, "tokens of a row of texts")
+    flags.DEFINE_integer("n_requests", 100, "edited together", lower_bound=1)
+    flags.DEFINE_integer("n_templates", 21, "context templates", lower_bound=1)
+    flags.DEFINE_integer("v_num_grad_steps", 25, "of a value's optimisation", lower_bound=1)
+    flags.DEFINE_integer("row_tokens", 128, "tokens of a row of texts", lower_bound=1)
     flags.DEFINE_bool(
         "suggest", True, "look for the smallest mesh that fits, also where --mesh is given"
     )

@@ -7,15 +7,16 @@ jaxedit ppl --run=runs/laptop                     a study's model with its kept 
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, edited_flags, json_flag, load_model, model_flags
+from jaxedit.cli._flags import FLAGS, edited_flags, json_flag, load_model, model_flags, path_flag
 from jaxedit.cli._output import print_json
+from jaxedit.messages import escape_controls
 
 
 def define_flags() -> None:
     """Define the flags of this command."""
     model_flags()
     edited_flags()
-    flags.DEFINE_string("texts", "builtin", "a .json, .jsonl or .txt file of texts")
+    path_flag("texts", "builtin", "a .json, .jsonl or .txt file of texts")
     flags.DEFINE_bool(
         "bos", False, "put a begin-of-text token in front of each text; the papers do not"
     )
@@ -25,6 +26,7 @@ def define_flags() -> None:
 def main() -> None:
     """Score the texts."""
     from jaxedit.datasets import read_texts
+    from jaxedit.metrics.finite import name_texts
     from jaxedit.metrics.perplexity import perplexity
 
     texts = read_texts(FLAGS.texts)
@@ -46,4 +48,5 @@ def main() -> None:
     print(f"perplexity {score.mean:,.2f} (mean over {len(texts)} texts)")
     print(f"           {score.pooled:,.2f} (pooled over {numbers['n_tokens']} tokens)")
     if score.n_non_finite:
-        print(f"the loss of {score.n_non_finite} texts is not finite")
+        named = escape_controls(name_texts(model, texts, score.non_finite_texts))
+        print(f"the loss of {score.n_non_finite} texts is not finite: {named}")

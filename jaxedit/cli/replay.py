@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, json_flag, process_flags, set_flag
+from jaxedit.cli._flags import FLAGS, json_flag, path_flag, process_flags, set_flag
 from jaxedit.cli._output import StepBar, show_report
 from jaxedit.distributed import process_workdir
 
@@ -27,7 +27,7 @@ def define_flags() -> None:
         "model", None, "another base: a name, an HF directory or hub id, a .gguf file"
     )
     set_flag()
-    flags.DEFINE_string(
+    path_flag(
         "workdir", None, "where the new study goes; beside RUN, with the model's name behind it"
     )
     process_flags()

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, json_flag, reference_flag
+from jaxedit.cli._flags import FLAGS, json_flag, path_flag, reference_flag
 from jaxedit.cli._output import results_console, show_report
 
 
 def define_flags() -> None:
     """Define the flags of this command."""
-    flags.DEFINE_string("workdir", "runs/laptop", "the study's work directory")
+    path_flag("workdir", "runs/laptop", "the study's work directory")
     reference_flag()
     flags.DEFINE_bool("csv", False, "write report.csv as well: one row a step, with all numbers")
     json_flag()

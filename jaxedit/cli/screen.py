@@ -8,6 +8,7 @@ Forward passes alone: a thousand facts take less than four single edits. --hard_
 facts, worst first, and --normal_out as many others; both are files for --config.facts.
 """
 
+import math
 from pathlib import Path
 
 from absl import flags
@@ -19,6 +20,8 @@ from jaxedit.cli._flags import (
     config_flag,
     edited_flags,
     json_flag,
+    path_flag,
+    path_multi_flag,
     process_flags,
     set_flag,
 )
@@ -31,23 +34,39 @@ def define_flags() -> None:
     config_flag()
     set_flag()
     edited_flags()
-    flags.DEFINE_multi_string("facts", [], "facts to rank; absent: those of the configuration")
+    path_multi_flag("facts", "facts to rank; absent: those of the configuration")
     flags.DEFINE_float(
         "threshold",
         None,
         "a predicted relative perturbation over this flags a fact; absent: "
         "guard.max_relative_perturbation",
     )
-    flags.DEFINE_string("hard_out", None, "write the flagged facts to this file")
-    flags.DEFINE_string("normal_out", None, "write as many that are not to this file")
-    flags.DEFINE_integer("top", 20, "how many to show")
+    path_flag("hard_out", None, "write the flagged facts to this file")
+    path_flag("normal_out", None, "write as many that are not to this file")
+    flags.DEFINE_integer("top", 20, "how many to show", lower_bound=1)
     process_flags()
     json_flag()
+
+
+def read_threshold(default: float | None) -> float:
+    """Read --threshold, or take the guard's limit.
+
+    Raises:
+      ValueError: where it is no positive number.
+    """
+    threshold = default if FLAGS.threshold is None else FLAGS.threshold
+    if threshold is None or not 0 < threshold < math.inf:
+        raise ValueError(
+            f"--threshold={threshold}: expected a positive number, over which a fact is flagged"
+        )
+    return threshold
 
 
 def main() -> None:
     """Rank, write and show."""
     from jaxedit.datasets import read_requests
+    from jaxedit.metrics.finite import check_baseline
+    from jaxedit.metrics.perplexity import perplexity
     from jaxedit.study.context import build_context
     from jaxedit.study.screening import hard_and_normal, predict_damage, write_facts
 
@@ -55,17 +74,15 @@ def main() -> None:
     config = FLAGS.config
     apply_set(config)
     apply_start(config)
-    threshold = FLAGS.threshold
-    if threshold is None:
-        threshold = config.guard.max_relative_perturbation
-    if threshold is None or threshold <= 0:
-        raise ValueError(
-            f"--threshold={threshold}: expected a positive number, over which a fact is flagged"
-        )
+    threshold = read_threshold(config.guard.max_relative_perturbation)
     config.screening = ""  # a study's own screening would predict its facts once more
     context = build_context(config, None)
     requests = [request for source in FLAGS.facts for request in read_requests(source).requests]
     requests = requests or [request for batch in context.batches for request in batch]
+
+    # Damage to a model that is broken already cannot be predicted.
+    score = perplexity(context.unedited, context.texts)
+    check_baseline(context.unedited, score, context.texts)
 
     # The predictions, and the files of hard and normal facts.
     predictions = predict_damage(

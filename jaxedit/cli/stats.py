@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags, whole_numbers
+from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags, path_flag, whole_numbers
 from jaxedit.cli._output import print_json, show_table
 from jaxedit.distributed import is_first_process
 from jaxedit.files import exclusive_target
@@ -49,21 +49,27 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "layers", None, "the layers, with commas; absent: those published for MEMIT on the model"
     )
-    flags.DEFINE_string(
+    path_flag(
         "corpus", "builtin", "a text file, a directory of them, or datasets:NAME,CONFIG,SPLIT"
     )
     flags.DEFINE_integer(
         "max_texts",
         None,
         "at most so many texts; absent: all of a file, 100,000 of a data set",
+        lower_bound=1,
     )
-    flags.DEFINE_integer("max_tokens", None, "how many tokens; absent: 10 x F; 0: all")
     flags.DEFINE_integer(
-        "max_length", None, "texts are cut after so many tokens; absent: the model's positions"
+        "max_tokens", None, "how many tokens; absent: 10 x F; 0: all", lower_bound=0
     )
-    flags.DEFINE_integer("seed", 0, "of the texts' order")
-    flags.DEFINE_string("out", "stats.safetensors", "the file to write")
-    flags.DEFINE_string(
+    flags.DEFINE_integer(
+        "max_length",
+        None,
+        "texts are cut after so many tokens; absent: the model's positions",
+        lower_bound=2,
+    )
+    flags.DEFINE_integer("seed", 0, "of the texts' order", lower_bound=0)
+    path_flag("out", "stats.safetensors", "the file to write")
+    path_flag(
         "npz", None, "also write the form of the ROME and EasyEdit repositories to this directory"
     )
     flags.DEFINE_bool(

@@ -23,6 +23,7 @@ from jaxedit.cli._flags import (
     config_flag,
     edited_flags,
     json_flag,
+    path_flag,
     process_flags,
     set_flag,
 )
@@ -35,9 +36,7 @@ def define_flags() -> None:
     config_flag()
     set_flag()
     edited_flags()
-    flags.DEFINE_string(
-        "workdir", None, "where journal and report go; runs/NAME OF THE CONFIGURATION"
-    )
+    path_flag("workdir", None, "where journal and report go; runs/NAME OF THE CONFIGURATION")
     flags.DEFINE_list(
         "track",
         [],
@@ -52,6 +51,7 @@ def define_flags() -> None:
 def main() -> None:
     """Run the study, then its report."""
     from jaxedit.reports.tracking import StudyTracking
+    from jaxedit.study.config import split_argument
     from jaxedit.study.loop import run_study
     from jaxedit.study.merge import shard_folder
     from jaxedit.study.record import StepRecord
@@ -61,8 +61,8 @@ def main() -> None:
     config = FLAGS.config
     apply_set(config)
     apply_start(config)
-    path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    folder = Path(FLAGS.workdir or f"runs/{Path(path).stem}{'-' + argument if argument else ''}")
+    path, argument = split_argument(config_flags.get_config_filename(flags.FLAGS["config"]))
+    folder = Path(FLAGS.workdir or f"runs/{path.stem}{'-' + argument if argument else ''}")
     name = folder.resolve().name
     if config.get("shard"):
         folder = shard_folder(folder, config.shard)

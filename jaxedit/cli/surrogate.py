@@ -14,24 +14,28 @@ from pathlib import Path
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, json_flag
+from jaxedit.cli._flags import FLAGS, json_flag, path_flag
 from jaxedit.cli._output import print_json, show_table
 
 
 def define_flags() -> None:
     """Define the flags of this command."""
-    flags.DEFINE_string("run", None, "a study of single edits; results go to the same folder")
+    path_flag("run", None, "a study of single edits; results go to the same folder")
     flags.DEFINE_alias("workdir", "run")
     flags.DEFINE_list("tasks", [], "names of lm-eval's tasks, with commas between them")
-    flags.DEFINE_list("levels", [], "perplexities; absent: fourteen from 200 to 5000")
-    flags.DEFINE_integer("limit", None, "at most so many items of each task")
-    flags.DEFINE_string("task_path", None, "a directory with task files of your own")
+    flags.DEFINE_list(
+        "levels",
+        [],
+        "perplexities; absent: fourteen from 200 to 5000, those over the unedited model's",
+    )
+    flags.DEFINE_integer("limit", None, "at most so many items of each task", lower_bound=1)
+    path_flag("task_path", None, "a directory with task files of your own")
     json_flag()
 
 
 def main() -> None:
     """Evaluate, correlate and draw."""
-    from jaxedit.analyses.surrogate import LEVELS, correlations, measure_surrogate
+    from jaxedit.analyses.surrogate import correlations, measure_surrogate
     from jaxedit.reports.comparison_figures import surrogate_figure
     from jaxedit.reports.figures import save_figure
 
@@ -49,7 +53,7 @@ def main() -> None:
     rows = measure_surrogate(
         folder,
         FLAGS.tasks,
-        levels=levels or LEVELS,
+        levels=levels or None,
         limit=FLAGS.limit,
         task_path=Path(FLAGS.task_path) if FLAGS.task_path else None,
         on_model=lambda row: print(

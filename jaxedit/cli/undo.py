@@ -11,8 +11,9 @@ are, though they were optimised on a model that had these: they are named.
 import logging
 from pathlib import Path
 
-from jaxedit.cli._flags import FLAGS, json_flag, parse_steps
+from jaxedit.cli._flags import FLAGS, json_flag
 from jaxedit.cli._output import print_json, results_console
+from jaxedit.cli._parsers import parse_steps
 
 ARGUMENTS = ("RUN", "STEP...")
 

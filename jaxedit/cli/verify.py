@@ -11,9 +11,7 @@ within what the export says it has rounded away, 1 where it is not. Needs pip in
 
 from pathlib import Path
 
-from absl import flags
-
-from jaxedit.cli._flags import FLAGS, json_flag
+from jaxedit.cli._flags import FLAGS, json_flag, path_flag
 from jaxedit.cli._output import print_json, results_console, show_table
 
 ARGUMENTS = ("DIR",)
@@ -21,9 +19,7 @@ ARGUMENTS = ("DIR",)
 
 def define_flags() -> None:
     """Define the flags of this command."""
-    flags.DEFINE_string(
-        "base", None, "the base's HF directory or hub id, where it is not where it was"
-    )
+    path_flag("base", None, "the base's HF directory or hub id, where it is not where it was")
     json_flag()
 
 

@@ -11,6 +11,7 @@ from jaxedit.edits.request import Request, check_requests
 from jaxedit.edits.subjects import contradictions
 from jaxedit.models.model import Model, with_bos
 from jaxedit.solving import multi_layer, update_constraints
+from jaxedit.solving.finite import check_finite_delta
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.rank_one import UpdateBound
 from jaxedit.solving.update_constraints import ConstrainedState, UpdateConstraints
@@ -39,6 +40,7 @@ class Editor(NamedTuple):
       bound_updates: (model, requests, state) -> for each request what bounds its rank-one update
         before any optimisation; None for other methods.
       dense: whether an edit holds whole matrices, which a journal then holds for every step.
+      max_requests: the most requests of one edit; None: any number.
     """
 
     name: str
@@ -51,13 +53,17 @@ class Editor(NamedTuple):
     edit_each: Callable[[Model, list[Request], Any], list[tuple[Edit, Info]]] | None = None
     bound_updates: Callable[[Model, list[Request], Any], list[UpdateBound]] | None = None
     dense: bool = False
+    max_requests: int | None = None
 
 
 def with_constraints(editor: Editor, constraints: UpdateConstraints) -> Editor:
     """Return the editor with its updates constrained (RECT, PRUNE, a norm cap)."""
 
     def constrain(model: Model, made: Edit, state: ConstrainedState) -> Edit:
-        return update_constraints.apply_to(constraints, model, made, state.largest)
+        constrained = update_constraints.apply_to(constraints, model, made, state.largest)
+        for delta in constrained.deltas:
+            check_finite_delta(delta)
+        return constrained
 
     def init(model: Model, stats: Stats | None) -> ConstrainedState:
         inner = editor.init(model, stats)

@@ -21,6 +21,7 @@ from jaxedit.editors._base import (
 )
 from jaxedit.editors._published import published_hyper
 from jaxedit.models.model import Model
+from jaxedit.solving.ranges import check_ranges
 from jaxedit.solving.update_constraints import UpdateConstraints
 
 # Hyper-parameters under the names they had before version 0.1.
@@ -76,7 +77,8 @@ def _checked(name: str, hyper: dict[str, Any]) -> dict[str, Any]:
     """
     defaults = hyper_defaults(name)
     if "layers" in hyper and "layers" not in defaults:
-        layers = list(hyper["layers"])
+        layers = hyper["layers"]
+        layers = list(layers) if isinstance(layers, tuple | list) else [layers]
         if len(layers) != 1 or "layer" in hyper:
             raise ValueError(
                 f"{name} edits one layer: give layer=, or layers= with one entry; got "
@@ -110,8 +112,9 @@ def _build(name: str, hyper: dict[str, Any]) -> Editor:
     constraints = UpdateConstraints(**{key: hyper.get(key) for key in names})
     constraints.check()
     module = _method_module(name)
-    own = {key: value for key, value in hyper.items() if key not in names}
-    editor: Editor = module.make(module.Hyper(**own))
+    own = module.Hyper(**{key: value for key, value in hyper.items() if key not in names})
+    check_ranges(own)
+    editor: Editor = module.make(own)
     editor = editor if constraints.is_empty else with_constraints(editor, constraints)
     return with_begin_of_text(editor) if editor.hyper.anchor else editor
 
@@ -136,6 +139,10 @@ def _check_type(name: str, key: str, value: Any) -> None:
             "nothing" if k is type(None) else getattr(k, "__name__", str(k)) for k in kinds
         )
         raise ValueError(f"{name} has {key}={value!r}; expected {expected}")
+    if kind == tuple[int, ...]:
+        items: Any = value
+        if any(isinstance(item, bool) or not isinstance(item, numbers.Integral) for item in items):
+            raise ValueError(f"{name} has {key}={value!r}; expected whole numbers in a list")
 
 
 def hyper_defaults(name: str) -> dict[str, Any]:

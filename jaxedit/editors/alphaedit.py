@@ -11,12 +11,14 @@ S holds the keys of the edits before.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Annotated
 
 import numpy as np
 
 from jaxedit.editors._base import Editor, multi_layer_editor
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.multi_layer import MethodSpec
+from jaxedit.solving.ranges import POSITIVE
 from jaxedit.solving.whiteners import null_space
 
 
@@ -24,7 +26,7 @@ from jaxedit.solving.whiteners import null_space
 class Hyper(MultiLayerHyper):
     """AlphaEdit's hyper-parameters: `nullspace_threshold` is a number, or one for each layer."""
 
-    L2: float = 10.0
+    L2: Annotated[float, POSITIVE] = 10.0
     nullspace_threshold: float | Mapping[int, float] = 2e-2
 
 
@@ -42,9 +44,7 @@ def whiten(hyper: Hyper, moment_FF: np.ndarray, layer: int) -> np.ndarray:
     """Compute the whitener U^T / sqrt(L2) [M, F].
 
     Raises:
-      ValueError: where L2 is not positive, or there is no null space.
+      ValueError: where there is no null space.
     """
-    if hyper.L2 <= 0:
-        raise ValueError(f"L2={hyper.L2}: expected a positive number")
     u_FM = null_space(moment_FF, hyper.nullspace_threshold, layer)
     return (u_FM.T / np.sqrt(hyper.L2)).astype(np.float32)

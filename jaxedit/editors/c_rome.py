@@ -29,4 +29,5 @@ def make(hyper: Hyper) -> Editor:
         context_templates=lambda state: state.context_templates,
         edit_each=functools.partial(rank_one.edit_each, hyper, "prefixed"),
         bound_updates=functools.partial(rank_one.bound_updates, hyper, "prefixed"),
+        max_requests=1,
     )

@@ -14,10 +14,12 @@ contexts that the released code has: with another number the count is met by acc
 """
 
 import dataclasses
+from typing import Annotated
 
 from jaxedit.editors._base import Editor, multi_layer_editor
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.multi_layer import MethodSpec
+from jaxedit.solving.ranges import MINUS_COUNT
 from jaxedit.solving.whiteners import inverse_cholesky
 
 
@@ -31,7 +33,7 @@ class Hyper(MultiLayerHyper):
 
     mom2_update_weight: float = 15000.0
     update_norm_lambda: float = 10.0
-    prob_cutoff: int | None = -1
+    prob_cutoff: Annotated[int | None, MINUS_COUNT] = -1
     prob_cutoff_count: str = "all_templates"
 
 

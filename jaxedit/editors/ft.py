@@ -12,7 +12,7 @@ a pass over the requests is.
 
 import dataclasses
 import functools
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,10 @@ from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.models.ops import Overlay
 from jaxedit.models.packing import pad_tokens
 from jaxedit.rounding import ceil_div, round_up
+from jaxedit.solving.finite import check_finite, check_finite_delta
 from jaxedit.solving.prompt_batch import PREFIX_STEP
 from jaxedit.solving.prompts import tokenise_prompt
+from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
 
 FT_STOP_LOSS = 1e-2
 OBJECTIVES = ("last_position", "teacher_forced")
@@ -47,18 +49,17 @@ class Hyper:
       kl_factor: accepts only the published 0 (`jaxedit.solving.hyper`).
       objective: "last_position" (FT-L) or "teacher_forced" (FT-M).
       batch_size: requests a step.
-      leading_space: between prompt and target, of requests that say nothing of it: "joined",
-        "separate", "none" or "separate-no-space" (`jaxedit.edits.spaces`).
+      leading_space: of requests that say nothing of it: one of `jaxedit.edits.spaces.SPACES`.
     """
 
     layers: tuple[int, ...] = ()
-    lr: float = 5e-4
-    num_steps: int = 25
-    norm_constraint: float | bool = False
+    lr: Annotated[float, POSITIVE] = 5e-4
+    num_steps: Annotated[int, AT_LEAST_ONE] = 25
+    norm_constraint: Annotated[float | bool, POSITIVE] = False
     weight_decay: float = 0.0
     kl_factor: float = 0.0
     objective: str = "last_position"
-    batch_size: int = 1
+    batch_size: Annotated[int, AT_LEAST_ONE] = 1
     leading_space: str = "joined"
 
     anchor: ClassVar[str | None] = None  # no begin-of-text token is put in front
@@ -151,11 +152,7 @@ def init(hyper: Hyper, settings: Settings, model: Model, stats: object) -> None:
         raise ValueError(
             "norm_constraint=True: expected the size of the ball, e.g. 5e-4, or False for none"
         )
-    if min(hyper.lr, hyper.num_steps, hyper.batch_size, settings.eps) <= 0:
-        raise ValueError(
-            f"lr={hyper.lr}, num_steps={hyper.num_steps}, batch_size={hyper.batch_size} and "
-            f"norm_constraint={hyper.norm_constraint} must be positive"
-        )
+    check_ranges(hyper)
     layers, L = list(settings.layers), model.config.L
     if not layers or not all(0 <= layer < L for layer in layers):
         raise ValueError(f"layers={layers}: {model.metadata.source} has layers 0 to {L - 1}")
@@ -176,6 +173,9 @@ def edit(
         Dense(EDITED_WEIGHT, layer, change_FD)
         for layer, change_FD in zip(settings.layers, change_EFD, strict=True)
     ]
+    check_finite("loss", to_host(end.loss))
+    for delta in deltas:
+        check_finite_delta(delta)
     info = {
         "loss": float(to_host(end.loss)),
         "first_loss": float(to_host(end.first_loss)),

@@ -7,10 +7,12 @@ edit starts from the same C, whatever was edited before; `memit-sequential` reme
 """
 
 import dataclasses
+from typing import Annotated
 
 from jaxedit.editors._base import Editor, multi_layer_editor
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.multi_layer import MethodSpec
+from jaxedit.solving.ranges import POSITIVE
 from jaxedit.solving.whiteners import inverse_cholesky
 
 
@@ -18,7 +20,7 @@ from jaxedit.solving.whiteners import inverse_cholesky
 class Hyper(MultiLayerHyper):
     """MEMIT's hyper-parameters: `mom2_update_weight` is lambda."""
 
-    mom2_update_weight: float = 15000.0
+    mom2_update_weight: Annotated[float, POSITIVE] = 15000.0
 
 
 def make(hyper: Hyper) -> Editor:

@@ -15,7 +15,7 @@ it: leading_space="separate-no-space".
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -32,6 +32,7 @@ from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.multi_layer import LayerUpdates, MethodSpec
 from jaxedit.solving.packed_prompts import pack_prompts
 from jaxedit.solving.past_keys import no_past_keys
+from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, SHARE
 from jaxedit.solving.site import Site
 from jaxedit.solving.solve import KeyRegulariser, shard_regulariser
 from jaxedit.solving.value_cache import cached_values
@@ -58,11 +59,11 @@ class Hyper(MultiLayerHyper):
       max_iterations: one more than the most passes over the layers.
     """
 
-    v_num_grad_steps: int = 25
-    mom2_update_weight: float = 15000.0
-    neuron_threshold: float = 0.8
+    v_num_grad_steps: Annotated[int, AT_LEAST_ONE] = 25
+    mom2_update_weight: Annotated[float, POSITIVE] = 15000.0
+    neuron_threshold: Annotated[float, SHARE] = 0.8
     alpha: float = 15.0
-    upper_bound: float = 100.0
+    upper_bound: Annotated[float, POSITIVE] = 100.0
     max_iterations: int = 3
 
 
@@ -98,16 +99,11 @@ def init(hyper: Hyper, model: Model, stats: Stats | None) -> State:
       ValueError: on values that cannot be meant, or missing stats.
     """
     hyper.check(model)
-    if not (
-        0 < hyper.neuron_threshold <= 1
-        and 0 <= hyper.alpha < hyper.upper_bound
-        and hyper.max_iterations >= 2
-    ):
+    if hyper.alpha >= hyper.upper_bound or hyper.max_iterations < 2:
         raise ValueError(
-            f"neuron_threshold={hyper.neuron_threshold}, alpha={hyper.alpha}, "
-            f"upper_bound={hyper.upper_bound}, max_iterations={hyper.max_iterations}: expected a "
-            "share in (0, 1], 0 <= alpha < upper_bound, and at least 2 iterations (the last one "
-            "only looks)"
+            f"alpha={hyper.alpha}, upper_bound={hyper.upper_bound}, "
+            f"max_iterations={hyper.max_iterations}: expected alpha < upper_bound, and at least 2 "
+            "iterations (the last one only looks)"
         )
     moments = multi_layer.second_moments(hyper, model, stats)
     histories = {layer: KeyHistory(moment_FF) for layer, moment_FF in moments.items()}

@@ -11,10 +11,12 @@ likely in every template (`jaxedit.solving.value`), and "layers still to write" 
 
 import dataclasses
 import math
+from typing import Annotated
 
 from jaxedit.editors._base import Editor, multi_layer_editor
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.multi_layer import MethodSpec
+from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE
 from jaxedit.solving.site import Site
 from jaxedit.solving.whiteners import inverse_cholesky
 
@@ -23,12 +25,12 @@ from jaxedit.solving.whiteners import inverse_cholesky
 class Hyper(MultiLayerHyper):
     """PMET's hyper-parameters, as released for GPT-J: `mom2_update_weight` is lambda."""
 
-    v_num_grad_steps: int = 30
-    v_lr: float = 0.2
+    v_num_grad_steps: Annotated[int, AT_LEAST_ONE] = 30
+    v_lr: Annotated[float, POSITIVE] = 0.2
     kl_factor: float = 1.0
-    nll_loss_factor: float = 1.0
+    nll_loss_factor: Annotated[float, POSITIVE] = 1.0
     reduce_nll_when_correct: bool = True
-    mom2_update_weight: float = 6000.0
+    mom2_update_weight: Annotated[float, POSITIVE] = 6000.0
 
 
 def make(hyper: Hyper) -> Editor:

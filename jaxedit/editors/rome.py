@@ -49,4 +49,5 @@ def make(hyper: Hyper) -> Editor:
         context_templates=lambda state: state.context_templates,
         edit_each=functools.partial(rank_one.edit_each, hyper, hyper.key_variant),
         bound_updates=functools.partial(rank_one.bound_updates, hyper, hyper.key_variant),
+        max_requests=1,
     )

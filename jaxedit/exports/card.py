@@ -1,5 +1,6 @@
 """The model card of an export: README.md with the front matter that the hub reads."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from jaxedit.exports.measured import Measured
 from jaxedit.exports.ready_commands import ReadyCommand, begin_of_text
 from jaxedit.exports.record import ExportRecord
 from jaxedit.exports.written import ExportOptions, WrittenWeight
+from jaxedit.messages import escape_markdown
 from jaxedit.study.edited import EditedModel
 from jaxedit.study.record import StepRecord
 
@@ -139,9 +141,9 @@ def _facts(edited: EditedModel, measured: Measured) -> str:
         rows.append(
             (
                 str(record.step) if record else "",
-                request.prompt_text,
-                request.target_new,
-                request.target_true or "",
+                escape_markdown(request.prompt_text),
+                escape_markdown(request.target_new),
+                escape_markdown(request.target_true or ""),
                 _number(unedited.get("probability_new")),
                 _number(after),
                 _verdict(record),
@@ -219,7 +221,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return re.sub(r"(?<!\\)\|", r"\\|", text).replace("\n", " ")
 
 
 def _number(value: float | None) -> str:

@@ -28,6 +28,7 @@ from jaxedit.exports.ready_commands import ReadyCommand, ready_commands
 from jaxedit.exports.record import RECORD, export_record, write_export_record
 from jaxedit.exports.written import ExportOptions, WrittenWeight
 from jaxedit.files import partial_path, write_atomic
+from jaxedit.messages import first_line
 from jaxedit.study.edited import EditedModel
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -255,6 +256,6 @@ def _upload(folder: Path, push: str) -> str:
             ignore_patterns=[RECORD],  # it names folders of this machine
         )
     except Exception as error:  # of whichever library carries it
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise OSError(f"{folder} is written, but not uploaded to {push}: {reason}") from error
     return str(commit.repo_url)

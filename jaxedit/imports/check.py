@@ -15,6 +15,7 @@ from jaxedit.imports.adapter import ImportedAdapter
 from jaxedit.metrics.divergence import kl_divergence
 from jaxedit.metrics.downstream import evaluate_tasks
 from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
+from jaxedit.metrics.finite import check_baseline
 from jaxedit.metrics.perplexity import Perplexity, perplexity, prepare
 from jaxedit.metrics.perturbation import read_key_probe, relative_perturbation
 from jaxedit.models.model import Model
@@ -94,12 +95,7 @@ def check_adapter(
     """
     # The layers below all changes are run once, for both models and all of these three metrics.
     prepared = prepare(model, texts, start_layer=_lowest_layer(imported))
-    before = perplexity(model, prepared)
-    if not math.isfinite(before.mean):
-        raise ValueError(
-            f"the perplexity of {model.metadata.source} itself is not finite on these texts: there "
-            "is nothing to compare with"
-        )
+    before = check_baseline(model, perplexity(model, prepared), texts)
     after = perplexity(imported.model, texts if imported.added_to_base else prepared)
     kl_nats = kl_divergence(imported.model, model, prepared)
     perturbation = _perturbation(model, imported, prepared)

@@ -11,6 +11,7 @@ import functools
 import math
 
 import numpy as np
+from scipy.special import logsumexp
 
 from jaxedit.edits.edit import Edit
 from jaxedit.edits.per_row import with_per_row_edits
@@ -54,12 +55,27 @@ class Perplexity:
     def pooled(self) -> float:
         """exp of the loss a token over all texts together."""
         with np.errstate(over="ignore"):
-            return float(np.exp(np.sum(self.mean_nll * self.n_tokens) / np.sum(self.n_tokens)))
+            return float(np.exp(self.log_pooled_nats))
+
+    @property
+    def log_mean_nats(self) -> float:
+        """The logarithm of `mean`, finite also where that is more than a number holds."""
+        return float(logsumexp(self.mean_nll) - np.log(len(self.mean_nll)))
+
+    @property
+    def log_pooled_nats(self) -> float:
+        """The logarithm of `pooled`: the loss a token over all texts together."""
+        return float(np.sum(self.mean_nll * self.n_tokens) / np.sum(self.n_tokens))
+
+    @property
+    def non_finite_texts(self) -> list[int]:
+        """The numbers, from 0 on, of texts whose loss is not finite."""
+        return np.flatnonzero(~np.isfinite(self.nll_nats)).tolist()
 
     @property
     def n_non_finite(self) -> int:
-        """Texts whose loss is not finite."""
-        return int(np.sum(~np.isfinite(self.nll_nats)))
+        """How many texts have a loss that is not finite."""
+        return len(self.non_finite_texts)
 
     def paired_difference(self, base: "Perplexity") -> tuple[float, float]:
         """Compute the paired difference to another model on the same texts.

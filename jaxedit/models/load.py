@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxedit.mesh import make_mesh
+from jaxedit.messages import first_line
 from jaxedit.models.checkpoint import load_parameters, log_summary
 from jaxedit.models.checkpoint_checks import check_tensors
 from jaxedit.models.config import replicate_kv_heads_for
@@ -48,11 +49,12 @@ def load(
     """
     # The opened checkpoint, the devices, and the dtype the weights will have there.
     name = os.fspath(name_or_path)
+    check_dtype(dtype)
     path = resolve_path(name)
     source = open_gguf(path) if path.suffix == ".gguf" else open_directory(path)
     if not isinstance(mesh, Mesh):
         mesh = make_mesh(mesh or "")
-    stored_dtype = _stored_dtype(dtype)
+    stored_dtype = jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
     log_summary(source, stored_dtype)
     tokenizer = dataclasses.replace(
         _with_add_bos(source.tokenizer, add_bos, name), vocab_size=source.config.V
@@ -75,20 +77,14 @@ def load(
     return Model(base, Overlay({}, {}), config, mesh, metadata)
 
 
-def _stored_dtype(dtype: str | None) -> jnp.dtype:
-    """Return the dtype of the stored weights, by its name.
-
-    Raises:
-      ValueError: on a name of another one, or of none.
-    """
-    default = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+def check_dtype(dtype: str | None) -> None:
+    """Raise a ValueError on a dtype that weights are not stored as; None: the device's default."""
     try:
-        stored = jnp.dtype(default if dtype is None else dtype)
+        is_known = dtype is None or jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16)
     except (TypeError, ValueError, SyntaxError):  # NumPy reads some texts as Python
-        stored = None
-    if stored is None or stored not in (jnp.float32, jnp.bfloat16):
+        is_known = False
+    if not is_known:
         raise ValueError(f"dtype {str(dtype)[:80]!r}: weights are stored as float32 or bfloat16")
-    return stored
 
 
 def _with_add_bos(tokenizer: Tokenizer, add_bos: bool | None, name: str) -> Tokenizer:
@@ -151,7 +147,7 @@ def _download(hub_id: str) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=wanted))
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else "no message"
+        reason = first_line(error)
         raise ValueError(
             f"{hub_id!r} is not a file or directory here, and could not be had from the hub "
             f"({type(error).__name__}: {reason}). Offline, give a directory or {BUILT_IN!r}"

@@ -27,6 +27,7 @@ from jaxedit import axes
 from jaxedit.distributed import broadcast_flag, is_first_process
 from jaxedit.files import exclusive_target, partial_path, sync_folder
 from jaxedit.mesh import parameter_sharding
+from jaxedit.messages import first_line
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.conversion_record import WEIGHTS, check_content, write_record
 from jaxedit.models.decoder import parameter_shapes
@@ -118,7 +119,7 @@ def _save_weights(model: Model, folder: Path) -> None:
             checkpointer.save(folder.resolve() / WEIGHTS, args=ocp.args.StandardSave(arrays))
     except Exception as error:  # TensorStore has many
         code = re.search(r"os_error_code='(\d+)'", str(error))
-        reason = os.strerror(int(code[1])) if code else _first_line(error)
+        reason = os.strerror(int(code[1])) if code else first_line(error)
         raise OSError(
             f"the model could not be written to {folder.parent}: {reason}; {room}"
         ) from error
@@ -179,7 +180,7 @@ def read_orbax(
     except Exception as error:  # TensorStore has many
         raise ValueError(
             f"{folder / WEIGHTS} is not the whole model of its config.json "
-            f"({_first_line(error)}); convert it again"
+            f"({first_line(error)}); convert it again"
         ) from error
     base = {name: found[_key(name)] for name in shapes}
 
@@ -194,12 +195,6 @@ def read_orbax(
             repeat = jax.jit(jnp.repeat, static_argnums=(1, 2), out_shardings=sharding)
             base[name] = repeat(base[name], n_copies, kv_axis)
     return base
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, cut; its type where it says nothing."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:200]
 
 
 def _key(name: str) -> str:

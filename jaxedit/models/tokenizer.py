@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxedit.files import read_json, shorten_json
-from jaxedit.models.family import reject_custom_code
-from jaxedit.models.tokenizer_settings import find_ids, read_end_ids, with_dummy_prefix
+from jaxedit.models.tokenizer_settings import (
+    check_settings,
+    find_ids,
+    read_end_ids,
+    with_dummy_prefix,
+)
 
 if TYPE_CHECKING:
     import tokenizers
@@ -219,30 +222,6 @@ def first_token_after(offsets: list[tuple[int, int]], start: int) -> int:
     return at
 
 
-def _check_settings(path: Path, has_backend: bool) -> None:
-    """Check that a tokenizer_config.json asks for no code and no class that is not there.
-
-    Args:
-      path: of the file.
-      has_backend: whether there is a tokenizer.json, which needs no class.
-
-    Raises:
-      ValueError: where it does, or is no JSON object.
-    """
-    import transformers
-
-    settings = read_json(path)
-    reject_custom_code(settings, str(path))
-    name = settings.get("tokenizer_class")
-    if name is not None and not isinstance(name, str):
-        raise ValueError(f"{path} has tokenizer_class={shorten_json(name)}; expected a string")
-    if name and not has_backend and not hasattr(transformers, name):
-        raise ValueError(
-            f"{path} has tokenizer_class={name[:80]!r}, which transformers has not, and there is "
-            "no tokenizer.json; write one with the model's own code (save_pretrained)"
-        )
-
-
 _FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 
 
@@ -259,7 +238,7 @@ def read_tokenizer(directory: Path) -> Tokenizer:
 
     settings = directory / "tokenizer_config.json"
     if settings.is_file():
-        _check_settings(settings, has_backend=(directory / "tokenizer.json").is_file())
+        check_settings(settings, has_backend=(directory / "tokenizer.json").is_file())
 
     # Without files transformers makes an empty tokenizer and says nothing.
     if not any(all((directory / name).is_file() for name in names) for names in _FILES):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxedit.files import read_json, shorten_json
+from jaxedit.models.family import reject_custom_code
 
 if TYPE_CHECKING:
     import tokenizers
@@ -52,3 +53,27 @@ def with_dummy_prefix(backend: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer"
     backend.normalizer = normalizers.Sequence([*first, prepend, replace])
     backend.pre_tokenizer = None
     return backend
+
+
+def check_settings(path: Path, has_backend: bool) -> None:
+    """Check that a tokenizer_config.json asks for no code and no class that is not there.
+
+    Args:
+      path: of the file.
+      has_backend: whether there is a tokenizer.json, which needs no class.
+
+    Raises:
+      ValueError: where it does, or is no JSON object.
+    """
+    import transformers  # slow to import
+
+    settings = read_json(path)
+    reject_custom_code(settings, str(path))
+    name = settings.get("tokenizer_class")
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"{path} has tokenizer_class={shorten_json(name)}; expected a string")
+    if name and not has_backend and not hasattr(transformers, name):
+        raise ValueError(
+            f"{path} has tokenizer_class={name[:80]!r}, which transformers has not, and there is "
+            "no tokenizer.json; write one with the model's own code (save_pretrained)"
+        )

@@ -14,6 +14,8 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from jaxedit.messages import first_line
+
 
 class Chip(NamedTuple):
     """Memory and rates of one device; None where they are not published."""
@@ -88,7 +90,7 @@ def find_chip(topology: str) -> tuple[list[Any], Chip]:
             return found.devices, CHIPS[version]
     except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
         raise ValueError(
-            f"topology {topology!r}: {str(error).splitlines()[0]}; e.g. v5e:2x4, v5e:16x16, "
+            f"topology {topology!r}: {first_line(error)}; e.g. v5e:2x4, v5e:16x16, "
             "v5p:4x4x4, v6e:4x4"
         ) from error
 

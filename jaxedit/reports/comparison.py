@@ -7,10 +7,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxedit.files import write_atomic
+from jaxedit.messages import escape_markdown
 from jaxedit.reports.comparison_figures import comparison_figure
 from jaxedit.reports.curves import Curve
 from jaxedit.reports.figures import save_figure
-from jaxedit.reports.formatting import format_number, format_percent, markdown_table
+from jaxedit.reports.formatting import (
+    format_number,
+    format_percent,
+    format_perplexity,
+    markdown_table,
+    severity,
+)
 from jaxedit.reports.records import is_single
 from jaxedit.reports.studies import FinishedStudy
 
@@ -46,7 +53,7 @@ def write_comparison(
     save_figure(comparison_figure(studies, curves), folder / FIGURE)
     rows = [comparison_row(study, studies) for study in studies]
     unedited = format_number(studies[0].unedited)
-    lines = [f"# {title}", "", f"Unedited perplexity {unedited}.", ""]
+    lines = [f"# {escape_markdown(title)}", "", f"Unedited perplexity {unedited}.", ""]
     lines += [*markdown_table(comparison_header(studies), rows), ""]
     path = folder / "comparison.md"
     write_atomic(path, "\n".join([*lines, f"![perplexity]({FIGURE}.png)", ""]))
@@ -101,10 +108,11 @@ def comparison_row(study: FinishedStudy, studies: list[FinishedStudy]) -> list[s
     shares += [paraphrase, neighbourhood, score]
 
     # Perplexities, and times.
-    perplexities = study.perplexities
-    cells = [format_number(max(perplexities.values()))] if perplexities else ["–"]
+    perplexities = {each.step: each.perplexity for each in made if each.perplexity}
+    worst = max(perplexities.values(), key=severity, default=None)
+    cells = ["–" if worst is None else format_perplexity(worst)]
     if sequential:
-        cells += [format_number(perplexities[step]) for step in measured_at(studies)]
+        cells += [format_perplexity(perplexities[step]) for step in measured_at(studies)]
     times_s = [(record.time_s or {})["edit"] for record in made]
     n_facts = sum(record.n_requests or 1 for record in made)
     median = f"{np.median(times_s):.1f}" if made else "–"

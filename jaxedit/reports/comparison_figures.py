@@ -17,7 +17,7 @@ from jaxedit.reports.figures import (
     new_figure,
     whole_numbers,
 )
-from jaxedit.reports.formatting import clip_for_plot, format_statistic
+from jaxedit.reports.formatting import clip_for_plot, format_statistic, name_of_top
 from jaxedit.reports.labels import (
     BESIDE_RISING_LINE,
     EndLabel,
@@ -128,10 +128,13 @@ def _draw_perplexities(studies: list[FinishedStudy], axes: "Axes", curves: Seque
 
     # The perplexity at which a model counts as collapsed, where any comes near it.
     axes.set_yscale("log")
-    if axes.get_ylim()[1] > COLLAPSE_PPL / 2:
+    was_there = any(study.unedited > COLLAPSE_PPL for study in studies)
+    if axes.get_ylim()[1] > COLLAPSE_PPL / 2 and not was_there:
         labels += draw_level(axes, COLLAPSE_PPL, f"collapse: {COLLAPSE_PPL:g}", "--")
-    if not np.all(np.isfinite(perplexities)):
-        labels.append(EndLabel("not finite", None, top, LEVEL_COLOR))
+    records = [step.record for study in studies for step in study.journal.steps]
+    at_top = name_of_top(record.perplexity for record in records if record.perplexity)
+    if at_top is not None:
+        labels.append(EndLabel(at_top, None, top, LEVEL_COLOR))
     _number_perplexities(axes)
     axes.set_xlabel("edits")
     axes.set_ylabel("perplexity (mean over texts)")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxedit.analyses.damage_prediction import COLLAPSE_PPL, damage_predictors, measured_damage
 from jaxedit.files import write_atomic
 from jaxedit.reports.curves import Curve
-from jaxedit.reports.formatting import clip_for_plot, format_number, format_statistic
+from jaxedit.reports.formatting import clip_for_plot, format_number, format_statistic, name_of_top
 from jaxedit.reports.labels import EndLabel, PointLabel, label_line_ends, label_points
 from jaxedit.reports.records import (
     edit_steps,
@@ -107,9 +107,11 @@ def perplexity_figure(journal: Journal, curves: Sequence[Curve] = ()) -> "Figure
 
     # Levels and curves are named right of the axes, the most damaging edits beside their marks.
     labels += draw_level(axes, base, f"unedited: {format_number(unedited)}", ":")
-    labels += draw_level(axes, COLLAPSE_PPL, f"collapse: {COLLAPSE_PPL:g}", "--")
-    if not np.all(np.isfinite([unedited, *measured])):
-        labels.append(EndLabel("not finite", None, top, LEVEL_COLOR))
+    if unedited <= COLLAPSE_PPL:  # else it was there before the edits
+        labels += draw_level(axes, COLLAPSE_PPL, f"collapse: {COLLAPSE_PPL:g}", "--")
+    at_top = name_of_top(record.perplexity or {} for record in [journal.steps[0].record, *steps])
+    if at_top is not None:
+        labels.append(EndLabel(at_top, None, top, LEVEL_COLOR))
     label_line_ends(axes, labels)
     damaging = [i for i, record in enumerate(steps) if record.guard_code is not None]
     worst = [

@@ -1,11 +1,12 @@
 """Numbers and tables as reports show them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxedit.analyses.damage_prediction import COLLAPSE_PPL
+from jaxedit.messages import escape_markdown
 
 HIGHEST_PPL = 1e100  # what a figure draws larger perplexities as, infinite ones included
 
@@ -18,6 +19,28 @@ def format_number(value: Any) -> str:
     if round(abs(value), 1) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def format_perplexity(perplexity: Mapping[str, Any]) -> str:
+    """Format a record's perplexity (mean over texts), by its logarithm where it overflowed."""
+    mean, log_nats = severity(perplexity)
+    if np.isfinite(mean) or not np.isfinite(log_nats):
+        return format_number(mean)
+    return f"1e{round(log_nats / np.log(10))}"
+
+
+def severity(perplexity: Mapping[str, Any]) -> tuple[float, float]:
+    """Return what perplexities are ordered by, those that overflowed by their logarithm."""
+    return float(perplexity["mean"]), float(perplexity.get("log_mean_nats", np.inf))
+
+
+def name_of_top(perplexities: Iterable[Mapping[str, Any]]) -> str | None:
+    """Say what is drawn at the top of a figure (`clip_for_plot`); None: nothing is."""
+    beyond = [each for each in perplexities if not np.isfinite(float(each["mean"]))]
+    if not beyond:
+        return None
+    worst = format_perplexity(max(beyond, key=severity))
+    return f"up to {worst}" if worst.startswith("1e") else "not finite"
 
 
 def format_statistic(value: float, digits: int) -> str:
@@ -54,7 +77,7 @@ def clip_for_plot(perplexities: Sequence[float]) -> tuple[np.ndarray, float]:
 
 def escape_cell(text: str) -> str:
     """Escape text for a cell of a Markdown table, on one line."""
-    return text.replace("|", "\\|").replace("\r", "⏎").replace("\n", "⏎")
+    return escape_markdown(text.replace("\r", "⏎").replace("\n", "⏎"))
 
 
 def markdown_table(

@@ -7,6 +7,7 @@ from pathlib import Path
 from jaxedit.analyses.damage_prediction import DAMAGE_RATIO, damage_predictors, measured_damage
 from jaxedit.analyses.paper import PAPER_TITLE, paper_numbers
 from jaxedit.files import write_atomic
+from jaxedit.messages import escape_controls, escape_markdown
 from jaxedit.reports.curves import Curve
 from jaxedit.reports.figures import (
     damage_prediction_figure,
@@ -80,7 +81,7 @@ def report_markdown(journal: Journal, steps: list[StepRecord]) -> str:
         [
             "# Study",
             "",
-            *summary(journal, steps),
+            *map(escape_markdown, summary(journal, steps)),
             "",
             "![perplexity after each edit](perplexity.png)",
             "",
@@ -100,7 +101,7 @@ def report_markdown(journal: Journal, steps: list[StepRecord]) -> str:
             "## Configuration",
             "",
             "```json",
-            json.dumps(journal.run, indent=2, ensure_ascii=False),
+            escape_controls(json.dumps(journal.run, indent=2, ensure_ascii=False)),
             "```",
             "",
         ]
@@ -114,7 +115,8 @@ def not_made_lines(steps: list[StepRecord]) -> list[str]:
         if record.error is not None:
             lines.append(f"- Edit {record.step} was not possible: {escape_cell(record.error)}")
         elif record.skipped is not None:
-            lines.append(f"- Edit {record.step} was {why_not_made(record)}")
+            why = escape_cell(why_not_made(record) or "")
+            lines.append(f"- Edit {record.step} was {why}")
     return [*lines, ""] if lines else []
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxedit.analyses.damage_prediction import COLLAPSE_PPL, damage_predictors, measured_damage
 from jaxedit.reports.curves import Curve
 from jaxedit.reports.figures import predictor_title
-from jaxedit.reports.formatting import clip_for_plot, format_number
+from jaxedit.reports.formatting import clip_for_plot, format_number, format_perplexity, name_of_top
 from jaxedit.reports.records import (
     is_single,
     measured_steps,
@@ -79,11 +79,15 @@ def perplexity_plot(
             _add_marks(figure, name, chosen, height)
 
     # Levels and axes.
-    _add_level(figure, COLLAPSE_PPL, f"collapse: {COLLAPSE_PPL:g}", "dash", "bottom")
+    collapse = [COLLAPSE_PPL] if unedited <= COLLAPSE_PPL else []  # else it was there before
+    for level in collapse:
+        _add_level(figure, level, f"collapse: {level:g}", "dash", "bottom")
     _add_level(figure, base, f"unedited: {format_number(unedited)}", "dot", "top")
-    if not np.all(np.isfinite([unedited, *perplexities.values()])):
-        _add_level(figure, top, "not finite", "dot", "bottom")
-    shown = [base, COLLAPSE_PPL, *heights, *(y for curve in curves for y in curve.perplexity)]
+    records = [journal.steps[0].record, *measured]
+    at_top = name_of_top(record.perplexity or {} for record in records)
+    if at_top is not None:
+        _add_level(figure, top, at_top, "dot", "bottom")
+    shown = [base, *collapse, *heights, *(y for curve in curves for y in curve.perplexity)]
     low, high = np.log10(min(shown)) - 0.3, np.log10(max(shown)) + 0.4
     dtick = max(1, round((high - low) / 8))
     look = dict(type="log", exponentformat="power", dtick=dtick, range=[low, high])
@@ -96,12 +100,11 @@ def _add_marks(
     figure: "Figure", name: str, records: list[StepRecord], height: dict[int, float]
 ) -> None:
     """Add the marks of edits with one outcome, each with its request and the continuation."""
-    perplexities = measured_steps(records)
     color, symbol = MARKS[name]
     about = [
         [
             html.escape(record.request_summary),
-            format_number(perplexities[record.step]),
+            format_perplexity(record.perplexity or {}),
             html.escape(record.continuation or ""),
         ]
         for record in records

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from jaxedit.analyses.damage_prediction import COLLAPSE_PPL
-from jaxedit.reports.formatting import format_number
+from jaxedit.analyses.damage_prediction import COLLAPSE_PPL, has_collapsed
+from jaxedit.reports.formatting import format_number, format_perplexity, severity
 from jaxedit.study.journal import Journal, journal_remarks
 from jaxedit.study.record import StepRecord
 
@@ -121,7 +121,7 @@ def table_row(record: StepRecord, single: bool = False) -> list[str]:
         if denominator is not None:
             cells["|u·k|"] = format_number(denominator)
         if record.perplexity:
-            cells["perplexity"] = format_number(record.perplexity["mean"])
+            cells["perplexity"] = format_perplexity(record.perplexity)
             cells["ratio"] = format_number(record.perplexity["ratio"])
 
     # What every step has.
@@ -184,18 +184,20 @@ def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
 
     # What they did to the perplexity.
     perplexities = measured_steps(made)
-    n_collapsed = sum(perplexity > COLLAPSE_PPL for perplexity in perplexities.values())
-    unedited = format_number(unedited_perplexity(journal))
+    unedited = unedited_perplexity(journal)
+    n_collapsed = sum(has_collapsed(each, unedited) for each in perplexities.values())
+    collapse = f"{n_collapsed} of the edits took it over {COLLAPSE_PPL:,} (collapse)."
+    if unedited > COLLAPSE_PPL:
+        collapse = f"that is over {COLLAPSE_PPL:,} (collapse) without any edit."
     lines = [
         *journal_remarks(journal),
         f"{method} on {model}, {mode} edits: {counts}.",
-        f"The unedited model's perplexity is {unedited}; {n_collapsed} of the edits took it over "
-        f"{COLLAPSE_PPL:,} (collapse).",
+        f"The unedited model's perplexity is {format_number(unedited)}; {collapse}",
     ]
     last = [record.step for record in kept if record.step in perplexities][-1:]
     if last:
         had_others = any(r.step < last[0] <= (r.undone_after or 0) for r in undone)
-        ppl = format_number(perplexities[last[0]])
+        ppl = next(format_perplexity(r.perplexity or {}) for r in kept if r.step == last[0])
         lines.append(f"After the last kept edit it {'was' if had_others else 'is'} {ppl}.")
     lines += [
         f"Edit {record.step} was undone after edit {record.undone_after}: what was measured after "
@@ -213,9 +215,10 @@ def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
             f"{sum(sizes)} cases (accuracy)."
         )
     if perplexities:
-        worst = max((r for r in made if r.perplexity), key=lambda r: perplexities[r.step])
+        measured = [record for record in made if record.perplexity]
+        worst = max(measured, key=lambda record: severity(record.perplexity or {}))
         lines.append(
             f"The most damaging edit: {worst.request_summary}, perplexity "
-            f"{format_number(perplexities[worst.step])}."
+            f"{format_perplexity(worst.perplexity or {})}."
         )
     return lines

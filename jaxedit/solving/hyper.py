@@ -8,12 +8,13 @@ unchanged, and anything else raises:
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from jaxedit.edits.spaces import check_leading_space
 from jaxedit.models.model import Model
 from jaxedit.solving.packed_prompts import POOLINGS
 from jaxedit.solving.prompts import check_fact_token
+from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
 from jaxedit.solving.templates import check_template
 
 SOLVE_DTYPES = ("float64", "float32")
@@ -50,11 +51,11 @@ class TargetHyper:
       reduce_nll_when_correct: weighs the target's term less once it is the likeliest (PMET).
     """
 
-    v_num_grad_steps: int = 20
-    v_lr: float = 0.5
+    v_num_grad_steps: Annotated[int, AT_LEAST_ONE] = 20
+    v_lr: Annotated[float, POSITIVE] = 0.5
     v_weight_decay: float = 0.5
     kl_factor: float = 0.0625
-    clamp_norm_factor: float = 4.0
+    clamp_norm_factor: Annotated[float, POSITIVE] = 4.0
     keep_unedited_norm: bool = False
     leading_space: str = "joined"
     fact_token: str = "subject_last"
@@ -70,18 +71,7 @@ class TargetHyper:
 
     def check_target(self) -> None:
         """Raise a ValueError on a number that cannot be meant."""
-        positive = self.v_lr, self.clamp_norm_factor, self.nll_loss_factor
-        if self.v_num_grad_steps < 1 or min(positive) <= 0:
-            raise ValueError(
-                f"v_num_grad_steps={self.v_num_grad_steps}, v_lr={self.v_lr}, "
-                f"clamp_norm_factor={self.clamp_norm_factor} and "
-                f"nll_loss_factor={self.nll_loss_factor} must be positive"
-            )
-        if self.prob_cutoff is not None and self.prob_cutoff >= 0:
-            raise ValueError(
-                f"prob_cutoff={self.prob_cutoff}: expected -k, to stop at the k-th pass with the "
-                "target the likeliest"
-            )
+        check_ranges(self)
         if self.prob_cutoff_count not in PROB_CUTOFF_COUNTS:
             raise ValueError(
                 f"prob_cutoff_count={self.prob_cutoff_count!r}: expected "
@@ -169,7 +159,7 @@ class MultiLayerHyper(ValueHyper):
     """
 
     layers: tuple[int, ...] = ()
-    clamp_norm_factor: float = 0.75
+    clamp_norm_factor: Annotated[float, POSITIVE] = 0.75
     context_templates: tuple[tuple[str, ...], ...] | None = None
     key_pooling: str = "group_means"
     mom2_adjustment: bool = True
@@ -193,7 +183,7 @@ class MultiLayerHyper(ValueHyper):
         groups = self.context_templates
         if groups is None:
             return
-        if isinstance(groups, str) or any(isinstance(group, str) for group in groups):
+        if not all(isinstance(each, tuple | list) for each in (groups, *groups)):
             raise ValueError(
                 "context_templates must be a list of groups of texts, e.g. "
                 '[["{}"], ["I think that {}"]]'

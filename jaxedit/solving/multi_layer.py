@@ -22,6 +22,7 @@ from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank, make_edit, to_dense
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, allocate_deltas
+from jaxedit.solving.finite import check_finite, check_finite_delta
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.packed_prompts import PackedPrompts, pack_prompts
@@ -185,11 +186,14 @@ def update_layers(
         key_IF, _ = compute_keys(model, packed, layer)
         missing_ID = z_ID - compute_values(model, packed, z_layer, spec.site)
         residual_ID = missing_ID / spec.residual_divisor(len(layers) - n_written)
+        check_finite("keys", key_IF, layer)
+        check_finite("residual to write", residual_ID, layer)
         # D
         regulariser, slack = regulariser_of(layer, key_IF), spec.slack(len(z_ID))
         delta, residual = least_change(
             regulariser, EDITED_WEIGHT, layer, key_IF.T, residual_ID, slack, hyper.solve_dtype
         )
+        check_finite_delta(delta)
         model = apply(model, make_edit(model, [delta]))
         deltas.append(delta)
         residuals.append(residual)

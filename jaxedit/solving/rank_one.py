@@ -16,6 +16,7 @@ import numpy as np
 from jaxedit.edits.edit import EDITED_WEIGHT, Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
+from jaxedit.solving.finite import check_finite_delta
 from jaxedit.solving.hyper import RankOneHyper
 from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.packed_prompts import pack_prompts
@@ -143,6 +144,7 @@ def _write(
     residual_D = values.init_ID[i] + values.delta_ID[i] - now_D
     solution = solve(state.regulariser, left_F[:, None], right_F[:, None], residual_D[None], 0.0)
     delta = LowRank(EDITED_WEIGHT, hyper.edited_layer, solution.u_FR, solution.v_RD)
+    check_finite_delta(delta)
     return make_edit(model, [delta]), _info(values, i, solution, residual_D)
 
 

@@ -16,13 +16,14 @@ RECT and PRUNE make an update dense: a step of the journal then holds a whole ma
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
 from jaxedit.edits.edit import Dense, Edit, LowRank, make_edit, scale_delta, to_dense
 from jaxedit.mesh import to_host
 from jaxedit.models.model import Model
+from jaxedit.solving.ranges import OVER_ONE, POSITIVE, SHARE, check_ranges
 
 TINY = np.finfo(np.float32).tiny
 
@@ -38,18 +39,13 @@ class UpdateConstraints:
         `prune`): e, and 1.2, 1.5, 2 as variants.
     """
 
-    max_norm_ratio: float | None = None
-    rect_keep: float | None = None
-    prune_log_base: float | None = None
+    max_norm_ratio: Annotated[float | None, POSITIVE] = None
+    rect_keep: Annotated[float | None, SHARE] = None
+    prune_log_base: Annotated[float | None, OVER_ONE] = None
 
     def check(self) -> None:
         """Raise a ValueError on a number that cannot be meant."""
-        if self.max_norm_ratio is not None and self.max_norm_ratio <= 0:
-            raise ValueError(f"max_norm_ratio={self.max_norm_ratio}: expected a positive number")
-        if self.rect_keep is not None and not 0 < self.rect_keep <= 1:
-            raise ValueError(f"rect_keep={self.rect_keep}: expected a share over 0, at most 1")
-        if self.prune_log_base is not None:
-            _check_log_base(self.prune_log_base)
+        check_ranges(self)
 
     @property
     def is_empty(self) -> bool:

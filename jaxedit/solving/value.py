@@ -45,6 +45,7 @@ from jaxedit.edits.request import Request
 from jaxedit.mesh import platform, shard_batch
 from jaxedit.models.model import Model
 from jaxedit.rounding import ceil_div, next_power_of_two
+from jaxedit.solving.finite import check_finite
 from jaxedit.solving.hyper import TargetHyper
 from jaxedit.solving.prompt_batch import (
     PaddedShape,
@@ -67,6 +68,20 @@ ACCELERATOR_POSITIONS = 3072
 ACCELERATOR_SAVED_BYTES = 2**33
 MANY_BATCHES = 4
 RELEASED_CORRECT_TOKENS = 5  # ENCORE's code compares with this number, whatever the target's length
+
+
+# What of the values must be finite, in the order in which it is computed.
+CHECKED = (
+    ("key_ICF", "keys"),
+    ("bare_key_IF", "bare prompt's key"),
+    ("value_ICD", "MLP outputs"),
+    ("bare_value_ID", "bare prompt's MLP output"),
+    ("init_ID", "value before the edit"),
+    ("nll_I", "target loss at the vector added to the output"),
+    ("kl_I", "KL term at the vector added to the output"),
+    ("decay_I", "weight decay at the vector added to the output"),
+    ("delta_ID", "vector added to the output"),
+)
 
 
 class OptimisedValues(NamedTuple):
@@ -221,10 +236,13 @@ def _optimise_chunk(
     n_templates = len(tokenised[0].templates)
     row_IC = on_host.first_row_I[:, None] + np.arange(n_templates)
     key_BF, value_BD = of_batch.pop("key_BF"), of_batch.pop("value_BD")
-    return OptimisedValues(
+    found = OptimisedValues(
         key_ICF=key_BF[row_IC],
         value_ICD=value_BD[row_IC],
         bare_key_IF=key_BF[on_host.bare_row_I],
         bare_value_ID=value_BD[on_host.bare_row_I],
         **of_batch,
     )
+    for name, what in CHECKED:
+        check_finite(what, getattr(found, name), layer)
+    return found

@@ -1,11 +1,9 @@
 """A study's configuration: every key there is, its default, and the editor built from it."""
 
-import importlib.util
 import json
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -21,7 +19,9 @@ from jaxedit.editors import (
     method_names,
     published_hyper,
 )
+from jaxedit.files import local_path
 from jaxedit.models.model import Model
+from jaxedit.study.config_file import call_get_config, run_config_file
 from jaxedit.study.renamed import new_name
 
 EVALUATION = dict(
@@ -230,7 +230,7 @@ def find_config(name_or_path: str | Path) -> Path:
     Raises:
       ValueError: where there is none.
     """
-    path = Path(name_or_path)
+    path = local_path(name_or_path)
     if path.is_file():
         return path
     if str(name_or_path) in config_names():
@@ -242,10 +242,29 @@ def find_config(name_or_path: str | Path) -> Path:
     )
 
 
+def split_argument(text: str) -> tuple[Path, str | None]:
+    """Find the configuration in NAME_OR_PATH[:ARGUMENT]; a path may hold a colon itself.
+
+    Raises:
+      ValueError: where there is none.
+    """
+    parts = text.split(":")
+    for n_parts in range(len(parts), 0, -1):
+        path = local_path(":".join(parts[:n_parts]))
+        if path.is_file():
+            return path, ":".join(parts[n_parts:]) if n_parts < len(parts) else None
+    name, colon, argument = text.partition(":")
+    return find_config(name), argument if colon else None
+
+
 def read_config(path: str | Path, argument: str | None = None) -> ConfigDict:
-    """Run `get_config` of a configuration, with an argument where one is given."""
-    module = _module(path)
-    return module.get_config() if argument is None else module.get_config(argument)
+    """Run `get_config` of a configuration, with an argument where one is given.
+
+    Raises:
+      ValueError: where the file cannot be run or gives no configuration; the message says where.
+    """
+    path = find_config(path)
+    return call_get_config(run_config_file(path), path, *(() if argument is None else (argument,)))
 
 
 def read_variants(path: str | Path, chosen: list[str] | None = None) -> tuple[str, ...]:
@@ -266,15 +285,15 @@ def read_variants(path: str | Path, chosen: list[str] | None = None) -> tuple[st
 
 
 def variants_of(path: str | Path) -> tuple[str, ...]:
-    """Return the arguments that a configuration has a study for; none where it takes none."""
-    return tuple(getattr(_module(path), "VARIANTS", ()))
+    """Return the arguments that a configuration has a study for; none where it takes none.
 
-
-def _module(name_or_path: str | Path) -> ModuleType:
-    path = find_config(name_or_path)
-    spec = importlib.util.spec_from_file_location("jaxedit_config", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is not a configuration: expected a Python file with get_config()")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    Raises:
+      ValueError: where its VARIANTS are no tuple of texts.
+    """
+    path = find_config(path)
+    names = getattr(run_config_file(path), "VARIANTS", ())
+    is_list = isinstance(names, tuple | list | Mapping)
+    if not is_list or not all(isinstance(each, str) for each in names):
+        shown = repr(names)[:80]
+        raise ValueError(f"{path} has VARIANTS={shown}; expected a tuple of texts")
+    return tuple(names)

@@ -29,12 +29,13 @@ from jaxedit.study.run_file import installed_versions, read_run_file
 from jaxedit.study.screening import Screening, check_screening, screen_steps
 from jaxedit.study.validation import (
     check_config,
-    check_dense_journal,
+    check_editor,
     digest,
     digest_edits,
     digest_requests,
     facts_of_edits,
     shard_steps,
+    with_local_paths,
 )
 
 
@@ -114,8 +115,7 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     Raises:
       ValueError: on a configuration, model, facts or texts that cannot be used.
     """
-    values = plain_config(config)
-    check_config(values)
+    values = check_config(with_local_paths(plain_config(config)))
     guard = Guard(**values["guard"])
     check_screening(values["screening"], guard)
     inputs = _read_inputs(values)
@@ -125,7 +125,7 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     templates = None if workdir is None else saved_templates(workdir, values["editor"]["method"])
     own_templates = {"context_templates": templates} if templates else {}
     editor = editor_from(values["editor"], **own_templates)
-    check_dense_journal(values, editor)
+    check_editor(values, editor)
     model = load_start(values, mesh=values["mesh"])
     values["editor"] = with_published_layers(values["editor"], model)
     slots = editor.slots(model)

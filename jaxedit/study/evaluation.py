@@ -85,6 +85,8 @@ def perplexity_record(edited: Perplexity, base: Perplexity) -> PerplexityRecord:
         delta_nll_nats=difference,
         delta_nll_stderr_nats=stderr,
         n_non_finite=edited.n_non_finite,
+        log_mean_nats=edited.log_mean_nats,
+        log_pooled_nats=edited.log_pooled_nats,
     )
 
 
@@ -93,7 +95,11 @@ def baseline_record(context: StudyContext, base: Perplexity) -> StepRecord:
     prompts = context.evaluation.prompts
     said = continuations(context.unedited, prompts, PROMPT_TOKENS) if prompts else None
     perplexity = BaselinePerplexity(
-        mean=base.mean, pooled=base.pooled, n_non_finite=base.n_non_finite
+        mean=base.mean,
+        pooled=base.pooled,
+        n_non_finite=base.n_non_finite,
+        log_mean_nats=base.log_mean_nats,
+        log_pooled_nats=base.log_pooled_nats,
     )
     return StepRecord(
         kind="baseline",

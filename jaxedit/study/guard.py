@@ -1,6 +1,7 @@
 """The guard: does the model still work after this edit, and what to do where it does not."""
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -43,10 +44,10 @@ class Guard:
             raise ValueError("guard.action='record' is called 'keep' now")
         if self.action not in ACTIONS:
             raise ValueError(f"guard.action={self.action!r}: expected one of {', '.join(ACTIONS)}")
-        if not self.max_ppl_ratio > 1:
+        if not 1 < self.max_ppl_ratio < math.inf:
             raise ValueError(f"guard.max_ppl_ratio={self.max_ppl_ratio}: expected a number over 1")
         limit = self.max_relative_perturbation
-        if limit is not None and not limit > 0:
+        if limit is not None and not 0 < limit < math.inf:
             raise ValueError(f"guard.max_relative_perturbation={limit}: expected a positive number")
 
     def needs_perplexity(self, relative_perturbation: float) -> bool:

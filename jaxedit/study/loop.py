@@ -16,6 +16,7 @@ from jaxedit.compilation_cache import forget_programs_if_many
 from jaxedit.distributed import check_first_has, own_workdir
 from jaxedit.edits.edit import edit_to_arrays
 from jaxedit.metrics.facts import average_facts, evaluate_facts
+from jaxedit.metrics.finite import check_baseline
 from jaxedit.metrics.perplexity import perplexity
 from jaxedit.metrics.retention import evaluate_retention
 from jaxedit.study.chain import CHANGING
@@ -76,12 +77,13 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
     # The state after these steps; before the first one, the unedited model's perplexity.
     state = StudyState(context.unedited, context.initial_state)
     if journal.steps:
-        base = read_baseline(journal.steps[0])
+        base = check_baseline(context.unedited, read_baseline(journal.steps[0]), context.texts)
         if not context.single:
             model, editor_state = state
             state = replay(model, journal.steps[1:], editor_state, context.editor.restore)
     else:
-        base = perplexity(context.unedited, context.texts)
+        score = perplexity(context.unedited, context.texts)
+        base = check_baseline(context.unedited, score, context.texts)
         record = baseline_record(context, base)
         journal.append(record, {"nll_nats": base.nll_nats, "n_tokens": base.n_tokens}, {})
         on_step(record, total)

@@ -9,7 +9,7 @@ import functools
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from jaxedit.edits.request import Request
 from jaxedit.files import shorten_json
@@ -28,6 +28,9 @@ class BaselinePerplexity(TypedDict):
     mean: float  # the paper's: the arithmetic mean over texts
     pooled: float  # exp of the loss a token, over all texts
     n_non_finite: int  # texts whose loss is not finite
+    # The logarithms of both, finite where they overflow; lines of schema 2 may lack them.
+    log_mean_nats: NotRequired[float]
+    log_pooled_nats: NotRequired[float]
 
 
 class PerplexityRecord(BaselinePerplexity):

@@ -137,7 +137,7 @@ def screen_steps(
     predicted = {step: each.predicted for step, each in enumerate(predictions, 1)}
     if action == "log" or limit is None:
         return Screening(predicted, frozenset(), None)
-    hard = frozenset(step for step, value in predicted.items() if value > limit)
+    hard = frozenset(step for step, value in predicted.items() if not value <= limit)
     hyper = {**values["editor"], "method": "c-rome"}
     hyper.pop("key_variant", None)
     return Screening(predicted, hard, editor_from(hyper) if action == "c-rome" else None)
@@ -147,7 +147,7 @@ def hard_and_normal(
     predictions: list[DamagePrediction], limit: float
 ) -> tuple[list[DamagePrediction], list[DamagePrediction]]:
     """Split off the hard cases, worst first, and as many normal ones in the order given."""
-    hard = [each for each in predictions if each.predicted > limit]
+    hard = [each for each in predictions if not each.predicted <= limit]  # NaN is hard
     normal = [each for each in predictions if each.predicted <= limit]
     hard.sort(key=lambda each: -each.predicted)
     return hard, normal[: len(hard)]

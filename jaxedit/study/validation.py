@@ -6,21 +6,68 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxedit.editors import Editor
 from jaxedit.edits.edit import Edit, edit_to_arrays
 from jaxedit.edits.request import Request, with_leading_space
+from jaxedit.files import local_path
 from jaxedit.rounding import read_whole_number
+from jaxedit.study.config import KINDS, default_config
 
 MODES = ("sequential", "single")
+PATH_KEYS = (
+    "facts",
+    "texts",
+    "stats",
+    "start.run",
+    "start.edit",
+    "eval.reference_texts",
+    "editor.target_cache",
+)
 
 
-def check_config(values: Mapping[str, Any]) -> None:
-    """Check a configuration's numbers and names.
+def check_types(values: Mapping[str, Any]) -> None:
+    """Check that every value of a configuration is of the kind that its key has.
+
+    Raises:
+      ValueError: where one is not; the message names the key.
+    """
+    known: Any = default_config()
+    groups = [("", known)] + [(f"{name}.", known[name]) for name in ("start", "eval", "guard")]
+    for prefix, group in groups:
+        given = values[prefix[:-1]] if prefix else values
+        for key in group:
+            kind, value = group.get_type(key), given[key]
+            if kind is ConfigDict or (value is None and group[key] is None):
+                continue
+            limit = f"{prefix}{key}" == "guard.max_relative_perturbation" and value is None
+            accepted = {int: int, float: (int, float), tuple: (tuple, list)}.get(kind, kind)
+            is_of_kind = isinstance(value, accepted) and not isinstance(value, bool)
+            if not limit and not is_of_kind:
+                expected = KINDS.get(kind, "a text")
+                raise ValueError(f"{prefix}{key}={value!r}: expected {expected}")
+
+
+def with_local_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration whose paths have the user's home for a leading ~."""
+
+    def expanded(name: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: expanded(f"{name}.{key}", inner) for key, inner in value.items()}
+        is_path = name in PATH_KEYS and isinstance(value, str) and value.startswith("~")
+        return str(local_path(value)) if is_path else value
+
+    return {key: expanded(key, value) for key, value in values.items()}
+
+
+def check_config(values: dict[str, Any]) -> dict[str, Any]:
+    """Check a configuration's numbers and names; return it.
 
     Raises:
       ValueError: on a value that no study can have; the message names the key.
     """
+    check_types(values)
     # Numbers.
     evaluation = values["eval"]
     if values["mode"] not in MODES:
@@ -51,14 +98,22 @@ def check_config(values: Mapping[str, Any]) -> None:
             f"shard={values['shard']!r}: only single edits, none of which ends the study, can be "
             "made in shards"
         )
+    return values
 
 
-def check_dense_journal(values: Mapping[str, Any], editor: Editor) -> None:
-    """Check that only sequences of dense edits are journalled every k edits.
+def check_editor(values: Mapping[str, Any], editor: Editor) -> None:
+    """Check that a configuration's edits can be made by its method, and journalled as it asks for.
 
     Raises:
-      ValueError: where single or low-rank edits are.
+      ValueError: where the method writes fewer facts at a time, or where single or low-rank edits
+        are journalled every k edits.
     """
+    n_facts = values["facts_per_edit"]
+    if editor.max_requests is not None and n_facts > editor.max_requests:
+        raise ValueError(
+            f"facts_per_edit={n_facts}: {editor.name} writes one fact in an edit; give 1, or "
+            "editor.method=memit, which writes many"
+        )
     every = values["journal_dense_every"]
     if every > 1 and (values["mode"] == "single" or not editor.dense):
         raise ValueError(

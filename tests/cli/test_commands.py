@@ -129,7 +129,10 @@ def test_help_and_version(run):
         ),
         (["study", "--set=part=1/2"], ["the configuration's key 'part' is called 'shard' now"]),
         (["study", "--config.part=1/2"], ["key 'part' is called 'shard' now"]),
-        (["study", "--config=lap"], ["Failed loading config file", "[Relative path]: lap "]),
+        (
+            ["study", "--config=lap"],
+            ["lap is not a configuration: expected a Python file with get_config()", "laptop"],
+        ),
         (
             [*EDIT, "--prompt=Bob lives in"],
             ["'Bob lives in' has 0 places {} for the subject, expected exactly one"],

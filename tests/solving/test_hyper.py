@@ -83,7 +83,7 @@ def test_target_settings_are_all_that_the_optimisation_reads(hyper):
         (TargetHyper(v_num_grad_steps=0), "v_num_grad_steps=0"),
         (TargetHyper(v_lr=0.0), "v_lr=0.0"),
         (TargetHyper(clamp_norm_factor=-1.0), "clamp_norm_factor=-1.0"),
-        (pmet.Hyper(nll_loss_factor=0.0), "nll_loss_factor=0.0 must be positive"),
+        (pmet.Hyper(nll_loss_factor=0.0), "nll_loss_factor=0.0: expected a positive number"),
         (encore.Hyper(prob_cutoff=1), "prob_cutoff=1: expected -k"),
         (encore.Hyper(prob_cutoff=0), "prob_cutoff=0: expected -k"),
         (encore.Hyper(prob_cutoff_count="5"), "prob_cutoff_count=.5.: expected .all_templates."),

@@ -1,0 +1,65 @@
+"""Running the Python file of a configuration; what it raises or returns wrongly is one line.
+
+FILE, line N: KeyError: 'x'
+"""
+
+import importlib.util
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+T = TypeVar("T")
+
+
+def run_config_file(path: Path) -> ModuleType:
+    """Run a configuration's file.
+
+    Raises:
+      ValueError: where it is no Python, or raises something; the message names file and line.
+    """
+    spec = importlib.util.spec_from_file_location("jaxedit_config", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is not a configuration: expected a Python file with get_config()")
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
+    _call(path, lambda: loader.exec_module(module))
+    return module
+
+
+def call_get_config(module: ModuleType, path: Path, *arguments: str) -> ConfigDict:
+    """Call a configuration's `get_config`.
+
+    Raises:
+      ValueError: where there is none, it raises something, or returns no ConfigDict.
+    """
+    remedy = "expected a function that returns jaxedit.study.config.default_config() with changes"
+    get_config: Any = getattr(module, "get_config", None)
+    if not callable(get_config):
+        raise ValueError(f"{path} has no get_config(): {remedy}")
+    config = _call(path, lambda: get_config(*arguments))
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"get_config() of {path} returned {repr(config)[:80]}: {remedy}")
+    return config
+
+
+def _call(path: Path, work: Callable[[], T]) -> T:
+    """Do what runs the file's code; say where it failed."""
+    try:
+        return work()
+    except Exception as error:  # a configuration is a program, and may raise anything
+        line, says = _line_of(error, path), " ".join(str(error).split())
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            line, says = error.lineno, error.msg
+        where = f"{path}, line {line}" if line else str(path)
+        kind = "" if isinstance(error, ValueError) and says else type(error).__name__
+        raise ValueError(f"{where}: {': '.join(filter(None, (kind, says)))}") from error
+
+
+def _line_of(error: BaseException, path: Path) -> int | None:
+    """Return the line of the file that was being run when an error was raised; None: no line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return lines[-1] if lines else None
