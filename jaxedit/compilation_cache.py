@@ -15,6 +15,8 @@ import jaxlib
 from jaxedit.files import cache_folder
 
 MAX_BYTES = 2 * 2**30
+MAPS = Path("/proc/self/maps")  # of Linux: a line each
+MAX_MAPS = Path("/proc/sys/vm/max_map_count")
 CPU_FIELDS = ("model name", "flags", "Features")  # of /proc/cpuinfo; the last on ARM
 
 
@@ -41,3 +43,19 @@ def cpu_kind(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
             if line.split(":")[0].strip() in CPU_FIELDS:
                 about += line
     return hashlib.sha256(about.encode()).hexdigest()[:8]
+
+
+def forget_programs_if_many() -> bool:
+    """Forget all compiled programs where they take half of the memory maps that there may be.
+
+    A program on a CPU takes hundreds of maps, and where a process has no more it dies. What is
+    needed again comes back from the compilation cache. Returns whether they were forgotten.
+    """
+    if not (MAPS.is_file() and MAX_MAPS.is_file()):
+        return False
+    with MAPS.open("rb") as lines:
+        n_maps = sum(1 for _ in lines)
+    if n_maps <= int(MAX_MAPS.read_text()) // 2:
+        return False
+    jax.clear_caches()
+    return True

@@ -5,17 +5,19 @@ other process keeps a temporary one that begins as a copy, so that it resumes fr
 wherever it runs: no file system need be shared.
 """
 
+import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from jaxedit.files import exclusive_lock, parse_json, write_atomic
 from jaxedit.messages import first_line
-from jaxedit.rounding import ceil_div, is_whole_number, next_power_of_two
+from jaxedit.rounding import ceil_div, next_power_of_two, read_whole_number
 
 
 def start_processes(
@@ -56,7 +58,7 @@ def is_multiprocess() -> bool:
     n_tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     workers = os.environ.get("TPU_WORKER_HOSTNAMES", "")
     return (
-        (is_whole_number(n_tasks) and int(n_tasks) > 1)
+        (read_whole_number(n_tasks) or 1) > 1
         or "," in workers
         or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
     )
@@ -74,6 +76,40 @@ def broadcast_flag(choice: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.broadcast_one_to_all(np.array(choice)))
+
+
+@contextlib.contextmanager
+def own_workdir(folder: Path) -> Iterator[None]:
+    """Own this process's work directory; where the first process's is taken, none has its own.
+
+    Raises:
+      ValueError: where another process owns it, in all processes of the run.
+    """
+    refusal = None
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_lock(folder))
+        except ValueError as error:
+            refusal = error
+        if not broadcast_flag(refusal is None):
+            raise refusal or ValueError("the first process does not own its work directory")
+        if refusal is not None:
+            raise refusal
+        yield
+
+
+def check_first_has(number: int, what: str) -> None:
+    """Check that the first process has the same number as this one.
+
+    Args:
+      number: of this process.
+      what: differs where the numbers do, for the message.
+
+    Raises:
+      ValueError: where it has another.
+    """
+    if jax.process_count() > 1 and _broadcast_int(number) != number:
+        raise ValueError(f"{what}: run the same command again")
 
 
 def map_over_processes(items: list, work: Callable[[list], list[np.ndarray]]) -> list[np.ndarray]:
@@ -124,12 +160,12 @@ def process_workdir(folder: Path) -> Path:
     # The first process tells the others the files' names and sizes, then their content.
     listing = [[str(path.relative_to(folder)), path.stat().st_size] for path in files]
     encoded = json.dumps(listing).encode()
-    names = json.loads(_broadcast_bytes(encoded, _broadcast_int(len(encoded))))
+    content = _broadcast_bytes(encoded, _broadcast_int(len(encoded)))
+    names = parse_json(content, "the first process's list of files", list)
     for i, (name, n_bytes) in enumerate(names):
         content = _broadcast_bytes(files[i].read_bytes() if is_first else b"", n_bytes)
         if not is_first:
-            (own_folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (own_folder / name).write_bytes(content)
+            write_atomic(own_folder / name, content)
     return own_folder
 
 

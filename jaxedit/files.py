@@ -1,15 +1,11 @@
-"""Files on disk and on the web: atomic writes, locks, formats, cached downloads."""
+"""Files on disk: atomic writes, locks, formats, and where what is kept between runs lies."""
 
 import contextlib
-import hashlib
 import json
 import math
 import os
 import platform
-import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,6 @@ import filelock
 import numpy as np
 from safetensors.numpy import save
 
-DOWNLOAD_TIMEOUT_S = 60
 LOCK_FILES = (".lock", ".lock-owner")  # in a folder that a process owns while it writes
 
 
@@ -57,13 +52,19 @@ def to_safetensors(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
     return save(in_order, dict(metadata))
 
 
-def parse_json(content: str | bytes, source: object, kind: type | tuple[type, ...] = dict) -> Any:
+def parse_json(
+    content: str | bytes,
+    source: object,
+    kind: type | tuple[type, ...] = dict,
+    line: int | None = None,
+) -> Any:
     """Parse JSON that came from outside.
 
     Args:
       content: of the file.
       source: its path or address, for the message.
       kind: what the outermost value must be: dict, list, or both.
+      line: of the file, where the content is one line of it.
 
     Raises:
       ValueError: where it is not UTF-8 or not JSON, is nested too deeply, holds a number that is
@@ -75,21 +76,41 @@ def parse_json(content: str | bytes, source: object, kind: type | tuple[type, ..
         if "\\ud" in text.lower():  # an escaped surrogate: Python keeps half a pair
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{source} holds half a surrogate pair, which is no text") from error
+        place = _place(text, line)
+        raise ValueError(
+            f"{source}{place} holds half a surrogate pair, which is no text"
+        ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{source} is not UTF-8 text ({error})") from error
     except json.JSONDecodeError as error:
-        at = f"line {error.lineno}, column {error.colno}"
+        at = f"line {error.lineno + (line or 1) - 1}, column {error.colno}"
         raise ValueError(f"{source} is not JSON: {error.msg} at {at}") from error
     except RecursionError as error:
-        raise ValueError(f"{source} is no usable JSON: it is nested too deeply") from error
+        place = _place(text, line)
+        raise ValueError(f"{source}{place} is no usable JSON: it is nested too deeply") from error
     except ValueError as error:  # a whole number of thousands of digits
-        raise ValueError(f"{source} is no usable JSON: {error}") from error
+        raise ValueError(f"{source}{_place(text, line)} is no usable JSON: {error}") from error
     if not isinstance(value, kind):
         names = {dict: "an object", list: "a list", str: "a string"}
         wanted = " or ".join(names[each] for each in (kind if isinstance(kind, tuple) else (kind,)))
         raise ValueError(f"{source} must hold {wanted}; it holds {shorten_json(value)}")
     return value
+
+
+def _place(text: str, line: int | None) -> str:
+    """Say where in a file what cannot be read stands: its line, or which record of a list."""
+    if line is not None:
+        return f", line {line},"
+    decoder, i, sign = json.JSONDecoder(), 0, re.compile(r"\s*([\[,]?)\s*")
+    found = sign.match(text)
+    while found and found[1] == ("," if i else "["):
+        try:
+            value, at = decoder.raw_decode(text, found.end())
+            json.dumps(value, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            return f", record {i} (counted from 0),"
+        i, found = i + 1, sign.match(text, at)
+    return ""
 
 
 def read_json(path: Path, kind: type | tuple[type, ...] = dict) -> Any:
@@ -108,7 +129,10 @@ def read_json(path: Path, kind: type | tuple[type, ...] = dict) -> Any:
 
 def shorten_json(value: Any, n_letters: int = 80) -> str:
     """Write a value as JSON for a message, cut to so many letters."""
-    text = json.dumps(to_json(value), ensure_ascii=True, default=str)
+    try:
+        text = json.dumps(to_json(value), ensure_ascii=True, default=str)
+    except RecursionError:
+        text = "what is nested too deeply"
     return text if len(text) <= n_letters else f"{text[: n_letters - 3]}..."
 
 
@@ -162,13 +186,36 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
       ValueError: where another process owns it; the message names its host and number.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock, owner = filelock.FileLock(folder / LOCK_FILES[0]), folder / LOCK_FILES[1]
+    lock, owner = (folder / name for name in LOCK_FILES)
+    with _hold_lock(lock, owner, f"{folder} is", "folder"):
+        yield
+
+
+@contextlib.contextmanager
+def exclusive_target(path: Path) -> Iterator[None]:
+    """Own the name of a file, or of a folder that comes to be as a whole, while it is written.
+
+    The lock lies beside it, as a hidden file which stays there; else as `exclusive_lock`.
+
+    Raises:
+      ValueError: where another process writes it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, owner = (path.with_name(f".{path.name}{name}") for name in LOCK_FILES)
+    with _hold_lock(lock, owner, f"{path} is", "name"):
+        yield
+
+
+@contextlib.contextmanager
+def _hold_lock(path: Path, owner: Path, what: str, other: str) -> Iterator[None]:
+    """Hold a lock; `owner` is the file that names who does, the rest is for the message."""
+    lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         by = owner.read_text(encoding="utf-8") if owner.is_file() else "another process"
         raise ValueError(
-            f"{folder} is in use by {by}; wait for its end or stop it, or give another folder"
+            f"{what} in use by {by}; wait for its end or stop it, or give another {other}"
         ) from error
     except (OSError, NotImplementedError):  # no locks, or not writable, as the next write will say
         yield
@@ -195,35 +242,3 @@ def local_path(place: str | os.PathLike[str]) -> Path:
 def cache_folder() -> Path:
     """Return the folder of what is kept between runs: in $XDG_CACHE_HOME, or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxedit"
-
-
-def is_url(source: str) -> bool:
-    """Return whether a source is an address on the web."""
-    return source.startswith(("https://", "http://"))
-
-
-def download(address: str) -> Path:
-    """Fetch the file at an address once, into the user's cache folder, and return its path there.
-
-    Raises:
-      ValueError: where it cannot be fetched; the message says why and where a copy may be put.
-    """
-    name = Path(urllib.parse.urlsplit(address).path).name or "file"
-    digest = hashlib.sha256(address.encode()).hexdigest()[:12]
-    path = cache_folder() / "files" / f"{digest}-{name}"
-    if path.is_file():
-        return path
-    try:
-        with urllib.request.urlopen(address, timeout=DOWNLOAD_TIMEOUT_S) as response:
-            content = response.read()
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise ValueError(
-            f"{address} could not be fetched ({error}); "
-            "fetch it by other means and give the file's path"
-        ) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own for each process: several may fetch the same file at once.
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)
-    return path

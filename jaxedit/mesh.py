@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from jaxedit import axes
-from jaxedit.rounding import is_whole_number
+from jaxedit.rounding import read_whole_number
 
 
 def make_mesh(spec: str = "") -> Mesh:
@@ -56,10 +56,10 @@ def parse_mesh(spec: str, n_devices: int) -> tuple[int, int]:
     sizes = {"data": 1, "model": 1} if spec else {"data": n_devices, "model": 1}
     for part in filter(None, spec.split(",")):
         name, _, size = part.partition(":")
-        is_size = size == "-1" or (is_whole_number(size) and int(size) > 0)
+        is_size = size == "-1" or bool(read_whole_number(size))
         if name not in sizes or not is_size:
             raise ValueError(
-                f"mesh {spec!r}: {part!r} is not one of data:NUMBER, model:NUMBER; "
+                f"mesh {spec[:80]!r}: {part[:80]!r} is not one of data:NUMBER, model:NUMBER; "
                 "e.g. --mesh=data:4,model:2"
             )
         sizes[name] = int(size)

@@ -8,5 +8,7 @@ cd "$root"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/pyright
-# A file stays in one process: its tests share what they compile.
-JAX_PLATFORMS=cpu exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+# A file stays in one process: its tests share what they compile. Files in the order of
+# tests/conftest.py, the slow ones first.
+JAX_PLATFORMS=cpu exec .venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile \
+    --no-loadscope-reorder "$@"

@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from jaxedit import compilation_cache
 from jaxedit.compilation_cache import cpu_kind
 
 SCRIPT = """
@@ -64,3 +66,23 @@ def test_machines_do_not_differ_by_their_clock(tmp_path):
 def kind_of(text: str, folder) -> str:
     (folder / "cpuinfo").write_text(text)
     return cpu_kind(folder / "cpuinfo")
+
+
+@pytest.mark.parametrize(("limit", "forgotten"), [("100", True), ("1000000000", False)])
+def test_programs_are_forgotten_before_the_system_has_no_maps(
+    tmp_path, monkeypatch, limit, forgotten
+):
+    """On Linux a process dies at the limit, which a few hundred programs reach."""
+    (tmp_path / "max_map_count").write_text(limit)
+    monkeypatch.setattr(compilation_cache, "MAX_MAPS", tmp_path / "max_map_count")
+    traced = []
+
+    @jax.jit
+    def double(x):
+        traced.append(x)
+        return 2 * x
+
+    assert double(1) == 2
+    assert compilation_cache.forget_programs_if_many() == forgotten
+    assert double(1) == 2
+    assert len(traced) == (2 if forgotten else 1)

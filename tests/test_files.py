@@ -8,7 +8,8 @@ import os
 import numpy as np
 import pytest
 
-from jaxedit.files import flatten_keys, is_url, partial_path, to_json, write_atomic
+from jaxedit.downloads import is_url
+from jaxedit.files import flatten_keys, partial_path, to_json, write_atomic
 
 
 def test_numbers_that_are_not_finite_become_strings_that_float_reads():

@@ -7,6 +7,7 @@ is what the damage depends on), so that levels are covered evenly and not as cha
 
 import itertools
 import json
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +17,14 @@ import numpy as np
 
 from jaxedit.datasets import read_texts
 from jaxedit.edits.apply import apply
-from jaxedit.edits.edit import Edit, read_edit, scale_edit
-from jaxedit.files import to_json, write_atomic
+from jaxedit.edits.edit import Edit, scale_edit
+from jaxedit.files import read_json, to_json, write_atomic
 from jaxedit.metrics.downstream import evaluate_tasks
 from jaxedit.metrics.finite import check_baseline
 from jaxedit.metrics.perplexity import perplexity, prepare
 from jaxedit.models.model import Model
 from jaxedit.models.score import PrefilledTexts
+from jaxedit.study.chain import is_sealed, seal
 from jaxedit.study.journal import Step, read_journal
 from jaxedit.study.replay import edited_model
 
@@ -90,15 +92,15 @@ def measure_surrogate(
                 edited, scaled = model, Scaled(0, 0.0, score.mean, score.pooled)
             else:
                 step = chosen[level]
-                edit = read_edit(step.arrays)
+                edit = step.read_edit()
                 scaled = scale_to_perplexity(model, edit, level, texts, step.record.step)
                 edited = apply(model, scale_edit(edit, scaled.factor))
             numbers = evaluate_tasks(edited, tasks, limit=limit, task_path=task_path)
             # It is on disk before the next model is evaluated.
             row = {"level": level, **scaled._asdict(), "tasks": numbers}
             done = [*done, row]
-            content = json.dumps(to_json({"asked": asked, "models": done}), indent=1) + "\n"
-            write_atomic(path, content.encode())
+            content = json.dumps(seal({"asked": asked, "models": done}), indent=1) + "\n"
+            write_atomic(path, content)
         rows.append(row)
         on_model(row)
     return rows
@@ -112,13 +114,28 @@ def _read(path: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found["asked"] != to_json(asked):
-        raise ValueError(
-            f"{path} is of other tasks, items or texts ({found['asked']}); remove it to begin anew"
+    try:
+        found = read_json(path)
+        if not is_sealed(found) and "digest" in found:
+            raise ValueError(f"{path} was changed since it was written")
+        models = [_typed_row(row) for row in found["models"]]
+    except (ValueError, KeyError, TypeError) as error:
+        logging.getLogger("jaxedit").warning(
+            "%s cannot be read, so it is made anew: %s", path, error
         )
-    numbers = ("perplexity", "pooled")  # "inf" in the file where one is not finite
-    return [{**row, **{name: float(row[name]) for name in numbers}} for row in found["models"]]
+        return []
+    if found.get("asked") != to_json(asked):
+        raise ValueError(
+            f"{path} is of other tasks, items or texts ({found.get('asked')}); remove it to begin "
+            "anew"
+        )
+    return models
+
+
+def _typed_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's row out of JSON, where numbers that are not finite are texts."""
+    named = {"level": row["level"], "tasks": dict(row["tasks"])}
+    return {**row, **named, **{name: float(row[name]) for name in FORMS}}
 
 
 def levels_over(unedited: float, asked: tuple[float, ...] | None) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from jax.errors import JaxRuntimeError
 from jaxedit.cli._parsers import ConfigParser, PathParser, parse_steps
 from jaxedit.distributed import is_first_process, is_multiprocess, start_processes
 from jaxedit.messages import escape_controls, first_line
-from jaxedit.rounding import is_whole_number
+from jaxedit.rounding import read_whole_number
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -255,12 +255,13 @@ def whole_numbers(flag: str) -> list[int]:
       ValueError: on anything else.
     """
     given = FLAGS[flag].value or []
-    if not given or not all(is_whole_number(text.strip()) for text in given):
+    numbers = [read_whole_number(text.strip()) for text in given]
+    if not given or None in numbers:
         raise ValueError(
-            f"--{flag}={','.join(given)}: expected numbers with commas between them, e.g. "
+            f"--{flag}={','.join(given)[:80]}: expected numbers with commas between them, e.g. "
             f"--{flag}=3,4,5"
         )
-    return [int(text) for text in given]
+    return [number for number in numbers if number is not None]
 
 
 def step_numbers(flag: str) -> list[int]:
@@ -271,7 +272,7 @@ def step_numbers(flag: str) -> list[int]:
     """
     given = FLAGS[flag].value or []
     example = f"with commas between, e.g. --{flag}=1,3,7-9"
-    return parse_steps(given, f"--{flag}={','.join(given)}", example)
+    return parse_steps(given, f"--{flag}={','.join(given)[:80]}", example)
 
 
 def json_flag() -> None:

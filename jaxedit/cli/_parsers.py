@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from jaxedit.files import local_path
-from jaxedit.rounding import is_whole_number
+from jaxedit.rounding import read_whole_number
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
-
-MOST_STEPS = 1_000_000  # in one range of steps
 
 
 class PathParser(flags.ArgumentParser):
@@ -41,7 +39,7 @@ class ConfigParser(flags.ArgumentParser):
 
 
 def parse_steps(texts: Sequence[str], given: str, example: str) -> list[int]:
-    """Read numbers of steps, in which "7-9" stands for 7, 8 and 9.
+    """Read numbers of steps up to a million, in which "7-9" stands for 7, 8 and 9.
 
     Args:
       texts: a number or range each.
@@ -54,8 +52,9 @@ def parse_steps(texts: Sequence[str], given: str, example: str) -> list[int]:
     numbers: list[int] = []
     for text in texts:
         first, dash, last = text.strip().partition("-")
-        is_range = is_whole_number(first) and (is_whole_number(last) if dash else not last)
-        if not is_range or not 0 <= int(last or first) - int(first) < MOST_STEPS:
+        start = read_whole_number(first, 10**6)
+        end = read_whole_number(last, 10**6) if dash else start
+        if start is None or end is None or start > end:
             raise ValueError(f"{given}: expected numbers of steps and ranges of them {example}")
-        numbers += range(int(first), int(last or first) + 1)
+        numbers += range(start, end + 1)
     return numbers

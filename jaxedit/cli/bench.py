@@ -5,7 +5,6 @@ jaxedit bench --texts=ME-PPL_50.json --facts=counterfact.json --n_requests=1000 
 jaxedit bench --growth=growth.png    an edit after 1 to 1000 others, more and more texts
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from jaxedit.cli._flags import (
     path_flag,
 )
 from jaxedit.cli._output import print_json
+from jaxedit.files import read_json
 
 if TYPE_CHECKING:
     from jaxedit.bench import BenchConfig, Phase
@@ -81,10 +81,8 @@ def config_of_flags() -> "BenchConfig":
 
     templates = None
     if FLAGS.templates:
-        templates = json.loads(Path(FLAGS.templates).read_text(encoding="utf-8"))
-        if not isinstance(templates, list) or not all(
-            isinstance(template, str) for template in templates
-        ):
+        templates = read_json(Path(FLAGS.templates), list)
+        if not all(isinstance(template, str) for template in templates):
             raise ValueError(
                 f"--templates={FLAGS.templates}: expected a JSON list of texts with one {{}} each"
             )

@@ -37,7 +37,7 @@ def define_flags() -> None:
 
 def main() -> None:
     """Run the studies and show the comparison."""
-    from jaxedit.distributed import process_workdir
+    from jaxedit.distributed import own_workdir, process_workdir
     from jaxedit.reports.comparison import comparison_header, comparison_row, write_comparison
     from jaxedit.reports.curves import read_curves
     from jaxedit.reports.studies import read_studies
@@ -50,17 +50,16 @@ def main() -> None:
     variants = read_variants(path, FLAGS.variants)
     folder = process_workdir(Path(FLAGS.workdir or f"runs/{path.stem}"))
 
-    # A study a variant; those that are finished add nothing.
-    for name in variants:
-        config = read_config(path, name)
-        apply_set(config)
-        with StepBar(single=config.mode == "single") as bar:
-            run_study(config, folder / name, bar.show_step)
-
-    # What they say beside each other.
-    studies = read_studies(folder, variants)
-    title, curves = f"{path.stem}: {', '.join(variants)}", read_curves(FLAGS.reference)
-    written = write_comparison(folder, title, studies, curves)
+    # A study a variant; those that are finished add nothing. What they say beside each other.
+    with own_workdir(folder):
+        for name in variants:
+            config = read_config(path, name)
+            apply_set(config)
+            with StepBar(single=config.mode == "single") as bar:
+                run_study(config, folder / name, bar.show_step)
+        studies = read_studies(folder, variants)
+        title, curves = f"{path.stem}: {', '.join(variants)}", read_curves(FLAGS.reference)
+        written = write_comparison(folder, title, studies, curves)
     header = comparison_header(studies)
     rows = [comparison_row(study, studies) for study in studies]
     if FLAGS.json:

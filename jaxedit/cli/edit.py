@@ -58,11 +58,11 @@ def main() -> None:
     """Edit, measure, print."""
     from jaxedit.datasets import read_texts
     from jaxedit.edits.apply import apply
-    from jaxedit.edits.request import Request
+    from jaxedit.edits.request import Request, with_leading_space
     from jaxedit.metrics.facts import evaluate_facts
     from jaxedit.metrics.finite import check_baseline
     from jaxedit.metrics.perplexity import perplexity
-    from jaxedit.models.generate import generate
+    from jaxedit.models.generate import continue_texts
     from jaxedit.stats.second_moments import Stats
     from jaxedit.study.config import editor_from
 
@@ -75,6 +75,7 @@ def main() -> None:
     texts = read_texts(FLAGS.texts)
     model = load_model()
     config = read_editor_config(model)
+    (request,) = with_leading_space([request], config.get("leading_space"))
     editor = editor_from(config)
     stats = Stats.load(Path(FLAGS.stats)) if FLAGS.stats else None
 
@@ -95,12 +96,12 @@ def main() -> None:
     facts = []
     for when, version, score in zip(("unedited", "edited"), (model, edited), scores, strict=True):
         facts += evaluate_facts(version, [request])
-        (text,) = generate(version, [request.prompt_text], max_new_tokens=12)
+        (said,) = continue_texts(version, [request.prompt_text], max_new_tokens=12)
         result[when] = {
             "perplexity": score.mean,
             "pooled": score.pooled,
             **facts[-1],
-            "continuation": text.removeprefix(request.prompt_text),
+            "continuation": said,
         }
 
     # What is left of it: a file, and the numbers.
@@ -140,6 +141,7 @@ def save(
         subject=request.subject,
         target_new=request.target_new,
         target_true=request.target_true,
+        leading_space=request.leading_space,
         n_requests=1,
         kept=True,
         perplexity=perplexity_record(scores[1], scores[0]),

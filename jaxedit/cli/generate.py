@@ -41,7 +41,7 @@ def define_flags() -> None:
 
 def main() -> None:
     """Generate."""
-    from jaxedit.models.generate import continue_tokens, stream
+    from jaxedit.models.generate import continue_texts, stream
 
     if not FLAGS.prompt:
         raise ValueError(
@@ -63,10 +63,9 @@ def main() -> None:
                 print(escape_controls(piece), end="", flush=True)
         print()
         return
-    new_lists = continue_tokens(model, token_lists, **asked)
+    said = continue_texts(model, token_lists, **asked)
     texts = [
-        shown_prompt(model, tokens) + continuation(model, tokens, new)
-        for tokens, new in zip(token_lists, new_lists, strict=True)
+        shown_prompt(model, tokens) + new for tokens, new in zip(token_lists, said, strict=True)
     ]
     if FLAGS.json:
         n_edits = len(model.metadata.history)
@@ -85,10 +84,4 @@ def prompt_tokens(model: "Model", prompt: str) -> list[int]:
 
 def shown_prompt(model: "Model", tokens: list[int]) -> str:
     """Return what stands before a continuation: the prompt; nothing in a chat."""
-    return "" if FLAGS.chat else model.tokenizer.decode(tokens)
-
-
-def continuation(model: "Model", tokens: list[int], new: list[int]) -> str:
-    """Return the text of new tokens behind those of a prompt."""
-    prompt = model.tokenizer.decode(tokens)
-    return model.tokenizer.decode(tokens + new).removeprefix(prompt)
+    return "" if FLAGS.chat else model.tokenizer.decode(tokens, skip_special=True)

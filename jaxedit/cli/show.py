@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxedit.cli._flags import FLAGS, json_flag
 from jaxedit.cli._output import print_json, show_study, show_table
-from jaxedit.rounding import is_whole_number
+from jaxedit.rounding import read_whole_number
 
 ARGUMENTS = ("RUN", "[STEP]")
 
@@ -27,9 +27,10 @@ def main(run: str, step: str | None = None) -> None:
     if step is None:
         show_study(Path(run), FLAGS.json)
         return
-    if not is_whole_number(step):
-        raise ValueError(f"STEP {step}: expected the number of an edit, e.g. 3")
-    details = edit_details(read_journal(Path(run)), int(step))
+    number = read_whole_number(step)
+    if number is None:
+        raise ValueError(f"STEP {step[:80]}: expected the number of an edit, e.g. 3")
+    details = edit_details(read_journal(Path(run)), number)
     if FLAGS.json:
         print_json({"workdir": run, **details})
         return

@@ -21,6 +21,7 @@ names its files after the number of texts read: the other repositories take them
 `mom2_n_samples`.
 """
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from absl import flags
 from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags, path_flag, whole_numbers
 from jaxedit.cli._output import print_json, show_table
 from jaxedit.distributed import is_first_process
+from jaxedit.files import exclusive_target
 
 if TYPE_CHECKING:
     from jaxedit.models.model import Model
@@ -80,8 +82,6 @@ def main() -> None:
     """Gather, write, print."""
     from jaxedit.datasets import HUB_PREFIX, read_corpus
     from jaxedit.editors import published_hyper
-    from jaxedit.edits.edit import EDITED_WEIGHT
-    from jaxedit.stats.npz import write_npz
 
     # The texts, the model, and how many tokens are read.
     layers = whole_numbers("layers") if FLAGS.layers is not None else None
@@ -98,8 +98,31 @@ def main() -> None:
     wanted = FLAGS.max_tokens
     wanted = TOKENS_PER_WIDTH * model.config.F if wanted is None else wanted
 
-    # The second moments, and the files they are written to.
+    # The second moments and the files they are written to, by one process at a time.
     out = Path(FLAGS.out)
+    with exclusive_target(out) if is_first_process() else contextlib.nullcontext():
+        result = collect_and_write(model, texts, layers, wanted, out)
+    if FLAGS.json:
+        print_json(result)
+    else:
+        show(result)
+
+
+def collect_and_write(
+    model: "Model", texts: list[str], layers: list[int], wanted: int, out: Path
+) -> dict[str, Any]:
+    """Collect second moments and write them; return what is printed.
+
+    Args:
+      model: whose keys.
+      texts: the corpus.
+      layers: whose MLP.
+      wanted: how many tokens; 0: all.
+      out: the file; --npz names a folder for the other form.
+    """
+    from jaxedit.edits.edit import EDITED_WEIGHT
+    from jaxedit.stats.npz import write_npz
+
     stats = collect_with_progress(model, texts, layers, wanted, out.with_suffix(".part"))
     if is_first_process():
         stats.save(out)
@@ -118,10 +141,7 @@ def main() -> None:
         part = out.with_suffix(".check.part")
         n_tokens = CHECK_TIMES * wanted
         result["check"] = compare_with_larger_sample(model, texts, stats, n_tokens, part)
-    if FLAGS.json:
-        print_json(result)
-    else:
-        show(result)
+    return result
 
 
 def compare_with_larger_sample(

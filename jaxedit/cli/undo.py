@@ -32,7 +32,7 @@ def main(run: str, *steps: str) -> None:
     # The undo, and which later edits rest on what is undone.
     folder = Path(run)
     example = "with spaces between, e.g. 3 7-9"
-    undone = undo_steps(folder, parse_steps(steps, " ".join(steps), example))
+    undone = undo_steps(folder, parse_steps(steps, " ".join(steps)[:80], example))
     for each in undone:
         if each.later_steps:
             logging.getLogger("jaxedit").warning(

@@ -2,22 +2,22 @@
 
 import importlib
 import importlib.resources
-import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
+from jaxedit.datasets._fields import is_missing, read_fields
 from jaxedit.datasets._sources import HUB_PREFIX, hub_rows
+from jaxedit.downloads import download, is_url
 from jaxedit.edits.request import Request
-from jaxedit.files import download, is_url
+from jaxedit.files import parse_json, shorten_json
 
 BUILTIN = "builtin"  # the facts and texts that come with the package, in demo/
 
 # What errors say is expected.
 RECORD_FILES = "a .json file with a list of records or a .jsonl file with one a line"
 TEXT_FILES = "a .json list of texts, a .jsonl file or a .txt file with one a line"
-TYPE_NAMES = {str: "a string", list: "a list", dict: "an object", str | list: "a string or a list"}
 
 
 class Requests(NamedTuple):
@@ -59,8 +59,7 @@ def read_requests(source: str) -> Requests:
     if source.startswith(HUB_PREFIX):
         records = list(hub_rows(source.removeprefix(HUB_PREFIX), expected=RECORD_FILES))
     else:
-        content = _read_source(source, "facts.json", RECORD_FILES)
-        records = _parse_records(source, content, RECORD_FILES)
+        records = _read_source(source, "facts.json", RECORD_FILES, _parse_records)
     if not records:
         raise ValueError(f"{source} is empty; expected at least one record")
     form = _recognise_form(source, records[0])
@@ -86,13 +85,8 @@ def read_texts(source: str) -> list[str]:
       ValueError: on a file that is missing, is not JSON (unless .txt), or holds no texts. The
         message names the file and where.
     """
-    content = _read_source(source, "texts.json", TEXT_FILES)
-    if _suffix(source) == ".txt":
-        texts = [line for line in content.split("\n") if line.strip()]
-        if not texts:
-            raise ValueError(f"{source} holds no texts; expected one a line")
-        return texts
-    records = _parse_records(source, content, TEXT_FILES)
+    parse = _parse_lines if _suffix(source) == ".txt" else _parse_records
+    records = _read_source(source, "texts.json", TEXT_FILES, parse)
     return [_text_of(source, i, record) for i, record in enumerate(records)]
 
 
@@ -126,61 +120,86 @@ def read_corpus(source: str, n_texts: int | None = None) -> list[str]:
 def _requests_of(source: str, form: str, records: list[Any]) -> list[Request | None]:
     """Check records one by one and return their requests, None for one that cannot be used."""
     module, found = form_module(form), []
+    is_together = hasattr(module, "requests")  # its records say only together what to write
     for i, record in enumerate(records):
         try:
-            _check_fields(record, module.FIELDS, "the record")
-            if not hasattr(module, "requests"):
-                found.append(module.request(record))
+            read = read_fields(record, module.FIELDS, "the record")
+            found.append(read if is_together else module.request(read))
         except ValueError as error:
             raise ValueError(
                 f"{source}, record {i} (counted from 0, read as the form {form}): {error}"
             ) from error
-    if not hasattr(module, "requests"):
+    if not is_together:
         return found
-    # A form whose records say only together what to write.
     try:
-        return module.requests(records)
+        return module.requests(found)
     except ValueError as error:
         raise ValueError(f"{source} (read as the form {form}): {error}") from error
 
 
 def _text_of(source: str, i: int, record: Any) -> str:
-    text = record.get("Text", record.get("text")) if isinstance(record, dict) else record
+    text = record
+    if isinstance(record, dict):
+        text = record.get("text") if is_missing(record.get("Text")) else record["Text"]
     if not isinstance(text, str):
         raise ValueError(
             f"{source}, record {i} (counted from 0): expected a string, or an object with a string "
-            f'under "Text" or "text"; got {_shorten(record)}'
+            f'under "Text" or "text"; got {shorten_json(record)}'
         )
     return text
 
 
-def _read_source(source: str, builtin_file: str, expected: str) -> str:
-    """Read a file, one that was downloaded, or the built-in one."""
+def _read_source(
+    source: str, builtin_file: str, expected: str, parse: Callable[[str, str, str], list[Any]]
+) -> list[Any]:
+    """Read the records of a file, one that was downloaded, or the built-in one.
+
+    Args:
+      source: path, address or "builtin".
+      builtin_file: its name.
+      expected: for the message.
+      parse: (source, content, expected) -> records.
+    """
     if source == BUILTIN:
         folder = importlib.resources.files("jaxedit.datasets").joinpath("demo")
-        return folder.joinpath(builtin_file).read_text(encoding="utf-8")
-    path = download(source) if is_url(source) else Path(source)
-    if not path.is_file():
+        content = folder.joinpath(builtin_file).read_text(encoding="utf-8")
+        return parse(source, content, expected)
+
+    def read(path: Path) -> list[Any]:
+        try:
+            content = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{source} is not UTF-8 text ({error}); expected {expected}"
+            ) from error
+        return parse(source, content, expected)
+
+    if is_url(source):
+        return download(source, read)
+    if not Path(source).is_file():
         raise ValueError(
             f"there is no file {source}; expected {BUILTIN!r}, or the path or address of {expected}"
         )
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source} is not UTF-8 text ({error}); expected {expected}") from error
+    return read(Path(source))
+
+
+def _parse_lines(source: str, content: str, expected: str) -> list[Any]:
+    """Parse one text a line, at least one."""
+    texts = [line for line in content.split("\n") if line.strip()]
+    if not texts:
+        raise ValueError(f"{source} holds no texts; expected one a line")
+    return texts
 
 
 def _parse_records(source: str, content: str, expected: str) -> list[Any]:
     """Parse a JSON list or JSON lines into records, at least one."""
     if _suffix(source) == ".jsonl":
         lines = enumerate(content.split("\n"), start=1)
-        records = [
-            _parse_json(source, line, number, expected) for number, line in lines if line.strip()
-        ]
+        records = [_parse(source, line, number, expected) for number, line in lines if line.strip()]
     else:
-        records = _parse_json(source, content, 1, expected)
+        records = _parse(source, content, None, expected)
     if not isinstance(records, list):
-        raise ValueError(f"{source} holds {_shorten(records)}; expected {expected}")
+        raise ValueError(f"{source} holds {shorten_json(records)}; expected {expected}")
     if not records:
         raise ValueError(f"{source} is empty; expected at least one record")
     return records
@@ -188,18 +207,15 @@ def _parse_records(source: str, content: str, expected: str) -> list[Any]:
 
 def _suffix(source: str) -> str:
     """Return what a source's name ends in, without an address's query."""
-    return Path(urlsplit(source).path if is_url(source) else source).suffix.lower()
+    path = source.partition("#")[0].partition("?")[0] if is_url(source) else source
+    return Path(path).suffix.lower()
 
 
-def _parse_json(source: str, content: str, first_line: int, expected: str) -> Any:
+def _parse(source: str, content: str, line: int | None, expected: str) -> Any:
     try:
-        return json.loads(content)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise ValueError(
-            f"{source} is not JSON: {error.msg} at line {line}, column {error.colno}; expected "
-            f"{expected}"
-        ) from error
+        return parse_json(content, source, object, line)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected {expected}") from error
 
 
 def _recognise_form(source: str, record: Any) -> str:
@@ -211,33 +227,8 @@ def _recognise_form(source: str, record: Any) -> str:
         if keys_of[name] <= keys:
             return name
     forms = "; ".join(f"{name} ({', '.join(sorted(keys_of[name]))})" for name in known)
-    found = f"has the keys {', '.join(sorted(keys))}" if keys else f"is {_shorten(record)}"
+    found = f"has the keys {', '.join(sorted(keys))}" if keys else f"is {shorten_json(record)}"
     raise ValueError(
         f"{source}: the first record {found}, which is no form known here. The forms and their "
         f"keys: {forms}"
     )
-
-
-def _check_fields(value: Any, expected: Any, what: str) -> None:
-    """Raise a ValueError where a value is not what `FIELDS` says."""
-    kind = type(expected) if isinstance(expected, dict | list) else expected
-    if not isinstance(value, kind):
-        name = TYPE_NAMES.get(kind, "a number or a string")
-        raise ValueError(f"{what} must be {name}, got {_shorten(value)}")
-    if isinstance(expected, list):
-        for i, item in enumerate(value):
-            _check_fields(item, expected[0], f"{what}[{i}]")
-    if isinstance(expected, dict):
-        for key, inner in expected.items():
-            name = key.removesuffix("?")
-            if key != name and value.get(name) is None:
-                continue
-            if name not in value:
-                has = ", ".join(map(str, value)) or "no keys"
-                raise ValueError(f"{what} has no {name!r}; it has {has}")
-            path = name if what == "the record" else f"{what}.{name}"
-            _check_fields(value[name], inner, path)
-
-
-def _shorten(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str)[:80]

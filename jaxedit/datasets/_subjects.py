@@ -1,14 +1,15 @@
 """The subject in a prompt that is written out."""
 
-from jaxedit.edits.request import to_template
+from jaxedit.edits.subjects import find_subject, to_template
 
 
 def template_of(full_prompt: str, subject: str) -> str | None:
-    """Return the prompt with `{}` for its subject; None where the subject does not occur in it.
+    """Return the prompt with `{}` for its subject; None where it does not occur as a word.
 
     Raises:
       ValueError: on an empty subject.
     """
-    if subject.strip() and subject not in full_prompt:
+    subject = subject.strip()
+    if subject and find_subject(full_prompt, subject) is None:
         return None
     return to_template(full_prompt, subject)

@@ -5,11 +5,12 @@ fact's true answer holds."""
 
 from typing import Any
 
+from jaxedit.datasets._fields import NUMBER_OR_TEXT, not_blank
 from jaxedit.edits.request import PromptAnswer, Request
 
 KEYS = frozenset({"case_id", "requested_rewrite"})
 FIELDS = {
-    "case_id": int | str,
+    "case_id": NUMBER_OR_TEXT,
     "requested_rewrite": {
         "prompt": str,
         "subject": str,
@@ -33,15 +34,15 @@ def request(record: dict[str, Any]) -> Request | None:
     target_new, target_true = rewrite["target_new"]["str"], rewrite["target_true"]["str"]
     if not (target_new.strip() and target_true.strip()):
         return None
-    neighbours = record.get("neighborhood_prompts") or ()
+    neighbours = not_blank(record.get("neighborhood_prompts", ()))
     return Request(
         prompt=rewrite["prompt"],
         subject=rewrite["subject"],
         target_new=target_new,
         target_true=target_true,
-        paraphrases=tuple(record.get("paraphrase_prompts") or ()),
+        paraphrases=not_blank(record.get("paraphrase_prompts", ())),
         neighbours=tuple(PromptAnswer(prompt, target_true) for prompt in neighbours),
-        generation_prompts=tuple(record.get("generation_prompts") or ()),
+        generation_prompts=not_blank(record.get("generation_prompts", ())),
         case_id=record["case_id"],
         relation=rewrite.get("relation_id"),
         target_id=rewrite["target_new"].get("id"),

@@ -4,6 +4,7 @@ A record is flat: the prompt is written out, with one paraphrase and one neighbo
 
 from typing import Any
 
+from jaxedit.datasets._fields import NUMBER_OR_TEXT, not_blank
 from jaxedit.datasets._subjects import template_of
 from jaxedit.edits.request import PromptAnswer, Request
 
@@ -16,7 +17,7 @@ FIELDS = {
     "rephrase_prompt?": str,
     "locality_prompt?": str,
     "locality_ground_truth?": str,
-    "case_id?": int | str,
+    "case_id?": NUMBER_OR_TEXT,
 }
 
 
@@ -29,7 +30,7 @@ def request(record: dict[str, Any]) -> Request | None:
       ValueError: on an empty subject, or a neighbour without its answer.
     """
     answers = [record["target_new"], record["ground_truth"]]
-    neighbour = record.get("locality_prompt")
+    neighbour = record.get("locality_prompt", "").strip()
     if neighbour:
         if record.get("locality_ground_truth") is None:
             raise ValueError(
@@ -46,7 +47,7 @@ def request(record: dict[str, Any]) -> Request | None:
         subject=record["subject"],
         target_new=record["target_new"],
         target_true=record["ground_truth"],
-        paraphrases=(record["rephrase_prompt"],) if record.get("rephrase_prompt") else (),
+        paraphrases=not_blank([record.get("rephrase_prompt", "")]),
         neighbours=(PromptAnswer(neighbour, record["locality_ground_truth"]),) if neighbour else (),
         case_id=record.get("case_id"),
     )

@@ -6,12 +6,13 @@ whose relation has no other answer cannot be edited."""
 
 from typing import Any
 
+from jaxedit.datasets._fields import NUMBER_OR_TEXT
 from jaxedit.datasets._subjects import template_of
 from jaxedit.edits.request import Request
 
 KEYS = frozenset({"known_id", "subject", "attribute", "prompt"})
 FIELDS = {
-    "known_id": int | str,
+    "known_id": NUMBER_OR_TEXT,
     "subject": str,
     "attribute": str,
     "prompt": str,
@@ -29,23 +30,30 @@ def requests(records: list[dict[str, Any]]) -> list[Request | None]:
     """
     by_relation: dict[str | None, list[int]] = {}
     for i, record in enumerate(records):
-        by_relation.setdefault(record.get("relation_id"), []).append(i)
-    found = []
-    for i, record in enumerate(records):
-        # The records of the same relation after this one, and from the beginning up to it.
-        same = by_relation[record.get("relation_id")]
-        place = same.index(i)
-        others = [records[j]["attribute"] for j in same[place + 1 :] + same[:place]]
-        known = record["attribute"].strip()
-        differing = (other for other in others if other.strip() and other.strip() != known)
-        new = next(differing, None)
-        found.append(_request(record, new) if known and new else None)
+        if record["attribute"].strip():
+            by_relation.setdefault(record.get("relation_id"), []).append(i)
+    new_answers: dict[int, str | None] = {}
+    for same in by_relation.values():
+        answers = _next_other([records[i]["attribute"].strip() for i in same])
+        new_answers |= zip(same, answers, strict=True)
+    return [_request(record, new_answers.get(i)) for i, record in enumerate(records)]
+
+
+def _next_other(answers: list[str]) -> list[str | None]:
+    """Return for each answer the next one that differs, the first following the last."""
+    # Backwards, and round twice: where the next one is the same, so is what differs from both.
+    found: list[str | None] = [None] * len(answers)
+    other: str | None = None
+    for i in [*reversed(range(len(answers)))] * 2:
+        after = answers[(i + 1) % len(answers)]
+        other = after if after != answers[i] else other
+        found[i] = other
     return found
 
 
-def _request(record: dict[str, Any], new: str) -> Request | None:
+def _request(record: dict[str, Any], new: str | None) -> Request | None:
     prompt = template_of(record["prompt"], record["subject"])
-    if prompt is None:
+    if prompt is None or new is None:
         return None
     return Request(
         prompt=prompt,

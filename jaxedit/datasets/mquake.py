@@ -7,11 +7,12 @@ others are written."""
 import dataclasses
 from typing import Any
 
+from jaxedit.datasets._fields import NUMBER_OR_TEXT, not_blank
 from jaxedit.edits.request import PromptAnswer, Request
 
 KEYS = frozenset({"case_id", "requested_rewrite", "questions", "new_answer"})
 FIELDS = {
-    "case_id": int | str,
+    "case_id": NUMBER_OR_TEXT,
     "requested_rewrite": [
         {
             "prompt": str,
@@ -37,7 +38,7 @@ def requests(records: list[dict[str, Any]]) -> list[Request | None]:
     for record in records:
         rewrites = [_request(record, rewrite) for rewrite in record["requested_rewrite"]]
         if rewrites and rewrites[-1] is not None and record["new_answer"].strip():
-            answer, questions = record["new_answer"], record["questions"]
+            answer, questions = record["new_answer"], not_blank(record["questions"])
             portability = tuple(PromptAnswer(question, answer) for question in questions)
             rewrites[-1] = dataclasses.replace(rewrites[-1], portability=portability)
         found += rewrites
@@ -53,7 +54,7 @@ def _request(record: dict[str, Any], rewrite: dict[str, Any]) -> Request | None:
         subject=rewrite["subject"],
         target_new=new,
         target_true=true,
-        paraphrases=(rewrite["question"],) if rewrite.get("question") else (),
+        paraphrases=not_blank([rewrite.get("question", "")]),
         case_id=record["case_id"],
         relation=rewrite.get("relation_id"),
     )

@@ -3,11 +3,13 @@
     {"prompt": "{} is located in the city of", "subject": "The Eiffel Tower", "target_new": "Rome"}
 
 and, where known, target_true, paraphrases, neighbours ([{"prompt": ..., "answer": ...}]),
-portability (the same), generation_prompts, case_id, relation and target_id. A key "kind" may stand
-there as a note and is ignored; any other key raises, because it is likely a typing error."""
+portability (the same), generation_prompts, case_id, relation, target_id and leading_space ("none"
+for languages without a space between words). A key "kind" may stand there as a note and is ignored;
+any other key raises, because it is likely a typing error."""
 
 from typing import Any
 
+from jaxedit.datasets._fields import NUMBER_OR_TEXT, not_blank
 from jaxedit.edits.request import PromptAnswer, Request
 
 KEYS = frozenset({"prompt", "subject", "target_new"})
@@ -21,9 +23,10 @@ FIELDS = {
     "neighbours?": [PROBE],
     "portability?": [PROBE],
     "generation_prompts?": [str],
-    "case_id?": int | str,
+    "case_id?": NUMBER_OR_TEXT,
     "relation?": str,
     "target_id?": str,
+    "leading_space?": str,
     "kind?": str,
 }
 
@@ -51,13 +54,14 @@ def request(record: dict[str, Any]) -> Request | None:
         subject=record["subject"],
         target_new=record["target_new"],
         target_true=record.get("target_true"),
-        paraphrases=tuple(record.get("paraphrases") or ()),
+        paraphrases=not_blank(record.get("paraphrases", ())),
         neighbours=tuple(PromptAnswer(**neighbour) for neighbour in neighbours),
-        generation_prompts=tuple(record.get("generation_prompts") or ()),
+        generation_prompts=not_blank(record.get("generation_prompts", ())),
         case_id=record.get("case_id"),
         relation=record.get("relation"),
         target_id=record.get("target_id"),
         portability=tuple(PromptAnswer(**probe) for probe in portability),
+        leading_space=record.get("leading_space"),
     )
 
 

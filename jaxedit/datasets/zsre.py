@@ -6,6 +6,7 @@ lower case without its mark."""
 
 from typing import Any
 
+from jaxedit.datasets._fields import not_blank
 from jaxedit.datasets._subjects import template_of
 from jaxedit.edits.request import PromptAnswer, Request
 
@@ -45,6 +46,6 @@ def request(record: dict[str, Any]) -> Request | None:
         subject=record["subject"],
         target_new=record["alt"],
         target_true=target_true,
-        paraphrases=(record["rephrase"],),
+        paraphrases=not_blank([record["rephrase"]]),
         neighbours=(PromptAnswer(question, record["loc_ans"]),),
     )

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jaxedit.edits.edit import EDITED_WEIGHT, Edit
-from jaxedit.edits.request import Request
+from jaxedit.edits.request import Request, check_requests
+from jaxedit.edits.subjects import contradictions
 from jaxedit.models.model import Model, with_bos
 from jaxedit.solving import multi_layer, update_constraints
 from jaxedit.solving.finite import check_finite_delta
@@ -15,6 +17,7 @@ from jaxedit.solving.rank_one import UpdateBound
 from jaxedit.solving.update_constraints import ConstrainedState, UpdateConstraints
 from jaxedit.stats.second_moments import Stats
 
+MOST_NAMED = 3  # contradictions that a warning names
 Info = dict[str, float]  # numbers of one edit: its loss, norms, the solver's residual
 
 
@@ -137,6 +140,36 @@ def with_layers_of(editor_for: Callable[[Model], Editor], unresolved: Editor) ->
 
 def _missing(*_: Any) -> Any:
     raise AssertionError("an editor has the same functions with and without layers")
+
+
+def with_checked_requests(editor: Editor) -> Editor:
+    """Return the editor that looks at the requests it is given, before it edits.
+
+    A single request in place of a list raises a ValueError. Requests of one edit that contradict
+    each other are warned of: what is written is a compromise between their answers.
+    """
+    edit_each, bounds = editor.edit_each, editor.bound_updates
+
+    def edit(model: Model, requests: list[Request], state: Any) -> tuple[Edit, Any, Info]:
+        requests = check_requests(requests)
+        found = contradictions(requests)
+        if found:
+            more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+            logging.getLogger("jaxedit").warning(
+                "requests of one edit contradict each other, and no edit can write both answers: "
+                "%s%s",
+                "; ".join(found[:MOST_NAMED]),
+                more,
+            )
+        return editor.edit(model, requests, state)
+
+    return editor._replace(
+        edit=edit,
+        edit_each=edit_each
+        and (lambda model, requests, state: edit_each(model, check_requests(requests), state)),
+        bound_updates=bounds
+        and (lambda model, requests, state: bounds(model, check_requests(requests), state)),
+    )
 
 
 def multi_layer_editor(name: str, hyper: MultiLayerHyper, spec: multi_layer.MethodSpec) -> Editor:

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from jaxedit.did_you_mean import did_you_mean
-from jaxedit.editors._base import Editor, with_begin_of_text, with_constraints, with_layers_of
+from jaxedit.editors._base import (
+    Editor,
+    with_begin_of_text,
+    with_checked_requests,
+    with_constraints,
+    with_layers_of,
+)
 from jaxedit.editors._published import published_hyper
 from jaxedit.models.model import Model
 from jaxedit.solving.ranges import check_ranges
@@ -46,13 +52,13 @@ def make_editor(name: str, **hyper: Any) -> Editor:
     hyper = _checked(name, hyper)
     layer_name = layer_field(name)
     if hyper.get(layer_name) not in (None, (), []):
-        return _build(name, hyper)
+        return with_checked_requests(_build(name, hyper))
 
     def editor_for(model: Model) -> Editor:
         published = published_hyper(name, model)
         return _build(name, {**hyper, layer_name: published[layer_name]})
 
-    return with_layers_of(editor_for, _build(name, hyper))
+    return with_checked_requests(with_layers_of(editor_for, _build(name, hyper)))
 
 
 def layer_field(name: str) -> str:

@@ -22,6 +22,7 @@ import optax
 from jaxedit.editors._base import Editor
 from jaxedit.edits.edit import EDITED_WEIGHT, Array, Dense, Edit, make_edit
 from jaxedit.edits.request import Request
+from jaxedit.edits.spaces import check_leading_space
 from jaxedit.mesh import shard_batch, to_host
 from jaxedit.models.layers import causal_attention, embed, embedding_and_head, run_layers
 from jaxedit.models.model import Model, allocate_deltas
@@ -30,7 +31,7 @@ from jaxedit.models.packing import pad_tokens
 from jaxedit.rounding import ceil_div, round_up
 from jaxedit.solving.finite import check_finite, check_finite_delta
 from jaxedit.solving.prompt_batch import PREFIX_STEP
-from jaxedit.solving.prompts import check_leading_space, tokenise_prompt
+from jaxedit.solving.prompts import tokenise_prompt
 from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
 
 FT_STOP_LOSS = 1e-2
@@ -48,8 +49,8 @@ class Hyper:
       kl_factor: accepts only the published 0 (`jaxedit.solving.hyper`).
       objective: "last_position" (FT-L) or "teacher_forced" (FT-M).
       batch_size: requests a step.
-      leading_space: between prompt and target: "joined", "separate" or "none"
-        (`jaxedit.solving.prompts.tokenise_prompt`).
+      leading_space: between prompt and target, of requests that say nothing of it: "joined",
+        "separate", "none" or "separate-no-space" (`jaxedit.edits.spaces`).
     """
 
     layers: tuple[int, ...] = ()
@@ -141,10 +142,8 @@ def init(hyper: Hyper, settings: Settings, model: Model, stats: object) -> None:
       ValueError: on a value that cannot be meant.
     """
     if hyper.objective not in OBJECTIVES:
-        raise ValueError(
-            f"objective={hyper.objective!r}: expected 'last_position' (FT-L) or 'teacher_forced' "
-            "(FT-M)"
-        )
+        names = "'last_position' (FT-L) or 'teacher_forced' (FT-M)"
+        raise ValueError(f"objective={hyper.objective!r}: expected {names}")
     check_leading_space(hyper.leading_space)
     if hyper.kl_factor:
         raise ValueError(f"kl_factor={hyper.kl_factor}: the released code has none; expected 0")
@@ -193,9 +192,13 @@ def to_batches(settings: Settings, model: Model, requests: list[Request]) -> Bat
     """
     rows, reads, targets = [], [], []
     for request in requests:
-        target = request.target_new.strip()
         row = tokenise_prompt(
-            model.tokenizer, "{}", request.prompt, request.subject, target, settings.leading_space
+            model.tokenizer,
+            "{}",
+            request.prompt,
+            request.subject,
+            request.target_new,
+            request.leading_space or settings.leading_space,
         )
         model.config.check_length(len(row.tokens), f"the request {request.summary[:80]!r}")
         targets.append(row.tokens[row.first_target :])

@@ -7,6 +7,7 @@ journal.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,18 +32,38 @@ def apply(model: Model, edit: Edit) -> Model:
       ValueError: where the edit was made on other base weights, or its shapes are not those of the
         model's.
     """
-    check_base(model, edit)
-    model = allocate_for(model, edit)
-    overlay = model.overlay
-    for delta in edit.deltas:
-        check_shape(model, delta)
-        slot = int(overlay.slot[delta.weight][delta.layer])
+    return apply_all(model, [edit])
+
+
+def apply_all(model: Model, edits: Sequence[Edit]) -> Model:
+    """Return a new model with edits added in this order; `model` is unchanged.
+
+    The same bits as by `apply` one after the other, and the overlay is copied once instead of for
+    every delta.
+
+    Raises:
+      ValueError: where an edit was made on other base weights, or its shapes are not those of the
+        model's.
+    """
+    for edit in edits:
+        check_base(model, edit)
+        model = allocate_for(model, edit)
+        for delta in edit.deltas:
+            check_shape(model, delta)
+    delta_of, slot_of = dict(model.overlay.delta), model.overlay.slot
+    own: set[str] = set()  # weights whose array was made here: it may be written over
+    for delta in (delta for edit in edits for delta in edit.deltas):
+        slot = int(slot_of[delta.weight][delta.layer])
+        delta_EFD = delta_of[delta.weight]
         if isinstance(delta, Dense):
-            changed = _add_dense(overlay.delta[delta.weight], slot, delta.delta_FD)
+            add = _add_dense_in_place if delta.weight in own else _add_dense
+            delta_of[delta.weight] = add(delta_EFD, slot, delta.delta_FD)
         else:
-            changed = _add_low_rank(overlay.delta[delta.weight], slot, delta.u_FR, delta.v_RD)
-        overlay = Overlay({**overlay.delta, delta.weight: changed}, overlay.slot)
-    return _with_edits(model, overlay, (*model.metadata.history, edit))
+            add = _add_low_rank_in_place if delta.weight in own else _add_low_rank
+            delta_of[delta.weight] = add(delta_EFD, slot, delta.u_FR, delta.v_RD)
+        own.add(delta.weight)
+    overlay = Overlay(delta_of, slot_of)
+    return _with_edits(model, overlay, (*model.metadata.history, *edits))
 
 
 def check_base(model: Model, edit: Edit) -> None:
@@ -107,21 +128,21 @@ def replay_edits(model: Model, edits: list[Edit]) -> Model:
     The overlay keeps its room.
     """
     zeros = {name: jnp.zeros_like(delta_EFD) for name, delta_EFD in model.overlay.delta.items()}
-    model = _with_edits(model, Overlay(zeros, model.overlay.slot), ())
-    for edit in edits:
-        model = apply(model, edit)
-    return model
+    return apply_all(_with_edits(model, Overlay(zeros, model.overlay.slot), ()), edits)
 
 
 def _with_edits(model: Model, overlay: Overlay, history: tuple[Edit, ...]) -> Model:
     return with_overlay(model, overlay, dataclasses.replace(model.metadata, history=history))
 
 
-@jax.jit
-def _add_low_rank(delta_EFD, slot, u_FR, v_RD):
+def _sum_low_rank(delta_EFD, slot, u_FR, v_RD):
     return delta_EFD.at[slot].add(jnp.matmul(u_FR, v_RD, precision=PRECISION))
 
 
-@jax.jit
-def _add_dense(delta_EFD, slot, delta_FD):
+def _sum_dense(delta_EFD, slot, delta_FD):
     return delta_EFD.at[slot].add(delta_FD)
+
+
+_add_low_rank, _add_dense = jax.jit(_sum_low_rank), jax.jit(_sum_dense)
+_add_low_rank_in_place = jax.jit(_sum_low_rank, donate_argnums=0)
+_add_dense_in_place = jax.jit(_sum_dense, donate_argnums=0)

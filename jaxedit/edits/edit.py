@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxedit.files import to_json, to_safetensors, write_atomic
+from jaxedit.files import parse_json, to_json, to_safetensors, write_atomic
 from jaxedit.mesh import to_host
 from jaxedit.models.model import Model
 
@@ -194,23 +194,45 @@ def read_edit(path: Path) -> Edit:
             "study's folder steps/"
         )
 
-    described = json.loads(metadata["edit"])
+    try:
+        return _edit_of(parse_json(metadata["edit"], path), arrays)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged: its description of the edit does not fit its arrays "
+            f"({error!r}); restore it from a copy"
+        ) from error
+
+
+def _edit_of(described: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Edit:
+    """Put an edit together from arrays and the description that `edit_to_arrays` made.
+
+    Raises:
+      KeyError: where an entry or an array is missing.
+      TypeError: where an entry is of another type; also ValueError and AttributeError.
+    """
     deltas: list[LowRank | Dense] = []
     for i, entry in enumerate(described["deltas"]):
-        kind = LowRank if entry["kind"] == "LowRank" else Dense
-        fields = {field: arrays[f"{i}/{field}"] for field in ARRAYS[entry["kind"]]}
-        deltas.append(kind(entry["weight"], entry["layer"], **fields))
+        weight, layer = entry["weight"], entry["layer"]
+        if not isinstance(weight, str) or type(layer) is not int:
+            raise TypeError(f"delta {i} is of weight {weight!r}, layer {layer!r}")
+        names = ARRAYS[entry["kind"]]
+        fields = {field: arrays[f"{i}/{field}"] for field in names}
+        shapes = [array.shape for array in fields.values()]
+        ranks = [shapes[0][-1], shapes[-1][0]] if len(shapes) == 2 else []
+        if any(len(shape) != 2 for shape in shapes) or len(set(ranks)) > 1:
+            raise ValueError(f"delta {i} has arrays of the shapes {shapes}")
+        deltas.append({"LowRank": LowRank, "Dense": Dense}[entry["kind"]](weight, layer, **fields))
     memory = {
         name.removeprefix("memory/"): array
         for name, array in arrays.items()
         if name.startswith("memory/")
     }
-    layout = {weight: tuple(pair) for weight, pair in described["hf_layout"].items()}
-    return Edit(
-        tuple(deltas),
-        memory,
-        layout,
-        anchor=described.get("anchor"),
-        base=described.get("base"),
-        record=described.get("record", {}),
-    )
+    layout = {
+        weight: (str(name), str(way)) for weight, (name, way) in described["hf_layout"].items()
+    }
+    anchor, base, record = (described.get(name) for name in ("anchor", "base", "record"))
+    if not (isinstance(anchor, str | None) and isinstance(base, str | None)):
+        raise TypeError(f"its anchor is {anchor!r}, its base {base!r}")
+    if not isinstance(record, Mapping | None):
+        raise TypeError(f"its record is {record!r}")
+    return Edit(tuple(deltas), memory, layout, anchor=anchor, base=base, record=record or {})

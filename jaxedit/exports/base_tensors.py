@@ -62,7 +62,7 @@ def base_tensors(model: Model, path: Path) -> dict[str, BaseTensor]:
         read = functools.partial(_gather_parameter, model)
         return _by_table(model, family, read, str(model.dtype), is_gathered=True)
     found = {}
-    for name, (shard, stored) in open_tensors(path, getattr(family, "PREFIX", "")).items():
+    for name, (shard, stored) in open_tensors(path, family).items():
         entry = shard.file.get_slice(stored)
         header = TensorHeader(stored, entry.get_dtype(), tuple(entry.get_shape()))
         found[name] = BaseTensor(header, functools.partial(shard.file.get_tensor, stored))

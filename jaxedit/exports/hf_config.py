@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from jaxedit.files import write_atomic
+from jaxedit.files import read_json, write_atomic
 from jaxedit.models.gguf import describe_gguf
 from jaxedit.models.orbax import FILES
 from jaxedit.models.tokenizer import Tokenizer
@@ -38,7 +38,7 @@ def write_config(path: Path, tokenizer: Tokenizer, dtype: str, folder: Path) -> 
     else:
         for file in sorted({file for pattern in COPIED for file in path.glob(pattern)}):
             shutil.copyfile(file, folder / file.name)  # without its rights: it may be read-only
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config = read_json(path / "config.json")
     # The older name is the one that every version of transformers reads.
     names = ["torch_dtype", "dtype"] if "dtype" in config else ["torch_dtype"]
     _write_json(folder / "config.json", {**config, **dict.fromkeys(names, dtype)})

@@ -39,7 +39,13 @@ def measure_as(model: Model, edited: EditedModel) -> Measured:
     if edited.model.tokenizer.add_bos and not model.tokenizer.add_bos:
         model = with_bos(model)
     asked = [
-        Request(request.prompt, request.subject, request.target_new) for request in edited.requests
+        Request(
+            request.prompt,
+            request.subject,
+            request.target_new,
+            leading_space=request.leading_space,
+        )
+        for request in edited.requests
     ]
     found = evaluate_facts(model, asked) if asked else []
     texts = texts_of(edited)

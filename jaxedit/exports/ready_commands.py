@@ -71,8 +71,8 @@ def question(edited: EditedModel) -> str:
 def begin_of_text(edited: EditedModel) -> str:
     """Return the token that prompts of the edited model have in front, as text; "": none."""
     tokenizer = edited.model.tokenizer
-    is_added = tokenizer.add_bos and tokenizer.bos_id is not None
-    return tokenizer.decode([tokenizer.bos_id]) if is_added else ""
+    bos_id = tokenizer.bos_id if tokenizer.add_bos else None
+    return "" if bos_id is None else tokenizer.decode([bos_id])
 
 
 def _peft(base: HFBase, place: str, prompt: str) -> str:

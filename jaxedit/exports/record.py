@@ -13,10 +13,29 @@ from typing import Any, NamedTuple
 from jaxedit.edits.request import Request
 from jaxedit.exports.measured import Measured, texts_of
 from jaxedit.exports.written import ExportOptions, WrittenWeight
-from jaxedit.files import to_json, write_atomic
+from jaxedit.files import read_json, shorten_json, to_json, write_atomic
 from jaxedit.study.edited import EditedModel, request_from_json
 
 RECORD = "jaxedit.json"
+NONE = type(None)
+KINDS = {
+    "format": (str,),
+    "base": (str,),
+    "path": (str, NONE),
+    "run_steps": (list,),
+    "after_step": (int, NONE),
+    "options": (dict,),
+    "fingerprint": (str,),
+    "add_bos": (bool,),
+    "editor": (dict,),
+    "requests": (list,),
+    "texts": (list,),
+    "measured": (dict,),
+    "written": (list,),
+}
+OPTION_KINDS = {"dtype": (str,), "max_rank": (int,), "base": (str, NONE)}
+# An error that is not finite is a text.
+WRITTEN_KINDS = {"name": (str,), "layer": (int,), "rank": (int, NONE), "error": (int, float, str)}
 MOST_TEXTS = 100  # are kept in the folder; the papers' perplexity is measured on 50
 
 
@@ -113,14 +132,21 @@ def read_export_record(folder: Path) -> ExportRecord:
             f"{path} is missing: expected a folder that `jaxedit export` wrote, which holds it"
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        measured = values["measured"]
+        values = read_json(path)
+        _check_types(values, KINDS, "the account")
+        measured, options = values["measured"], ExportOptions(**values["options"])
         ppl = measured["perplexity"]
+        _check_types(options._asdict(), OPTION_KINDS, "options")
+        for weight in values["written"]:
+            _check_types(weight, WRITTEN_KINDS, "a weight of 'written'")
+        for name, kind in (("run_steps", int), ("texts", str), ("requests", dict)):
+            if not all(type(each) is kind for each in values[name]):
+                raise TypeError(f"{name!r} is {shorten_json(values[name])}")
         return ExportRecord(
             **{
                 **values,
                 "run_steps": tuple(values["run_steps"]),
-                "options": ExportOptions(**values["options"]),
+                "options": options,
                 "requests": tuple(map(request_from_json, values["requests"])),
                 "texts": tuple(values["texts"]),
                 "measured": Measured(
@@ -133,7 +159,16 @@ def read_export_record(folder: Path) -> ExportRecord:
                 ),
             }
         )
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} is not the account of an export ({error!r}); export the model again"
         ) from error
+
+
+def _check_types(values: Any, kinds: Mapping[str, tuple[type, ...]], what: str) -> None:
+    """Raise a TypeError or KeyError where an entry is missing or of another type."""
+    if not isinstance(values, dict):
+        raise TypeError(f"{what} is {shorten_json(values)}")
+    for name, kind in kinds.items():
+        if type(values[name]) not in kind:
+            raise TypeError(f"{name!r} of {what} is {shorten_json(values[name])}")

@@ -45,7 +45,9 @@ def load_torch(folder: Path, record: ExportRecord, base: str) -> TorchModel:
     from transformers import AutoModelForCausalLM
 
     place = folder if record.format == "hf" else _hf_directory(base)
-    module: Any = AutoModelForCausalLM.from_pretrained(str(place), dtype=torch.float32)
+    module: Any = AutoModelForCausalLM.from_pretrained(
+        str(place), dtype=torch.float32, trust_remote_code=False
+    )
     changed = [weight.name for weight in record.written if record.format != "hf"]
     weights = {name: module.get_parameter(name).detach().numpy().copy() for name in changed}
     if record.format == "peft":

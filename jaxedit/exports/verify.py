@@ -166,7 +166,7 @@ def _prompt_rows(model: Model, record: ExportRecord) -> tuple[np.ndarray, np.nda
     """
     asked = [request.prompt_text for request in record.requests[:MOST_PROMPTS]]
     asked += [*record.texts[:MOST_SENTENCES], *SENTENCES]
-    most = min(MOST_TOKENS, model.config.P)
+    most = min(MOST_TOKENS, model.config.P, model.config.window or MOST_TOKENS)
     lists = [model.tokenizer.encode(text, bos=record.add_bos)[:most] for text in asked]
     lengths = np.array([len(tokens) for tokens in lists])
     rows_BT = np.zeros((len(lists), lengths.max()), np.int64)

@@ -6,7 +6,6 @@ modules. So the change is s Aᵀ Bᵀ, in x out, whichever way the weight lies i
 `fan_in_fan_out` only tells peft that it lies in x out, and peft puts a wrong one right.
 """
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -15,8 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxedit.files import read_json
 from jaxedit.imports.array_files import read_arrays
 from jaxedit.imports.changes import WeightChange, change_of_factors
+from jaxedit.models.fields import Fields
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first that is there is read
@@ -92,19 +93,19 @@ def read_peft(folder: Path, source: str) -> dict[str, WeightChange]:
 def _read_config(path: Path) -> dict[str, Any]:
     """Read adapter_config.json and refuse what is more than a plain LoRA."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    kind = config.get("peft_type") if isinstance(config, dict) else None
+        config = read_json(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    kind = config.get("peft_type")
     if kind != "LORA":
         raise ValueError(
-            f"{path} has peft_type {kind!r}; of peft's adapters jaxedit reads LORA. Merge it into "
-            "its base with peft (merge_and_unload) and give the merged checkpoint"
+            f"{path} has peft_type {str(kind)[:80]!r}; of peft's adapters jaxedit reads LORA. "
+            "Merge it into its base with peft (merge_and_unload) and give the merged checkpoint"
         )
 
     refused = [f"{key} ({why})" for key, why in REFUSED.items() if config.get(key)]
     if config.get("bias", "none") != "none":
-        refused.append(f"bias={config['bias']!r} (trained biases of the base)")
+        refused.append(f"bias={str(config['bias'])[:80]!r} (trained biases of the base)")
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(CHANGES_BASE):
         refused.append(f"init_lora_weights={start!r} (which changes the base weights)")
@@ -115,7 +116,36 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} has {', '.join(refused)}: more than the plain LoRA that jaxedit reads. Merge "
             "it into its base with peft (merge_and_unload) and give the merged checkpoint"
         )
+    _check_types(path, config)
     return config
+
+
+def _check_types(path: Path, config: dict[str, Any]) -> None:
+    """Check the values that say how large an adapter's change is, and where.
+
+    Raises:
+      ValueError: where one of them is of another type, not finite or out of range.
+    """
+    fields = Fields(config, str(path))
+    fields.count("r", None)
+    fields.number("lora_alpha", None)
+    fields.flag("use_rslora", False)
+    fields.text("base_model_name_or_path", None)
+    for name in ("rank_pattern", "alpha_pattern"):
+        pattern = Fields(fields.mapping(name), f"{name} of {path}")
+        for key in pattern.values:
+            pattern.count(key) if name == "rank_pattern" else pattern.number(key)
+            try:
+                re.compile(key)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(
+                    f"{name} of {path} has {key[:80]!r}, which is no regular expression: {error}"
+                ) from error
+    layers = config.get("layers_to_transform")
+    if isinstance(layers, list):
+        fields.sequence("layers_to_transform", int)
+    elif layers is not None:
+        fields.count("layers_to_transform", least=0)
 
 
 def _compare_base(folder: Path, config: Mapping[str, Any], source: str) -> None:
@@ -171,6 +201,8 @@ def _change(path: Path, config: Mapping[str, Any], module: str, pair: _Pair) -> 
     assert pair.b is not None
     r = _of_module(config, "rank_pattern", module, config.get("r"))
     alpha = _of_module(config, "alpha_pattern", module, config.get("lora_alpha"))
+    if r is None or alpha is None:
+        raise ValueError(f"{path}: {CONFIG} has no r or no lora_alpha for {module!r}")
     if pair.a.ndim != 2 or pair.b.ndim != 2 or not pair.a.shape[0] == pair.b.shape[1] == r:
         raise ValueError(
             f"{path}: the factors of {module!r} have shapes {pair.a.shape} and {pair.b.shape}; "

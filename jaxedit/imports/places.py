@@ -80,7 +80,7 @@ def canonical_names(
     Raises:
       ValueError: on a weight that the model lacks.
     """
-    prefix = getattr(families.find(model.config.family), "PREFIX", "")
+    prefix = families.find(model.config.family).PREFIX
     named = {}
     for given, change in changes.items():
         name = given if given in places else f"{prefix}{given}"

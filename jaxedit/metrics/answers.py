@@ -6,18 +6,25 @@ CounterFact).
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxedit.edits.edit import Edit
 from jaxedit.edits.per_row import with_per_row_edits
+from jaxedit.edits.spaces import tokenise_answer
 from jaxedit.models.model import Model
 from jaxedit.models.packing import pack
 from jaxedit.models.score import token_losses
-from jaxedit.models.tokenizer import first_token_after
 
-Pair = tuple[str, str]  # prompt, answer
+
+class Pair(NamedTuple):
+    """A prompt, its answer, and what stands between (`jaxedit.edits.spaces`)."""
+
+    prompt: str
+    answer: str
+    leading_space: str = "joined"
 
 
 class ScoredAnswers(NamedTuple):
@@ -75,7 +82,7 @@ class AnswerLookup(NamedTuple):
 
 def score_answers(
     model: Model,
-    pairs: list[Pair],
+    pairs: Sequence[Pair | tuple[str, str]],
     edits: list[Edit] | None = None,
     edit_of: list[int] | None = None,
 ) -> ScoredAnswers:
@@ -83,9 +90,9 @@ def score_answers(
 
     Args:
       model: with or without edits.
-      pairs: (prompt, answer). The answer follows the prompt after exactly one space, whether or not
-        it was given with one, and both are tokenised together, with a begin-of-text token where the
-        model's own settings ask for one.
+      pairs: prompts with their answers. An answer follows its prompt after what its `leading_space`
+        says, exactly one space unless it says otherwise, whether or not either was given with
+        one; with a begin-of-text token where the model's own settings ask for one.
       edits: low-rank edits that the model has only for single pairs.
       edit_of: which of them, for each pair.
 
@@ -95,7 +102,10 @@ def score_answers(
     """
     if not pairs:
         raise ValueError("facts need at least one pair of a prompt and an answer")
-    tokenised = [_tokenise(model, prompt, answer) for prompt, answer in pairs]
+    for i, pair in enumerate(pairs):
+        if isinstance(pair, str) or not all(isinstance(part, str) for part in pair):
+            raise ValueError(f"pair {i} must be texts (prompt, answer), got {pair!r}")
+    tokenised = [_tokenise(model, Pair(*pair)) for pair in pairs]
     packed = pack([tokens for tokens, _ in tokenised], model.mesh.shape["data"], edit_of)
     model_of = None if edits is None else functools.partial(with_per_row_edits, model, edits)
     losses = token_losses(model, packed, model_of)
@@ -120,12 +130,12 @@ def score_answers(
     )
 
 
-def _tokenise(model: Model, prompt: str, answer: str) -> tuple[list[int], int]:
+def _tokenise(model: Model, pair: Pair) -> tuple[list[int], int]:
     """Tokenise a prompt with its answer; return the tokens and the index of the answer's first."""
-    if not answer.strip():
+    prompt, answer = pair.prompt, pair.answer.strip()
+    if not answer:
         raise ValueError(f"the prompt {prompt!r} has an empty answer, so there is nothing to score")
-    tokens, ends = model.tokenizer.encode_with_ends(f"{prompt} {answer.strip()}")
-    first = first_token_after(ends, len(prompt))
+    tokens, first, *_ = tokenise_answer(model.tokenizer, prompt, answer, pair.leading_space)
     if first == 0:
         raise ValueError(
             f"the answer {answer!r} has no token before it to be predicted from; give it a prompt"

@@ -6,17 +6,22 @@ fact's continued generation prompts, joined, and of reference texts, joined: tho
 vocabulary and the inverse document frequencies are that repository's as well.
 """
 
-import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from jaxedit.downloads import download, is_url
 from jaxedit.edits.request import Request
-from jaxedit.files import download, is_url
+from jaxedit.files import read_json, shorten_json
+from jaxedit.models.texts import check_texts
+from jaxedit.npy import read_npy
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
+
+T = TypeVar("T")
 
 SNIPPETS, VOCABULARY, IDF = "attribute_snippets.json", "tfidf_vocab.json", "idf.npy"
 
@@ -44,28 +49,70 @@ def read_references(source: str) -> ReferenceTexts:
     """
     from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
 
-    paths = [
-        download(f"{source.rstrip('/')}/{name}") if is_url(source) else Path(source, name)
-        for name in (SNIPPETS, VOCABULARY, IDF)
-    ]
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(
-                f"{path} is not there; "
-                f"expected a folder or address with {SNIPPETS}, {VOCABULARY} and {IDF}"
-            )
-    texts: dict[tuple[str, str], list[str]] = {}
-    try:
-        for each in json.loads(paths[0].read_text(encoding="utf-8")):
-            found = texts.setdefault((each["relation_id"], each["target_id"]), [])
-            found += [sample["text"] for sample in each["samples"]]
-        vectorizer = TfidfVectorizer(vocabulary=json.loads(paths[1].read_text(encoding="utf-8")))
-        vectorizer.idf_ = np.load(paths[2])
-    except (ValueError, KeyError, TypeError) as error:
+    texts = _read(source, SNIPPETS, _read_snippets)
+    vocabulary = _read(source, VOCABULARY, _read_vocabulary)
+    idf = _read(source, IDF, read_npy)
+    if idf.shape != (len(vocabulary),) or not np.all(np.isfinite(idf)):
         raise ValueError(
-            f"{source} does not hold the ROME repository's reference texts ({error!r})"
-        ) from error
+            f"{source}: {IDF} has the shape {idf.shape}; expected a finite number for each of the "
+            f"{len(vocabulary)} words of {VOCABULARY}"
+        )
+    vectorizer = TfidfVectorizer(vocabulary=vocabulary)
+    vectorizer.idf_ = idf
     return ReferenceTexts(texts, vectorizer)
+
+
+def _read(source: str, name: str, read: Callable[[Path], T]) -> T:
+    """Read a file of a folder or address by its reader."""
+    if is_url(source):
+        return download(f"{source.rstrip('/')}/{name}", read)
+    path = Path(source, name)
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is not there; "
+            f"expected a folder or address with {SNIPPETS}, {VOCABULARY} and {IDF}"
+        )
+    return read(path)
+
+
+def _read_snippets(path: Path) -> dict[tuple[str, str], list[str]]:
+    """Read the reference texts by relation and target.
+
+    Raises:
+      ValueError: on another content.
+    """
+    texts: dict[tuple[str, str], list[str]] = {}
+    for i, record in enumerate(read_json(path, list)):
+        try:
+            key = record["relation_id"], record["target_id"]
+            found = [sample["text"] for sample in record["samples"]]
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(
+                f"{path} does not hold the ROME repository's reference texts: record {i} (counted "
+                f"from 0) is {shorten_json(record)} ({error!r})"
+            ) from error
+        if not all(isinstance(text, str) for text in (*key, *found)):
+            raise ValueError(
+                f"{path}, record {i} (counted from 0): relation_id, target_id and each text must "
+                f"be strings; got {shorten_json(record)}"
+            )
+        texts.setdefault(key, []).extend(found)
+    return texts
+
+
+def _read_vocabulary(path: Path) -> dict[str, int]:
+    """Read which word is which column.
+
+    Raises:
+      ValueError: on another content.
+    """
+    vocabulary = read_json(path)
+    columns = list(vocabulary.values())
+    if not columns or not all(type(column) is int for column in columns):
+        raise ValueError(f"{path} does not hold the column of each word, a whole number")
+    if sorted(columns) != list(range(len(columns))):
+        raise ValueError(f"{path}: its columns are not 0 to {len(columns) - 1}, each once")
+    return vocabulary
 
 
 def consistency(references: ReferenceTexts, request: Request, texts: list[str]) -> float | None:
@@ -75,7 +122,11 @@ def consistency(references: ReferenceTexts, request: Request, texts: list[str]) 
       references: as read.
       request: whose relation and target_id say which of them count.
       texts: what the model generates, prompts included.
+
+    Raises:
+      ValueError: on a text instead of a list of texts.
     """
+    check_texts(texts, "consistency")
     reference_texts = references.texts.get((request.relation or "", request.target_id or ""))
     if not reference_texts:
         return None

@@ -7,8 +7,11 @@ import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jinja2.sandbox
+
 from jaxedit.did_you_mean import did_you_mean
 from jaxedit.distributed import is_first_process
+from jaxedit.metrics.task_code import check_task_code, check_unsafe, sandboxed_templates
 from jaxedit.metrics.task_files import check_output, write_files
 from jaxedit.models.model import Model
 
@@ -56,8 +59,9 @@ def evaluate_tasks(
       and the number of items n.
 
     Raises:
-      ValueError: where lm-eval is not installed, a task is not known, its data cannot be had, the
-        model has no chat template, or output_path cannot be written.
+      ValueError: where lm-eval is not installed, a task is not known, asks for code to be run or
+        for what the model cannot do, its data cannot be had, the model has no chat template, or
+        output_path cannot be written.
       OSError: where the files could not be written whole.
     """
     prompts = prompts or PromptSettings()
@@ -94,34 +98,32 @@ def _simple_evaluate(
       settings: other arguments of `simple_evaluate`.
     """
     from lm_eval import evaluator  # slow to import
-    from lm_eval.tasks import TaskManager
 
     from jaxedit.metrics.harness import HarnessModel
 
-    # The tasks' names, lm-eval's own and those of the directory.
-    manager = TaskManager(include_path=None if task_path is None else str(task_path))
-    unknown = [task for task in tasks if task not in manager.all_tasks]
-    if unknown:
-        hint = did_you_mean(unknown[0], manager.all_tasks)
-        raise ValueError(
-            f"lm-eval knows no task {unknown[0]!r}{hint} Tasks of your own lie in --task_path"
-        )
+    manager = _find_tasks(tasks, task_path)
 
     # Data come from the hub, or from files that a task names.
     seeds = {} if prompts.seed is None else dict.fromkeys(SEEDS, prompts.seed)
     try:
         evaluate: Any = evaluator.simple_evaluate  # its decorator hides its arguments
-        return evaluate(
-            HarnessModel(model),
-            model_args=f"pretrained={model.metadata.source}",  # names the folder of its files
-            tasks=list(tasks),
-            task_manager=manager,
-            num_fewshot=prompts.num_fewshot,
-            apply_chat_template=prompts.apply_chat_template,
-            bootstrap_iters=1000,
-            **seeds,
-            **settings,
-        )
+        with sandboxed_templates():
+            return evaluate(
+                HarnessModel(model),
+                model_args=f"pretrained={model.metadata.source}",  # names the folder of its files
+                tasks=list(tasks),
+                task_manager=manager,
+                num_fewshot=prompts.num_fewshot,
+                apply_chat_template=prompts.apply_chat_template,
+                bootstrap_iters=1000,
+                **seeds,
+                **settings,
+            )
+    except jinja2.sandbox.SecurityError as error:
+        raise ValueError(
+            f"a template of {', '.join(tasks)} reaches for Python's own attributes, which no "
+            f"template may ({error})"
+        ) from error
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
@@ -129,6 +131,25 @@ def _simple_evaluate(
             "without a network describe local files in task files of your own "
             "(dataset_path: json) and give --task_path"
         ) from error
+
+
+def _find_tasks(tasks: list[str], task_path: Path | None) -> Any:
+    """Return lm-eval's manager of its own tasks and those of a directory.
+
+    Raises:
+      ValueError: where it does not know one of these, or one would run what the model writes.
+    """
+    from lm_eval.tasks import TaskManager  # slow to import
+
+    manager = TaskManager(include_path=None if task_path is None else str(task_path))
+    unknown = [task for task in tasks if task not in manager.all_tasks]
+    if unknown:
+        hint = did_you_mean(unknown[0], manager.all_tasks)
+        raise ValueError(
+            f"lm-eval knows no task {unknown[0]!r}{hint} Tasks of your own lie in --task_path"
+        )
+    check_unsafe(manager.task_index, tasks)
+    return manager
 
 
 def _check(tasks: list[str], limit: int | None, task_path: Path | None) -> None:
@@ -144,6 +165,8 @@ def _check(tasks: list[str], limit: int | None, task_path: Path | None) -> None:
         raise ValueError(
             f"there is no directory {task_path}; expected one with task files (.yaml) for lm-eval"
         )
+    if task_path is not None:
+        check_task_code(task_path)
 
 
 def _check_prompts(model: Model, prompts: PromptSettings) -> None:

@@ -13,13 +13,14 @@ is compared with target_new. EasyEdit's reliability, generalisation and portabil
 accuracies*: the share of a target's tokens that are the most likely ones.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypedDict, cast
 
 import numpy as np
 
 from jaxedit.edits.edit import Edit
-from jaxedit.edits.request import Request
+from jaxedit.edits.request import Request, check_requests
 from jaxedit.metrics.answers import AnswerLookup, Pair, score_answers
 from jaxedit.models.model import Model
 
@@ -80,15 +81,16 @@ def evaluate_facts(
 
     Args:
       model: with or without edits.
-      requests: at least one.
+      requests: at least one; each with the space that it says before its answers.
       edits: for each request a low-rank edit that the model has only when it is asked about this
         request.
       prefix: a context template; the prompt is then asked behind it as well (arXiv 2406.11263,
         section 4).
 
     Raises:
-      ValueError: as `score_answers`.
+      ValueError: on a single request instead of a list; as `score_answers`.
     """
+    requests = check_requests(requests)
     # Requests whose edits differ share no answers; without edits all requests share them.
     edit_of_request = list(range(len(requests))) if edits else [0] * len(requests)
     asked: dict[tuple[int, Pair], None] = {}  # an ordered set
@@ -118,26 +120,34 @@ def average_facts(found: list[FactMetrics]) -> FactMetrics:
 
 def _pairs(request: Request, prefix: str | None) -> Iterator[Pair]:
     """Yield every prompt and answer that is scored for a request."""
+    pair = _pair_of(request)
     prompts = [request.prompt_text, *request.paraphrases]
     if prefix is not None:
         prompts.append(prefix.replace("{}", request.prompt_text))
     for prompt in prompts:
-        yield prompt, request.target_new
+        yield pair(prompt, request.target_new)
         if request.target_true is not None:
-            yield prompt, request.target_true
+            yield pair(prompt, request.target_true)
     for neighbour in request.neighbours:
-        yield neighbour.prompt, request.target_new
-        yield neighbour.prompt, neighbour.answer
-    yield from request.portability
+        yield pair(neighbour.prompt, request.target_new)
+        yield pair(neighbour.prompt, neighbour.answer)
+    for question in request.portability:
+        yield pair(question.prompt, question.answer)
+
+
+def _pair_of(request: Request) -> Callable[[str, str], Pair]:
+    """Return what makes a prompt and an answer a pair with the request's own space between."""
+    return functools.partial(Pair, leading_space=request.leading_space or "joined")
 
 
 def _metrics_of(request: Request, answers: AnswerLookup, prefix: str | None) -> FactMetrics:
     """Compute the metrics of one request from its scored answers."""
     # The pairs that are compared: a prompt with its target and with the other answer.
     new, true = request.target_new, request.target_true
-    prompt = request.prompt_text
-    own_and_new = [((n.prompt, n.answer), (n.prompt, new)) for n in request.neighbours]
-    paraphrases = [(paraphrase, new) for paraphrase in request.paraphrases]
+    prompt, pair = request.prompt_text, _pair_of(request)
+    own_and_new = [(pair(n.prompt, n.answer), pair(n.prompt, new)) for n in request.neighbours]
+    paraphrases = [pair(paraphrase, new) for paraphrase in request.paraphrases]
+    questions = [pair(question.prompt, question.answer) for question in request.portability]
 
     def against_true(
         measure: Callable[[Pair, Pair], float], prompts: Sequence[str]
@@ -145,23 +155,23 @@ def _metrics_of(request: Request, answers: AnswerLookup, prefix: str | None) -> 
         """Average a measure of target_new beside target_true over prompts."""
         if true is None:
             return None
-        return _mean([measure((asked, new), (asked, true)) for asked in prompts])
+        return _mean([measure(pair(asked, new), pair(asked, true)) for asked in prompts])
 
     def success(asked: str) -> bool | None:
-        return None if true is None else answers.is_likelier((asked, new), (asked, true))
+        return None if true is None else answers.is_likelier(pair(asked, new), pair(asked, true))
 
     # The prompt behind a context template.
     prefixed_success = prefixed_accuracy = None
     if prefix is not None:
         prefixed = prefix.replace("{}", prompt)
         prefixed_success = success(prefixed)
-        prefixed_accuracy = answers.is_reproduced((prefixed, new))
+        prefixed_accuracy = answers.is_reproduced(pair(prefixed, new))
     return FactMetrics(
-        probability_new=answers.probability((prompt, new)),
-        probability_true=None if true is None else answers.probability((prompt, true)),
+        probability_new=answers.probability(pair(prompt, new)),
+        probability_true=None if true is None else answers.probability(pair(prompt, true)),
         efficacy_success=success(prompt),
-        efficacy_accuracy=answers.is_reproduced((prompt, new)),
-        token_accuracy=answers.token_accuracy((prompt, new)),
+        efficacy_accuracy=answers.is_reproduced(pair(prompt, new)),
+        token_accuracy=answers.token_accuracy(pair(prompt, new)),
         efficacy_magnitude=against_true(answers.magnitude, [prompt]),
         paraphrase_success=against_true(answers.is_likelier, request.paraphrases),
         paraphrase_magnitude=against_true(answers.magnitude, request.paraphrases),
@@ -170,8 +180,8 @@ def _metrics_of(request: Request, answers: AnswerLookup, prefix: str | None) -> 
         neighbourhood_success=_mean([answers.is_likelier(*pairs) for pairs in own_and_new]),
         neighbourhood_magnitude=_mean([answers.magnitude(*pairs) for pairs in own_and_new]),
         neighbourhood_accuracy=_mean([answers.is_reproduced(own) for own, _ in own_and_new]),
-        portability_accuracy=_mean(list(map(answers.is_reproduced, request.portability))),
-        portability_token_accuracy=_mean(list(map(answers.token_accuracy, request.portability))),
+        portability_accuracy=_mean(list(map(answers.is_reproduced, questions))),
+        portability_token_accuracy=_mean(list(map(answers.token_accuracy, questions))),
         prefixed_success=prefixed_success,
         prefixed_accuracy=prefixed_accuracy,
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxedit.models.generate import generate
 from jaxedit.models.model import Model
+from jaxedit.models.texts import check_texts
 
 WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # n -> the weight of H_n
 NEW_TOKENS = 100
@@ -32,7 +33,12 @@ def generate_texts(model: Model, prompts: list[str], seed: int = 0) -> list[str]
 
 
 def fluency(texts: list[str]) -> float:
-    """Compute GE of texts that a model generated, in bits."""
+    """Compute GE of texts that a model generated, in bits.
+
+    Raises:
+      ValueError: on a text instead of a list of texts.
+    """
+    check_texts(texts, "fluency")
     return float(np.mean([_weighted_entropy(text) for text in texts]))
 
 

@@ -17,17 +17,15 @@ from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
+from jaxedit.metrics.answer_stops import cut_at_stops, find_stop, read_settings
 from jaxedit.models.decoder import parameter_shapes
-from jaxedit.models.generate import continue_tokens
+from jaxedit.models.generate import continue_rows
 from jaxedit.models.model import Model
 from jaxedit.models.packing import pack
 from jaxedit.models.score import token_losses
 
-MAX_NEW_TOKENS = 256  # where a task does not say how many
 FIRST_TOKENS = 16  # what is generated at first: most answers end early; then four times as many
 ROWS_AT_ONCE = 32  # of generation, a device
-
-Stops = list[str]  # texts that end an answer
 
 
 class HarnessModel(TemplateLM):
@@ -123,15 +121,27 @@ class HarnessModel(TemplateLM):
         Returns:
           For each (texts, context tokens, continuation tokens): log p(continuation | context), and
           whether greedy decoding reproduces the continuation.
+
+        Raises:
+          ValueError: without a context or continuation in tokens, on a token that the model has no
+            embedding of, and where a row is longer than a sliding window.
         """
         # Each request as its tokens and how many of them are scored. What is too long loses its
         # beginning. A row may be one longer than the positions: its last token is only predicted.
         longest = self.model.config.P + 1
         rows = []
-        for _, context, continuation in requests:
+        for texts, context, continuation in requests:
+            if not context or not continuation:
+                raise ValueError(
+                    f"the request {texts!r} has {len(context)} tokens of context and "
+                    f"{len(continuation)} to score; lm-eval needs at least one of each"
+                )
             n_scored = min(len(continuation), longest - 1)
             rows.append(((*context, *continuation)[-longest:], n_scored))
         distinct = list(dict.fromkeys(rows))
+        for tokens, _ in distinct:
+            self.model.tokenizer.check_ids(tokens)
+            self.model.config.check_length(len(tokens) - 1, "a request of lm-eval")
         packed = pack([list(tokens) for tokens, _ in distinct], self.model.mesh.shape["data"])
 
         # Where that last token is one too many for learned positions: nothing is read at its place.
@@ -175,41 +185,42 @@ class HarnessModel(TemplateLM):
           ValueError: where a task asks for sampling, or for more tokens than the model has
             positions.
         """
-        # What is asked: contexts as tokens, stop texts and number of tokens.
+        # What is asked: contexts as tokens, stop texts and number of tokens. A context that leaves
+        # no room loses its beginning, once and for all.
         arguments: list[Any] = [request.args for request in requests]
-        settings = [_read_settings(given) for _, given in arguments]
-        texts = [""] * len(requests)
-        contexts = [self.tok_encode(context) or [self.prefix_token_id] for context, _ in arguments]
+        settings = [read_settings(self.model, given) for _, given in arguments]
+        contexts = []
+        for (context, _), (_, max_tokens) in zip(arguments, settings, strict=True):
+            tokens = self.tok_encode(context) or [self.prefix_token_id]
+            contexts.append(tokens[-(self.model.config.P - max_tokens) :])
         new: list[list[int]] = [[] for _ in requests]
 
         # Rounds over the requests that are not ended, in batches: most answers end in the first.
         unfinished = set(range(len(requests)))
         while unfinished:
             lengths = {
-                i: (self._n_next(settings[i][1], new[i]), len(contexts[i]) + len(new[i]))
+                i: (
+                    min(settings[i][1] - len(new[i]), max(FIRST_TOKENS, 3 * len(new[i]))),
+                    len(contexts[i]) + len(new[i]),
+                )
                 for i in sorted(unfinished)
             }
             for batch in self._batches(lengths):
                 n_next = min(lengths[i][0] for i in batch)
-                room = self.model.config.P - n_next
-                prompts = [(contexts[i] + new[i])[-room:] for i in batch]
-                made = continue_tokens(self.model, prompts, max_new_tokens=n_next)
-                for i, tokens in zip(batch, made, strict=True):
+                prompts = [contexts[i] + new[i] for i in batch]
+                made = continue_rows(self.model, prompts, max_new_tokens=n_next)
+                for i, (tokens, has_ended) in zip(batch, made, strict=True):
                     stops, max_tokens = settings[i]
+                    n_before = len(new[i])
                     new[i] += tokens
-                    texts[i], has_stop = _cut(self.model.tokenizer.decode(new[i]), stops)
-                    if has_stop or len(tokens) < n_next or len(new[i]) >= max_tokens:
+                    at = find_stop(self.model.tokenizer, new[i], n_before, stops)
+                    new[i] = new[i][:at]
+                    if has_ended or at is not None or len(new[i]) >= max_tokens:
                         unfinished.remove(i)
-        return texts
-
-    def _n_next(self, max_tokens: int, new: list[int]) -> int:
-        """Choose how many tokens are generated next for an answer."""
-        if not 0 < max_tokens < self.model.config.P:
-            raise ValueError(
-                f"max_gen_toks={max_tokens}: "
-                f"the model has {self.model.config.P} positions for prompt and answer"
-            )
-        return min(max_tokens - len(new), max(FIRST_TOKENS, 3 * len(new)))
+        return [
+            cut_at_stops(self.model.tokenizer.decode(tokens, skip_special=True), stops)
+            for tokens, (stops, _) in zip(new, settings, strict=True)
+        ]
 
     def _batches(self, lengths: dict[int, tuple[int, int]]) -> list[list[int]]:
         """Divide requests into batches, those of like lengths beside each other.
@@ -220,20 +231,3 @@ class HarnessModel(TemplateLM):
         order = sorted(lengths, key=lambda i: lengths[i])
         size = ROWS_AT_ONCE * self.model.mesh.shape["data"]
         return [order[first : first + size] for first in range(0, len(order), size)]
-
-
-def _read_settings(given: dict[str, Any]) -> tuple[Stops, int]:
-    """Read a task's stop texts and number of tokens, under any of the names it may have."""
-    if given.get("do_sample") and float(given.get("temperature", 1.0)) > 0:
-        raise ValueError(f"a task asks for sampling ({given}); only greedy generation is there")
-    until = given.get("until") or []
-    stops = [until] if isinstance(until, str) else list(until)
-    names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-    max_tokens = next((given[name] for name in names if name in given), MAX_NEW_TOKENS)
-    return stops, int(max_tokens)
-
-
-def _cut(text: str, stops: Stops) -> tuple[str, bool]:
-    """Cut a text before the first of the stop texts; return it, and whether there was one."""
-    first = min((text.find(stop) for stop in stops if stop and stop in text), default=-1)
-    return (text[:first], True) if first >= 0 else (text, False)

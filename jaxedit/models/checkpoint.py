@@ -25,7 +25,7 @@ from jaxedit.models.config import DecoderConfig
 from jaxedit.models.decoder import parameter_shapes
 from jaxedit.models.family import Weights
 from jaxedit.models.tokenizer import Tokenizer
-from jaxedit.models.weight_layout import Span, read_parameter_slice, tensor_shape
+from jaxedit.models.weight_layout import Span, read_parameter_slice
 
 ALIGNMENT_BYTES = 64  # what XLA's CPU buffers begin at a multiple of
 STRIP = 64  # rows of a tensor that are transposed together
@@ -79,17 +79,12 @@ def load_parameters(
     On the host there is never more than one device's slice of one parameter.
 
     Args:
-      source: the checkpoint.
+      source: the checkpoint, of which `check_tensors` found nothing wrong.
       config: its decoder, after `replicate_kv_heads_for`.
       dtype: of the stored weights.
       mesh: where they go.
-
-    Raises:
-      ValueError: on a tensor that is unmapped, missing, or of another shape than the configuration
-        says.
     """
     shapes = parameter_shapes(config)
-    _check_names(source, shapes)
     base: dict[str, jax.Array] = {}
     for pattern, entry in source.weights.items():
         if entry is None or expand_name(pattern, config.L)[0] not in source.names:
@@ -98,8 +93,6 @@ def load_parameters(
         if not set(parameters) <= set(shapes):
             continue
         tensors = expand_name(pattern, config.L)
-        for name in tensors:
-            _check_shape(source, name, entry)
         for part, parameter in enumerate(parameters):
             stored = StoredParameter(parameter, tensors, entry, part)
             base[parameter] = _to_devices(source, config, stored, dtype, mesh)
@@ -211,60 +204,6 @@ def _copy(tensor: np.ndarray, out: np.ndarray) -> None:
     for first in range(0, tensor.shape[slowest], step):
         strip = (*everything, slice(first, first + step))
         out[strip] = tensor[strip]
-
-
-def _check_names(source: Checkpoint, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Check that the tensors there are exactly those that the configuration's parameters need."""
-    known = {
-        name: entry
-        for pattern, entry in source.weights.items()
-        for name in expand_name(pattern, source.config.L)
-    }
-
-    # Tensors that the family's table does not have.
-    unmapped = sorted(source.names - set(known))
-    if unmapped:
-        raise ValueError(
-            f"{source.place} holds tensors that the {source.config.family} family does not know: "
-            f"{unmapped[:5]} (of {len(unmapped)}). Another architecture, "
-            f"or more layers than the configuration's {source.config.L}?"
-        )
-
-    # Tensors of parameters that this configuration lacks, but for the copy of a tied head.
-    for name in sorted(source.names):
-        entry = known[name]
-        parameters = entry[0].split() if entry else []
-        surplus = [parameter for parameter in parameters if parameter not in shapes]
-        if surplus and not (source.config.tied and surplus == ["head/w"]):
-            raise ValueError(
-                f"{source.place} holds {name!r}, "
-                f"but by its configuration the model has no {surplus[0]}"
-            )
-
-    # Parameters whose tensors are not there.
-    needed = [
-        name
-        for name, entry in known.items()
-        if entry is not None and set(entry[0].split()) & set(shapes)
-    ]
-    missing = [name for name in needed if name not in source.names]
-    if missing:
-        raise ValueError(
-            f"{source.place} lacks {len(missing)} tensors, the first: {missing[:5]}. "
-            "Is the download complete?"
-        )
-
-
-def _check_shape(source: Checkpoint, name: str, entry: tuple[str, str]) -> None:
-    expected, found = tensor_shape(source.config, entry), source.shape(name)
-    if found != expected:
-        layout = entry[1].split(" -> ")[0]
-        sizes = source.config.sizes()
-        known = {letter: size for letter, size in sizes.items() if letter in entry[1]}
-        raise ValueError(
-            f"tensor {name!r} of {source.place} has shape {found}; "
-            f"its layout {layout!r} with {known} needs {expected}"
-        )
 
 
 def expand_name(pattern: str, n_layers: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -10,38 +10,21 @@ import numpy as np
 
 from jaxedit.mesh import replicate, shard_batch
 from jaxedit.models.attention import AttentionContext
-from jaxedit.models.layers import causal_attention, embed, embedding_and_head, run_layers_with_kv
+from jaxedit.models.layers import causal_attention, embed, run_layers_with_kv
 from jaxedit.models.model import Model
 from jaxedit.models.packing import pad_tokens
+from jaxedit.models.sampling import (
+    Sampling,
+    SamplingOptions,
+    choose_tokens,
+    resolve_sampling,
+)
+from jaxedit.models.spoken import strip_special, text_behind
+from jaxedit.models.texts import check_texts
 from jaxedit.rounding import round_up
 
 PROMPT_STEP = 16  # prompts are padded to multiples of this, so that few shapes are compiled
 STREAM_STEP = 4  # tokens between two looks at a text that is streamed
-
-
-class SamplingOptions(TypedDict, total=False):
-    """What `generate` may be asked for, explained there."""
-
-    top_k: int | None
-    temperature: float | None
-    top_p: float | None
-    seed: int
-
-
-class Sampling(NamedTuple):
-    """How a next token is drawn from the model's distribution.
-
-    Attributes:
-      top_k: among so many most likely tokens; 1: always the most likely one.
-      temperature: the logits are divided by it.
-      top_p: among the fewest most likely tokens that have this probability together.
-      rng: the key of the draws.
-    """
-
-    top_k: int
-    temperature: float
-    top_p: float
-    rng: jax.Array
 
 
 class Decoding(NamedTuple):
@@ -58,6 +41,18 @@ class Decoding(NamedTuple):
     new_BT: jax.Array
 
 
+class Continuation(NamedTuple):
+    """What follows a prompt.
+
+    Attributes:
+      tokens: the new ones; where an end token ended them, it is the last.
+      has_ended: whether one did.
+    """
+
+    tokens: list[int]
+    has_ended: bool
+
+
 def generate(
     model: Model,
     prompts: list[str],
@@ -68,13 +63,13 @@ def generate(
     top_p: float | None = None,
     seed: int = 0,
 ) -> list[str]:
-    """Continue prompts; return prompt and continuation as text.
+    """Continue prompts; return prompt and continuation as text, without special tokens.
 
     Args:
       model: with or without edits.
       prompts: at least one text; a begin-of-text token is added where the model's tokenizer says
         so.
-      max_new_tokens: how many tokens to add; a row ends early at the tokenizer's end-of-text token.
+      max_new_tokens: how many tokens to add; a row ends early at one of the tokenizer's end tokens.
       top_k: sample among this many most likely tokens; None: among all, or where temperature and
         top_p are None as well, always the most likely one.
       temperature: divides the logits before sampling; 0: always the most likely token.
@@ -83,21 +78,46 @@ def generate(
       seed: of the sampling.
 
     Raises:
-      ValueError: on an empty list or prompt, a number that cannot be, or a text that would be too
-        long.
+      ValueError: on an empty list or prompt, a text instead of a list, a number that cannot be, a
+        token that the model has no embedding of, or a text that would be too long.
     """
-    token_lists = [model.tokenizer.encode(prompt) for prompt in prompts]
-    new_lists = continue_tokens(
+    check_texts(prompts, "generation")
+    new_texts = continue_texts(
         model,
-        token_lists,
+        prompts,
         max_new_tokens=max_new_tokens,
         top_k=top_k,
         temperature=temperature,
         top_p=top_p,
         seed=seed,
     )
-    pairs = zip(token_lists, new_lists, strict=True)
-    return [model.tokenizer.decode(tokens + new) for tokens, new in pairs]
+    pairs = zip(prompts, new_texts, strict=True)
+    return [strip_special(model.tokenizer, prompt + new) for prompt, new in pairs]
+
+
+def continue_texts(
+    model: Model,
+    prompts: list[str] | list[list[int]],
+    *,
+    max_new_tokens: int,
+    **asked: Unpack[SamplingOptions],
+) -> list[str]:
+    """Continue prompts; return what follows each, without special tokens.
+
+    Args:
+      model: with or without edits.
+      prompts: at least one, all of them texts, or tokens to which nothing is added.
+      max_new_tokens: as in `generate`.
+      **asked: how tokens are sampled, as in `generate`.
+
+    Raises:
+      ValueError: as `generate`.
+    """
+    tokenizer = model.tokenizer
+    token_lists = [tokenizer.encode(p) if isinstance(p, str) else p for p in prompts]
+    found = continue_rows(model, token_lists, max_new_tokens=max_new_tokens, **asked)
+    pairs = zip(token_lists, found, strict=True)
+    return [text_behind(tokenizer, tokens, new.tokens) for tokens, new in pairs]
 
 
 def continue_tokens(
@@ -107,7 +127,7 @@ def continue_tokens(
     max_new_tokens: int,
     **asked: Unpack[SamplingOptions],
 ) -> list[list[int]]:
-    """Continue rows of tokens; return each row's new ones, without the end-of-text token.
+    """Continue rows of tokens; return each row's new ones, without the token that ended them.
 
     Args:
       model: with or without edits.
@@ -118,14 +138,39 @@ def continue_tokens(
     Raises:
       ValueError: as `generate`.
     """
-    sampling = _sampling(model, max_new_tokens, **asked)
+    found = continue_rows(model, token_lists, max_new_tokens=max_new_tokens, **asked)
+    return [new.tokens[:-1] if new.has_ended else new.tokens for new in found]
+
+
+def continue_rows(
+    model: Model,
+    token_lists: list[list[int]],
+    *,
+    max_new_tokens: int,
+    **asked: Unpack[SamplingOptions],
+) -> list[Continuation]:
+    """Continue rows of tokens; return each row's new ones, up to the token that ended them.
+
+    Args:
+      model: with or without edits.
+      token_lists: as in `continue_tokens`.
+      max_new_tokens: as in `generate`.
+      **asked: how tokens are sampled, as in `generate`.
+
+    Raises:
+      ValueError: as `generate`.
+    """
+    sampling = resolve_sampling(model, max_new_tokens, **asked)
     token_BT, length_B = _padded(model, token_lists, max_new_tokens)
     new_BT = _generate(model, token_BT, length_B, max_new_tokens, sampling.top_k, sampling)
+    rows = jax.device_get(new_BT)[: len(token_lists)]
+    return [_up_to_end(row.tolist(), model.tokenizer.end_ids) for row in rows]
 
-    # Each row up to its end-of-text token.
-    eos_id = model.tokenizer.eos_id
-    new_lists = [row.tolist() for row in jax.device_get(new_BT)[: len(token_lists)]]
-    return [new[: new.index(eos_id)] if eos_id in new else new for new in new_lists]
+
+def _up_to_end(new: list[int], end_ids: frozenset[int]) -> Continuation:
+    """Cut new tokens behind the first one that ends them."""
+    at = next((i for i, token in enumerate(new) if token in end_ids), None)
+    return Continuation(new, False) if at is None else Continuation(new[: at + 1], True)
 
 
 def stream(
@@ -142,17 +187,17 @@ def stream(
     Raises:
       ValueError: as `generate`.
     """
-    sampling = _sampling(model, max_new_tokens, **asked)
+    sampling = resolve_sampling(model, max_new_tokens, **asked)
     token_BT, length_B = _padded(model, [tokens], max_new_tokens)
-    top_k, eos_id = sampling.top_k, model.tokenizer.eos_id
+    top_k, tokenizer = sampling.top_k, model.tokenizer
     decoding = _begin(model, token_BT, length_B, max_new_tokens, top_k, sampling)
-    prompt, n_shown, n_new, is_over = model.tokenizer.decode(tokens), 0, 1, False
+    n_shown, n_new, is_over = 0, 1, False
     while not is_over:
         # What is new since the last look; a character whose bytes are not all there waits.
-        new = jax.device_get(decoding.new_BT)[0, :n_new].tolist()
-        is_over = eos_id in new or n_new == max_new_tokens
-        new = new[: new.index(eos_id)] if eos_id in new else new
-        text = model.tokenizer.decode(tokens + new).removeprefix(prompt)
+        made = jax.device_get(decoding.new_BT)[0, :n_new].tolist()
+        new, has_ended = _up_to_end(made, tokenizer.end_ids)
+        is_over = has_ended or n_new == max_new_tokens
+        text = text_behind(tokenizer, tokens, new)
         text = text if is_over else text.rstrip("\ufffd")
         if len(text) > n_shown:
             yield text[n_shown:]
@@ -163,39 +208,14 @@ def stream(
             n_new += n_steps
 
 
-def _sampling(
-    model: Model,
-    max_new_tokens: int,
-    top_k: int | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    seed: int = 0,
-) -> Sampling:
-    """Check what `generate` was asked for, and resolve what is None."""
-    if max_new_tokens < 1 or (top_k is not None and not 1 <= top_k <= model.config.V):
-        raise ValueError(
-            f"max_new_tokens={max_new_tokens} and top_k={top_k} must be positive "
-            f"(top_k at most {model.config.V})"
-        )
-    if temperature is not None and not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature={temperature}: expected 0 (greedy) or a positive number")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p}: expected a probability over 0, at most 1")
-    is_greedy = (top_k, temperature, top_p) == (None, None, None) or temperature == 0
-    return Sampling(
-        top_k=1 if is_greedy else top_k or model.config.V,
-        temperature=temperature or 1.0,
-        top_p=1.0 if top_p is None else top_p,
-        rng=jax.random.key(seed),
-    )
-
-
 def _padded(
     model: Model, token_lists: list[list[int]], max_new_tokens: int
 ) -> tuple[jax.Array, jax.Array]:
     """Check prompts and pad them to few shapes; return tokens [B, T] and lengths [B]."""
     if not token_lists or not all(token_lists):
         raise ValueError("generation needs at least one prompt, and each prompt at least one token")
+    for tokens in token_lists:
+        model.tokenizer.check_ids(tokens)
     longest = max(map(len, token_lists))
     model.config.check_length(longest + max_new_tokens, "a prompt with its continuation")
 
@@ -230,7 +250,7 @@ def _begin(
     room = ((0, 0), (0, 0), (0, 0), (0, max_new_tokens), (0, 0))
     cache = (jnp.pad(k_LBKTH, room), jnp.pad(v_LBKTH, room))
     last_BD = jnp.take_along_axis(h_BTD, (length_B - 1)[:, None, None], axis=1)[:, 0]
-    token_B = _choose(model, last_BD, 0, top_k, sampling)
+    token_B = choose_tokens(model, last_BD, 0, top_k, sampling)
     new_BT = jnp.zeros((B, max_new_tokens), jnp.int32).at[:, 0].set(token_B)
     return Decoding(token_B, cache, replicate(model.mesh, new_BT))
 
@@ -268,25 +288,8 @@ def _advance(
             jax.lax.dynamic_update_slice_in_dim(old, new, T + step - 1, axis=3)
             for old, new in zip(carry.cache, new_kv, strict=True)
         )
-        token_B = _choose(model, h_B1D[:, 0], step, top_k, sampling)
+        token_B = choose_tokens(model, h_B1D[:, 0], step, top_k, sampling)
         return Decoding(token_B, (k_LBKSH, v_LBKSH), carry.new_BT.at[:, step].set(token_B))
 
     end = jax.lax.fori_loop(first_step, first_step + n_steps, body, start)
     return end._replace(new_BT=replicate(model.mesh, end.new_BT))
-
-
-def _choose(model: Model, h_BD: jax.Array, step, top_k: int, sampling: Sampling) -> jax.Array:
-    """Draw each row's next token (of one candidate: the argmax), as transformers filters them."""
-    logits_BV = embedding_and_head(model).unembed(h_BD[:, None])[:, 0]
-    best, candidates = jax.lax.top_k(logits_BV, top_k)  # the most likely one first
-
-    # temperature, then the nucleus: a token stays where those before it have less than top_p
-    best = best / sampling.temperature
-    share = jax.nn.softmax(best, axis=-1)
-    before = jnp.cumsum(share, axis=-1) - share
-    best = jnp.where(before < sampling.top_p, best, -jnp.inf)
-
-    rng = jax.random.fold_in(sampling.rng, step)
-    chosen_B = jax.random.categorical(rng, best)
-    token_B = jnp.take_along_axis(candidates, chosen_B[:, None], axis=1)[:, 0]
-    return token_B.astype(jnp.int32)

@@ -3,6 +3,7 @@
 Weights are dequantised by the `gguf` package; configuration and tokenizer come from the metadata.
 """
 
+import logging
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,13 @@ import numpy as np
 
 from jaxedit.models import family as families
 from jaxedit.models.checkpoint import Checkpoint
-from jaxedit.models.family import Fields
+from jaxedit.models.gguf_metadata import (
+    check_file_kind,
+    check_tokenizer,
+    finish_architecture,
+    metadata_fields,
+    read_metadata,
+)
 from jaxedit.models.tokenizer import Tokenizer
 
 
@@ -24,8 +31,7 @@ def open_gguf(path: Path) -> Checkpoint:
     """
     import gguf
 
-    reader = _open_reader(path)
-    metadata = {name: field.contents() for name, field in reader.fields.items()}
+    reader, metadata = _open(path)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
 
     def shape(name: str) -> tuple[int, ...]:
@@ -53,7 +59,7 @@ def open_gguf(path: Path) -> Checkpoint:
     return Checkpoint(
         place=str(path),
         family=family,
-        config=family.config(Fields(values)),
+        config=families.read_config(values, path),
         weights=family.GGUF,
         names=frozenset(tensors),
         shape=shape,
@@ -72,8 +78,7 @@ def describe_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
       ValueError: as `open_gguf`, or where the file divides rotary frequencies by numbers of its
         own, which no HF configuration can say.
     """
-    reader = _open_reader(path)
-    metadata = {name: field.contents() for name, field in reader.fields.items()}
+    reader, metadata = _open(path)
     names = frozenset(tensor.name for tensor in reader.tensors)
     if "rope_freqs.weight" in names:
         raise ValueError(
@@ -83,15 +88,11 @@ def describe_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return metadata, _hf_values(path, _find_family(path, metadata), metadata, names)
 
 
-def _open_reader(path: Path):
-    import gguf
-
-    try:
-        return gguf.GGUFReader(path)
-    except Exception as error:
-        raise ValueError(
-            f"{path} ({path.stat().st_size:,} bytes) is not a whole GGUF file: {error}"
-        ) from error
+def _open(path: Path) -> tuple[Any, dict[str, Any]]:
+    """Open a file that is one whole model, whose tokenizer's metadata have their types."""
+    reader, metadata = read_metadata(path)
+    check_file_kind(path, metadata)
+    return reader, metadata
 
 
 def _find_family(path: Path, metadata: dict[str, Any]) -> ModuleType:
@@ -102,7 +103,7 @@ def _find_family(path: Path, metadata: dict[str, Any]) -> ModuleType:
         raise ValueError(
             f"{path} has architecture {arch!r}; GGUF files are read for {', '.join(supported)}"
         )
-    if metadata.get(f"{arch}.expert_count"):
+    if metadata.get(f"{arch}.expert_count") not in (None, 0):
         raise ValueError(
             f"{path} is a mixture of experts: "
             "its layers have no single MLP whose second weight could be edited"
@@ -114,12 +115,14 @@ def _hf_values(
     path: Path, family: ModuleType, metadata: dict[str, Any], names: frozenset[str]
 ) -> dict[str, Any]:
     """Translate metadata, and what only the tensors' names tell, to an HF configuration."""
-    try:
-        values = family.from_gguf(metadata)
-    except KeyError as error:
-        raise ValueError(_lacks(path, error)) from error
-    if metadata["general.architecture"] == "llama":
-        values["tie_word_embeddings"] = "output.weight" not in names
+    architecture = metadata["general.architecture"]
+    fields = metadata_fields(path, metadata)
+    check_tokenizer(fields)
+    values = family.from_gguf(fields)
+    finish_architecture(fields, architecture)
+    # The head is a tensor of its own where there is one, as in llama.cpp.
+    values["tie_word_embeddings"] = "output.weight" not in names
+    if architecture == "llama":
         values["attention_bias"] = "blk.0.attn_q.bias" in names
     return values
 
@@ -128,11 +131,12 @@ def _read_tokenizer(path: Path, metadata: dict[str, Any]) -> Tokenizer:
     try:
         return tokenizer_from_metadata(metadata)
     except KeyError as error:
-        raise ValueError(_lacks(path, error)) from error
-
-
-def _lacks(path: Path, error: KeyError) -> str:
-    return f"{path} has no {error} in its metadata; was it written for an old version of llama.cpp?"
+        raise ValueError(
+            f"{path} has no {error} in its metadata; was it written for an old version of "
+            "llama.cpp?"
+        ) from error
+    except Exception as error:  # the tokenizers package raises no other class
+        raise ValueError(f"{path} has no usable tokenizer: {error}") from error
 
 
 def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
@@ -173,7 +177,20 @@ def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
     add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", usual) and bos_id is not None)
     eos_id = metadata.get("tokenizer.ggml.eos_token_id")
     template = metadata.get("tokenizer.chat_template")
-    return Tokenizer(backend, add_bos, bos_id, eos_id, template)
+    others = {
+        name: metadata.get(f"tokenizer.ggml.{name}_token_id")
+        for name in ("eot", "eom", "unknown", "padding")
+    }
+    known = {name: i for name, i in others.items() if i is not None}
+    return Tokenizer(
+        backend,
+        add_bos,
+        bos_id,
+        eos_id,
+        template,
+        more_end_ids=frozenset(known[name] for name in ("eot", "eom") if name in known),
+        more_special_ids=frozenset(known.values()),
+    )
 
 
 # The expression by which Llama 3 splits text before the merges.
@@ -196,6 +213,11 @@ def _byte_level(metadata: dict[str, Any]):
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     name = metadata.get("tokenizer.ggml.pre", "default")
+    if name == "default":
+        logging.getLogger("jaxedit").warning(
+            "the GGUF file names no pre-tokenizer (tokenizer.ggml.pre): texts are split as GPT-2 "
+            "does, which may not be how the model was trained, nor what llama.cpp does without one"
+        )
     if name not in _PRE_TOKENIZERS:
         supported = ", ".join(_PRE_TOKENIZERS)
         raise ValueError(

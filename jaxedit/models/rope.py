@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxedit.models.fields import Fields
+
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
@@ -44,10 +46,11 @@ def scaling_factors(theta: float, dims: int, scaling: dict) -> tuple[float, ...]
     """Return the frequencies' divisors of an HF `rope_scaling` (or `rope_parameters`) entry.
 
     Raises:
-      ValueError: on a type other than "default", "linear" and "llama3", and on an entry with more
-        or less than its type has.
+      ValueError: on a type other than "default", "linear" and "llama3", on an entry with more or
+        less than its type has, and on a number that is none or out of range.
     """
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    entry = Fields(scaling, "rotary scaling")
+    kind = entry.text("rope_type", None) or entry.text("type", None) or "default"
     if kind not in _SCALINGS:
         raise ValueError(
             f"rotary scaling of type {kind!r} is not supported; supported: {', '.join(_SCALINGS)}"
@@ -60,12 +63,18 @@ def scaling_factors(theta: float, dims: int, scaling: dict) -> tuple[float, ...]
     if kind == "default":
         return None
     if kind == "linear":
-        return (float(scaling["factor"]),) * len(inverse)
+        return (_factor(entry),) * len(inverse)
     # llama3: long wavelengths are stretched by `factor`, short ones kept, those between blended.
-    turns = scaling["original_max_position_embeddings"] * inverse / (2 * math.pi)
-    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = entry.count("original_max_position_embeddings") * inverse / (2 * math.pi)
+    low = entry.number("low_freq_factor")
+    high = entry.number("high_freq_factor", above=low)
     kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return tuple((1 / (kept + (1 - kept) / scaling["factor"])).tolist())
+    return tuple((1 / (kept + (1 - kept) / _factor(entry))).tolist())
+
+
+def _factor(entry: Fields) -> float:
+    """Take how many times as long a text may be; float32 frequencies hold up to 1e30 times."""
+    return entry.number("factor", most=1e30)
 
 
 def rotate(rope: Rope, x_BTNH: jax.Array, position_BT: jax.Array) -> jax.Array:

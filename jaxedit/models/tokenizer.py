@@ -1,10 +1,16 @@
 """Tokenisation, with the character offsets that tell where a subject ends and a target begins."""
 
 import dataclasses
+import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from jaxedit.files import read_json, shorten_json
+from jaxedit.models.family import reject_custom_code
+from jaxedit.models.tokenizer_settings import find_ids, read_end_ids, with_dummy_prefix
 
 if TYPE_CHECKING:
     import tokenizers
@@ -21,6 +27,9 @@ class Tokenizer:
       bos_id: the begin-of-text token, if there is one.
       eos_id: the end-of-text token, if there is one.
       chat_template: the Jinja template that turns messages into a prompt, if there is one.
+      more_end_ids: other tokens that end what a model says, such as the end of a turn.
+      more_special_ids: special tokens besides those that the backend knows as such.
+      vocab_size: how many tokens the model has an embedding of; None: not known yet.
     """
 
     backend: "tokenizers.Tokenizer"
@@ -28,9 +37,32 @@ class Tokenizer:
     bos_id: int | None
     eos_id: int | None
     chat_template: str | None = None
+    more_end_ids: frozenset[int] = frozenset()
+    more_special_ids: frozenset[int] = frozenset()
+    vocab_size: int | None = None
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """All tokens that end what a model says."""
+        return self.more_end_ids | ({self.eos_id} if self.eos_id is not None else set())
+
+    @functools.cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The tokens that are no part of a text, such as begin- and end-of-text."""
+        added = self.backend.get_added_tokens_decoder()
+        special = {i for i, token in added.items() if token.special}
+        named = {i for i in (self.bos_id, self.eos_id) if i is not None}
+        return self.more_special_ids | special | named
 
     def encode(self, text: str, bos: bool | None = None) -> list[int]:
-        """Tokenise a text; `bos=None` follows the model's own settings."""
+        """Tokenise a text; `bos=None` follows the model's own settings.
+
+        A text that begins with a begin-of-text token gets no other.
+
+        Raises:
+          ValueError: on a token that the model has no embedding of, on half a surrogate pair, and
+            where a begin-of-text token is asked for that the tokenizer lacks.
+        """
         return self.encode_with_ends(text, bos)[0]
 
     def encode_many(
@@ -42,24 +74,39 @@ class Tokenizer:
           texts: any number.
           bos: as in `encode`.
           max_length: texts are cut after so many tokens; absent: not at all.
+
+        Raises:
+          ValueError: as `encode`.
         """
-        front = self._front(bos)
+        for text in texts:
+            _check_text(text)
         encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array((front + encoding.ids)[:max_length], np.int32) for encoding in encodings]
+        token_lists = [
+            (self._front(encoding.ids, bos) + encoding.ids)[:max_length] for encoding in encodings
+        ]
+        for tokens in token_lists:
+            self.check_ids(tokens)
+        return [np.array(tokens, np.int32) for tokens in token_lists]
 
     def encode_with_ends(
         self, text: str, bos: bool | None = None
     ) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokenise a text; return tokens and, for each, the characters (start, end) it stands for.
 
-        A begin-of-text token has (0, 0).
-        """
-        encoding = self.backend.encode(text, add_special_tokens=False)
-        front = self._front(bos)
-        return front + encoding.ids, [(0, 0)] * len(front) + encoding.offsets
+        A begin-of-text token that is put in front has (0, 0).
 
-    def _front(self, bos: bool | None) -> list[int]:
-        """Return the tokens to be put in front of a text."""
+        Raises:
+          ValueError: as `encode`.
+        """
+        _check_text(text)
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        front = self._front(encoding.ids, bos)
+        tokens = front + encoding.ids
+        self.check_ids(tokens)
+        return tokens, [(0, 0)] * len(front) + encoding.offsets
+
+    def _front(self, ids: list[int], bos: bool | None) -> list[int]:
+        """Return the tokens to be put in front of a text's own."""
         if not (self.add_bos if bos is None else bos):
             return []
         if self.bos_id is None:
@@ -67,7 +114,21 @@ class Tokenizer:
                 "a begin-of-text token was asked for, but this tokenizer has none; "
                 "load with add_bos=False"
             )
-        return [self.bos_id]
+        return [] if ids[:1] == [self.bos_id] else [self.bos_id]
+
+    def check_ids(self, ids: Iterable[int]) -> None:
+        """Raise a ValueError on a token that the model has no embedding of.
+
+        A tokenizer may know more tokens than the model it lies beside.
+        """
+        highest = max(ids, default=0)
+        if self.vocab_size is None or highest < self.vocab_size:
+            return
+        raise ValueError(
+            f"the token {self.backend.id_to_token(highest)!r} has the id {highest}, but the "
+            f"model's vocabulary has {self.vocab_size} tokens (0 to {self.vocab_size - 1}): take "
+            "it out of the text, or take the tokenizer that belongs to the model"
+        )
 
     def render_chat(self, messages: list[dict[str, str]]) -> str:
         """Turn messages into a prompt by the model's chat template, begin-of-text token included.
@@ -96,9 +157,26 @@ class Tokenizer:
             raise ValueError(f"the chat template refuses these messages: {error}") from error
         return prompt
 
-    def decode(self, ids) -> str:
-        """Return the text of tokens, special ones included."""
-        return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """Return the text of tokens.
+
+        Args:
+          ids: the tokens.
+          skip_special: whether special tokens are left out, as in what a model says.
+        """
+        kept = [int(i) for i in ids if not (skip_special and int(i) in self.special_ids)]
+        return self.backend.decode(kept, skip_special_tokens=skip_special)
+
+
+def _check_text(text: str) -> None:
+    """Raise a ValueError on half a surrogate pair, which is no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text {text[:80]!a} holds half a surrogate pair at character {error.start}, "
+            "which is no text: take it out"
+        ) from error
 
 
 def last_token_of(offsets: list[tuple[int, int]], end: int) -> int:
@@ -141,6 +219,30 @@ def first_token_after(offsets: list[tuple[int, int]], start: int) -> int:
     return at
 
 
+def _check_settings(path: Path, has_backend: bool) -> None:
+    """Check that a tokenizer_config.json asks for no code and no class that is not there.
+
+    Args:
+      path: of the file.
+      has_backend: whether there is a tokenizer.json, which needs no class.
+
+    Raises:
+      ValueError: where it does, or is no JSON object.
+    """
+    import transformers
+
+    settings = read_json(path)
+    reject_custom_code(settings, str(path))
+    name = settings.get("tokenizer_class")
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"{path} has tokenizer_class={shorten_json(name)}; expected a string")
+    if name and not has_backend and not hasattr(transformers, name):
+        raise ValueError(
+            f"{path} has tokenizer_class={name[:80]!r}, which transformers has not, and there is "
+            "no tokenizer.json; write one with the model's own code (save_pretrained)"
+        )
+
+
 _FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 
 
@@ -155,6 +257,10 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     import tokenizers
     from transformers import AutoTokenizer  # slow to import; GGUF files do without
 
+    settings = directory / "tokenizer_config.json"
+    if settings.is_file():
+        _check_settings(settings, has_backend=(directory / "tokenizer.json").is_file())
+
     # Without files transformers makes an empty tokenizer and says nothing.
     if not any(all((directory / name).is_file() for name in names) for names in _FILES):
         expected = " or ".join(map(" with ".join, _FILES))
@@ -164,43 +270,35 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     # that SmolLM2 splits digits), so where there is a tokenizer.json it is taken as written.
     written = directory / "tokenizer.json"
     try:
-        hf = AutoTokenizer.from_pretrained(str(directory))
+        hf = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
+        more_end_ids = read_end_ids(directory)
         if written.is_file():
             backend = tokenizers.Tokenizer.from_file(str(written))
         else:
-            backend = _with_dummy_prefix(hf.backend_tokenizer)
-    except Exception as error:
-        raise ValueError(f"no usable tokenizer in {directory}: {error}") from error
+            backend = with_dummy_prefix(hf.backend_tokenizer)
+        # Ids through the text: a class's default token that the vocabulary lacks would have an id
+        # that the model lacks.
+        bos_id, eos_id = (
+            None if token is None else backend.token_to_id(token)
+            for token in (hf.bos_token, hf.eos_token)
+        )
+        # Whether texts begin with a begin-of-text token is tried: the settings say it in several
+        # ways.
+        probe = hf("a")["input_ids"]
+        backend.no_truncation()
+        backend.no_padding()
+    except Exception as error:  # whatever the files lead transformers and tokenizers into
+        reason = f"{type(error).__name__}: {str(error)[:300] or 'no message'}"
+        raise ValueError(f"no usable tokenizer in {directory}: {reason}") from error
 
-    # Ids through the text: a class's default token that the vocabulary lacks would have an id that
-    # the model lacks.
-    bos_id, eos_id = (
-        None if token is None else backend.token_to_id(token)
-        for token in (hf.bos_token, hf.eos_token)
-    )
-    # Whether texts begin with a begin-of-text token is tried: the settings say it in several ways.
-    probe = hf("a")["input_ids"]
     add_bos = bos_id is not None and len(probe) > 1 and probe[0] == bos_id
-    backend.no_truncation()
-    backend.no_padding()
     template = hf.chat_template if isinstance(hf.chat_template, str) else None
-    return Tokenizer(backend, add_bos, bos_id, eos_id, template)
-
-
-def _with_dummy_prefix(backend: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer":
-    """Have a tokenizer put a space before texts that begin with one, too.
-
-    Sentencepiece does, transformers 5 does not.
-    """
-    from tokenizers import normalizers, pre_tokenizers
-
-    step = backend.pre_tokenizer
-    is_metaspace = isinstance(step, pre_tokenizers.Metaspace)
-    if not is_metaspace or step.prepend_scheme == "never" or step.split:
-        return backend
-    first = [] if backend.normalizer is None else [backend.normalizer]
-    prepend = normalizers.Prepend(step.replacement)
-    replace = normalizers.Replace(" ", step.replacement)
-    backend.normalizer = normalizers.Sequence([*first, prepend, replace])
-    backend.pre_tokenizer = None
-    return backend
+    return Tokenizer(
+        backend,
+        add_bos,
+        bos_id,
+        eos_id,
+        template,
+        more_end_ids=more_end_ids - {eos_id},
+        more_special_ids=find_ids(backend, hf.all_special_tokens),
+    )

@@ -4,7 +4,6 @@ The configurations are what config.json of each checkpoint says, read by the fam
 abstract array is a shape with a sharding (jax.ShapeDtypeStruct): a function lowered with such a
 model compiles to what it compiles to with the weights."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxedit import axes
 from jaxedit.editors import find_published, known_name
 from jaxedit.edits.edit import EDITED_WEIGHT
+from jaxedit.files import read_json
 from jaxedit.mesh import parameter_sharding
 from jaxedit.models import family
 from jaxedit.models.config import DecoderConfig, replicate_kv_heads_for
@@ -90,12 +90,8 @@ def read_decoder_config(name: str) -> DecoderConfig:
                 f"model {name!r}: expected one of {', '.join(CONFIGS)}, or a directory with a "
                 "config.json"
             )
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
-    family.reject_moe(values)
-    return family.find(str(values.get("model_type"))).config(family.Fields(dict(values)))
+        values = read_json(path)
+    return family.read_config(dict(values), path if name not in CONFIGS else name)
 
 
 def edited_layers(config: DecoderConfig) -> tuple[int, ...]:

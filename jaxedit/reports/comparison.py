@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxedit.files import write_atomic
 from jaxedit.messages import escape_markdown
 from jaxedit.reports.comparison_figures import comparison_figure
 from jaxedit.reports.curves import Curve
@@ -55,7 +56,7 @@ def write_comparison(
     lines = [f"# {escape_markdown(title)}", "", f"Unedited perplexity {unedited}.", ""]
     lines += [*markdown_table(comparison_header(studies), rows), ""]
     path = folder / "comparison.md"
-    path.write_text("\n".join([*lines, f"![perplexity]({FIGURE}.png)", ""]), encoding="utf-8")
+    write_atomic(path, "\n".join([*lines, f"![perplexity]({FIGURE}.png)", ""]))
     return path
 
 

@@ -1,8 +1,10 @@
 """Curves of perplexity against edits that others measured, from files."""
 
-import json
+import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from jaxedit.files import read_json, shorten_json
 
 
 class Curve(NamedTuple):
@@ -34,13 +36,14 @@ def read_curves(chosen: list[str]) -> list[Curve]:
             raise ValueError(
                 f"--reference={choice}: expected FILE.json:NAME of a file that is there"
             )
-        known = json.loads(file.read_text(encoding="utf-8"))
+        known = read_json(file)
         if name not in known:
-            raise ValueError(f"{file} has no curve {name!r}; it has {', '.join(known)}")
-        # Its numbers.
+            has = ", ".join(known)[:200] or "none"
+            raise ValueError(f"{file} has no curve {name!r}; it has {has}")
+        # Its numbers, "inf" where one is not finite.
         try:
-            edits, perplexity = (list(map(float, known[name][axis])) for axis in ("x", "y"))
-        except (KeyError, TypeError, ValueError) as error:
+            edits, perplexity = (_to_numbers(known[name][axis]) for axis in ("x", "y"))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f'{file}: {name!r} is no curve ({error!r}); expected {{"x": [...], "y": [...]}}'
             ) from error
@@ -48,3 +51,17 @@ def read_curves(chosen: list[str]) -> list[Curve]:
             raise ValueError(f"{file}: {name!r} has {len(edits)} x and {len(perplexity)} y")
         curves.append(Curve(name, edits, perplexity))
     return curves
+
+
+def _to_numbers(values: Any) -> list[float]:
+    """Read the numbers of a curve; letters, true and NaN are none."""
+    if not isinstance(values, list):
+        raise TypeError(f"{shorten_json(values)} is no list")
+    numbers = []
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise TypeError(f"{shorten_json(value)} is no number")
+        numbers.append(float(value))
+        if math.isnan(numbers[-1]):
+            raise ValueError("NaN is no number")
+    return numbers

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxedit.edits.edit import LowRank, read_edit, to_dense
+from jaxedit.edits.edit import LowRank, to_dense
 from jaxedit.files import flatten_keys
 from jaxedit.reports.formatting import format_number
 from jaxedit.reports.records import is_single, outcome, remark
@@ -35,7 +35,7 @@ def edit_details(journal: Journal, number: int) -> dict[str, Any]:
     }
     if not (record.is_made or record.snapshot):
         return details
-    edit = read_edit(step.arrays)
+    edit = step.read_edit()
     details["changes"] = []
     for delta in edit.deltas:
         delta_FD = to_dense(delta)

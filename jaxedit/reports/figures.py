@@ -1,5 +1,6 @@
 """The figures of one study; each function returns a matplotlib figure, `save_figure` writes it."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxedit.analyses.damage_prediction import COLLAPSE_PPL, damage_predictors, measured_damage
+from jaxedit.files import write_atomic
 from jaxedit.reports.curves import Curve
 from jaxedit.reports.formatting import clip_for_plot, format_number, format_statistic, name_of_top
 from jaxedit.reports.labels import EndLabel, PointLabel, label_line_ends, label_points
@@ -49,10 +51,15 @@ def new_figure(width_in: float, height_in: float) -> "Figure":
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure as path.png and path.pdf."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a figure as path.png and path.pdf; each is there in whole or as it was.
+
+    Raises:
+      OSError: where one cannot be written.
+    """
     for suffix in (".png", ".pdf"):
-        figure.savefig(path.with_suffix(suffix), dpi=200)
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix.removeprefix("."), dpi=200)
+        write_atomic(path.with_suffix(suffix), content.getvalue())
 
 
 def perplexity_figure(journal: Journal, curves: Sequence[Curve] = ()) -> "Figure":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jaxedit.analyses.damage_prediction import DAMAGE_RATIO, damage_predictors, measured_damage
 from jaxedit.analyses.paper import PAPER_TITLE, paper_numbers
+from jaxedit.files import write_atomic
 from jaxedit.messages import escape_controls, escape_markdown
 from jaxedit.reports.curves import Curve
 from jaxedit.reports.figures import (
@@ -59,7 +60,7 @@ def write_report(folder: Path, curves: Sequence[Curve] = ()) -> Path:
     if figures["retention"] is not None:
         image = "![P(new) of each fact as more are written](retention.png)"
         text += f"## Retention\n\n{image}\n"
-    (folder / "report.md").write_text(text, encoding="utf-8")
+    write_atomic(folder / "report.md", text)
     return folder / "report.md"
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from jaxedit.analyses.damage_prediction import COLLAPSE_PPL, has_collapsed
 from jaxedit.reports.formatting import format_number, format_perplexity, severity
-from jaxedit.study.journal import Journal
+from jaxedit.study.journal import Journal, journal_remarks
 from jaxedit.study.record import StepRecord
 
 HEADER = ["#", "edit", "perplexity", "ratio", "P(new)", "accuracy", "|u·k|", "outcome"]
@@ -15,17 +15,50 @@ def edit_steps(journal: Journal) -> list[StepRecord]:
     """Return the records of a journal's edits.
 
     Raises:
-      ValueError: where there is none.
+      ValueError: where there is none, or one lacks what every edit has.
     """
     if len(journal.steps) < 2:
         raise ValueError(f"{journal.folder} holds no edit yet; run the study first")
-    return [step.record for step in journal.steps[1:]]
+    records = [step.record for step in journal.steps[1:]]
+    for record in records:
+        _check_complete(journal, record)
+    return records
+
+
+def _check_complete(journal: Journal, record: StepRecord) -> None:
+    """Check that an edit's record has what is shown of every edit.
+
+    Raises:
+      ValueError: where something is missing.
+    """
+    fields = {name: getattr(record, name) for name in ("prompt", "subject", "target_new")}
+    if record.is_made:
+        metrics, unedited = record.metrics or {}, record.unedited_metrics or {}
+        fields["metrics.probability_new"] = metrics.get("probability_new")
+        fields["metrics.efficacy_accuracy"] = metrics.get("efficacy_accuracy")
+        fields["unedited_metrics.probability_new"] = unedited.get("probability_new")
+    if record.perplexity:
+        fields["perplexity.ratio"] = record.perplexity.get("ratio")
+    missing = [name for name, value in fields.items() if value is None]
+    if missing:
+        raise ValueError(
+            f"{journal.folder / 'journal.jsonl'}: the line of step {record.step} lacks "
+            f"{', '.join(missing)}; restore it from a copy"
+        )
 
 
 def unedited_perplexity(journal: Journal) -> float:
-    """Return the unedited model's perplexity, the mean over texts."""
+    """Return the unedited model's perplexity, the mean over texts.
+
+    Raises:
+      ValueError: where the journal's first line has none.
+    """
     perplexity = journal.steps[0].record.perplexity
-    assert perplexity is not None
+    if perplexity is None:
+        raise ValueError(
+            f"{journal.folder / 'journal.jsonl'}: its first line has no perplexity of the unedited "
+            "model; restore it from a copy"
+        )
     return float(perplexity["mean"])
 
 
@@ -157,6 +190,7 @@ def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
     if unedited > COLLAPSE_PPL:
         collapse = f"that is over {COLLAPSE_PPL:,} (collapse) without any edit."
     lines = [
+        *journal_remarks(journal),
         f"{method} on {model}, {mode} edits: {counts}.",
         f"The unedited model's perplexity is {format_number(unedited)}; {collapse}",
     ]

@@ -1,6 +1,5 @@
 """Finished studies as a comparison reads them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +7,7 @@ from typing import Any, NamedTuple
 from jaxedit.reports.records import edit_steps, measured_steps, unedited_perplexity
 from jaxedit.study.journal import Journal, read_journal
 from jaxedit.study.record import StepRecord
-from jaxedit.study.upgrade import upgrade_metrics
+from jaxedit.study.retained import read_retained
 
 
 class FinishedStudy(NamedTuple):
@@ -47,8 +46,6 @@ def read_studies(folder: Path, variants: tuple[str, ...]) -> list[FinishedStudy]
     for name in variants:
         journal = read_journal(folder / name)
         kept = [step.record.step for step in journal.steps if step.record.kept]
-        path = folder / name / "retained.json"
-        retained = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        facts = retained["facts"] if retained.get("steps") == kept else []
-        studies.append(FinishedStudy(name, journal, [upgrade_metrics(each) for each in facts]))
+        retained = read_retained(folder / name, kept) or []
+        studies.append(FinishedStudy(name, journal, retained))
     return studies

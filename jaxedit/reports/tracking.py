@@ -9,11 +9,12 @@ first named when a study goes on, or has ended, is given all of them.
 
 import contextlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxedit.files import write_atomic
+from jaxedit.files import read_json, write_atomic
 from jaxedit.reports.trackers import TrackedRun, Tracker, check_tracker, open_run
 from jaxedit.study.record import StepRecord
 
@@ -95,8 +96,17 @@ class StudyTracking:
         path = self.folder / "tracked.json"
         if not path.is_file():
             return {}
-        state = json.loads(path.read_text(encoding="utf-8"))
-        return {tracker: (run["run_id"], run["next_step"]) for tracker, run in state.items()}
+        try:
+            state = read_json(path)
+            runs = {tracker: (run["run_id"], run["next_step"]) for tracker, run in state.items()}
+            if all(isinstance(id, str) and type(step) is int for id, step in runs.values()):
+                return runs
+        except (ValueError, KeyError, TypeError):
+            pass
+        logging.getLogger("jaxedit").warning(
+            "%s cannot be read: the trackers get all steps anew, in new runs", path
+        )
+        return {}
 
     def _write_state(self) -> None:
         """Write which runs there are, and what they have; those of trackers not named now stay."""

@@ -10,9 +10,10 @@ unchanged, and anything else raises:
 import dataclasses
 from typing import Annotated, Any, ClassVar
 
+from jaxedit.edits.spaces import check_leading_space
 from jaxedit.models.model import Model
 from jaxedit.solving.packed_prompts import POOLINGS
-from jaxedit.solving.prompts import check_fact_token, check_leading_space
+from jaxedit.solving.prompts import check_fact_token
 from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
 from jaxedit.solving.templates import check_template
 
@@ -34,8 +35,8 @@ class TargetHyper:
       kl_factor: the weight of the KL term.
       clamp_norm_factor: the most that |delta| / |init| may be.
       norm_anchor: NAS (2602.02543): the value gets the norm of what the unedited model holds there.
-      leading_space: between prompt and target: "joined", "separate" or "none"
-        (`jaxedit.solving.prompts.tokenise_prompt`).
+      leading_space: between prompt and target, of requests that say nothing of it: "joined",
+        "separate", "none" or "separate-no-space" (`jaxedit.edits.spaces`).
       fact_token: where keys are read and the vector is added: "subject_last"; the prompt's "last"
         token; or "auto", the prompt's last token where the subject's is at position 0, and else the
         subject's (`jaxedit.solving.prompts.fact_token_of`).

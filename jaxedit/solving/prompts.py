@@ -13,11 +13,11 @@ The fact's token, by default the subject's last one, is where a key is read and 
 from typing import NamedTuple
 
 from jaxedit.edits.request import Request
+from jaxedit.edits.spaces import strip_end, tokenise_answer
 from jaxedit.models.model import Model
-from jaxedit.models.tokenizer import Tokenizer, first_token_after, last_token_of
+from jaxedit.models.tokenizer import Tokenizer, last_token_of
 
 KL_TEMPLATE = "{} is a"  # "essence": what the subject is should not drift
-SPACES = ("joined", "separate", "none")
 FACT_TOKENS = ("subject_last", "last", "auto")
 
 
@@ -60,8 +60,8 @@ def tokenise_prompt(
 ) -> TokenisedPrompt:
     """Tokenise template(prompt(subject)), followed by the target where there is one.
 
-    The subject's last token is found by character offsets in the whole text, so it is right
-    whatever merges with what.
+    The subject's last token is found by character offsets in the prompt, so it is right whatever
+    merges with what in it. The prompt's tokens are those it has without the target.
 
     Args:
       tokenizer: the model's.
@@ -69,27 +69,22 @@ def tokenise_prompt(
       prompt: with one `{}` for the subject.
       subject: as it stands in the prompt.
       target: without a space in front.
-      leading_space: one of SPACES: "joined", one space, and the whole text is tokenised together;
-        "separate", the space and the target are tokenised by themselves and follow the prompt's
-        tokens, as released code has it (sentencepiece may then give a piece more); "none", no
-        space, for languages that have none between words.
+      leading_space: between prompt and target, one of `jaxedit.edits.spaces.SPACES`.
       fact_token: which token is the fact's: "subject_last", or the prompt's "last" one.
+
+    Raises:
+      ValueError: where the tokenizer has no token for the subject, or none for the target.
     """
     template_before, template_after = template.split("{}")
     prompt_before, prompt_after = prompt.split("{}")
+    if template_after:  # it follows the prompt, and no answer does
+        prompt_after = strip_end(prompt_after)
     up_to_subject = template_before + prompt_before + subject
     whole_prompt = up_to_subject + prompt_after + template_after
-    fact_end = len(up_to_subject if fact_token == "subject_last" else whole_prompt)
-    spaced_target = target if leading_space == "none" else " " + target
-
-    if target and leading_space != "separate":
-        tokens, ends = tokenizer.encode_with_ends(whole_prompt + spaced_target)
-        fact_position = last_token_of(ends, fact_end)
-        return TokenisedPrompt(tokens, fact_position, first_token_after(ends, len(whole_prompt)))
-    tokens, ends = tokenizer.encode_with_ends(whole_prompt)
-    fact_position = last_token_of(ends, fact_end)
-    target_tokens = tokenizer.encode(spaced_target, bos=False) if target else []
-    return TokenisedPrompt([*tokens, *target_tokens], fact_position, len(tokens))
+    answered = tokenise_answer(tokenizer, whole_prompt, target, leading_space)
+    fact_end = len(up_to_subject) if fact_token == "subject_last" else answered.n_characters
+    fact_position = last_token_of(answered.offsets, fact_end)
+    return TokenisedPrompt(answered.tokens, fact_position, answered.first)
 
 
 def fact_token_of(tokenizer: Tokenizer, request: Request, fact_token: str) -> str:
@@ -112,14 +107,6 @@ def check_fact_token(fact_token: str) -> None:
         )
 
 
-def check_leading_space(leading_space: str) -> None:
-    """Raise a ValueError on an unknown way to put a space before a target."""
-    if leading_space not in SPACES:
-        raise ValueError(
-            f"leading_space={leading_space!r}: expected one of {', '.join(map(repr, SPACES))}"
-        )
-
-
 def tokenise_request(
     model: Model,
     request: Request,
@@ -129,12 +116,20 @@ def tokenise_request(
 ) -> TokenisedRequest:
     """Tokenise a request in its templates, its bare prompt and its KL prompt.
 
+    Args:
+      model: gives the tokenizer and the positions there are.
+      request: whose own `leading_space` counts before the one given.
+      templates: context templates.
+      leading_space: of requests that say nothing of it.
+      fact_token: which token is the fact's.
+
     Raises:
       ValueError: where a row is longer than the model's positions (a subject longer than the
         context, say).
     """
     tokenizer = model.tokenizer
-    subject, target = request.subject, request.target_new.strip()
+    subject, target = request.subject, request.target_new
+    leading_space = request.leading_space or leading_space
     fact_token = fact_token_of(tokenizer, request, fact_token)
     in_templates = [
         tokenise_prompt(

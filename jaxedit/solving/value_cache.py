@@ -7,13 +7,16 @@ beside EMMET beside AlphaEdit, optimises its values once. Values of a model with
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from jaxedit.edits.request import Request
-from jaxedit.files import write_atomic
+from jaxedit.files import parse_json, to_safetensors, write_atomic
+from jaxedit.models.fingerprints import Fingerprints
 from jaxedit.models.model import Model
 from jaxedit.solving.hyper import ValueHyper
 from jaxedit.solving.site import Site
@@ -44,10 +47,15 @@ def cached_values(
     if hyper.target_cache is None or model.metadata.history:
         return optimise_values(model, requests, templates, layer, hyper, site)
 
-    # The file's name is a hash of everything that the values depend on.
+    # The file's name is a hash of everything that the values depend on: of the model its
+    # configuration, tokenizer and weights.
     key = {
-        "model": [model.fingerprint, str(model.dtype), model.tokenizer.add_bos],
-        "requests": [[request.prompt, request.subject, request.target_new] for request in requests],
+        "model": [*model.fingerprints, str(model.dtype)],
+        "requests": [
+            [request.prompt, request.subject, request.target_new]
+            + ([request.leading_space] if request.leading_space else [])
+            for request in requests
+        ],
         "templates": templates,
         "layer": layer,
         "site": site,
@@ -56,23 +64,49 @@ def cached_values(
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     path = Path(hyper.target_cache) / f"{digest}.safetensors"
     if path.is_file():
-        return _read(path)
-
-    from safetensors.numpy import save
-
+        return read_values(path)
     values = optimise_values(model, requests, templates, layer, hyper, site)
-    arrays = {name: np.ascontiguousarray(array) for name, array in values._asdict().items()}
-    write_atomic(path, save(arrays))
+    write_values(path, values, model.fingerprints)
     return values
 
 
-def _read(path: Path) -> OptimisedValues:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def write_values(path: Path, values: OptimisedValues, fingerprints: Fingerprints) -> None:
+    """Write values to a file of the folder.
 
+    Args:
+      path: the file.
+      values: as optimised.
+      fingerprints: of the model they were optimised on.
+    """
+    arrays = {name: np.asarray(array) for name, array in values._asdict().items()}
+    about = {"fingerprints": fingerprints._asdict(), "digest": _digest(arrays)}
+    write_atomic(path, to_safetensors(arrays, {"values": json.dumps(about)}))
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.shape} {array.dtype}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def read_values(path: Path) -> OptimisedValues:
+    """Read the values that a file of the folder keeps.
+
+    Raises:
+      ValueError: where it holds something else, or is not as it was written.
+    """
     try:
-        return OptimisedValues(**load_file(path))
-    except (SafetensorError, TypeError) as error:
+        with safe_open(path, framework="numpy") as file:
+            metadata = (file.metadata() or {}).get("values", "")
+            arrays = {name: file.get_tensor(name) for name in list(file.keys())}
+        about = parse_json(metadata, "its metadata 'values'")
+        values = OptimisedValues(**arrays)
+        if about.get("digest") != _digest(arrays):
+            raise ValueError("its content does not have its digest")
+        return values
+    except (SafetensorError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} does not hold values that were kept ({error}); delete it to have them found "
             "again"

@@ -4,9 +4,12 @@ A whitener is a W with M^-1 = W^T W (`jaxedit.solving.solve`): L^-1 of M = L L^T
 where an update may change only the subspace that U spans and M = b I there.
 """
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
+
+ILL_CONDITIONED = 1e8  # the factor's own condition is then 1e4, and float32 holds 7 digits
 
 
 def inverse_cholesky(moment_FF: np.ndarray, scale: float = 1.0, ridge: float = 0.0) -> np.ndarray:
@@ -32,6 +35,7 @@ def inverse_cholesky(moment_FF: np.ndarray, scale: float = 1.0, ridge: float = 0
         return np.diag((1 / np.sqrt(diagonal_F)).astype(np.float32))
     moment = scale * (moment + moment.T) / 2
     moment[np.diag_indices_from(moment)] += ridge
+    norm = np.linalg.norm(moment, 1)
     try:
         lower = scipy.linalg.cholesky(moment, lower=True, overwrite_a=True)
     except np.linalg.LinAlgError as error:
@@ -40,10 +44,36 @@ def inverse_cholesky(moment_FF: np.ndarray, scale: float = 1.0, ridge: float = 0
             "gathered from too few tokens, or is of low rank; take more than 10 x F tokens, or add "
             "a small multiple of the identity"
         ) from error
+    _report_condition(lower, float(norm), ridge)
     # LAPACK's inverse of a triangle takes a fifth of a triangular solve's time.
     (invert,) = scipy.linalg.get_lapack_funcs(["trtri"], [lower])
     inverse, _ = invert(lower, lower=1, overwrite_c=1)
     return inverse.astype(np.float32)
+
+
+def _report_condition(lower: np.ndarray, norm: float, ridge: float) -> None:
+    """Warn where M = L L^T is ill-conditioned, with LAPACK's estimate of its condition number.
+
+    Args:
+      lower: L [F, F].
+      norm: of M, the 1-norm.
+      ridge: that M has.
+    """
+    import scipy.linalg
+
+    (estimate,) = scipy.linalg.get_lapack_funcs(["pocon"], [lower])
+    reciprocal, _ = estimate(lower, norm, uplo="L")
+    if reciprocal * ILL_CONDITIONED >= 1:
+        return
+    logging.getLogger("jaxedit").warning(
+        "a regulariser M of keys (%d wide, with %g added to its diagonal) has a condition number "
+        "of about %.1e: along its smallest directions an update is large and no better than the "
+        "second moment's own error there. Take more tokens in jaxedit stats, or a ridge where the "
+        "method has one",
+        len(lower),
+        ridge,
+        1 / reciprocal if reciprocal > 0 else float("inf"),
+    )
 
 
 def null_space(

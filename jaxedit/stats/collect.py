@@ -19,6 +19,7 @@ from jaxedit.distributed import broadcast_flag, is_first_process, map_over_proce
 from jaxedit.mesh import shard_batch
 from jaxedit.models.model import Model
 from jaxedit.models.packing import BATCH_TOKENS, ROW_TOKENS, pack_first_fit, rows_to_arrays
+from jaxedit.models.texts import check_texts
 from jaxedit.rounding import ceil_div, round_up
 from jaxedit.stats.second_moments import Stats
 from jaxedit.stats.sums import Sums, add_batch, read_sums, total_of, write_sums, zero_sums
@@ -110,6 +111,7 @@ def _provenance(model: Model, texts: list[str]) -> dict[str, Any]:
     return {
         "model": model.metadata.source,
         "fingerprint": model.fingerprint,
+        "fingerprints": model.fingerprints._asdict(),
         "corpus_sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest(),
         "dtype": str(model.dtype),
         "n_edits": len(model.metadata.history),
@@ -129,7 +131,8 @@ def _ordered_tokens(
     Returns:
       The tokens of each text that has any, and how many texts were read for them.
     """
-    if isinstance(texts, str) or not texts:
+    check_texts(texts, "a pass for second moments")
+    if not len(texts):
         raise ValueError("second moments need a list of at least one text")
     ordered, per_call = shuffle_texts(texts, seed), TEXTS_PER_CALL * jax.process_count()
     chunks = (ordered[first : first + per_call] for first in range(0, len(ordered), per_call))

@@ -8,25 +8,21 @@ running sum:
     sample_size   the number of texts
 """
 
+import io
 import re
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-LAYER = re.compile(r"\.(\d+)\.")
+from jaxedit.files import write_atomic
+from jaxedit.npy import parse_npy
+
+LAYER = re.compile(r"\.([0-9]{1,6})\.")
 NEEDED = ("mom2.mom2", "mom2.count")
-# What NumPy raises on a file that is cut short, damaged, or of another kind.
-DAMAGED = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+# A compressed member may be so many times as large as it lies there; a second moment gains little,
+# while zeros would fill the memory out of a small file.
+MOST_TIMES, SMALL_BYTES = 100, 1 << 26
 
 
 def read_npz(path: Path, layer: int | None = None) -> tuple[dict[int, np.ndarray], int]:
@@ -78,24 +74,44 @@ def read_npz(path: Path, layer: int | None = None) -> tuple[dict[int, np.ndarray
 def _read_one(path: Path) -> tuple[np.ndarray, int]:
     """Read the second moments of one file, and the tokens they are averages over."""
     try:
-        # A lone array, as in .npy, cannot be entered: TypeError or AttributeError.
-        with np.load(path, allow_pickle=False) as file:
-            held = {name: file[name] for name in file.files if name in NEEDED}
-            names = list(file.files)
-    except DAMAGED as error:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            held = {
+                name: _read_member(archive, f"{name}.npy", path)
+                for name in NEEDED
+                if f"{name}.npy" in archive.namelist()
+            }
+    except Exception as error:  # of zipfile, zlib and others, on what is cut short or damaged
         raise ValueError(
-            f"{path} ({path.stat().st_size:,} bytes) is not a whole .npz file: {error}"
+            f"{path} ({path.stat().st_size:,} bytes) is not a whole .npz file: "
+            f"{str(error) or type(error).__name__}"
         ) from error
     if set(held) != set(NEEDED):
         raise ValueError(f"{path} holds {names}, expected {' and '.join(NEEDED)}")
-    total, count = held["mom2.mom2"], int(held["mom2.count"])
+    total, count = held["mom2.mom2"], held["mom2.count"]
     is_square = total.ndim == 2 and total.shape[0] == total.shape[1]
-    if not is_square or count < 1:
+    is_count = count.shape == () and np.isfinite(count) and count >= 1 and count == int(count)
+    if not is_square or not is_count:
         raise ValueError(
             f"{path}: mom2.mom2 has shape {total.shape} and mom2.count is {count}; "
             "expected [F, F] and a token count"
         )
-    return (total.astype(np.float64) / count).astype(np.float32), count
+    return (total.astype(np.float64) / int(count)).astype(np.float32), int(count)
+
+
+def _read_member(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
+    """Read an array of an archive, once its size is one that can be meant."""
+    info = archive.getinfo(name)
+    most = max(SMALL_BYTES, MOST_TIMES * info.compress_size)
+    if info.file_size > most or info.compress_size > path.stat().st_size:
+        raise ValueError(
+            f"{name} would be {info.file_size:,} bytes out of {info.compress_size:,}, which no "
+            "second moment is"
+        )
+    with archive.open(info) as file:
+        array = parse_npy(file, info.file_size, name)
+        file.read(1)  # at the end, where its checksum is compared
+    return array
 
 
 def write_npz(
@@ -112,7 +128,6 @@ def write_npz(
       n_texts: the number that name and file carry; those repositories read only files with their
         own `mom2_n_samples`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for layer, cov_FF in moments.items():
         path = folder / f"{module.format(layer)}_float32_mom2_{n_texts}.npz"
@@ -123,6 +138,8 @@ def write_npz(
             "constructor": np.array("util.runningstats.CombinedStat()"),
             "sample_size": np.array(n_texts),
         }
-        np.savez(path, **state)
+        content = io.BytesIO()
+        np.savez(content, **state)
+        write_atomic(path, content.getvalue())
         written.append(path)
     return written

@@ -10,15 +10,19 @@ them than it should, and make the large ones too large. A threshold deep among t
 import dataclasses
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxedit.files import write_atomic
+from jaxedit.files import parse_json, shorten_json, to_json, to_safetensors, write_atomic
+from jaxedit.models.fingerprints import compare_fingerprints
 from jaxedit.models.model import Model
 
+NAME = re.compile(r"mom2/(0|[1-9][0-9]{0,5})")  # of a layer's matrix in a file
 FREE_BELOW = 2e-2  # AlphaEdit's published threshold (2410.02355): smaller eigenvalues are free
 
 
@@ -29,8 +33,8 @@ class Stats:
     Attributes:
       moments: layer -> [F, F], on the host.
       n_tokens: how many tokens they were averaged over.
-      made_from: what they were made from (weights' fingerprint, corpus, length, dtype, seed); empty
-        where that is not known.
+      made_from: what they were made from (the model's fingerprints, corpus, length, dtype, seed);
+        empty where that is not known.
     """
 
     moments: Mapping[int, np.ndarray]
@@ -72,8 +76,8 @@ class Stats:
         """Return the matrix of one layer [F, F], checked against the model.
 
         Raises:
-          ValueError: where the layer is absent, or the matrix is another model's by its width or by
-            the weights it is of.
+          ValueError: where the layer is absent, or the matrix is of another model: its width,
+            configuration, tokenizer or weights are others.
         """
         if layer not in self.moments:
             raise ValueError(
@@ -93,6 +97,13 @@ class Stats:
                 f"({self.made_from.get('model')}, {made_with}) than "
                 f"{model.metadata.source} has ({model.fingerprint}); "
                 "make them again with jaxedit stats"
+            )
+        theirs = self.made_from.get("fingerprints", {})
+        differing = compare_fingerprints(theirs, model.fingerprints) if theirs else ""
+        if differing:
+            raise ValueError(
+                f"the second moments of {self.made_from.get('model')} were made with another model "
+                f"than {model.metadata.source}: {differing}; make them again with jaxedit stats"
             )
         return cov_FF
 
@@ -114,14 +125,14 @@ class Stats:
         Raises:
           OSError: where it cannot be written; a file that was there before stays as it was.
         """
-        from safetensors.numpy import save
-
         arrays = {
             f"mom2/{layer}": np.ascontiguousarray(cov_FF, np.float32)
             for layer, cov_FF in self.moments.items()
         }
-        about = {"n_tokens": self.n_tokens, "made_from": dict(self.made_from)}
-        write_atomic(path, save(arrays, {"stats": json.dumps(about, sort_keys=True)}))
+        about = {"n_tokens": self.n_tokens, "made_from": to_json(self.made_from)}
+        about["digest"] = _content_digest(self.digest, about)
+        described = json.dumps(about, sort_keys=True)
+        write_atomic(path, to_safetensors(arrays, {"stats": described}))
 
     @classmethod
     def load(cls, path: Path, layer: int | None = None) -> "Stats":
@@ -135,38 +146,87 @@ class Stats:
           ValueError: where the file is missing, cut short, or holds something else; the message
             says what was found.
         """
-        from safetensors import SafetensorError, safe_open
-
         from jaxedit.stats.npz import read_npz
 
-        # Files of other repositories.
-        if path.is_dir() or path.suffix == ".npz":
-            return cls.from_moments(*read_npz(path, layer))
-        if layer is not None:
+        if path.is_dir() or path.suffix == ".npz":  # of other repositories
+            moments, n_tokens = read_npz(path, layer)
+            about: dict[str, Any] = {"n_tokens": n_tokens, "made_from": {}}
+        elif layer is None:
+            moments, about = _read_own(path)
+        else:
             raise ValueError(
                 f"layer={layer} is for an .npz file whose name does not tell it; "
                 f"{path} says its layers itself"
             )
-
-        # Our own files.
-        if not path.is_file():
-            raise ValueError(f"there are no second moments at {path}; jaxedit stats makes them")
         try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = (file.metadata() or {}).get("stats")
-                names = file.keys()
-                arrays = {name: file.get_tensor(name) for name in names}
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}"
-            ) from error
-        if metadata is None:
-            raise ValueError(
-                f"{path} holds {sorted(arrays)[:3]}, not second moments written by jaxedit stats"
-            )
-        about = json.loads(metadata)
-        moments = {int(name.removeprefix("mom2/")): array for name, array in arrays.items()}
-        return cls.from_moments(moments, about["n_tokens"], about["made_from"])
+            stats = cls.from_moments(moments, about["n_tokens"], about["made_from"])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        _check_content(path, stats, about)
+        return stats
+
+
+def _read_own(path: Path) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
+    """Read the matrices of a file of our own, and what it says of them.
+
+    Raises:
+      ValueError: where the file is missing, cut short, or holds something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ValueError(f"there are no second moments at {path}; jaxedit stats makes them")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = (file.metadata() or {}).get("stats")
+            names = list(file.keys())
+            arrays = {name: file.get_tensor(name) for name in names if NAME.fullmatch(name)}
+    except (SafetensorError, TypeError) as error:  # TypeError: a dtype that NumPy lacks
+        raise ValueError(
+            f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}"
+        ) from error
+    if metadata is None or len(arrays) < len(names) or not names:
+        raise ValueError(
+            f"{path} holds {sorted(names)[:3]}, not second moments written by jaxedit stats"
+        )
+    about = parse_json(metadata, f"{path}: its metadata 'stats'")
+    n_tokens, made_from = about.get("n_tokens"), about.get("made_from")
+    if type(n_tokens) is not int or not isinstance(made_from, dict):
+        raise ValueError(
+            f"{path}: its metadata must hold a whole number 'n_tokens' and an object 'made_from', "
+            f"as jaxedit stats writes them; got {shorten_json(about)}"
+        )
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise ValueError(f"{path}: {name} is {array.dtype}; jaxedit stats writes float32")
+    return {int(name.removeprefix("mom2/")): array for name, array in arrays.items()}, about
+
+
+def _check_content(path: Path, stats: Stats, about: Mapping[str, Any]) -> None:
+    """Check a file's content against the digest in it; say where there is none.
+
+    Raises:
+      ValueError: where it has changed since it was written.
+    """
+    digest = about.get("digest")
+    described = {name: about[name] for name in ("n_tokens", "made_from")}
+    if digest is not None and digest != _content_digest(stats.digest, described):
+        raise ValueError(
+            f"{path} is not as it was written: its content does not have its digest ({digest}). "
+            "Take it from a copy, or make it again with jaxedit stats"
+        )
+    if stats.made_from and (digest is None or "fingerprints" not in stats.made_from):
+        logging.getLogger("jaxedit").warning(
+            "%s was written by a version of jaxedit that took no digest of it and no fingerprints "
+            "of configuration and tokenizer: these cannot be verified",
+            path,
+        )
+
+
+def _content_digest(arrays: str, about: Mapping[str, Any]) -> str:
+    """Digest the arrays' digest together with what is said of them."""
+    text = json.dumps([arrays, about["n_tokens"], about["made_from"]], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _is_finite_symmetric(cov_FF: np.ndarray) -> bool:

@@ -4,16 +4,20 @@ Two float32 arrays hold a sum: `high` is the rounded sum, `low` the sum of what 
 it (Neumaier's compensated addition). Their total in float64 is taken once, at the end.
 """
 
+import hashlib
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from jaxedit.distributed import is_first_process
-from jaxedit.files import write_atomic
+from jaxedit.files import parse_json, shorten_json, to_safetensors, write_atomic
 from jaxedit.mesh import device_put_global, parameter_sharding, to_host
 from jaxedit.models.layers import causal_attention, embed, run_layer
 from jaxedit.models.model import Model
@@ -106,13 +110,20 @@ def write_sums(
       n_texts: how many texts they are of.
       sums: gathered from the devices of all processes.
     """
-    from safetensors.numpy import save
-
-    described = json.dumps({"made_from": {**made_from, "layers": layers}, "n_texts": n_texts})
     arrays = {"high": to_host(sums.high_EMF), "low": to_host(sums.low_EMF)}
-    content = save(arrays, {"part": described})
+    described = {"made_from": {**made_from, "layers": layers}, "n_texts": n_texts}
+    described["digest"] = _digest(arrays, described)
     if is_first_process():
-        write_atomic(path, content)
+        write_atomic(path, to_safetensors(arrays, {"part": json.dumps(described)}))
+
+
+def _digest(arrays: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> str:
+    """Digest sums together with what is said of them."""
+    content = json.dumps([described["made_from"], described["n_texts"]], sort_keys=True)
+    digest = hashlib.blake2b(content.encode(), digest_size=16)
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
 
 
 def read_sums(
@@ -126,28 +137,61 @@ def read_sums(
     Raises:
       ValueError: where the file is damaged, or of another pass.
     """
-    from safetensors import SafetensorError, safe_open
-
-    sharding = parameter_sharding(model.mesh, "EMF", _shape(model, layers))
     try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})["part"])
-            n_done, theirs = about["n_texts"], about["made_from"]
-            sums = Sums(
-                device_put_global(sharding, file.get_tensor("high")),
-                device_put_global(sharding, file.get_tensor("low")),
-            )
-    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
+        described, arrays = _read_part(path, _shape(model, layers))
+    except (SafetensorError, TypeError, OSError, ValueError) as error:
         raise ValueError(
             f"{path} is not an unfinished pass of jaxedit stats ({error}); remove it to begin anew"
         ) from error
 
     # Sums go on only with the same model, texts, settings and layers.
-    ours = {**made_from, "layers": layers}
-    differing = sorted(key for key in ours if theirs.get(key) != ours[key])
+    theirs, ours = described["made_from"], {**made_from, "layers": layers}
+    differing = sorted(
+        key
+        for key in ours
+        if theirs.get(key) != ours[key] and (key != "fingerprints" or key in theirs)
+    )
     if differing:
         shown = "; ".join(f"{key}: {theirs.get(key)} there, {ours[key]} now" for key in differing)
         raise ValueError(
             f"{path} is an unfinished pass over something else. {shown}. Remove it to begin anew"
         )
-    return n_done, sums
+    if arrays is None:
+        raise ValueError(
+            f"{path} does not hold the sums of layers {layers}; remove it to begin anew"
+        )
+    if "digest" not in described:
+        logging.getLogger("jaxedit").warning(
+            "%s was written by a version of jaxedit that took no digest of it: it cannot be "
+            "verified",
+            path,
+        )
+    sharding = parameter_sharding(model.mesh, "EMF", _shape(model, layers))
+    sums = Sums(*(device_put_global(sharding, arrays[name]) for name in ("high", "low")))
+    return described["n_texts"], sums
+
+
+def _read_part(
+    path: Path, shape: tuple[int, ...]
+) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:
+    """Read an unfinished pass: what it says of itself, and its sums where they have that shape.
+
+    Raises:
+      ValueError: on another content, or one that is not as it was written.
+    """
+    with safe_open(path, framework="numpy") as file:
+        metadata = (file.metadata() or {}).get("part", "")
+        described = parse_json(metadata, "its metadata 'part'")
+        made_from, n_texts = described.get("made_from"), described.get("n_texts")
+        if not isinstance(made_from, dict) or type(n_texts) is not int or n_texts < 0:
+            raise ValueError(f"its metadata is {shorten_json(described)}")
+        if {"high", "low"} - set(file.keys()):
+            raise ValueError("it holds no sums")
+        arrays = {name: file.get_tensor(name) for name in ("high", "low")}
+    digest = described.get("digest")
+    if digest is not None and digest != _digest(arrays, described):
+        raise ValueError("its content does not have its digest")
+    is_expected = all(
+        array.shape == shape and array.dtype == np.float32 for array in arrays.values()
+    )
+    return described, arrays if is_expected else None

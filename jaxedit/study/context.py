@@ -1,7 +1,6 @@
 """What a study runs with, made from its configuration and checked: model, editor, facts, texts."""
 
 import functools
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from jaxedit.stats.second_moments import Stats
 from jaxedit.study.config import editor_from, plain_config, with_published_layers
 from jaxedit.study.guard import Guard
 from jaxedit.study.replay import load_start
+from jaxedit.study.run_file import installed_versions, read_run_file
 from jaxedit.study.screening import Screening, check_screening, screen_steps
 from jaxedit.study.validation import (
     check_config,
@@ -122,7 +122,7 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     batches = facts_of_edits(inputs.requests.requests, values)
 
     # The editor, the model, and room for the deltas of all edits at the edited layers.
-    templates = None if workdir is None else saved_templates(workdir)
+    templates = None if workdir is None else saved_templates(workdir, values["editor"]["method"])
     own_templates = {"context_templates": templates} if templates else {}
     editor = editor_from(values["editor"], **own_templates)
     check_editor(values, editor)
@@ -233,6 +233,7 @@ def _describe(
     return {
         "config": values,
         "model_fingerprint": model.fingerprint,
+        "fingerprints": model.fingerprints._asdict(),
         "start_sha256": digest_edits(model.metadata.history),
         "facts_sha256": digest_requests(inputs.requests.requests),
         "texts_sha256": digest(inputs.texts),
@@ -240,16 +241,20 @@ def _describe(
         "n_skipped_facts": inputs.requests.n_skipped,
         "n_edits": n_edits,
         "context_templates": templates,
+        "versions": installed_versions(),
     }
 
 
-def saved_templates(workdir: Path) -> tuple[str, ...] | None:
-    """Read the context templates that a study's folder was begun with, if it was."""
-    path = workdir / "run.json"
-    if not path.is_file():
+def saved_templates(workdir: Path, method: str) -> tuple[str, ...] | None:
+    """Read the context templates that a study's folder was begun with, if it was by this method.
+
+    Raises:
+      ValueError: where its run.json is damaged.
+    """
+    if not (workdir / "run.json").is_file():
         return None
-    try:
-        templates = json.loads(path.read_text(encoding="utf-8")).get("context_templates")
-    except (ValueError, AttributeError):
-        return None  # open_journal says what is wrong with it
-    return tuple(templates) if templates else None
+    run = read_run_file(workdir)
+    templates = run.get("context_templates")
+    if run.get("config", {}).get("editor", {}).get("method") != method:
+        return None  # another study's, as `open_journal` will say
+    return tuple(templates) if isinstance(templates, list) else None

@@ -16,7 +16,7 @@ from jaxedit.datasets import read_requests
 from jaxedit.editors import layer_field, published_hyper
 from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Edit
-from jaxedit.edits.request import PromptAnswer, Request
+from jaxedit.edits.request import PromptAnswer, Request, check_requests, with_leading_space
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
 from jaxedit.stats.second_moments import Stats
@@ -157,7 +157,13 @@ def _requests_of(journal: Journal, records: list[StepRecord]) -> tuple[Request, 
         batches = facts_of_edits(asked, config)
         return tuple(request for record in records for request in batches[record.step - 1])
     return tuple(
-        Request(record.prompt, record.subject, record.target_new, record.target_true)
+        Request(
+            record.prompt,
+            record.subject,
+            record.target_new,
+            record.target_true,
+            leading_space=record.leading_space,
+        )
         for record in records
         if record.prompt and record.subject and record.target_new
     )
@@ -227,12 +233,13 @@ def edit_model(
       ValueError: on a method, hyper-parameter or request that cannot be, or where no layer is
         published for the model and none is given.
     """
-    requests = [request] if isinstance(request, Request) else list(request)
+    requests = check_requests([request] if isinstance(request, Request) else request)
     config = config_for(model, method, **hyper).to_dict()["editor"]
     editor = editor_from(config)
     edit, _, info = editor.edit(model, requests, editor.init(model, stats))
     source = model.metadata.source
-    about = EditedModel(model, source, config, (), tuple(requests), None, "")
+    facts = with_leading_space(requests, config.get("leading_space"))
+    about = EditedModel(model, source, config, (), tuple(facts), None, "")
     edit = with_record(edit, about)
     return apply(model, edit), edit, info
 

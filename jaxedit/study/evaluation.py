@@ -14,7 +14,7 @@ from jaxedit.metrics.consistency import consistency
 from jaxedit.metrics.divergence import kl_divergence
 from jaxedit.metrics.fluency import fluency, generate_texts
 from jaxedit.metrics.perplexity import Perplexity
-from jaxedit.models.generate import generate
+from jaxedit.models.generate import continue_texts
 from jaxedit.models.model import Model
 from jaxedit.study.context import StudyContext
 from jaxedit.study.record import BaselinePerplexity, PerplexityRecord, StepRecord
@@ -25,8 +25,7 @@ PROMPT_TOKENS = 20  # of a continuation of the study's own prompts
 
 def continuations(model: Model, prompts: Sequence[str], n_tokens: int) -> list[str]:
     """Return what a model says to prompts, without them."""
-    texts = generate(model, list(prompts), max_new_tokens=n_tokens)
-    return [text.removeprefix(prompt) for text, prompt in zip(texts, prompts, strict=True)]
+    return continue_texts(model, list(prompts), max_new_tokens=n_tokens)
 
 
 def needs_perplexity(context: StudyContext, step: int, perturbation: float) -> bool:

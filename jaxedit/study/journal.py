@@ -6,31 +6,71 @@
                                       state learnt
 
 A step's arrays are on disk before its line is, and a line is whole or not there: whatever
-interrupts a study, the next run goes on after the last whole step. Numbers that are not finite are
-written as the strings "inf" and "nan". A journal of an older schema is upgraded
-(`jaxedit.study.upgrade`): in memory where it is only read, on the disk where a study goes on.
+interrupts a study, the next run goes on after the last whole step. What was changed, lost, doubled
+or exchanged since is noticed by digests (`jaxedit.study.chain`) and named. Numbers that are not
+finite are written as the strings "inf" and "nan". A journal of an older schema is upgraded
+(`jaxedit.study.upgrade`): in memory where it is only read, on the disk where a study goes on; from
+there on it has digests.
 """
 
 import dataclasses
 import datetime
 import json
-import os
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.files import LOCK_FILES, flatten_keys, to_json, to_safetensors, write_atomic
+from jaxedit.edits.edit import Edit, read_edit
+from jaxedit.files import LOCK_FILES, to_json, to_safetensors, write_atomic
+from jaxedit.study import run_file
+from jaxedit.study.chain import digest_bytes, digest_file
+from jaxedit.study.journal_end import FILE, JournalEnd
+from jaxedit.study.journal_lines import Line, check_arrays, cut_lines, end_behind, read_lines
 from jaxedit.study.record import SCHEMA, StepRecord, mark_undone
-from jaxedit.study.upgrade import upgrade_line, upgrade_run
 
 
 class Step(NamedTuple):
-    """One line of the journal and where its arrays are."""
+    """One line of the journal and where its arrays are.
+
+    Attributes:
+      record: what the line says.
+      arrays: the file.
+      digest: of the file; None: not known.
+    """
 
     record: StepRecord
     arrays: Path
+    digest: str | None = None
+
+    def check_arrays(self) -> None:
+        """Check that the step's file is the one that was written.
+
+        Raises:
+          ValueError: where it is gone, was changed or is another step's.
+        """
+        try:
+            found = digest_file(self.arrays)
+        except OSError as error:
+            raise ValueError(
+                f"{self.arrays} cannot be read ({error.strerror}); restore it from a copy"
+            ) from error
+        if self.digest is not None and found != self.digest:
+            raise ValueError(
+                f"{self.arrays} is not the file that step {self.record.step} wrote: it was "
+                "changed, or is another step's; restore it from a copy"
+            )
+
+    def read_edit(self) -> Edit:
+        """Read the step's edit.
+
+        Raises:
+          ValueError: where the file is not the one that was written, or holds no edit.
+        """
+        self.check_arrays()
+        return read_edit(self.arrays)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +78,16 @@ class Journal:
     """A study's folder.
 
     `steps` are the whole steps that it held when opened, the baseline first, as they stand after
-    all undos (`mark_undone`).
+    all undos (`mark_undone`); `lines` are the lines that tell of them, and `end` is where the next
+    one goes. `n_unverified` lines were written by an older version, without digests.
     """
 
     folder: Path
     run: dict[str, Any]
     steps: list[Step]
+    lines: list[Line]
+    end: JournalEnd
+    n_unverified: int = 0
 
     def append(
         self,
@@ -54,14 +98,17 @@ class Journal:
         """Write one step, first its arrays, then its line; both reach the disk before it returns.
 
         Raises:
+          ValueError: where another process has written to the journal; nothing is written over.
           OSError: where the disk is full or not writable; the journal then ends with the step
             before.
         """
         path = self.folder / "steps" / f"{record.step:06d}.safetensors"
-        content = _line(dataclasses.replace(record, arrays=f"steps/{path.name}"))
+        named = dataclasses.replace(record, arrays=f"steps/{path.name}")
+        content = to_safetensors(arrays, metadata)
+        self.end.check()
         try:
-            write_atomic(path, to_safetensors(arrays, metadata))
-            _append_line(self.folder / "journal.jsonl", content)
+            write_atomic(path, content)
+            self.end.append(to_json(named.to_dict()), digest_bytes(content))
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -73,12 +120,13 @@ class Journal:
         """Write that the model lacks the edits of these steps from here on; nothing is erased.
 
         Raises:
+          ValueError: where another process has written to the journal.
           OSError: where the line cannot be written; there is no undo then.
         """
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         last = self.steps[-1].record.step
         record = StepRecord(kind="undo", step=last, undone=list(steps), written_at=now)
-        _append_line(self.folder / "journal.jsonl", _line(record))
+        self.end.append(to_json(record.to_dict()))
 
     def truncate(self, n_steps: int) -> "Journal":
         """Keep the first `n_steps` steps, on the disk as well; the others are to be done again.
@@ -86,11 +134,11 @@ class Journal:
         Each line is a step in the journals that are cut: those of single edits, and of whole
         matrices every k edits. Nothing can be undone there.
         """
-        lines = self.folder / "journal.jsonl"
-        if len(self.steps) > n_steps:
-            kept = lines.read_bytes().splitlines(keepends=True)[:n_steps]
-            os.truncate(lines, sum(map(len, kept)))
-        return dataclasses.replace(self, steps=self.steps[:n_steps])
+        if len(self.steps) <= n_steps:
+            return self
+        lines = self.lines[:n_steps]
+        end = cut_lines(self.folder, lines, run_file.read_run_file(self.folder))
+        return dataclasses.replace(self, steps=self.steps[:n_steps], lines=lines, end=end)
 
 
 def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ...] = ()) -> Journal:
@@ -107,33 +155,43 @@ def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ..
       OSError: where it cannot be written.
     """
     run_now: dict[str, Any] = {"schema": SCHEMA} | to_json(dict(run))
-    path = folder / "run.json"
-    if path.exists():
-        written = _read_run(folder)
-        run_then = upgrade_run(written)
-        _check_same_study(folder, run_then, run_now, may_differ)
-        records = _read_records(folder, run_then, repair=True)
-        if written.get("schema") != SCHEMA:  # first the journal: its upgraded lines are known
-            write_atomic(folder / "journal.jsonl", b"".join(map(_line, records)))
-        if written != run_now:
-            write_atomic(path, _pretty(run_now))
-        return Journal(folder, run_now, _steps_of(folder, records))
-    check_workdir(folder)
-    (folder / "steps").mkdir(parents=True, exist_ok=True)
-    write_atomic(path, _pretty(run_now))
-    return Journal(folder, run_now, _steps_of(folder, _read_records(folder, run_now, repair=True)))
+    if not (folder / run_file.FILE).exists():
+        check_workdir(folder)
+        (folder / "steps").mkdir(parents=True, exist_ok=True)
+        raw = run_file.write_run_file(folder, run_now)
+        return _journal_of(folder, run_now, raw, read_lines(folder, run_now, raw))
+
+    raw = run_file.read_run_file(folder)
+    new = run_file.take_over(folder, raw, run_now, may_differ)
+    lines = read_lines(folder, run_file.without_digest(raw), raw)
+    lines = check_arrays(folder, lines, every=True)
+    _steps_of(folder, lines)  # before anything is written
+    if raw.get("schema") != SCHEMA:  # first the journal: its upgraded lines are known
+        content = b"".join(_older_line(line.record) for line in lines)
+        write_atomic(folder / FILE, content)
+        raw = run_file.write_run_file(folder, new)
+        lines = read_lines(folder, run_now, raw)
+    elif new != {key: value for key, value in raw.items() if key != "digest"}:
+        raw = run_file.write_run_file(folder, new)
+    return _journal_of(folder, run_now, raw, lines)
 
 
 def read_journal(folder: Path) -> Journal:
     """Open a study's folder for reading only.
 
+    A step's file is compared with its digest where it is read (`Step.check_arrays`).
+
     Raises:
-      ValueError: where it is not one, or was written by a newer version.
+      ValueError: where it is not one, was written by a newer version, or is damaged.
     """
-    if not (folder / "run.json").is_file():
+    if not (folder / run_file.FILE).is_file():
         raise ValueError(f"{folder} is not a study's work directory: it has no run.json")
-    run = upgrade_run(_read_run(folder))
-    return Journal(folder, run, _steps_of(folder, _read_records(folder, run, repair=False)))
+    raw = run_file.read_run_file(folder)
+    run = run_file.without_digest(raw)
+    lines = check_arrays(folder, read_lines(folder, run, raw), every=False)
+    steps = _steps_of(folder, lines)
+    end = end_behind(folder, lines, raw)
+    return Journal(folder, run, steps, lines, end, _n_unverified(lines))
 
 
 def check_workdir(folder: Path) -> None:
@@ -165,137 +223,69 @@ def find_step(journal: Journal, number: int) -> Step:
     return found
 
 
-def _steps_of(folder: Path, records: list[StepRecord]) -> list[Step]:
+def journal_remarks(journal: Journal) -> list[str]:
+    """Say that a study is unfinished, and which of its journal's lines cannot be verified.
+
+    How many edits a shard has is not known from its run.json.
+    """
+    remarks = []
+    if journal.n_unverified:
+        remarks.append(
+            f"The first {journal.n_unverified} lines of the journal were written by an older "
+            "version: they have no digests, so that damage to them cannot be noticed."
+        )
+    config, n_made = journal.run["config"], len(journal.steps) - 1
+    n_edits = journal.run.get("n_edits")
+    last = journal.steps[-1].record if journal.steps else StepRecord(step=0)
+    is_stopped = config.get("guard", {}).get("action") == "stop" and last.guard_code is not None
+    is_whole = n_edits is None or n_made >= n_edits or is_stopped or config.get("shard")
+    if not is_whole:
+        remarks.append(
+            f"The study is not finished: {n_made} of {n_edits} edits. The command that began it "
+            "goes on with it."
+        )
+    return remarks
+
+
+def _journal_of(
+    folder: Path, run: dict[str, Any], raw: Mapping[str, Any], lines: list[Line]
+) -> Journal:
+    """Return a journal that is to be written to; what was cut short at its end is cut off."""
+    steps = _steps_of(folder, lines)
+    n_unverified = _n_unverified(lines)
+    if n_unverified:
+        logging.getLogger("jaxedit").warning(
+            "%s: the first %d lines of its journal were written by an older version, without "
+            "digests: damage to them cannot be noticed",
+            folder,
+            n_unverified,
+        )
+    return Journal(folder, run, steps, lines, cut_lines(folder, lines, raw), n_unverified)
+
+
+def _steps_of(folder: Path, lines: list[Line]) -> list[Step]:
     """Return the steps that the lines of a journal tell of, as they stand after all undos.
 
     Raises:
       ValueError: where an undo names an edit that is not kept there.
     """
     try:
-        steps = mark_undone(records)
+        records = mark_undone(line.record for line in lines)
     except ValueError as error:
-        raise ValueError(f"{folder / 'journal.jsonl'}: {error}; restore it from a copy") from error
-    return [Step(record, folder / str(record.arrays)) for record in steps]
+        raise ValueError(f"{folder / FILE}: {error}; restore it from a copy") from error
+    digests = {
+        line.record.step: line.links.arrays_digest
+        for line in lines
+        if line.links and line.record.kind != "undo"
+    }
+    return [
+        Step(record, folder / str(record.arrays), digests.get(record.step)) for record in records
+    ]
 
 
-def _append_line(path: Path, content: bytes) -> None:
-    """Write a line to the end of a file and to the disk, or leave the file as it was."""
-    n_bytes_before = path.stat().st_size if path.exists() else 0
-    try:
-        with path.open("ab") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        if path.exists() and path.stat().st_size > n_bytes_before:
-            os.truncate(path, n_bytes_before)
-        raise
+def _n_unverified(lines: list[Line]) -> int:
+    return sum(line.links is None for line in lines)
 
 
-def _read_records(folder: Path, run: Mapping[str, Any], repair: bool) -> list[StepRecord]:
-    """Read the whole lines of a journal; a last line that was cut short is left out.
-
-    Args:
-      folder: the work directory.
-      run: the upgraded content of run.json.
-      repair: whether the line that was cut short is also cut off the file.
-
-    Raises:
-      ValueError: where a line before the last is damaged, or a step's arrays are gone.
-    """
-    path = folder / "journal.jsonl"
-    if not path.exists():
-        return []
-
-    # Line by line: what was cut short is the end, and damage before it an error.
-    records: list[StepRecord] = []
-    content = path.read_bytes()
-    at = 0
-    for number, line in enumerate(content.splitlines(keepends=True), 1):
-        record = _parse(path, number, line, run)
-        if record is None:
-            if at + len(line) < len(content):
-                raise ValueError(
-                    f"{path}, line {number} is damaged, and more lines follow; restore it from a "
-                    "copy"
-                )
-            if repair:
-                os.truncate(path, at)
-            break
-        if record.arrays is not None and not (folder / record.arrays).is_file():
-            raise ValueError(
-                f"{path}, line {number} names {record.arrays}, which is gone; restore it from a "
-                "copy"
-            )
-        records.append(record)
-        at += len(line)
-    return records
-
-
-def _parse(path: Path, number: int, line: bytes, run: Mapping[str, Any]) -> StepRecord | None:
-    """Parse a line as a record; None where it is not whole."""
-    try:
-        values = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
-        return None
-    if not isinstance(values, dict) or not {"arrays", "undone"} & set(values):
-        return None
-    try:
-        return StepRecord.from_dict(upgrade_line(values, run))
-    except ValueError as error:
-        raise ValueError(f"{path}, line {number} is no step of a study: {error}") from error
-
-
-def _read_run(folder: Path) -> dict[str, Any]:
-    """Read run.json.
-
-    Raises:
-      ValueError: where it is not JSON, or of a newer schema.
-    """
-    path = folder / "run.json"
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}): is {folder} a study's work directory?"
-        ) from error
-    run = run if isinstance(run, dict) else {}
-    schema = run.get("schema", 0)
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise ValueError(
-            f"{path} has schema {schema!r}; this version of jaxedit reads 0 to {SCHEMA}. A newer "
-            "version wrote it: update jaxedit"
-        )
-    return run
-
-
-def _check_same_study(
-    folder: Path, then: Mapping[str, Any], now: Mapping[str, Any], may_differ: tuple[str, ...]
-) -> None:
-    """Raise a ValueError that names the keys in which two runs differ."""
-    a, b = flatten_keys(then), flatten_keys(now)
-    differing = sorted(
-        key for key in {*a, *b} if a.get(key) != b.get(key) and not key.startswith(may_differ)
-    )
-    if not differing:
-        return
-    shown = "; ".join(
-        f"{key}: {_shorten(a.get(key))} there, {_shorten(b.get(key))} now" for key in differing[:6]
-    )
-    raise ValueError(
-        f"{folder} belongs to another study. {shown}. Give another --workdir, or the same "
-        "configuration"
-    )
-
-
-def _line(record: StepRecord) -> bytes:
+def _older_line(record: StepRecord) -> bytes:
     return (json.dumps(to_json(record.to_dict()), ensure_ascii=False) + "\n").encode()
-
-
-def _pretty(run: Mapping[str, Any]) -> bytes:
-    return (json.dumps(run, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _shorten(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."

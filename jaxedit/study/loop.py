@@ -7,30 +7,31 @@ gives the same bits as a study that was never interrupted.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from jaxedit.compilation_cache import forget_programs_if_many
+from jaxedit.distributed import check_first_has, own_workdir
 from jaxedit.edits.edit import edit_to_arrays
-from jaxedit.files import exclusive_lock, to_json, write_atomic
 from jaxedit.metrics.facts import average_facts, evaluate_facts
 from jaxedit.metrics.finite import check_baseline
 from jaxedit.metrics.perplexity import perplexity
 from jaxedit.metrics.retention import evaluate_retention
+from jaxedit.study.chain import CHANGING
 from jaxedit.study.context import StudyContext, build_context
 from jaxedit.study.evaluation import baseline_record
 from jaxedit.study.journal import Journal, check_workdir, open_journal
 from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import StudyState, read_baseline, replay
-from jaxedit.study.resume import ends_study, journalled_edit, n_steps_to_keep
+from jaxedit.study.resume import check_steps, ends_study, journalled_edit, n_steps_to_keep
+from jaxedit.study.retained import read_retained, write_retained
 from jaxedit.study.step import Measured, edit_batch, run_step
 
 OnStep = Callable[[StepRecord, int], None]  # (a step's record, how many steps there will be)
 
-# Keys of run.json in which a study that goes on may differ.
-MAY_DIFFER = ("config.n_facts", "config.mesh", "n_edits")
+STEPS_A_LOOK = 16  # between two looks at how many compiled programs are held
 
 
 def run_study(
@@ -52,7 +53,7 @@ def run_study(
     """
     context = build_context(config, workdir)
     check_workdir(workdir)
-    with exclusive_lock(workdir):
+    with own_workdir(workdir):
         _run_steps(context, workdir, on_step)
     return workdir
 
@@ -60,13 +61,15 @@ def run_study(
 def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
     """Make the steps of a study that its journal lacks."""
     # What of the study is in the journal: without a batch that was cut short.
-    journal = open_journal(workdir, context.run, MAY_DIFFER)
+    journal = open_journal(workdir, context.run, CHANGING)
     total = len(context.batches)
     if len(journal.steps) > len(context.steps) + 1:
         raise ValueError(
             f"{workdir} holds {len(journal.steps) - 1} edits, "
             f"n_facts={context.run['config']['n_facts']} asks for {total}: give another --workdir"
         )
+    check_steps(context, journal)
+    check_first_has(len(journal.steps), f"{workdir} changed while this run began")
     journal = journal.truncate(1 + n_steps_to_keep(context, journal)) if journal.steps else journal
     for step in journal.steps:
         on_step(step.record, total)
@@ -97,6 +100,8 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
         kept += [number] if record.kept else []
         record = _write_step(context, journal, state, record, edit, kept)
         on_step(record, total)
+        if number % STEPS_A_LOOK == 0:
+            forget_programs_if_many()
         if ends_study(context, record):
             break
     if not context.single:
@@ -128,12 +133,10 @@ def _write_retained(
     context: StudyContext, state: StudyState, kept: list[int], workdir: Path
 ) -> None:
     """Write how the kept edits' facts hold in the last model, unless that was done before."""
-    path = workdir / "retained.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["steps"] == kept:
+    if read_retained(workdir, kept, unsealed=False) is not None:
         return
     facts = [
         average_facts(evaluate_facts(state.model, context.batches[step - 1], prefix=context.prefix))
         for step in kept
     ]
-    content = json.dumps(to_json({"steps": kept, "facts": facts}), ensure_ascii=False)
-    write_atomic(path, content.encode())
+    write_retained(workdir, kept, facts)

@@ -1,5 +1,6 @@
 """Shards of a study of single edits merged into the study that one process would have made."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 from safetensors import safe_open
 
+from jaxedit.files import exclusive_lock
+from jaxedit.rounding import read_whole_number
 from jaxedit.study.journal import Journal, Step, open_journal, read_journal
 
 DIFFER = ("shard", "mesh")  # of the configuration, from shard to shard
@@ -16,17 +19,28 @@ def merge_shards(folder: Path) -> Path:
     """Merge FOLDER/shard-I-of-N into FOLDER/merged, which is made anew; return it.
 
     Raises:
-      ValueError: where a shard is missing or not finished, or shards are of different studies; the
-        message says which.
+      ValueError: where a shard is missing or not finished, shards are of different studies (the
+        message says which), or another process merges them.
     """
-    shards = _read_shards(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not there; give the folder that holds the shards")
+    with exclusive_lock(folder):
+        return _merge(folder, _read_shards(folder))
+
+
+def _merge(folder: Path, shards: list[Journal]) -> Path:
+    """Write the merged study, and put it in the place of an older one."""
     steps = [step for shard in shards for step in shard.steps[1:]]
     steps.sort(key=lambda step: step.record.step)
-    missing = set(range(1, shards[0].run["n_edits"] + 1)) - {step.record.step for step in steps}
+    numbers = [step.record.step for step in steps]
+    missing = set(range(1, shards[0].run["n_edits"] + 1)) - set(numbers)
     if missing:
         raise ValueError(
             f"{folder}: edit {min(missing)} is not there yet; run the shards to their end first"
         )
+    double = next((a for a, b in itertools.pairwise(numbers) if a == b), None)
+    if double is not None:
+        raise ValueError(f"{folder}: edit {double} is in two shards; restore them from a copy")
     unfinished, target = folder / "merged.part", folder / "merged"
     shutil.rmtree(unfinished, ignore_errors=True)
     run = {**shards[0].run, "config": {**shards[0].run["config"], "shard": ""}}
@@ -62,7 +76,12 @@ def _read_shards(folder: Path) -> list[Journal]:
         raise ValueError(
             f"{folder} holds shards of several divisions: {', '.join(path.name for path in found)}"
         )
-    paths = [shard_folder(folder, f"{i}/{n_shards}") for i in range(1, int(n_shards) + 1)]
+    n = read_whole_number(n_shards)
+    if not n:
+        raise ValueError(f"{folder} holds {found[0].name}, which is no shard I of N")
+    # One more than there are is enough to find one that is missing.
+    numbers = range(1, min(n, len(found) + 1) + 1)
+    paths = [shard_folder(folder, f"{i}/{n_shards}") for i in numbers]
     missing = [path.name for path in paths if not path.is_dir()]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}")
@@ -80,10 +99,12 @@ def _read_shards(folder: Path) -> list[Journal]:
 
 def _without_shard(run: dict[str, Any]) -> str:
     config = {key: value for key, value in run["config"].items() if key not in DIFFER}
-    return json.dumps({**run, "config": config}, sort_keys=True)
+    same = {key: value for key, value in run.items() if key != "versions"}
+    return json.dumps({**same, "config": config}, sort_keys=True)
 
 
 def _copy(step: Step, journal: Journal) -> None:
+    step.check_arrays()
     with safe_open(step.arrays, framework="numpy") as file:
         names = file.keys()
         arrays = {name: file.get_tensor(name) for name in names}

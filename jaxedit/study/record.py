@@ -5,12 +5,18 @@ key changes its name or meaning, and `jaxedit.study.upgrade` then learns to read
 """
 
 import dataclasses
+import functools
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
 from jaxedit.edits.request import Request
+from jaxedit.files import shorten_json
 
-SCHEMA = 2
+SCHEMA = 3
+
+Measurement = float | bool | None  # what a mapping of a record holds
 
 # The unedited model, before all steps; an edit; edits taken out again.
 Kind = Literal["baseline", "step", "undo"]
@@ -43,7 +49,9 @@ class StepRecord:
       kind: "baseline", "step" or "undo".
       step: its number; the baseline's is 0, an undo's that of the last edit made before it.
       case_id: of the (first) request, in its data set; so the next four.
+      leading_space: before the answers of the (first) request, where it says so itself.
       n_requests: how many requests the edit writes.
+      contradictions: the prompts for which these requests want different answers, with the answers.
       kept: whether the model has the edit from here on; never in a study of single edits.
       skipped: why the edit was not tried on purpose: "screening".
       error: why it could not be made or measured.
@@ -82,7 +90,9 @@ class StepRecord:
     subject: str | None = None
     target_new: str | None = None
     target_true: str | None = None
+    leading_space: str | None = None
     n_requests: int | None = None
+    contradictions: list[str] | None = None
     kept: bool | None = None
     skipped: str | None = None
     error: str | None = None
@@ -124,10 +134,16 @@ class StepRecord:
 
     @property
     def request_summary(self) -> str:
-        """The request in one line, and how many others the edit writes."""
-        assert self.prompt is not None
-        assert self.subject is not None
-        assert self.target_new is not None
+        """The request in one line, and how many others the edit writes.
+
+        Raises:
+          ValueError: where the record lacks a part of it.
+        """
+        if self.prompt is None or self.subject is None or self.target_new is None:
+            raise ValueError(
+                f"the line of step {self.step} lacks prompt, subject or target_new; restore the "
+                "journal from a copy"
+            )
         summary = Request(self.prompt, self.subject, self.target_new).summary
         n_more = (self.n_requests or 1) - 1
         return f"{summary} and {n_more} more" if n_more else summary
@@ -142,15 +158,27 @@ class StepRecord:
         """Read what `to_dict` gave, through JSON: "inf" and "nan" are numbers again.
 
         Raises:
-          ValueError: on a key that is not of this schema, or a line without its step.
+          ValueError: on a key that is not of this schema, a value of another type, or a line
+            without what every one of its kind has.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"the unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
-        if not isinstance(values.get("step"), int):
+        if type(values.get("step")) is not int:
             raise ValueError("no number under 'step'")
-        return cls(**{name: _numbers(name, value) for name, value in values.items()})
+        fields = {name: _numbers(name, value) for name, value in values.items()}
+        hints = _hints(cls)
+        for name, value in fields.items():
+            if not _fits(value, hints[name]):
+                raise ValueError(f"{name!r} has the wrong type: {shorten_json(value)}")
+        needed = {"step": "kept", "undo": "undone"}.get(fields.get("kind", "step"))
+        if needed is not None and fields.get(needed) is None:
+            raise ValueError(f"nothing under {needed!r}")
+        perplexity = fields.get("perplexity")
+        if perplexity is not None and "mean" not in perplexity:
+            raise ValueError("no 'mean' under 'perplexity'")
+        return cls(**fields)
 
 
 def mark_undone(records: Iterable[StepRecord]) -> list[StepRecord]:
@@ -176,6 +204,35 @@ def mark_undone(records: Iterable[StepRecord]) -> list[StepRecord]:
     return list(steps.values())
 
 
+@functools.cache  # once, not for each of thousands of lines
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Tell whether a value out of JSON is of the type that a field declares."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return value in inner
+    if inner and origin is types.UnionType:
+        return any(_fits(value, each) for each in inner)
+    if typing.is_typeddict(kind):
+        hints = _hints(kind)
+        return isinstance(value, Mapping) and all(
+            _fits(each, hints.get(name, float)) for name, each in value.items()
+        )
+    if origin is list:
+        return isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(
+            _fits(each, inner[1] if typing.get_origin(inner[1]) is Mapping else Measurement)
+            for each in value.values()
+        )
+    if kind is float:
+        return isinstance(value, float) or type(value) is int
+    return type(value) is kind
+
+
 # Fields of text; in all others a text stands for a number that is not finite.
 _TEXTS = frozenset(
     {
@@ -185,6 +242,8 @@ _TEXTS = frozenset(
         "subject",
         "target_new",
         "target_true",
+        "leading_space",
+        "contradictions",
         "skipped",
         "error",
         "guard_code",

@@ -1,5 +1,6 @@
 """The model that a study's journal describes: to go on from, or to look at."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,12 +8,13 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 from safetensors import SafetensorError
 
-from jaxedit.edits.apply import apply, replay_edits
-from jaxedit.edits.edit import Edit, read_edit
+from jaxedit.edits.apply import apply, apply_all, replay_edits
+from jaxedit.edits.edit import Edit
 from jaxedit.metrics.perplexity import Perplexity
+from jaxedit.models.fingerprints import compare_fingerprints
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
-from jaxedit.study.journal import Journal, Step, find_step, read_journal
+from jaxedit.study.journal import Journal, Step, find_step, journal_remarks, read_journal
 from jaxedit.study.validation import digest_edits
 
 
@@ -37,18 +39,19 @@ def replay(
       editor_state: before the first edit.
       restore: (state, edit) -> the editor's state after a kept edit; None: it is not wanted.
     """
+    edits: list[Edit] = []
     for step in steps:
         record = step.record
         if not (record.kept or record.snapshot):
             continue
-        edit = read_edit(step.arrays)
+        edit = step.read_edit()
         if record.snapshot:
-            model = replay_edits(model, [edit])
+            model, edits = replay_edits(model, [edit]), []
         elif edit.deltas:  # without: only what the editor's state learnt is in the journal
-            model = apply(model, edit)
+            edits.append(edit)
         if record.kept and restore is not None:
             editor_state = restore(editor_state, edit)
-    return StudyState(model, editor_state)
+    return StudyState(apply_all(model, edits), editor_state)
 
 
 def edited_model(
@@ -79,10 +82,7 @@ def edited_model(
     journal = read_journal(folder)
     config = journal.run["config"]
     model = load_start(config, mesh=config["mesh"] if mesh is None else mesh, dtype=dtype)
-    if journal.run["model_fingerprint"] not in (model.fingerprint, model.rounded_fingerprint):
-        raise ValueError(
-            f"{config['model']} is not the model that {folder} edited: its weights are others now"
-        )
+    _check_model(journal, model, is_rounded=dtype not in (None, config["dtype"]))
     if journal.run.get("start_sha256") != digest_edits(model.metadata.history):
         raise ValueError(
             f"{folder} began with other edits than {config['start']} names now: some were "
@@ -98,17 +98,41 @@ def edited_model(
             raise ValueError(
                 f"{folder} holds the weights after every {every} edits, and no edit by itself"
             )
-        for step in chosen:
-            model = apply(model, read_step_edit(journal, step))
-        return model
+        return apply_all(model, [read_step_edit(journal, step) for step in chosen])
     if every > 1 and last is not None and not last.record.snapshot:
         raise ValueError(
             f"{folder} holds the weights after every {every} edits only, not after {after_step}"
         )
     steps = journal.steps[1:]
-    if last is not None:
+    if last is None:
+        for remark in journal_remarks(journal):
+            logging.getLogger("jaxedit").warning("%s: %s", folder, remark)
+    else:
         steps = [step for step in steps if step.record.step <= last.record.step]
     return replay(model, steps).model
+
+
+def _check_model(journal: Journal, model: Model, is_rounded: bool) -> None:
+    """Check that a model is the one that a study edited.
+
+    Args:
+      journal: the study's.
+      model: that is there now.
+      is_rounded: whether its weights have another dtype than the study's.
+
+    Raises:
+      ValueError: where it is another; the message says what differs.
+    """
+    name = f"{journal.run['config']['model']} is not the model that {journal.folder} edited"
+    known = (model.fingerprint, model.rounded_fingerprint)
+    if journal.run.get("model_fingerprint") not in known:
+        raise ValueError(f"{name}: its weights are others now")
+    theirs = dict(journal.run.get("fingerprints") or {})  # older journals have none
+    if is_rounded:
+        theirs.pop("weights", None)
+    differing = compare_fingerprints(theirs, model.fingerprints)
+    if differing:
+        raise ValueError(f"{name}: {differing}")
 
 
 def load_start(
@@ -147,7 +171,7 @@ def read_step_edit(journal: Journal, step: Step) -> Edit:
     Raises:
       ValueError: where it was not made, or the journal does not hold it.
     """
-    edit = read_edit(step.arrays) if step.record.is_made or step.record.snapshot else None
+    edit = step.read_edit() if step.record.is_made or step.record.snapshot else None
     if edit is None or not edit.deltas:
         why = step.record.error or step.record.skipped or "the journal does not hold it"
         raise ValueError(f"edit {step.record.step} of {journal.folder} was not made: {why}")
@@ -162,6 +186,7 @@ def read_baseline(step: Step) -> Perplexity:
     """
     from safetensors.numpy import load_file
 
+    step.check_arrays()
     try:
         arrays = load_file(step.arrays)
         return Perplexity(arrays["nll_nats"], arrays["n_tokens"])

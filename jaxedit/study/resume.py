@@ -4,6 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 from jaxedit.edits.edit import Dense, Edit, make_edit
+from jaxedit.files import shorten_json
 from jaxedit.mesh import to_host
 from jaxedit.study.context import StudyContext
 from jaxedit.study.journal import Journal
@@ -58,6 +59,30 @@ def n_steps_to_keep(context: StudyContext, journal: Journal) -> int:
         snapshots = [step.record.step for step in journal.steps if step.record.snapshot]
         return max(snapshots, default=0)
     return n_done - n_done % context.single_batch_size
+
+
+def check_steps(context: StudyContext, journal: Journal) -> None:
+    """Check that a journal's steps are those of the study, in its order, and of its facts.
+
+    Raises:
+      ValueError: where a line is of another step or fact.
+    """
+    place = journal.folder / "journal.jsonl"
+    for expected, step in zip(context.steps, journal.steps[1:], strict=False):
+        record = step.record
+        if record.step != expected:
+            raise ValueError(
+                f"{place} has step {record.step} where the study's next one is {expected}: lines "
+                "were lost or exchanged; restore it from a copy"
+            )
+        request = context.batches[expected - 1][0]
+        for name in ("prompt", "subject", "target_new"):
+            found, own = getattr(record, name), getattr(request, name)
+            if found != own:
+                raise ValueError(
+                    f"{place}: step {expected} has the {name} {shorten_json(found)}, the study's "
+                    f"fact has {shorten_json(own)}: a line of another study; restore it from a copy"
+                )
 
 
 def ends_study(context: StudyContext, record: StepRecord) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Edit
 from jaxedit.edits.per_row import all_low_rank, with_edit_tokenizer, with_per_row_edits
+from jaxedit.edits.subjects import contradictions
 from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
 from jaxedit.metrics.perturbation import relative_perturbation, total_relative_perturbation
@@ -142,7 +143,9 @@ def _fields_before_edit(context: StudyContext, step: int) -> dict[str, Any]:
         subject=batch[0].subject,
         target_new=batch[0].target_new,
         target_true=batch[0].target_true,
+        leading_space=batch[0].leading_space,
         n_requests=len(batch),
+        contradictions=contradictions(batch) or None,
         predicted_perturbation=context.screening.predicted.get(step),
     )
 

@@ -1,7 +1,7 @@
 """Journals of older schemas as this version reads them.
 
 Schema 0 had no version and other names; schema 1 had the names of today, no undos and no
-`start`.
+`start`; schema 2 had no digests: what it and those before wrote cannot be verified.
 
 Of studies of single edits schema 0 holds wrong numbers where an edit was made by itself: the KL,
 the fluency, the consistency and what was said to the study's prompts are those of a model with the
@@ -12,9 +12,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from jaxedit.editors import RENAMED_HYPER
+from jaxedit.editors import RENAMED_HYPER, method_names
 from jaxedit.files import to_json
-from jaxedit.study.config import EVALUATION, default_config
+from jaxedit.study.config import EVALUATION, default_config, editor_config
 from jaxedit.study.record import SCHEMA
 from jaxedit.study.renamed import upgrade_key
 
@@ -48,9 +48,11 @@ MEASURED_TWICE = ("divergence_nats", "fluency_bits", "consistency", "continuatio
 
 def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
     """Translate the content of run.json to this schema; the same where it is of it already."""
-    if run.get("schema") == SCHEMA or "config" not in run:
+    schema = run.get("schema", 0)
+    # What a study of this schema wrote says with which versions.
+    if "config" not in run or (schema == SCHEMA and "versions" not in run):
         return dict(run)
-    if run.get("schema") == 1:  # the names are those of today
+    if schema > 0:  # the names are those of today
         return {**run, "schema": SCHEMA, "config": _with_new_keys(run["config"])}
     config = dict(run["config"])
     upgraded = {name: config.pop(name) for name in ("guard", "editor") if name in config}
@@ -72,13 +74,18 @@ def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_new_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the keys that a study of an older version did not know; it had the defaults of today."""
-    added = {
-        key: value
-        for key, value in to_json(default_config().to_dict()).items()
-        if key not in config and key not in ("editor", "eval", "guard")
-    }
-    return added | dict(config)
+    """Add the keys that a study begun before they were there lacks; it had their defaults."""
+    defaults = to_json(default_config().to_dict())
+    method = config.get("editor", {}).get("method")
+    defaults["editor"] = {}
+    if method in method_names():
+        defaults["editor"] = to_json(editor_config(method).to_dict())
+    filled = {key: value for key, value in defaults.items() if key not in config} | dict(config)
+    for group in ("start", "eval", "guard", "editor"):
+        filled[group] = filled[group] | {
+            key: value for key, value in defaults[group].items() if key not in filled[group]
+        }
+    return filled
 
 
 def upgrade_line(line: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from jaxedit.editors import Editor
 from jaxedit.edits.edit import Edit, edit_to_arrays
-from jaxedit.edits.request import Request
+from jaxedit.edits.request import Request, with_leading_space
 from jaxedit.files import local_path
-from jaxedit.rounding import is_whole_number
+from jaxedit.rounding import read_whole_number
 from jaxedit.study.config import KINDS, default_config
 
 MODES = ("sequential", "single")
@@ -123,7 +123,7 @@ def check_editor(values: Mapping[str, Any], editor: Editor) -> None:
 
 
 def facts_of_edits(asked: list[Request], values: Mapping[str, Any]) -> list[list[Request]]:
-    """Divide the facts into those of each edit.
+    """Divide the facts into those of each edit; those that do not say it get the editor's space.
 
     Raises:
       ValueError: where n_facts would cut the last edit short.
@@ -134,6 +134,7 @@ def facts_of_edits(asked: list[Request], values: Mapping[str, Any]) -> list[list
             f"n_facts={values['n_facts']} is not a multiple of facts_per_edit={size}, so the last "
             "edit would be cut short"
         )
+    requests = with_leading_space(requests, values["editor"].get("leading_space"))
     return [requests[i : i + size] for i in range(0, len(requests), size)]
 
 
@@ -153,21 +154,23 @@ def shard_steps(n_steps: int, batch_size: int, shard: str) -> tuple[int, ...]:
     if not shard:
         return tuple(range(1, n_steps + 1))
     which, _, n_shards = shard.partition("/")
-    are_numbers = is_whole_number(which) and is_whole_number(n_shards)
-    if not (are_numbers and 1 <= int(which) <= int(n_shards)):
+    i, n = read_whole_number(which), read_whole_number(n_shards)
+    if i is None or n is None or not 1 <= i <= n:
         raise ValueError(
-            f'shard={shard!r}: expected i/n with i from 1 to n, e.g. "2/8" for the second of '
+            f'shard={shard[:80]!r}: expected i/n with i from 1 to n, e.g. "2/8" for the second of '
             "eight shards"
         )
-    mine = int(which) - 1
-    return tuple(
-        step for step in range(1, n_steps + 1) if (step - 1) // batch_size % int(n_shards) == mine
-    )
+    return tuple(step for step in range(1, n_steps + 1) if (step - 1) // batch_size % n == i - 1)
 
 
 def digest_requests(requests: list[Request]) -> str:
     """Digest facts, so that a study can tell whether its own are the same still."""
-    return digest([request.__dict__ for request in requests])
+    # A field that most facts lack is left out where it is empty, as in journals before it.
+    fields = [dict(request.__dict__) for request in requests]
+    for each in fields:
+        if each["leading_space"] is None:
+            del each["leading_space"]
+    return digest(fields)
 
 
 def digest_edits(edits: Sequence[Edit]) -> str | None:

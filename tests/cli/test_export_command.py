@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 from command_examples import FACTS, TEXTS
 from reference.strict_json import read_strict_json
+from rewritten import rewrite_lines, rewrite_run
 from safetensors.numpy import load_file
 
 from jaxedit.cli import _main
@@ -142,18 +143,13 @@ def test_a_folder_that_is_not_empty_is_refused(studied, run, tmp_path):
 def test_runs_that_cannot_be_exported_are_refused(studied, refused, tmp_path):
     """Of another base, of one that moved on, without edits, with journals of whole weights."""
     other = shutil.copytree(studied, tmp_path / "run")
-    written = json.loads((other / "run.json").read_text())
-
-    def change(**values) -> None:
-        (other / "run.json").write_text(json.dumps(written | values))
-
-    change(model_fingerprint="0" * 16)
+    written = rewrite_run(other, model_fingerprint="0" * 16)
     assert "its weights are others now" in refused(other)
-    change(config=written["config"] | {"journal_dense_every": 2})
+    dense = {"config": written["config"] | {"journal_dense_every": 2}}
+    rewrite_run(other, **written | dense)
     assert "and no edit by itself" in refused(other, "--run_steps=1")
-    change()
-    lines = (other / "journal.jsonl").read_text()
-    (other / "journal.jsonl").write_text(lines.replace('"kept": true', '"kept": false'))
+    rewrite_run(other, **written)
+    rewrite_lines(other, lambda line: line["step"] and line.update(kept=False))
     assert "has no edits, so there is nothing to export" in refused(other)
 
 

@@ -9,7 +9,7 @@ import pytest
 from jaxedit import Request
 from jaxedit.edits.apply import apply
 from jaxedit.edits.request import PromptAnswer
-from jaxedit.exports.measured import measure_as, measure_edited
+from jaxedit.exports.measured import Measured, measure_as, measure_edited
 from jaxedit.exports.record import RECORD, export_record, read_export_record, write_export_record
 from jaxedit.exports.written import ExportOptions, WrittenWeight
 from jaxedit.metrics.answers import score_answers
@@ -76,3 +76,30 @@ def test_what_is_no_export_is_said(tmp_path):
         (tmp_path / RECORD).write_text(content)
         with pytest.raises(ValueError, match="is not the account of an export"):
             read_export_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"add_bos": "false"},
+        {"run_steps": ["1"]},
+        {"run_steps": "12"},
+        {"texts": "a text"},
+        {"requests": ["a"]},
+        {"after_step": 1.5},
+        {"options": {"dtype": "hf", "max_rank": "1", "base": None}},
+        {"options": []},
+        {"measured": {"perplexity": "high", "probability_new": []}},
+        {"measured": None},
+        {"written": [{"name": "w", "layer": True, "rank": None, "error": 0.0}]},
+        {"written": [[]]},
+        {"more": 1},
+    ],
+)
+def test_an_entry_of_another_type_is_no_export(edited, tmp_path, change):
+    measured = Measured(9.0, (0.5,))
+    write_export_record(tmp_path, export_record(edited, "hf", ExportOptions(), measured, WRITTEN))
+    values = json.loads((tmp_path / RECORD).read_text())
+    (tmp_path / RECORD).write_text(json.dumps(values | change))
+    with pytest.raises(ValueError, match=r"jaxedit\.json is not the account of an export"):
+        read_export_record(tmp_path)

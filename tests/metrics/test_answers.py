@@ -59,9 +59,9 @@ def test_token_accuracies_are_those_of_torch(answers):
 def test_an_answer_follows_after_exactly_one_space(golden):
     model = golden("gpt2")
     pairs = [("The capital is", answer) for answer in ("Rome", " Rome", "Rome ")]
-    plain, spaced, at_end = score_answers(model, pairs).nll_nats
-    assert plain == spaced == at_end
-    assert plain != score_answers(model, [("The capital is ", "Rome")]).nll_nats[0]
+    pairs += [("The capital is ", "Rome"), ("The capital is  ", " Rome")]
+    plain, *spaced = score_answers(model, pairs).nll_nats
+    assert spaced == [plain] * 4
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from jaxedit.metrics.consistency import IDF, SNIPPETS, VOCABULARY, consistency, 
 
 WORDS = {"paris": 0, "is": 1, "the": 2, "capital": 3, "munich": 4, "beer": 5}
 WEIGHT = [2.5, 1.0, 1.1, 1.9, 3.0, 2.75]
+HEADER = b"\x93NUMPY\x01\x00\x56\x00{'descr': '<f8', 'fortran_order': False, 'shape': %-34s}\n"
 REQUEST = Request("{} is in", "BP", "Munich", relation="P159", target_id="Q1726")
 
 
@@ -73,4 +74,26 @@ def test_a_file_that_is_missing_is_named(folder):
 def test_files_of_another_form_are_refused(folder):
     (folder / SNIPPETS).write_text('[{"relation": 1}]')
     with pytest.raises(ValueError, match="does not hold the ROME repository's reference texts"):
+        read_references(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (SNIPPETS, b"{}", "must hold a list"),
+        (SNIPPETS, b'[{"relation_id": [], "target_id": "Q1", "samples": []}]', "must be strings"),
+        (SNIPPETS, b'[{"relation_id": "P1", "target_id": "Q1", "samples": "ab"}]', "record 0"),
+        (VOCABULARY, b"[]", "must hold an object"),
+        (VOCABULARY, b'{"a": true}', "the column of each word"),
+        (VOCABULARY, b'{"a": 0, "b": 0}', "are not 0 to 1, each once"),
+        (IDF, b"", "is no array in NumPy's .npy form"),
+        (IDF, b"\x93NUMPY\x01\x00", "is no array in NumPy's .npy form"),
+        (IDF, HEADER % b"(50000000000,)", "400,000,000,000 bytes; 0 are there"),
+        (IDF, HEADER % b"(1,)" + bytes(8), r"has the shape \(1,\); expected a finite number for"),
+        (IDF, HEADER % b"(6,)" + b"\xff" * 48, "expected a finite number"),
+    ],
+)
+def test_a_file_with_another_content_is_named(folder, name, content, message):
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{re.escape(name)}.*{message}"):
         read_references(str(folder))

@@ -48,6 +48,13 @@ EXPECTED = {
     "mistral-7b-v0.1": dict(H=128, K=8, P=32768, window=4096),
     "mistral-7b-v0.3": dict(V=32768, rope=Rope(1e6, 128), window=None),
     "phi-2": dict(H=80, rope=Rope(1e4, 32), parallel=True, shared_norm=True, head_bias=True),
+    "gpt2-medium": dict(D=1024, F=4096, N=16, L=24, P=1024, tied=True),
+    "distilgpt2": dict(D=768, F=3072, N=12, L=6, tied=True),
+    "llama-7b": dict(D=4096, F=11008, N=32, K=32, P=2048, eps=1e-6, rope=Rope(1e4, 128)),
+    "llama-3-8b": dict(N=32, K=8, V=128256, P=8192, rope=Rope(5e5, 128), tied=False),
+    "qwen2-7b": dict(N=28, K=4, H=128, rope=Rope(1e6, 128), qkv_bias=True, window=None),
+    "phi-1_5": dict(D=2048, L=24, N=32, K=32, H=64, rope=Rope(1e4, 32), head_bias=True),
+    "gemma-7b": dict(D=3072, K=16, H=256, activation="gelu_tanh", embed_scale=3072**0.5),
     "gemma-2b": dict(
         K=1, H=256, activation="gelu_tanh", tied=True, embed_scale=2048**0.5, norm_offset=1.0
     ),

@@ -1,6 +1,7 @@
 """What a name stands for: paths, hub ids, the built-in model; and the arguments of `load`."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -83,9 +84,11 @@ def test_what_looks_like_a_path_is_not_asked_of_the_hub(monkeypatch, name):
         jaxedit.load(name)
 
 
-def test_weights_are_stored_as_float32_or_bfloat16(tiny_checkpoint):
-    with pytest.raises(ValueError, match="'float16': weights are stored as float32 or bfloat16"):
-        jaxedit.load(str(tiny_checkpoint("llama")), dtype="float16")
+@pytest.mark.parametrize("dtype", ["float16", "nonsense", "", "float(", "1,2"])
+def test_weights_are_stored_as_float32_or_bfloat16(tiny_checkpoint, dtype):
+    message = rf"{re.escape(repr(dtype))}: weights are stored as float32 or bfloat16"
+    with pytest.raises(ValueError, match=message):
+        jaxedit.load(str(tiny_checkpoint("llama")), dtype=dtype)
 
 
 def test_a_begin_of_text_token_is_added_where_asked_for(tiny_checkpoint):

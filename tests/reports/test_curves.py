@@ -27,9 +27,21 @@ def test_a_curve_up_to_a_number_of_edits():
         ("c.json:b", {"a": {}}, "has no curve 'b'; it has a"),
         ("c.json:a", {"a": {"x": [1]}}, "'a' is no curve"),
         ("c.json:a", {"a": {"x": [1, 2], "y": [3]}}, "has 2 x and 1 y"),
+        ("c.json:a", {"a": {"x": "12", "y": "34"}}, "'a' is no curve"),
+        ("c.json:a", {"a": {"x": [True], "y": [1]}}, "'a' is no curve"),
+        ("c.json:a", {"a": {"x": [1], "y": ["nan"]}}, "'a' is no curve"),
+        ("c.json:a", {"a": 3}, "'a' is no curve"),
+        ("c.json:a", [], r"c\.json must hold an object; it holds \[\]"),
     ],
 )
 def test_what_is_no_curve_is_refused(chosen, content, message, tmp_path):
     (tmp_path / "c.json").write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         read_curves([str(tmp_path / chosen)])
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b'{"a": 1' + b"0" * 5000])
+def test_a_file_that_is_no_json_is_named(content, tmp_path):
+    (tmp_path / "c.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"c\.json is not|c\.json is no usable JSON"):
+        read_curves([f"{tmp_path}/c.json:a"])

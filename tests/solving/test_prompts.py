@@ -7,9 +7,9 @@ import pytest
 
 import jaxedit
 from jaxedit.edits.edit import to_dense
+from jaxedit.edits.spaces import check_leading_space
 from jaxedit.solving.prompts import (
     check_fact_token,
-    check_leading_space,
     fact_token_of,
     tokenise_prompt,
     tokenise_request,
@@ -69,6 +69,7 @@ def test_a_begin_of_text_token_moves_every_position(words, ids):
         ("joined", ["So. Ann is in Paris"]),  # one text
         ("separate", ["So. Ann is in", " Paris"]),  # tokens of their own
         ("none", ["So. Ann is inParis"]),  # one text without a space
+        ("separate-no-space", ["So. Ann is in", "Paris"]),
     ],
 )
 def test_forms_of_the_leading_space(golden, leading_space, parts):
@@ -76,7 +77,7 @@ def test_forms_of_the_leading_space(golden, leading_space, parts):
     row = tokenise_prompt(tokenizer, "So. {}", "{} is in", "Ann", "Paris", leading_space)
     assert row.tokens == [token for part in parts for token in tokenizer.backend.encode(part).ids]
     target = tokenizer.decode(row.tokens[row.first_target :])
-    assert target == ("Paris" if leading_space == "none" else " Paris")
+    assert target == ("Paris" if leading_space in ("none", "separate-no-space") else " Paris")
     assert tokenizer.decode(up_to_fact(row).tokens) == "So. Ann"
 
 
@@ -117,7 +118,7 @@ def test_a_request_longer_than_the_context_is_refused(word_model):
 def test_unknown_choices_are_named():
     with pytest.raises(ValueError, match="fact_token='first': expected one of 'subject_last'"):
         check_fact_token("first")
-    message = "leading_space='no': expected one of 'joined', 'separate', 'none'"
+    message = "leading_space='no': expected one of 'joined', 'separate', 'none', 'sep"
     with pytest.raises(ValueError, match=message):
         check_leading_space("no")
 

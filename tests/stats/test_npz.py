@@ -1,5 +1,7 @@
 """The .npz files of other repositories: read and written in their form, others refused."""
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +142,57 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ValueError, match=r"\(500 bytes\) is not a whole \.npz file"):
         Stats.load(path)
+
+
+def header(shape: str, descr: str = "<f4") -> bytes:
+    """Make a .npy header of version 1 that claims a shape."""
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def npy(array: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
+
+
+COUNT, EYE = npy(np.array(5)), npy(np.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"mom2.mom2": EYE, "mom2.count.npy": COUNT}, r"expected mom2\.mom2 and mom2\.count"),
+        ({"mom2.mom2.npy": header("(1000000, 1000000)")}, "4,000,000,000,000 bytes; 0 are there"),
+        ({"mom2.mom2.npy": header("(3, 3)") + b"\0" * 40}, "36 bytes; 40 are there"),
+        ({"mom2.mom2.npy": header("(-3, 3)")}, r"claims the shape \(-3, 3\)"),
+        ({"mom2.mom2.npy": header("(" * 60)}, "is no array in NumPy's .npy form"),
+        ({"mom2.mom2.npy": header("(3, 3)", "|O") + b"\0" * 72}, "holds object; expected real"),
+        ({"mom2.mom2.npy": npy(np.eye(3) * 1j)}, "holds complex128; expected real numbers"),
+        ({"mom2.mom2.npy": b"text"}, "is no array in NumPy's .npy form"),
+        ({"mom2.mom2.npy": EYE, "mom2.count.npy": npy(np.ones(2))}, r"mom2\.count is \[1\. 1\.\]"),
+        ({"mom2.mom2.npy": EYE, "mom2.count.npy": npy(np.array(np.inf))}, r"mom2\.count is inf"),
+        ({"mom2.mom2.npy": EYE, "mom2.count.npy": npy(np.array(np.nan))}, r"mom2\.count is nan"),
+        ({"mom2.mom2.npy": EYE, "mom2.count.npy": npy(np.array(1.5))}, r"mom2\.count is 1\.5"),
+        ({"mom2.mom2.npy": EYE, "mom2.count.npy": npy(np.array(5j))}, "holds complex128"),
+        ({"mom2.mom2.npy": EYE, "mom2.count.npy": npy(np.array("5"))}, "holds <U1"),
+        ({"mom2.mom2.npy": npy(np.full((3, 3), np.nan)), "mom2.count.npy": COUNT}, "finite"),
+    ],
+)
+def test_members_are_what_their_headers_say_and_what_can_be_meant(tmp_path, members, message):
+    with zipfile.ZipFile(tmp_path / "h.3.npz", "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=rf"h\.3\.npz.*{message}"):
+        Stats.load(tmp_path / "h.3.npz")
+
+
+def test_zeros_that_would_fill_the_memory_are_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "h.3.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mom2.count.npy", COUNT)
+        with archive.open("mom2.mom2.npy", "w") as file:
+            file.write(header("(5000, 5000)"))
+            for _ in range(100):
+                file.write(bytes(1_000_000))
+    with pytest.raises(ValueError, match=r"h\.3\.npz.*100,000,128 bytes out of"):
+        Stats.load(tmp_path / "h.3.npz")

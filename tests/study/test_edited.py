@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from rewritten import rewrite_run
 
 import jaxedit
 from jaxedit.edits.edit import read_edit
@@ -74,9 +75,8 @@ def test_a_run_whose_facts_are_gone_knows_those_of_its_journal(first, tmp_path):
 
     folder = tmp_path / "run"
     shutil.copytree(first, folder)
-    run = json.loads((folder / "run.json").read_text())
-    run["config"]["facts"] = str(tmp_path / "gone.json")
-    (folder / "run.json").write_text(json.dumps(run))
+    config = read_journal(folder).run["config"]
+    rewrite_run(folder, config=config | {"facts": str(tmp_path / "gone.json")})
     requests = open_run(folder).requests
     assert [(each.subject, each.target_new) for each in requests] == [
         (fact["subject"], fact["target_new"]) for fact in FACTS

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from rewritten import rewrite_run
 from study_examples import IN_PARIS, ONE_TEXT, TEMPLATES
 
 from jaxedit.files import to_json
@@ -12,7 +13,7 @@ from jaxedit.study.journal import read_journal
 from jaxedit.study.merge import merge_shards, shard_folder
 from jaxedit.study.validation import shard_steps
 
-TIMED = ("time_s", "arrays")
+TIMED = ("time_s", "arrays", "previous", "digest")
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +94,7 @@ def test_what_cannot_be_merged(run, shards, tmp_path):
     ):
         merge_shards(tmp_path)
     copy = shutil.copytree(shards, tmp_path / "copy")
-    run_json = json.loads((copy / "shard-2-of-2" / "run.json").read_text())
-    run_json["texts_sha256"] = "other"
-    (copy / "shard-2-of-2" / "run.json").write_text(json.dumps(run_json))
+    rewrite_run(copy / "shard-2-of-2", texts_sha256="other")
     with pytest.raises(
         ValueError, match=r"shard-2-of-2 is a shard of another study than .*shard-1-of-2"
     ):

@@ -1,9 +1,8 @@
 """A study's model again: the one it had, or one with some of its edits."""
 
-import json
-
 import numpy as np
 import pytest
+from rewritten import rewrite_run
 
 import jaxedit
 from jaxedit.edits.edit import read_edit
@@ -64,8 +63,7 @@ def test_kept_edits_or_some(studied, golden):
     ):
         with pytest.raises(ValueError, match=message):
             edited_model(folder, **arguments)
-    run = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(run | {"model_fingerprint": "0" * 16}))
+    rewrite_run(folder, model_fingerprint="0" * 16)
     with pytest.raises(ValueError, match="its weights are others now"):
         edited_model(folder)
 

@@ -8,11 +8,13 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from rewritten import as_older, rewrite_lines
 from study_examples import ONE_TEXT, TEMPLATES, records
 
 import jaxedit
 from jaxedit.edits.edit import read_edit
 from jaxedit.files import exclusive_lock
+from jaxedit.study.chain import is_sealed
 from jaxedit.study.journal import read_journal
 from jaxedit.study.loop import run_study
 from jaxedit.study.record import SCHEMA
@@ -63,12 +65,7 @@ def lines(folder) -> bytes:
 
 def never_kept(folder, numbers) -> None:
     """Rewrite a journal as if a guard had rolled these edits back."""
-    written = [json.loads(line) for line in lines(folder).splitlines()]
-    for line in written:
-        if line["step"] in numbers:
-            line["kept"] = False
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in written)
-    (folder / "journal.jsonl").write_text(text, encoding="utf-8")
+    rewrite_lines(folder, lambda line: line["step"] in numbers and line.update(kept=False))
 
 
 def assert_same_arrays(a, b) -> None:
@@ -106,7 +103,8 @@ def test_nothing_is_erased(folder):
         ("undo", 10, [2, 5]),
         ("undo", 10, [10]),
     ]
-    assert all(set(line) == {"kind", "step", "undone", "written_at"} for line in undos)
+    links = {"previous", "digest"}
+    assert all(set(line) == {"kind", "step", "undone", "written_at"} | links for line in undos)
     assert len(list((folder / "steps").iterdir())) == n_files
     steps = [step.record for step in read_journal(folder).steps]
     assert [record.step for record in steps] == list(range(11))
@@ -160,10 +158,8 @@ def test_a_state_learns_of_the_kept_edits_alone(configure, remembering, tmp_path
     ],
 )
 def test_what_cannot_be_undone_leaves_the_journal_alone(folder, numbers, message):
-    written = lines(folder).replace(
-        b'"step": 7, ', b'"step": 7, "guard_reason": "perplexity 3 times", '
-    )
-    (folder / "journal.jsonl").write_bytes(written)
+    reason = {"guard_reason": "perplexity 3 times"}
+    rewrite_lines(folder, lambda line: line["step"] == 7 and line.update(reason))
     never_kept(folder, [7])
     undo_steps(folder, [2])
     before = lines(folder)
@@ -206,6 +202,9 @@ def test_a_journal_whose_undo_names_no_kept_edit_is_damaged(folder):
     undo_steps(folder, [5])
     line = lines(folder).splitlines(keepends=True)[-1]
     (folder / "journal.jsonl").write_bytes(lines(folder) + line)
+    with pytest.raises(ValueError, match="line 13 does not follow the line before it"):
+        read_journal(folder)
+    rewrite_lines(folder, lambda line: None)
     with pytest.raises(
         ValueError, match=r"journal\.jsonl: an undo names edit 5, which is not kept"
     ):
@@ -233,13 +232,15 @@ def test_nothing_is_undone_while_a_study_runs(config_of, tmp_path):
 
 def test_a_version_that_knows_no_undo_refuses_the_journal(folder):
     """It would take the line for one that was cut short: so the schema is written as of today."""
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    config = {key: value for key, value in run["config"].items() if key != "start"}
-    older = run | {"schema": 1, "config": config}
+    as_older(folder, schema=1)
+    older = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    del older["config"]["start"]
     (folder / "run.json").write_text(json.dumps(older), encoding="utf-8")
-    before = lines(folder)
-    assert read_journal(folder).run == run
+    before, run = lines(folder), read_journal(folder).run
+    assert run["config"]["start"]["run"] == ""
     undo_steps(folder, [5])
-    assert json.loads((folder / "run.json").read_text(encoding="utf-8")) == run
-    assert run["schema"] == SCHEMA == 2
+    written = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    assert is_sealed(written)
+    assert {**run, "upgraded_from": 1} == {k: v for k, v in written.items() if k != "digest"}
+    assert run["schema"] == SCHEMA == 3
     assert lines(folder).startswith(before)

@@ -1,9 +1,10 @@
 """GPT-2 (Radford et al. 2019): learned positions, layer norm, biases everywhere, tied head."""
 
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.family import Fields, Weights
+from jaxedit.models.family import LAYERS_MOST, Weights, head_width
+from jaxedit.models.fields import Fields
 
-PREFIX = "transformer."  # some hub checkpoints leave it out
+PREFIX = "transformer."
 
 WEIGHTS: Weights = {
     "transformer.wte.weight": ("embed/tokens", "V D -> V D"),
@@ -24,7 +25,7 @@ WEIGHTS: Weights = {
     "transformer.ln_f.bias": ("final/norm_bias", "D -> D"),
     "transformer.h.{l}.attn.bias": None,  # the causal mask, saved by old versions of transformers
     "transformer.h.{l}.attn.masked_bias": None,
-    "lm_head.weight": None,  # tied to the embedding
+    "lm_head.weight": ("head/w", "V D -> D V"),
 }
 
 # llama.cpp stores every matrix as out x in.
@@ -45,7 +46,7 @@ GGUF: Weights = {
     "blk.{l}.ffn_down.bias": ("mlp/b_down", "D -> D"),
     "output_norm.weight": ("final/norm_scale", "D -> D"),
     "output_norm.bias": ("final/norm_bias", "D -> D"),
-    "output.weight": None,  # a copy of the embedding
+    "output.weight": ("head/w", "V D -> D V"),
 }
 
 TINY = dict(model_type="gpt2", n_embd=32, n_head=4, n_layer=3, n_positions=64, vocab_size=96)
@@ -53,25 +54,24 @@ TINY = dict(model_type="gpt2", n_embd=32, n_head=4, n_layer=3, n_positions=64, v
 
 def config(fields: Fields) -> DecoderConfig:
     """Read a GPT2Config."""
-    D, N = fields.take("n_embd"), fields.take("n_head")
+    D, N = fields.count("n_embd"), fields.count("n_head")
+    H = head_width(fields, D, N, N)
     # Only what the decoder computes is accepted.
     fields.expect("activation_function", "gelu_new", "gelu_pytorch_tanh")
     fields.expect("scale_attn_weights", True)
     fields.expect("scale_attn_by_inverse_layer_idx", False)
-    fields.expect("tie_word_embeddings", True)
-    fields.expect("add_cross_attention", False)
     # Sizes, then the switches that set the family apart.
     read = DecoderConfig(
         family="gpt2",
-        L=fields.take("n_layer"),
+        L=fields.count("n_layer", most=LAYERS_MOST),
         D=D,
-        F=fields.take("n_inner", 4 * D),
+        F=fields.count("n_inner", None) or 4 * D,
         N=N,
         K=N,
-        H=D // N,
-        V=fields.take("vocab_size"),
-        P=fields.take("n_positions"),
-        eps=fields.take("layer_norm_epsilon", 1e-5),
+        H=H,
+        V=fields.count("vocab_size"),
+        P=fields.count("n_positions"),
+        eps=fields.number("layer_norm_epsilon", 1e-5),
         activation="gelu_tanh",
         norm="layer",
         gated=False,
@@ -79,10 +79,12 @@ def config(fields: Fields) -> DecoderConfig:
         qkv_bias=True,
         out_bias=True,
         mlp_bias=True,
-        tied=True,
+        tied=fields.flag("tie_word_embeddings", True),
     )
     fields.finish(
         n_ctx="the same as n_positions",
+        n_special="GPT-1's special tokens, which GPT-2's code does not read",
+        predict_special_tokens="GPT-1's head, which GPT-2's code does not read",
         attn_pdrop="training only",
         embd_pdrop="training only",
         resid_pdrop="training only",
@@ -96,15 +98,21 @@ def config(fields: Fields) -> DecoderConfig:
     return read
 
 
-def from_gguf(metadata: dict) -> dict:
-    """Translate llama.cpp's metadata to an HF configuration."""
+def from_gguf(fields: Fields) -> dict:
+    """Translate llama.cpp's metadata to an HF configuration.
+
+    Raises:
+      ValueError: on a key that is missing, of another type or has a value the decoder lacks.
+    """
+    N = fields.count("gpt2.attention.head_count")
+    fields.expect("gpt2.attention.head_count_kv", N)
     return {
         "model_type": "gpt2",
-        "n_embd": metadata["gpt2.embedding_length"],
-        "n_inner": metadata["gpt2.feed_forward_length"],
-        "n_head": metadata["gpt2.attention.head_count"],
-        "n_layer": metadata["gpt2.block_count"],
-        "n_positions": metadata["gpt2.context_length"],
-        "layer_norm_epsilon": metadata["gpt2.attention.layer_norm_epsilon"],
-        "vocab_size": len(metadata["tokenizer.ggml.tokens"]),
+        "n_embd": fields.count("gpt2.embedding_length"),
+        "n_inner": fields.count("gpt2.feed_forward_length"),
+        "n_head": N,
+        "n_layer": fields.count("gpt2.block_count"),
+        "n_positions": fields.count("gpt2.context_length"),
+        "layer_norm_epsilon": fields.number("gpt2.attention.layer_norm_epsilon"),
+        "vocab_size": len(fields.sequence("tokenizer.ggml.tokens", str)),
     }

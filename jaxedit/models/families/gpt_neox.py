@@ -5,7 +5,10 @@ norms.
 """
 
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.family import Fields, Weights, rotary
+from jaxedit.models.family import LAYERS_MOST, Weights, head_width, rotary
+from jaxedit.models.fields import Fields
+
+PREFIX = "gpt_neox."
 
 WEIGHTS: Weights = {
     "gpt_neox.embed_in.weight": ("embed/tokens", "V D -> V D"),
@@ -50,30 +53,31 @@ TINY = dict(
 
 def config(fields: Fields) -> DecoderConfig:
     """Read a GPTNeoXConfig."""
-    D, N = fields.take("hidden_size"), fields.take("num_attention_heads")
+    D, N = fields.count("hidden_size"), fields.count("num_attention_heads")
+    H = head_width(fields, D, N, N)
     # Only what the decoder computes is accepted.
     fields.expect("hidden_act", "gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh")
-    exact = fields.take("hidden_act", "gelu") == "gelu"  # Pythia; GPT-NeoX-20B has gelu_fast
-    bias = fields.take("attention_bias", True)
+    exact = fields.text("hidden_act", "gelu") == "gelu"  # Pythia; GPT-NeoX-20B has gelu_fast
+    bias = fields.flag("attention_bias", True)
     # Sizes, then the switches that set the family apart.
     read = DecoderConfig(
         family="gpt_neox",
-        L=fields.take("num_hidden_layers"),
+        L=fields.count("num_hidden_layers", most=LAYERS_MOST),
         D=D,
-        F=fields.take("intermediate_size"),
+        F=fields.count("intermediate_size"),
         N=N,
         K=N,
-        H=D // N,
-        V=fields.take("vocab_size"),
-        P=fields.take("max_position_embeddings", 2048),
-        eps=fields.take("layer_norm_eps", 1e-5),
+        H=H,
+        V=fields.count("vocab_size"),
+        P=fields.count("max_position_embeddings", 2048),
+        eps=fields.number("layer_norm_eps", 1e-5),
         activation="gelu" if exact else "gelu_tanh",
         norm="layer",
         gated=False,
-        parallel=fields.take("use_parallel_residual", True),
+        parallel=fields.flag("use_parallel_residual", True),
         rope=rotary(
             fields,
-            D // N,
+            H,
             thetas=("rotary_emb_base",),
             shares=("partial_rotary_factor", "rotary_pct"),
             share=0.25,
@@ -81,13 +85,12 @@ def config(fields: Fields) -> DecoderConfig:
         qkv_bias=bias,
         out_bias=bias,
         mlp_bias=True,
-        tied=fields.take("tie_word_embeddings", False),
+        tied=fields.flag("tie_word_embeddings", False),
     )
     fields.finish(
         attention_probs_dropout_prob="training only",
         hidden_dropout="training only",
         hidden_dropout_prob="training only",
         classifier_dropout="classification heads only",
-        is_decoder="attention is causal either way",
     )
     return read

@@ -4,8 +4,11 @@ Attention and MLP in parallel behind one norm, interleaved rotary positions.
 """
 
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.family import Fields, Weights
+from jaxedit.models.family import LAYERS_MOST, Weights, check_rotary, head_width
+from jaxedit.models.fields import Fields
 from jaxedit.models.rope import Rope
+
+PREFIX = "transformer."
 
 WEIGHTS: Weights = {
     "transformer.wte.weight": ("embed/tokens", "V D -> V D"),
@@ -34,7 +37,12 @@ TINY = dict(
 
 def config(fields: Fields) -> DecoderConfig:
     """Read a GPTJConfig."""
-    D, N = fields.take("n_embd"), fields.take("n_head")
+    D, N = fields.count("n_embd"), fields.count("n_head")
+    H = head_width(fields, D, N, N)
+    dims = fields.count("rotary_dim", 64)
+    check_rotary(H, dims)
+    if dims % 2:
+        raise ValueError(f"{fields.what} has rotary_dim={dims}; pairs of neighbours are rotated")
     # Only what the decoder computes is accepted.
     fields.expect("activation_function", "gelu_new")
     fields.expect("tie_word_embeddings", False)
@@ -43,21 +51,21 @@ def config(fields: Fields) -> DecoderConfig:
     # Sizes, then the switches that set the family apart.
     read = DecoderConfig(
         family="gptj",
-        L=fields.take("n_layer"),
+        L=fields.count("n_layer", most=LAYERS_MOST),
         D=D,
-        F=fields.take("n_inner", 4 * D),
+        F=fields.count("n_inner", None) or 4 * D,
         N=N,
         K=N,
-        H=D // N,
-        V=fields.take("vocab_size"),
-        P=fields.take("n_positions"),
-        eps=fields.take("layer_norm_epsilon", 1e-5),
+        H=H,
+        V=fields.count("vocab_size"),
+        P=fields.count("n_positions"),
+        eps=fields.number("layer_norm_epsilon", 1e-5),
         activation="gelu_tanh",
         norm="layer",
         gated=False,
         parallel=True,
         shared_norm=True,
-        rope=Rope(theta=10000.0, dims=fields.take("rotary_dim", 64), interleaved=True),
+        rope=Rope(theta=10000.0, dims=dims, interleaved=True),
         mlp_bias=True,
         head_bias=True,
     )
@@ -66,7 +74,6 @@ def config(fields: Fields) -> DecoderConfig:
         embd_pdrop="training only",
         resid_pdrop="training only",
         n_ctx="the same as n_positions",
-        tokenizer_class="the tokenizer's own files decide",
         summary_activation="classification heads only",
         summary_first_dropout="classification heads only",
         summary_proj_to_labels="classification heads only",

@@ -6,7 +6,10 @@ RMS norm, gated MLP, grouped keys and values, rotary positions.
 from typing import Any
 
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.family import Fields, Weights, rotary
+from jaxedit.models.family import LAYERS_MOST, Weights, head_width, rotary
+from jaxedit.models.fields import Fields
+
+PREFIX = "model."
 
 WEIGHTS: Weights = {
     "model.embed_tokens.weight": ("embed/tokens", "V D -> V D"),
@@ -67,9 +70,10 @@ def config(fields: Fields) -> DecoderConfig:
     """Read a LlamaConfig."""
     fields.expect("hidden_act", "silu")
     fields.expect("mlp_bias", False)
-    bias = fields.take("attention_bias", False)
+    bias = fields.flag("attention_bias", False)
     read = llama_like_config(fields, "llama", P=2048, qkv_bias=bias, out_bias=bias)
     fields.finish(
+        max_sequence_length="the same as max_position_embeddings; Llama 1 has it",
         pretraining_tp="how training was split, not what is computed",
         rope_interleaved="a note of the exporter; HF weights hold rotary pairs as halves",
         is_llama_config="a note of the exporter",
@@ -82,7 +86,7 @@ def llama_like_config(
     family: str,
     *,
     P: int,
-    head_dim: int | None = None,
+    H: int | None = None,
     activation: str = "silu",
     tied: bool = False,
     **switches: Any,
@@ -93,64 +97,77 @@ def llama_like_config(
       fields: the configuration.
       family: whose it is.
       P: the positions where the configuration does not say.
-      head_dim: the width of a head where the configuration does not say; absent: D / N.
+      H: the width of a head; absent: the configuration's head_dim, or D / N.
       activation: of the gated MLP.
       tied: whether the head is the embedding where the configuration does not say.
       switches: what sets the family apart.
     """
-    D, N = fields.take("hidden_size"), fields.take("num_attention_heads")
-    H = fields.take("head_dim", head_dim or D // N)
+    D, N = fields.count("hidden_size"), fields.count("num_attention_heads")
+    K = fields.count("num_key_value_heads", None) or N
+    H = head_width(fields, D, N, K, H or fields.count("head_dim", None))
     return DecoderConfig(
         family=family,
-        L=fields.take("num_hidden_layers"),
+        L=fields.count("num_hidden_layers", most=LAYERS_MOST),
         D=D,
-        F=fields.take("intermediate_size"),
+        F=fields.count("intermediate_size"),
         N=N,
-        K=fields.take("num_key_value_heads", N),
+        K=K,
         H=H,
-        V=fields.take("vocab_size"),
-        P=fields.take("max_position_embeddings", P),
-        eps=fields.take("rms_norm_eps", 1e-6),
+        V=fields.count("vocab_size"),
+        P=fields.count("max_position_embeddings", P),
+        eps=fields.number("rms_norm_eps", 1e-6),
         activation=activation,
         rope=rotary(fields, H),
-        tied=fields.take("tie_word_embeddings", tied),
+        tied=fields.flag("tie_word_embeddings", tied),
         **switches,
     )
 
 
-def from_gguf(metadata: dict) -> dict:
+def from_gguf(fields: Fields) -> dict:
     """Translate llama.cpp's metadata to an HF configuration.
 
     Raises:
-      ValueError: on heads of which only a part is rotated, or whose keys and values differ in
-        width.
+      ValueError: on a key that is missing or of another type, on heads of which only a part is
+        rotated, or whose keys and values differ in width.
     """
+    D, N = fields.count("llama.embedding_length"), fields.count("llama.attention.head_count")
+    K = fields.count("llama.attention.head_count_kv", None) or N
     # The decoder has one width for a head's queries, keys and values, and rotates the whole head.
-    H = metadata.get("llama.attention.key_length") or (
-        metadata["llama.embedding_length"] // metadata["llama.attention.head_count"]
-    )
+    H = head_width(fields, D, N, K, fields.count("llama.attention.key_length", None))
     for name in ("llama.attention.value_length", "llama.rope.dimension_count"):
-        if metadata.get(name, H) != H:
+        if fields.count(name, H) != H:
             raise ValueError(
-                f"the GGUF file says {name}={metadata[name]}; "
+                f"the GGUF file says {name}={fields.values[name]}; "
                 f"the decoder needs {H}, the width of a head's keys"
             )
-    # llama.cpp knows no "default" scaling, only "none".
-    rope_type = metadata.get("llama.rope.scaling.type", "none")
-    scaling = {"rope_type": "default" if rope_type == "none" else rope_type}
-    if scaling["rope_type"] != "default":
-        scaling["factor"] = metadata.get("llama.rope.scaling.factor")
     return {
         "model_type": "llama",
-        "hidden_size": metadata["llama.embedding_length"],
-        "intermediate_size": metadata["llama.feed_forward_length"],
-        "num_attention_heads": metadata["llama.attention.head_count"],
-        "num_key_value_heads": metadata.get("llama.attention.head_count_kv"),
+        "hidden_size": D,
+        "intermediate_size": fields.count("llama.feed_forward_length"),
+        "num_attention_heads": N,
+        "num_key_value_heads": K,
         "head_dim": H,
-        "num_hidden_layers": metadata["llama.block_count"],
-        "max_position_embeddings": metadata["llama.context_length"],
-        "rms_norm_eps": metadata["llama.attention.layer_norm_rms_epsilon"],
-        "rope_theta": metadata.get("llama.rope.freq_base", 10000.0),
-        "rope_scaling": scaling,
-        "vocab_size": len(metadata["tokenizer.ggml.tokens"]),
+        "num_hidden_layers": fields.count("llama.block_count"),
+        "max_position_embeddings": fields.count("llama.context_length"),
+        "rms_norm_eps": fields.number("llama.attention.layer_norm_rms_epsilon"),
+        "rope_theta": fields.number("llama.rope.freq_base", 10000.0),
+        "rope_scaling": _scaling_of_gguf(fields),
+        "vocab_size": len(fields.sequence("tokenizer.ggml.tokens", str)),
     }
+
+
+def _scaling_of_gguf(fields: Fields) -> dict:
+    """Read the rotary scaling as llama.cpp does.
+
+    Without a type it is linear; a factor of 0 is none, and files from before there were types have
+    it under another key (llama_model::load_hparams in src/llama-model.cpp).
+    """
+    kind = fields.text("llama.rope.scaling.type", None)
+    factors = [
+        fields.number(f"llama.rope.{name}", None, above=-1e-9)
+        for name in ("scaling.factor", "scale_linear")
+    ]
+    factor = next((factor for factor in factors if factor is not None), None)
+    if kind == "none" or (kind is None and not factor):
+        return {"rope_type": "default"}
+    return {"rope_type": kind or "linear", "factor": factor}

@@ -2,7 +2,10 @@
 
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.families import llama
-from jaxedit.models.family import Fields, window
+from jaxedit.models.family import window
+from jaxedit.models.fields import Fields
+
+PREFIX = llama.PREFIX
 
 WEIGHTS = llama.WEIGHTS
 

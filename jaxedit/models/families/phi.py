@@ -4,7 +4,10 @@ Attention and MLP in parallel behind one norm, heads rotated in part, biases eve
 """
 
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.family import Fields, Weights, rotary
+from jaxedit.models.family import LAYERS_MOST, Weights, head_width, rotary
+from jaxedit.models.fields import Fields
+
+PREFIX = "model."
 
 WEIGHTS: Weights = {
     "model.embed_tokens.weight": ("embed/tokens", "V D -> V D"),
@@ -43,7 +46,9 @@ TINY = dict(
 
 def config(fields: Fields) -> DecoderConfig:
     """Read a PhiConfig."""
-    D, N = fields.take("hidden_size"), fields.take("num_attention_heads")
+    D, N = fields.count("hidden_size"), fields.count("num_attention_heads")
+    K = fields.count("num_key_value_heads", None) or N
+    H = head_width(fields, D, N, K)
     # Only what the decoder computes is accepted.
     fields.expect("hidden_act", "gelu_new", "gelu_pytorch_tanh")
     fields.expect("qk_layernorm", False)
@@ -51,21 +56,21 @@ def config(fields: Fields) -> DecoderConfig:
     # Sizes, then the switches that set the family apart.
     read = DecoderConfig(
         family="phi",
-        L=fields.take("num_hidden_layers"),
+        L=fields.count("num_hidden_layers", most=LAYERS_MOST),
         D=D,
-        F=fields.take("intermediate_size"),
+        F=fields.count("intermediate_size"),
         N=N,
-        K=fields.take("num_key_value_heads", N),
-        H=D // N,
-        V=fields.take("vocab_size"),
-        P=fields.take("max_position_embeddings", 2048),
-        eps=fields.take("layer_norm_eps", 1e-5),
+        K=K,
+        H=H,
+        V=fields.count("vocab_size"),
+        P=fields.count("max_position_embeddings", 2048),
+        eps=fields.number("layer_norm_eps", 1e-5),
         activation="gelu_tanh",
         norm="layer",
         gated=False,
         parallel=True,
         shared_norm=True,
-        rope=rotary(fields, D // N, shares=("partial_rotary_factor",), share=0.5),
+        rope=rotary(fields, H, shares=("partial_rotary_factor",), share=0.5),
         qkv_bias=True,
         out_bias=True,
         mlp_bias=True,

@@ -7,7 +7,10 @@ from typing import Any
 
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.families import llama
-from jaxedit.models.family import Fields, window
+from jaxedit.models.family import LAYERS_MOST, window
+from jaxedit.models.fields import Fields
+
+PREFIX = llama.PREFIX
 
 WEIGHTS = llama.WEIGHTS
 
@@ -22,7 +25,7 @@ def config(fields: Fields) -> DecoderConfig:
 
 
 def qwen_like_config(
-    fields: Fields, family: str, *, head_dim: int | None = None, **switches: Any
+    fields: Fields, family: str, *, H: int | None = None, **switches: Any
 ) -> DecoderConfig:
     """Read what the configurations of Qwen 2 and 3 have in common.
 
@@ -31,13 +34,12 @@ def qwen_like_config(
     Args:
       fields: the configuration.
       family: whose it is.
-      head_dim: the width of a head where the configuration does not say; absent: D / N.
+      H: the width of a head; absent: as `llama_like_config` reads it.
       switches: what sets the family apart.
     """
     fields.expect("hidden_act", "silu")
     fields.expect("use_mrope", False)
-    layers = range(fields.take("max_window_layers", 28), fields.take("num_hidden_layers"))
-    slides = window(fields, layers=layers, active=fields.take("use_sliding_window", False))
-    return llama.llama_like_config(
-        fields, family, P=32768, head_dim=head_dim, window=slides, **switches
-    )
+    first = fields.count("max_window_layers", 28, least=0)
+    layers = range(first, fields.count("num_hidden_layers", most=LAYERS_MOST))
+    slides = window(fields, layers=layers, active=fields.flag("use_sliding_window", False))
+    return llama.llama_like_config(fields, family, P=32768, H=H, window=slides, **switches)

@@ -5,7 +5,10 @@ Llama whose heads normalise their queries and keys, with sliding windows that mo
 
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.families import llama, qwen2
-from jaxedit.models.family import Fields, Weights
+from jaxedit.models.family import Weights
+from jaxedit.models.fields import Fields
+
+PREFIX = llama.PREFIX
 
 WEIGHTS: Weights = {
     **llama.WEIGHTS,
@@ -18,9 +21,9 @@ TINY = {**llama.TINY, "model_type": "qwen3", "head_dim": 12}
 
 def config(fields: Fields) -> DecoderConfig:
     """Read a Qwen3Config."""
-    bias = fields.take("attention_bias", False)
+    bias = fields.flag("attention_bias", False)
     read = qwen2.qwen_like_config(
-        fields, "qwen3", head_dim=128, qk_norm=True, qkv_bias=bias, out_bias=bias
+        fields, "qwen3", H=fields.count("head_dim", 128), qk_norm=True, qkv_bias=bias, out_bias=bias
     )
     fields.finish()
     return read

@@ -1,0 +1,100 @@
+"""What follows from a journal is made anew where it cannot be read; a report says what it lacks."""
+
+import json
+import logging
+import shutil
+
+import pytest
+from rewritten import as_older
+from study_examples import FACTS, interrupt
+
+from jaxedit.reports.markdown import report_markdown
+from jaxedit.reports.records import edit_steps
+from jaxedit.reports.studies import read_studies
+from jaxedit.study import loop
+from jaxedit.study.journal import journal_remarks, read_journal
+from jaxedit.study.replay import edited_model
+
+FILE = "retained.json"
+
+
+@pytest.fixture(scope="module")
+def studied(configure, tmp_path_factory):
+    """The folder of a study of three facts; to be copied."""
+    return loop.run_study(configure(FACTS[:3]), tmp_path_factory.mktemp("retained") / "run")
+
+
+@pytest.fixture
+def folder(studied, tmp_path):
+    return shutil.copytree(studied, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",  # a disk that was full
+        lambda content: content[: len(content) // 2],
+        lambda content: b"{}",
+        lambda content: b"[]",
+        lambda content: b"[" * 100_000,
+        lambda content: content.replace(b"0.", b"1."),  # other numbers
+        lambda content: content.replace(b'"digest"', b'"digess"'),
+        lambda content: json.dumps({**json.loads(content), "steps": [1, 3]}).encode(),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_made_anew(configure, folder, damage):
+    path = folder / FILE
+    whole, (undamaged,) = path.read_bytes(), read_studies(folder.parent, ("run",))
+    path.write_bytes(damage(whole))
+    assert path.read_bytes() != whole
+    (study,) = read_studies(folder.parent, ("run",))
+    assert study.retained in ([], undamaged.retained)
+    loop.run_study(configure(FACTS[:3]), folder)
+    assert path.read_bytes() == whole
+
+
+def test_a_report_says_that_its_study_is_unfinished(configure, folder, tmp_path, caplog):
+    part = tmp_path / "part"
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_study(configure(FACTS[:3]), part, interrupt(2))
+    journal = read_journal(part)
+    expected = "The study is not finished: 2 of 3 edits."
+    assert any(line.startswith(expected) for line in journal_remarks(journal))
+    assert expected in report_markdown(journal, edit_steps(journal))
+    with caplog.at_level(logging.WARNING):
+        edited_model(part)
+    assert expected in caplog.text
+    whole = read_journal(folder)
+    assert journal_remarks(whole) == []
+    assert "not finished" not in report_markdown(whole, edit_steps(whole))
+
+
+def test_a_report_says_that_a_journal_cannot_be_verified(folder):
+    as_older(folder)
+    journal = read_journal(folder)
+    assert "The first 4 lines of the journal" in report_markdown(journal, edit_steps(journal))
+
+
+def test_a_study_goes_on_that_began_before_a_key_was_there(configure, folder):
+    """An absent key counts as its default, and another value of it is another study."""
+    as_older(folder, schema=2)
+    run = json.loads((folder / "run.json").read_text())
+    for group, key in (("eval", "kl_every"), ("guard", "max_relative_perturbation")):
+        del run["config"][group][key]
+    for key in ("screening", "dtype"):
+        del run["config"][key]
+    del run["config"]["editor"]["v_lr"]
+    (folder / "run.json").write_text(json.dumps(run))
+    with pytest.raises(ValueError, match=r"config\.screening: \"\" there, \"log\" now"):
+        loop.run_study(configure(FACTS[:3], screening="log"), folder)
+    loop.run_study(configure(FACTS[:3]), folder)
+    assert read_journal(folder).run["config"]["editor"]["v_lr"] == 0.5
+
+
+def test_another_fact_at_a_line_is_another_studys(configure, folder, monkeypatch):
+    from jaxedit.study import resume
+
+    context = loop.build_context(configure(FACTS[:3]), folder)
+    exchanged = context._replace(batches=[context.batches[i] for i in (0, 2, 1)])
+    with pytest.raises(ValueError, match=r'step 2 has the prompt "\{\} lives in", the study'):
+        resume.check_steps(exchanged, read_journal(folder))
