@@ -10,6 +10,8 @@ from typing import IO
 
 import numpy as np
 
+from jaxedit.messages import first_line
+
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -33,7 +35,7 @@ def parse_npy(file: IO[bytes], n_bytes: int, source: object) -> np.ndarray:
             raise ValueError(f"version {version} of the form is not read here")
         shape, is_fortran, dtype = HEADERS[version](file)
     except Exception as error:  # of Python's parser too, which reads the header
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ValueError(f"{source} is no array in NumPy's .npy form ({reason})") from error
     if dtype.kind not in "iuf":
         raise ValueError(f"{source} holds {dtype}; expected real numbers")

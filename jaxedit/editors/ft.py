@@ -141,10 +141,8 @@ def init(hyper: Hyper, settings: Settings, model: Model, stats: object) -> None:
       ValueError: on a value that cannot be meant.
     """
     if hyper.objective not in OBJECTIVES:
-        raise ValueError(
-            f"objective={hyper.objective!r}: expected 'last_position' (FT-L) or 'teacher_forced' "
-            "(FT-M)"
-        )
+        names = "'last_position' (FT-L) or 'teacher_forced' (FT-M)"
+        raise ValueError(f"objective={hyper.objective!r}: expected {names}")
     check_leading_space(hyper.leading_space)
     if hyper.kl_factor:
         raise ValueError(f"kl_factor={hyper.kl_factor}: the released code has none; expected 0")

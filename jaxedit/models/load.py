@@ -49,7 +49,7 @@ def load(
     """
     # The opened checkpoint, the devices, and the dtype the weights will have there.
     name = os.fspath(name_or_path)
-    check_dtype(dtype)
+    _check_dtype(dtype)
     path = resolve_path(name)
     source = open_gguf(path) if path.suffix == ".gguf" else open_directory(path)
     if not isinstance(mesh, Mesh):
@@ -77,7 +77,7 @@ def load(
     return Model(base, Overlay({}, {}), config, mesh, metadata)
 
 
-def check_dtype(dtype: str | None) -> None:
+def _check_dtype(dtype: str | None) -> None:
     """Raise a ValueError on a dtype that weights are not stored as; None: the device's default."""
     try:
         is_known = dtype is None or jnp.dtype(dtype) in (jnp.float32, jnp.bfloat16)
