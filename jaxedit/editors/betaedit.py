@@ -172,7 +172,7 @@ def _renew(hyper: Hyper, state: State, inner: MultiLayerState, made: Edit) -> St
         protected_FF = (s_FF / n_facts + c_FF) / (hyper.lambda1 + 1)
         u_FM = null_space(protected_FF, hyper.nullspace_threshold, layer).astype(np.float32)
         fold_MM = _inverse_cholesky_within(hyper, u_FM, s_FF + c_FF)
-        past_keys = no_past_keys(*u_FM.shape, fold_MM)
+        past_keys = no_past_keys(len(u_FM), len(fold_MM), fold_MM)
         renewed = shard_regulariser(state.mesh, np.ascontiguousarray(u_FM.T))
         regularisers[layer] = renewed._replace(past=past_keys)
     inner = inner._replace(regularisers=regularisers)
