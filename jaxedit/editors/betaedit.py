@@ -15,7 +15,7 @@ study can go on.
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
@@ -29,7 +29,6 @@ from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.key_history import KeyHistory, append, gram
 from jaxedit.solving.multi_layer import MethodSpec, MultiLayerState
 from jaxedit.solving.past_keys import no_past_keys
-from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE
 from jaxedit.solving.solve import shard_regulariser
 from jaxedit.solving.whiteners import inverse_cholesky, null_space
 from jaxedit.stats.second_moments import Stats
@@ -48,10 +47,10 @@ class Hyper(MultiLayerHyper):
     """
 
     lambda1: float = 3000.0
-    lambda2: Annotated[float, POSITIVE] = 10.0
-    tau: Annotated[int, AT_LEAST_ONE] = 1000
+    lambda2: float = 10.0
+    tau: int = 1000
     nullspace_threshold: float | Mapping[int, float] = 2e-2
-    norm_limit: Annotated[float, POSITIVE] = 20.0
+    norm_limit: float = 20.0
 
 
 class State(NamedTuple):
@@ -99,8 +98,15 @@ def init(hyper: Hyper, spec: MethodSpec, model: Model, stats: Stats | None) -> S
     """Return the state before the first edit; C stays on the host for the renewals.
 
     Raises:
-      ValueError: as `jaxedit.solving.multi_layer.init`.
+      ValueError: as `jaxedit.solving.multi_layer.init`, and on values of its own hyper-parameters
+        that cannot be meant.
     """
+    if hyper.tau < 1 or hyper.lambda1 < 0 or min(hyper.lambda2, hyper.norm_limit) <= 0:
+        raise ValueError(
+            f"tau={hyper.tau}, lambda1={hyper.lambda1}, lambda2={hyper.lambda2}, "
+            f"norm_limit={hyper.norm_limit}: expected tau >= 1, lambda1 >= 0, and the others "
+            "positive"
+        )
     inner = multi_layer.init(hyper, spec, model, stats)
     moments = multi_layer.second_moments(hyper, model, stats)
     histories = {layer: KeyHistory(moment_FF) for layer, moment_FF in moments.items()}
@@ -166,8 +172,7 @@ def _renew(hyper: Hyper, state: State, inner: MultiLayerState, made: Edit) -> St
         protected_FF = (s_FF / n_facts + c_FF) / (hyper.lambda1 + 1)
         u_FM = null_space(protected_FF, hyper.nullspace_threshold, layer).astype(np.float32)
         fold_MM = _inverse_cholesky_within(hyper, u_FM, s_FF + c_FF)
-        F, M = u_FM.shape
-        past_keys = no_past_keys(F, M, fold_MM)
+        past_keys = no_past_keys(len(u_FM), len(fold_MM), fold_MM)
         renewed = shard_regulariser(state.mesh, np.ascontiguousarray(u_FM.T))
         regularisers[layer] = renewed._replace(past=past_keys)
     inner = inner._replace(regularisers=regularisers)
