@@ -148,7 +148,7 @@ def judge_ends(shop: Workshop, name: str, workdir: Path, said: list[str]) -> tup
 
 def kill_rounds(shop: Workshop, record: Record) -> None:
     """SIGKILL at random moments; the next process goes on, until the study is done."""
-    number = 0
+    number, n_ended = 0, 0
     while number < N_KILLS.value:
         name = list(children.STUDIES)[number % len(children.STUDIES)]
         if record.has("SIGKILL at a random moment", f"{name} {number}"):
@@ -156,18 +156,19 @@ def kill_rounds(shop: Workshop, record: Record) -> None:
             continue
         shop.undamaged(name)
         workdir, said, first = shop.empty("killed"), shop.folder / "said", number
-        rng = random.Random(f"{SEED.value} {number}")
+        rng = random.Random(f"{SEED.value} {number} {n_ended}")  # others where none was killed
         killed = 0
         while killed < 8 and number + killed < N_KILLS.value:
             process = shop.study(name, workdir, said)
             process.join(rng.uniform(0.05, 1.1 * shop.time_s[name]))
             if not process.is_alive():
+                n_ended += 1
                 break
             process.kill()
             process.join()
             killed += 1
         outcome, detail = judge_ends(shop, name, workdir, [])
-        for i in range(max(killed, 0)):
+        for i in range(killed):
             at = list(children.STUDIES)[(first + i) % len(children.STUDIES)]
             record.add("SIGKILL at a random moment", f"{at} {first + i}", outcome, detail)
         number = first + killed
