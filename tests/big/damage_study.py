@@ -150,8 +150,8 @@ def kill_rounds(shop: Workshop, record: Record) -> None:
     """SIGKILL at random moments; the next process goes on, until the study is done."""
     number, n_ended = 0, 0
     while number < N_KILLS.value:
-        name = list(children.STUDIES)[number % len(children.STUDIES)]
-        if record.has("SIGKILL at a random moment", f"{name} {number}"):
+        name = list(children.STUDIES)[(number + n_ended) % len(children.STUDIES)]
+        if record.has("SIGKILL at a random moment", str(number)):
             number += 1
             continue
         shop.undamaged(name)
@@ -169,8 +169,7 @@ def kill_rounds(shop: Workshop, record: Record) -> None:
             killed += 1
         outcome, detail = judge_ends(shop, name, workdir, [])
         for i in range(killed):
-            at = list(children.STUDIES)[(first + i) % len(children.STUDIES)]
-            record.add("SIGKILL at a random moment", f"{at} {first + i}", outcome, detail)
+            record.add("SIGKILL at a random moment", str(first + i), outcome, f"{name} {detail}")
         number = first + killed
 
 
