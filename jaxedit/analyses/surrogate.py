@@ -144,9 +144,8 @@ def levels_over(unedited: float, asked: tuple[float, ...] | None) -> tuple[float
     Raises:
       ValueError: on a level asked for that is not finite, or not over it; or where there is none.
     """
-    least = unedited * (1 + NEAR)
-    bad = [level for level in asked or () if not least < level < math.inf]
-    levels = asked or tuple(level for level in LEVELS if level > least)
+    bad = [level for level in asked or () if not unedited < level < math.inf]
+    levels = asked or tuple(level for level in LEVELS if level > unedited)
     if bad or not levels:
         level = f"level {bad[0]:g}" if bad else f"levels up to {max(LEVELS):g}"
         raise ValueError(

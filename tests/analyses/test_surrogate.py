@@ -196,6 +196,7 @@ def test_perplexities_that_are_not_finite_are_numbers_when_read_again(studied, l
     content = path.read_text(encoding="utf-8")
     rows = json.loads(content)
     rows["models"][1]["pooled"] = "inf"
+    del rows["digest"]  # as an older version wrote it
     path.write_text(json.dumps(rows), encoding="utf-8")
     try:
         again = surrogate.measure_surrogate(studied, ["one"], levels=levels, limit=5)
