@@ -49,7 +49,7 @@ def _call(path: Path, work: Callable[[], T]) -> T:
     """Do what runs the file's code; say where it failed."""
     try:
         return work()
-    except Exception as error:  # a configuration is a program, and may raise anything
+    except (Exception, SystemExit) as error:  # a configuration is a program: it may raise anything
         line, says = _line_of(error, path), " ".join(str(error).split())
         if isinstance(error, SyntaxError) and error.filename == str(path):
             line, says = error.lineno, error.msg

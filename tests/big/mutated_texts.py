@@ -118,8 +118,9 @@ def config_keys(folder: Path) -> Make:
 
     def parse(argument: str) -> None:
         own = flags.FlagValues()
-        config_flags.DEFINE_config_dict("config", default_config(), flag_values=own)
-        own(["jaxedit", argument])
+        argv = ["jaxedit", argument]
+        config_flags.DEFINE_config_dict("config", default_config(), flag_values=own, sys_argv=argv)
+        own(argv)
         plain = plain_config(own.config)
         editor_from(plain["editor"])
 

@@ -23,6 +23,7 @@ START = "from jaxedit.study.config import default_config\n"
         ("def get_config():\n    return 5\n", None, r"get_config\(\) of .* returned 5: expected"),
         ("def get_config():\n    return {}['x']\n", 2, "KeyError: 'x'$"),
         ("def get_config():\n    raise RuntimeError\n", 2, "RuntimeError$"),
+        ("def get_config():\n    raise SystemExit(3)\n", 2, "SystemExit: 3$"),
         ("def get_config():\n    raise ValueError('a\\nb')\n", 2, "a b$"),
         (
             "x = 1\nimport nothing_there\n",
