@@ -12,14 +12,22 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxedit.edits.edit import Dense, Edit, LowRank
+from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank
 from jaxedit.models.model import Model, allocate_deltas, with_overlay
 from jaxedit.models.ops import PRECISION, Overlay, Slots
 
 
 def allocate_for(model: Model, edit: Edit) -> Model:
-    """Return the model with room in its overlay for an edit."""
+    """Return the model with room in its overlay for an edit.
+
+    Raises:
+      ValueError: where it changes a weight or layer that cannot be edited.
+    """
     for weight in dict.fromkeys(delta.weight for delta in edit.deltas):
+        if weight != EDITED_WEIGHT:
+            raise ValueError(
+                f"the edit changes the weight {weight[:80]!r}; only {EDITED_WEIGHT!r} can be edited"
+            )
         layers = sorted({delta.layer for delta in edit.deltas if delta.weight == weight})
         model = allocate_deltas(model, weight, tuple(layers))
     return model
