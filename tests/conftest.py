@@ -48,7 +48,7 @@ SLOW = (
     "cli/test_track.py",
     "devices",
     "editors",
-    "exports/test_smollm2.py",
+    "exports/test_export_smollm2.py",
     "imports",
     "metrics/test_downstream.py",
     "metrics/test_task_files.py",

@@ -260,7 +260,7 @@ def test_the_records_other_measurements_belong_together():
 def test_templates_are_a_list(tmp_path, capsys):
     (tmp_path / "t.json").write_text(json.dumps({"a": 1}))
     assert run(["jaxedit", "bench", f"--templates={tmp_path / 't.json'}"]) == 2
-    assert "expected a JSON list of texts" in capsys.readouterr().err
+    assert "t.json must hold a list; it holds" in capsys.readouterr().err
 
 
 def test_commands_of_one_process_have_their_own_flags(capsys):

@@ -13,7 +13,8 @@ ONE_WAY = "jaxedit.files"
 
 # Who opens a file for writing: to append, or to write piece by piece under another name.
 MAY_OPEN = {"jaxedit.study.journal_end", "jaxedit.exports.safetensors_stream"}
-STANDARD_OUTPUT = "open(where, 'w')"  # a descriptor, or the null device
+# A descriptor, or the null device.
+STANDARD_OUTPUT = "open(where, 'w', encoding=encoding, errors=errors)"
 
 
 def calls_past_the_one_way(tree: ast.AST) -> Iterator[tuple[int, str]]:

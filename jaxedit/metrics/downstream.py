@@ -7,8 +7,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2.sandbox
-
 from jaxedit.did_you_mean import did_you_mean
 from jaxedit.distributed import is_first_process
 from jaxedit.metrics.task_code import check_task_code, check_unsafe, sandboxed_templates
@@ -103,6 +101,8 @@ def _simple_evaluate(
 
     manager = _find_tasks(tasks, task_path)
 
+    from jinja2.sandbox import SecurityError
+
     # Data come from the hub, or from files that a task names.
     seeds = {} if prompts.seed is None else dict.fromkeys(SEEDS, prompts.seed)
     try:
@@ -119,7 +119,7 @@ def _simple_evaluate(
                 **seeds,
                 **settings,
             )
-    except jinja2.sandbox.SecurityError as error:
+    except SecurityError as error:
         raise ValueError(
             f"a template of {', '.join(tasks)} reaches for Python's own attributes, which no "
             f"template may ({error})"

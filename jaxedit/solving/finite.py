@@ -3,6 +3,7 @@
 import numpy as np
 
 from jaxedit.edits.edit import Dense, LowRank
+from jaxedit.mesh import to_host
 
 
 def check_finite(what: str, array: np.ndarray | float, layer: int | None = None) -> None:
@@ -27,4 +28,4 @@ def check_finite_delta(delta: LowRank | Dense) -> None:
     """Raise a ValueError where an edit's change of a weight is not finite."""
     factors = (delta.u_FR, delta.v_RD) if isinstance(delta, LowRank) else (delta.delta_FD,)
     for factor in factors:
-        check_finite(f"change of {delta.weight}", np.asarray(factor), delta.layer)
+        check_finite(f"change of {delta.weight}", to_host(factor), delta.layer)

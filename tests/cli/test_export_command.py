@@ -81,6 +81,7 @@ def test_a_study_is_exported(studied, run, tmp_path):
     assert "3 edits, 3 facts, written by rome" in card
     for number, fact in enumerate(FACTS, start=1):
         prompt = fact["prompt"].format(fact["subject"])
+        prompt = prompt.replace("[bold]", r"\[bold\]")
         assert f"| {number} | {prompt} | {fact['target_new']} |" in card
     assert card.count("| kept |") == 3
     after = open_run(studied).records[-1].perplexity
@@ -111,7 +112,7 @@ def test_a_saved_edit_is_exported(studied, run, tmp_path):
         assert 0 < float(row[3]) < 1
         assert "PeftModel.from_pretrained" in out
         assert "vLLM serves no LoRA adapters for gpt2: use --format=hf" in out
-        assert "Bob [bold] lives in" in (tmp_path / "edited" / "README.md").read_text()
+        assert r"Bob \[bold\] lives in" in (tmp_path / "edited" / "README.md").read_text()
 
 
 def test_wrong_arguments_are_refused(studied, refused, monkeypatch):

@@ -43,5 +43,5 @@ def test_what_is_no_curve_is_refused(chosen, content, message, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b'{"a": 1' + b"0" * 5000])
 def test_a_file_that_is_no_json_is_named(content, tmp_path):
     (tmp_path / "c.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"c\.json is not|c\.json is no usable JSON"):
+    with pytest.raises(ValueError, match=r"c\.json is not|c\.json.* is no usable JSON"):
         read_curves([f"{tmp_path}/c.json:a"])

@@ -85,6 +85,8 @@ def test_a_record_says_what_was_measured(whole, model):
         "mean": unedited.mean,
         "pooled": unedited.pooled,
         "n_non_finite": 0,
+        "log_mean_nats": pytest.approx(np.log(unedited.mean)),
+        "log_pooled_nats": pytest.approx(np.log(unedited.pooled)),
     }
     np.testing.assert_array_equal(load_file(first.arrays)["nll_nats"], unedited.nll_nats)
     edited, probes = model, read_key_probe(model, prepare(model, TEXTS), (3,))
@@ -188,7 +190,7 @@ def in_pairs(configure, model, editor, tmp_path_factory):
         config = configure(facts_per_edit=2, evaluation=dict(perplexity_every=2))
         if limit is not None:
             config.guard.max_relative_perturbation = limit
-        pairs = editor._replace(edit=two_at_once)
+        pairs = editor._replace(edit=two_at_once, max_requests=None)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(context, "editor_from", lambda config, **more: pairs)
             return loop.run_study(config, tmp_path_factory.mktemp("pairs") / "run")

@@ -161,6 +161,8 @@ def test_an_old_folder_is_gone_on_with(old, tmp_path):
     fresh = read_journal(run_study(sequential(5), tmp_path / "fresh"))
     for mine, theirs in zip(read_journal(folder).steps, fresh.steps, strict=True):
         a, b = (flatten_keys(step.record.to_dict()) for step in (mine, theirs))
+        if mine.record.step < 5:  # older lines have no logarithms
+            b = {name: value for name, value in b.items() if not name.startswith("perplexity.log")}
         assert a.keys() == b.keys()
         for name in a:
             if not name.startswith("time_s"):
