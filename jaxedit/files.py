@@ -179,8 +179,8 @@ def partial_path(path: Path) -> Path:
 def exclusive_lock(folder: Path) -> Iterator[None]:
     """Own a folder: no other process that asks for it has it at the same time.
 
-    The system releases the lock however this process ends. On a file system without locks there is
-    none.
+    The system releases the lock however this process ends. On a file system without locks a file
+    stands for it, which may be removed where its process is gone.
 
     Raises:
       ValueError: where another process owns it; the message names its host and number.

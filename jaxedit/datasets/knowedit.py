@@ -58,7 +58,7 @@ def _probes(field: str, groups: dict[str, Any] | None) -> tuple[PromptAnswer, ..
     """Return the probes of all groups that have a prompt and an answer."""
     found = []
     for name, probes in (groups or {}).items():
-        if is_missing(probes):
+        if is_missing(probes) or probes in ({}, ""):
             continue
         if not isinstance(probes, list):
             raise ValueError(f"{field}.{name} must be a list, got {shorten_json(probes)}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SWITCHES = ("trust_remote_code", "unsafe_code", "hf_evaluate")  # what lets code run
+SWITCHES = ("trust_remote_code", "hf_evaluate")  # what lets code run
 
 
 class _Function(NamedTuple):
@@ -69,8 +69,10 @@ def _check_content(path: Path, content: dict[Any, Any]) -> None:
 
     known = {*registry.METRIC_REGISTRY, *getattr(metrics, "METRIC_REGISTRY", ())}
     for key, value in _entries(content):
-        is_switch = key in SWITCHES and value not in (False, None)
-        is_foreign = key == "metric" and not isinstance(value, _Function) and value not in known
+        # A file's own `unsafe_code: false` would win over what the task says that it includes.
+        is_switch = key == "unsafe_code" or (key in SWITCHES and value not in (False, None))
+        is_metric = isinstance(value, _Function) or (isinstance(value, str) and value in known)
+        is_foreign = key == "metric" and not is_metric
         if isinstance(value, _Function) or is_switch or is_foreign or key == "class":
             what = f"!function {value.name}" if isinstance(value, _Function) else f"{key}: {value}"
             raise ValueError(

@@ -62,6 +62,19 @@ def fingerprint_tokenizer(tokenizer: Tokenizer) -> str:
     return _digest({**own, "backend": tokenizer.backend.to_str()})
 
 
+def fingerprints_without_bos(model_prints: Fingerprints, tokenizer: Tokenizer) -> Fingerprints:
+    """Return fingerprints in which a begin-of-text token in front of texts does not count.
+
+    They are those of what is computed of texts as they are, such as second moments.
+
+    Args:
+      model_prints: of a model.
+      tokenizer: the model's.
+    """
+    as_it_is = dataclasses.replace(tokenizer, add_bos=False)
+    return model_prints._replace(tokenizer=fingerprint_tokenizer(as_it_is))
+
+
 def _changed_fields(value: Any) -> dict[str, Any]:
     """Return a dataclass's fields that do not have their default."""
     changed = {}

@@ -21,6 +21,8 @@ from jaxedit.models.gguf_metadata import (
 )
 from jaxedit.models.tokenizer import Tokenizer
 
+CONTROL, USER_DEFINED = 3, 4  # llama.cpp's types of tokens
+
 
 def open_gguf(path: Path) -> Checkpoint:
     """Open a .gguf file of architecture llama or gpt2.
@@ -162,13 +164,13 @@ def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
 
     # Tokens that are taken out of a text before the merges.
     tokens, types = metadata["tokenizer.ggml.tokens"], metadata.get("tokenizer.ggml.token_type", [])
-    special = {3: True, 4: False}  # llama.cpp's token types CONTROL and USER_DEFINED
-    added = [
-        AddedToken(token, normalized=False, special=special[token_type])
-        for token, token_type in zip(tokens, types, strict=False)
-        if token_type in special
-    ]
-    backend.add_special_tokens(added)
+    by_type: dict[int, list[AddedToken]] = {CONTROL: [], USER_DEFINED: []}
+    for token, added_type in zip(tokens, types, strict=False):
+        if added_type in by_type:
+            is_special = added_type == CONTROL
+            by_type[added_type].append(AddedToken(token, normalized=False, special=is_special))
+    backend.add_special_tokens(by_type[CONTROL])
+    backend.add_tokens(by_type[USER_DEFINED])  # parts of texts, such as <think>
 
     # Where the file does not say, llama.cpp adds a begin-of-text token for sentencepiece and for
     # Llama 3.

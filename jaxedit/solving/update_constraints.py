@@ -129,7 +129,7 @@ def _constrain(
     if constraints.rect_keep is not None:
         weight_FD = np.abs(_base(model, weight, layer) + edited_FD)
         share_FD = np.abs(change_FD) / np.maximum(weight_FD, TINY)
-        n_kept = share_FD.size - int(share_FD.size * (1 - constraints.rect_keep))
+        n_kept = max(1, share_FD.size - int(share_FD.size * (1 - constraints.rect_keep)))
         smallest_kept = np.partition(share_FD, -n_kept, axis=None)[-n_kept]
         change_FD = np.where(share_FD >= smallest_kept, change_FD, 0)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxedit.distributed import broadcast_flag, is_first_process, map_over_processes
 from jaxedit.mesh import shard_batch
+from jaxedit.models.fingerprints import fingerprints_without_bos
 from jaxedit.models.model import Model
 from jaxedit.models.packing import BATCH_TOKENS, ROW_TOKENS, pack_first_fit, rows_to_arrays
 from jaxedit.models.texts import check_texts
@@ -108,10 +109,11 @@ def _check(model: Model, layers: list[int], limits: dict[str, int | None]) -> No
 
 def _provenance(model: Model, texts: list[str]) -> dict[str, Any]:
     """Describe the model and the texts, so that a file of another pass is recognised."""
+    prints = fingerprints_without_bos(model.fingerprints, model.tokenizer)
     return {
         "model": model.metadata.source,
         "fingerprint": model.fingerprint,
-        "fingerprints": model.fingerprints._asdict(),
+        "fingerprints": prints._asdict(),
         "corpus_sha256": hashlib.sha256("\0".join(texts).encode()).hexdigest(),
         "dtype": str(model.dtype),
         "n_edits": len(model.metadata.history),

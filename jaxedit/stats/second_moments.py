@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxedit.files import parse_json, shorten_json, to_json, to_safetensors, write_atomic
-from jaxedit.models.fingerprints import compare_fingerprints
+from jaxedit.models.fingerprints import compare_fingerprints, fingerprints_without_bos
 from jaxedit.models.model import Model
 
 NAME = re.compile(r"mom2/(0|[1-9][0-9]{0,5})")  # of a layer's matrix in a file
@@ -99,7 +99,8 @@ class Stats:
                 "make them again with jaxedit stats"
             )
         theirs = self.made_from.get("fingerprints", {})
-        differing = compare_fingerprints(theirs, model.fingerprints) if theirs else ""
+        ours = fingerprints_without_bos(model.fingerprints, model.tokenizer)
+        differing = compare_fingerprints(theirs, ours) if theirs else ""
         if differing:
             raise ValueError(
                 f"the second moments of {self.made_from.get('model')} were made with another model "

@@ -141,17 +141,23 @@ class Journal:
         return dataclasses.replace(self, steps=self.steps[:n_steps], lines=lines, end=end)
 
 
-def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ...] = ()) -> Journal:
+def open_journal(
+    folder: Path,
+    run: Mapping[str, Any],
+    may_differ: tuple[str, ...] = (),
+    most_steps: int | None = None,
+) -> Journal:
     """Open a study's folder to go on with it, or make it.
 
     Args:
       folder: the work directory.
       run: what the study is, as nested dictionaries of plain values; the schema is added.
       may_differ: dotted keys of `run` that a later run may change.
+      most_steps: how many edits there are in all; None: as many as there will be.
 
     Raises:
       ValueError: where the folder belongs to another study (the message names the keys that
-        differ), or its journal is damaged other than at its end.
+        differ), holds more edits than asked for, or its journal is damaged other than at its end.
       OSError: where it cannot be written.
     """
     run_now: dict[str, Any] = {"schema": SCHEMA} | to_json(dict(run))
@@ -165,7 +171,10 @@ def open_journal(folder: Path, run: Mapping[str, Any], may_differ: tuple[str, ..
     new = run_file.take_over(folder, raw, run_now, may_differ)
     lines = read_lines(folder, run_file.without_digest(raw), raw)
     lines = check_arrays(folder, lines, every=True)
-    _steps_of(folder, lines)  # before anything is written
+    n_steps = len(_steps_of(folder, lines)) - 1  # before anything is written
+    if most_steps is not None and n_steps > most_steps:
+        asked = f"where {most_steps} are asked for: give another --workdir"
+        raise ValueError(f"{folder} holds {n_steps} edits, {asked}")
     if raw.get("schema") != SCHEMA:  # first the journal: its upgraded lines are known
         content = b"".join(_older_line(line.record) for line in lines)
         write_atomic(folder / FILE, content)

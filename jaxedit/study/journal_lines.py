@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,7 +136,9 @@ def cut_lines(folder: Path, lines: list[Line], raw: Mapping[str, Any]) -> Journa
     """
     end = end_behind(folder, lines, raw)
     if end.path.exists() and end.path.stat().st_size > end.n_bytes:
-        os.truncate(end.path, end.n_bytes)
+        with end.path.open("r+b") as file:  # on the disk before the steps are written anew
+            file.truncate(end.n_bytes)
+            os.fsync(file.fileno())
     return end
 
 
@@ -247,11 +250,14 @@ def _misplaced(path: Path, number: int, at: int) -> str:
 
 
 def _cure(path: Path, at: int) -> str:
+    if at == 0:
+        return "restore it from a copy, or give another folder"
     return f"restore it from a copy, or {_how_to_cut(path, at)}"
 
 
 def _how_to_cut(path: Path, at: int) -> str:
+    command = f"truncate -s {at} {shlex.quote(str(path))}"
     return (
-        f"cut the journal there by `truncate -s {at} {path}`: a study that goes on makes the "
-        "steps from there on again"
+        f"cut the journal there by `{command}`: a study that goes on makes the steps from there on "
+        "again"
     )

@@ -82,7 +82,7 @@ def edited_model(
     journal = read_journal(folder)
     config = journal.run["config"]
     model = load_start(config, mesh=config["mesh"] if mesh is None else mesh, dtype=dtype)
-    _check_model(journal, model, is_rounded=dtype not in (None, config["dtype"]))
+    _check_model(journal, model)
     if journal.run.get("start_sha256") != digest_edits(model.metadata.history):
         raise ValueError(
             f"{folder} began with other edits than {config['start']} names now: some were "
@@ -112,13 +112,12 @@ def edited_model(
     return replay(model, steps).model
 
 
-def _check_model(journal: Journal, model: Model, is_rounded: bool) -> None:
+def _check_model(journal: Journal, model: Model) -> None:
     """Check that a model is the one that a study edited.
 
     Args:
       journal: the study's.
       model: that is there now.
-      is_rounded: whether its weights have another dtype than the study's.
 
     Raises:
       ValueError: where it is another; the message says what differs.
@@ -128,7 +127,7 @@ def _check_model(journal: Journal, model: Model, is_rounded: bool) -> None:
     if journal.run.get("model_fingerprint") not in known:
         raise ValueError(f"{name}: its weights are others now")
     theirs = dict(journal.run.get("fingerprints") or {})  # older journals have none
-    if is_rounded:
+    if journal.run["model_fingerprint"] != model.fingerprint:  # there they lay in another dtype
         theirs.pop("weights", None)
     differing = compare_fingerprints(theirs, model.fingerprints)
     if differing:

@@ -55,6 +55,9 @@ def write_task(folder, text='"{{q}}"', metric="exact_match", kwargs="", more="")
         (dict(more="filter_list: [{name: f, filter: [{function: !function utils.f}]}]"), "!func"),
         (dict(more="x: !!python/name:os.system"), r"mine.yaml cannot be read as plain YAML"),
         (dict(more="include: more.yml"), r"more.yml has !function utils.f"),
+        # It would switch off what an included task says of itself.
+        (dict(more="unsafe_code: false"), r"mine.yaml has unsafe_code: False"),
+        (dict(more="metric: [acc]"), r"mine.yaml has metric: \['acc'\]"),
     ],
     ids=str,
 )
@@ -67,7 +70,7 @@ def test_a_task_file_that_asks_for_code_is_refused(golden, folder, changes, mess
 
 
 def test_a_task_file_without_code_is_accepted(folder):
-    write_task(folder, kwargs="trust_remote_code: false", more="unsafe_code: false")
+    write_task(folder, kwargs="trust_remote_code: false")
     check_task_code(folder)
 
 

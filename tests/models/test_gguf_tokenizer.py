@@ -132,3 +132,18 @@ def test_smollm2_splits_digits_and_knows_its_special_tokens(smollm2):
     assert tokenizer.encode("<|im_start|>user<|im_end|>")[0] == 1
     assert tokenizer.encode("<|im_start|>user<|im_end|>")[-1] == 2
     assert [tokenizer.decode([t]) for t in tokenizer.encode("The Eiffel Tower")][-1] == " Tower"
+
+
+def test_tokens_that_users_defined_are_parts_of_texts(gpt2_metadata):
+    """Only control tokens are no part of what a model says."""
+    told = tokenizer_from_metadata(
+        {
+            **gpt2_metadata,
+            "tokenizer.ggml.tokens": [*gpt2_metadata["tokenizer.ggml.tokens"], "<think>"],
+            "tokenizer.ggml.token_type": [*gpt2_metadata["tokenizer.ggml.token_type"], 4],
+        }
+    )
+    assert told.encode("a<think>b") == [64, 50257, 65]
+    assert 50257 not in told.special_ids
+    assert 50256 in told.special_ids
+    assert told.decode([64, 50257, 65]) == "a<think>b"

@@ -72,7 +72,7 @@ def test_another_configuration_or_tokenizer_is_named(model, stats, change, what)
         config = dataclasses.replace(model.config, eps=1e-3)
         other = dataclasses.replace(model, config=config)
     else:
-        tokenizer = dataclasses.replace(model.tokenizer, add_bos=True)
+        tokenizer = dataclasses.replace(model.tokenizer, eos_id=7)
         metadata = dataclasses.replace(model.metadata, tokenizer=tokenizer)
         other = dataclasses.replace(model, metadata=metadata)
     assert stats.of(model, 1) is stats.moments[1]

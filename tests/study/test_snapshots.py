@@ -103,5 +103,5 @@ def test_where_snapshots_make_no_sense(config_of, tmp_path):
 
 def test_fewer_facts_than_a_folder_holds_are_refused(config_of, tmp_path):
     loop.run_study(config_of("ft", n_facts=2), tmp_path / "run")
-    with pytest.raises(ValueError, match="holds 2 edits, n_facts=1 asks for 1"):
+    with pytest.raises(ValueError, match="holds 2 edits, where 1 are asked for"):
         loop.run_study(config_of("ft", n_facts=1), tmp_path / "run")
