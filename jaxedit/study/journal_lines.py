@@ -136,8 +136,8 @@ def cut_lines(folder: Path, lines: list[Line], raw: Mapping[str, Any]) -> Journa
     """
     end = end_behind(folder, lines, raw)
     if end.path.exists() and end.path.stat().st_size > end.n_bytes:
-        with end.path.open("r+b") as file:  # on the disk before the steps are written anew
-            file.truncate(end.n_bytes)
+        os.truncate(end.path, end.n_bytes)
+        with end.path.open("rb") as file:  # on the disk before the steps are written anew
             os.fsync(file.fileno())
     return end
 
