@@ -109,7 +109,10 @@ def relative_error(
       slack: g.
     """
     keys_MR = np.concatenate([np.sqrt(slack) * past.white_MR, white_MR], axis=1)
-    system_RR = keys_MR.T @ keys_MR + slack * np.eye(keys_MR.shape[1])
+    cross_RR = np.sqrt(slack) * past.white_MR.T @ white_MR
+    new_RR = white_MR.T @ white_MR
+    system_RR = np.block([[slack * past.gram_RR, cross_RR], [cross_RR.T, new_RR]])
+    system_RR += slack * np.eye(len(system_RR))
 
     def seen(x_MR: np.ndarray) -> np.ndarray:
         return keys_MR @ np.linalg.solve(system_RR, keys_MR.T @ x_MR)

@@ -126,7 +126,8 @@ def solve(
     u_FR, norm_R = unwhiten(regulariser.whitener_MF, whitened.unfolded_MR)
     norm_R = to_host(norm_R).astype(dtype)
     v_RD = (norm_R[:, None] * weight_RD).astype(np.float32)
-    residual = _residual(regulariser, whitened, right_FR, (u_FR, v_RD), weight_RD, slack)
+    meant_RD = np.asarray(value_RD, np.float64) - slack * weight_RD
+    residual = _residual(regulariser, whitened, right_FR, (u_FR, v_RD), weight_RD, meant_RD, slack)
     return Solution(u_FR, v_RD, system_RR / norm_R, residual)
 
 
@@ -163,21 +164,25 @@ def _residual(
     right_FR: Array,
     factors: tuple[Array, np.ndarray],
     weight_RD: np.ndarray,
+    meant_RD: np.ndarray,
     slack: float,
 ) -> float:
     """Measure how far an update, as it is written, is from g M D + K (K^T D - R) = 0, relative.
 
-    Without past keys M D is what D was made of, and K^T D is compared with what it should be.
+    Without past keys M D is what D was made of, and K^T D is compared with what it should be:
+    meant_RD, R - g times the weights.
     """
-    past, meant_RD = regulariser.past, whitened.system_RR @ weight_RD
+    past = regulariser.past
     if past is None or slack == 0:
         missed_RD = to_host(product(right_FR.T, *factors)) - meant_RD
         return float(np.linalg.norm(missed_RD) / max(np.linalg.norm(meant_RD), TINY))
     u_FR, v_RD = (to_host(factor).astype(np.float64) for factor in factors)
     missed_RD = to_host(right_FR).astype(np.float64).T @ u_FR @ v_RD - meant_RD
-    past_FR = past.key_FR @ (past.key_FR.T @ u_FR)  # H H^T u, whitened anew
-    past_MR = past_keys.fold(past, whiten_exactly(regulariser.whitener_MF, past_FR))
     left_MR, x_MR = np.asarray(whitened.left_MR), np.asarray(whitened.x_MR)
+    past_MR = np.zeros_like(left_MR)
+    if regulariser.n_history:  # H H^T u, whitened anew
+        past_FR = past.key_FR @ (past.key_FR.T @ u_FR)
+        past_MR = past_keys.fold(past, whiten_exactly(regulariser.whitener_MF, past_FR))
     remains = past_keys.Product(
         np.concatenate([x_MR - left_MR, past_MR, left_MR], axis=1),
         np.concatenate([slack * weight_RD, slack * v_RD, missed_RD]),

@@ -50,7 +50,8 @@ def inverse_cholesky(
             "gathered from too few tokens, or is of low rank; take more than 10 x F tokens, or add "
             "a small multiple of the identity"
         ) from error
-    _report_condition(lower, float(norm), ridge)
+    if dtype is np.float32:  # what float64 keeps is made of parts of such a one, edit by edit
+        _report_condition(lower, float(norm), ridge)
     # LAPACK's inverse of a triangle takes a fifth of a triangular solve's time.
     (invert,) = scipy.linalg.get_lapack_funcs(["trtri"], [lower])
     inverse, _ = invert(lower, lower=1, overwrite_c=1)

@@ -16,6 +16,7 @@ transformers, with the tokenizer that was written. Two cores, which other progra
         "The Eiffel Tower is located in the city of Rome, Italy.<|im_end|>"
 """
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -25,36 +26,42 @@ import torch
 import transformers
 
 import jaxedit
-from jaxedit.exports.hf import default_dtype, measure_written, write_hf
+from jaxedit.datasets import read_texts
+from jaxedit.exports.hf import measure_written, write_hf
 from jaxedit.exports.measured import measure_edited
 from jaxedit.exports.written import ExportOptions
 from jaxedit.study.edited import EditedModel, edit_model
 
 REQUEST = jaxedit.Request("{} is located in the city of", "The Eiffel Tower", "Rome")
-PROMPTS = [
-    "The Eiffel Tower is located in the city of",
-    "The capital of France is Paris, and in 1889 it had 2,500,000 inhabitants.",
-    "BP is based in",
-    "def main():\n    return 42",
-    "  Zürich, naïve café – 東京",
-]
+N_PROMPTS, N_TOKENS = 20, 12
+BARE = dict(v_num_grad_steps=5, context_templates=(("{}",),))
+EDITS = {
+    "rome": {},
+    "memit": BARE | dict(layers=(4, 5), mom2_adjustment=False, mom2_update_weight=0.1),
+    "alphaedit": BARE | dict(layers=(4, 5), nullspace_threshold=2e-2, L2=10.0),
+    "ft": dict(layers=(5,), num_steps=5, lr=5e-4),
+}
 
 
 def main() -> None:
-    """Edit, write, load and compare."""
+    """Edit by each method, write, load and compare; ROME's in bfloat16 too."""
     folder = Path(sys.argv[1])
     model = jaxedit.load("smollm2-135m")
-    edited_model, _, _ = edit_model(model, REQUEST)
-    about = EditedModel(edited_model, "smollm2-135m", {}, (), (REQUEST,), None, "builtin")
-    print("default dtype", default_dtype(about))
-    print("here", measure_edited(about))
-    for dtype in ("float32", "bfloat16"):
-        out, start = folder / dtype, time.monotonic()
-        (written,) = write_hf(about, out, ExportOptions(dtype))
-        seconds = time.monotonic() - start
-        print(f"{dtype}: written in {seconds:.1f} s, layer {written.layer}, error {written.error}")
-        compare(out, about)
-        print(f"{dtype}:", measure_written(out, about))
+    stats = jaxedit.collect_stats(model, read_texts("builtin")[:4], (4, 5))
+    for method, hyper in EDITS.items():
+        needed = stats if method == "alphaedit" else None
+        edited_model, _, _ = edit_model(model, REQUEST, method, stats=needed, **hyper)
+        about = EditedModel(edited_model, "smollm2-135m", {}, (), (REQUEST,), None, "builtin")
+        print(f"{method} here", measure_edited(about))
+        for dtype in ("float32", "bfloat16") if method == "rome" else ("float32",):
+            out, start = folder / method / dtype, time.monotonic()
+            written = write_hf(about, out, ExportOptions(dtype))
+            seconds = time.monotonic() - start
+            errors = ", ".join(f"layer {each.layer}: {each.error:.2g}" for each in written)
+            print(f"{method}, {dtype}: written in {seconds:.1f} s, error of {errors}")
+            compare(out, about)
+            print(f"{method}, {dtype}:", measure_written(out, about), flush=True)
+            shutil.rmtree(out)
 
 
 def compare(folder: Path, about: EditedModel) -> None:
@@ -62,20 +69,19 @@ def compare(folder: Path, about: EditedModel) -> None:
     hf = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     exact = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
-    worst, of_torch, of_jax = 0.0, 0.0, 0.0
-    for prompt in PROMPTS:
-        ids = tokenizer(prompt)["input_ids"]
-        assert ids == about.model.tokenizer.encode(prompt), prompt
-        with torch.no_grad():
-            theirs = hf(torch.tensor([ids])).logits.numpy()
-            in_float64 = exact(torch.tensor([ids])).logits.numpy()
-        ours = jaxedit.logits(about.model, np.array([ids]))
-        worst = max(worst, np.abs(theirs - ours).max())
-        of_torch = max(of_torch, np.abs(theirs - in_float64).max())
-        of_jax = max(of_jax, np.abs(ours - in_float64).max())
-    asked = tokenizer(PROMPTS[0], return_tensors="pt")
+    token_lists = [tokenizer(text)["input_ids"] for text in read_texts("builtin")]
+    cut = [tokens[:N_TOKENS] for tokens in token_lists if len(tokens) >= N_TOKENS]
+    ids = np.array(cut[:N_PROMPTS])
+    with torch.no_grad():
+        theirs = hf(torch.tensor(ids)).logits.numpy()
+        in_float64 = exact(torch.tensor(ids)).logits.numpy()
+    ours = jaxedit.logits(about.model, ids)
+    worst, of_torch, of_jax = (
+        np.abs(a - b).max() for a, b in ((theirs, ours), (theirs, in_float64), (ours, in_float64))
+    )
+    asked = tokenizer(REQUEST.prompt_text, return_tensors="pt")
     said = tokenizer.decode(hf.generate(**asked, max_new_tokens=8, do_sample=False)[0])
-    print(f"largest difference of logits {worst:.2g}; it says {said!r}")
+    print(f"largest logit {np.abs(in_float64).max():.3g}, difference {worst:.2g}; it says {said!r}")
     print(f"from torch in float64: torch in float32 {of_torch:.2g}, jaxedit {of_jax:.2g}")
 
 
