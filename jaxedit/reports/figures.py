@@ -170,12 +170,12 @@ def damage_prediction_figure(steps: list[StepRecord], single: bool = True) -> "F
     for axes, predictor in zip(all_axes, predictors, strict=True):
         value, change = predictor.value, predictor.change_nats
         finite = np.isfinite(value) & np.isfinite(change) & (value > 0)
+        axes.set_xscale("log")  # before the points, whose margins depend on it
+        axes.set_yscale("symlog", linthresh=0.1)
         for chosen, label, marker, color in groups:
             drawn = chosen & finite
             look: Any = dict(color=color, markersize=5, markeredgecolor="white")
             axes.plot(value[drawn], change[drawn], marker, label=label, markeredgewidth=0.5, **look)
-        axes.set_xscale("log")
-        axes.set_yscale("symlog", linthresh=0.1)
         axes.set_xlabel(predictor.name)
         axes.set_title(predictor_title(predictor.spearman, predictor.auc), fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
