@@ -1,7 +1,8 @@
 """Fingerprints of a model: of its configuration, its tokenizer and its weights, kept apart.
 
-What is made with a model (a study, statistics, values in a cache, a converted model) carries the
-three, and where it is used with another model the message says which of them differs.
+What is made with a model (a study, statistics, a converted model) carries the three, and where it
+is used with another model the message says which of them differs. Values in a cache have them in
+their file's name, as part of a hash.
 """
 
 import dataclasses

@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 
 from jaxedit.edits.request import Request
 from jaxedit.files import parse_json, to_safetensors, write_atomic
-from jaxedit.models.fingerprints import Fingerprints
 from jaxedit.models.model import Model
 from jaxedit.solving.hyper import ValueHyper
 from jaxedit.solving.site import Site
@@ -66,21 +65,15 @@ def cached_values(
     if path.is_file():
         return read_values(path)
     values = optimise_values(model, requests, templates, layer, hyper, site)
-    write_values(path, values, model.fingerprints)
+    write_values(path, values)
     return values
 
 
-def write_values(path: Path, values: OptimisedValues, fingerprints: Fingerprints) -> None:
-    """Write values to a file of the folder.
-
-    Args:
-      path: the file.
-      values: as optimised.
-      fingerprints: of the model they were optimised on.
-    """
+def write_values(path: Path, values: OptimisedValues) -> None:
+    """Write values to a file of the folder."""
     arrays = {name: np.asarray(array) for name, array in values._asdict().items()}
-    about = {"fingerprints": fingerprints._asdict(), "digest": _digest(arrays)}
-    write_atomic(path, to_safetensors(arrays, {"values": json.dumps(about)}))
+    about = json.dumps({"digest": _digest(arrays)})
+    write_atomic(path, to_safetensors(arrays, {"values": about}))
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -97,7 +97,7 @@ def files(model, tmp_path_factory) -> dict[str, tuple[Path, Callable[[], object]
     (folder / "weights" / "d").write_bytes(b"content")
     write_record(folder, Fingerprints("1", "2", "3"))
     kept = {name: np.ones((1, 1), np.float32) for name in OptimisedValues._fields}
-    write_values(folder / "kept.safetensors", OptimisedValues(**kept), Fingerprints("1", "2", "3"))
+    write_values(folder / "kept.safetensors", OptimisedValues(**kept))
     references = str(folder)
     return {
         "stats": (folder / "stats.safetensors", lambda: Stats.load(folder / "stats.safetensors")),
