@@ -110,7 +110,7 @@ def _build(name: str, hyper: dict[str, Any]) -> Editor:
     """Make an editor with what is put around its method."""
     names = [field.name for field in dataclasses.fields(UpdateConstraints)]
     constraints = UpdateConstraints(**{key: hyper.get(key) for key in names})
-    constraints.check()
+    check_ranges(constraints)
     module = _method_module(name)
     own = module.Hyper(**{key: value for key, value in hyper.items() if key not in names})
     check_ranges(own)

@@ -43,10 +43,6 @@ class UpdateConstraints:
     rect_keep: Annotated[float | None, SHARE] = None
     prune_log_base: Annotated[float | None, OVER_ONE] = None
 
-    def check(self) -> None:
-        """Raise a ValueError on a number that cannot be meant."""
-        check_ranges(self)
-
     @property
     def is_empty(self) -> bool:
         """Whether there is no constraint."""
@@ -154,7 +150,7 @@ def prune(model: Model, log_base: float = math.e) -> Edit:
     Raises:
       ValueError: on a base that is not over 1, or a model without edits.
     """
-    _check_log_base(log_base)
+    check_ranges(UpdateConstraints(prune_log_base=float(log_base)))
     edits = model.metadata.history
     if not edits:
         raise ValueError(f"{model.metadata.source} has no edits that could be restrained")
@@ -164,11 +160,6 @@ def prune(model: Model, log_base: float = math.e) -> Edit:
         change_FD = _sum_of_edits(model, weight, layer)
         deltas.append(Dense(weight, layer, prune_spectrum(change_FD, largest, log_base)))
     return dataclasses.replace(make_edit(model, deltas), anchor=edits[-1].anchor)
-
-
-def _check_log_base(log_base: float) -> None:
-    if not log_base > 1:
-        raise ValueError(f"prune_log_base={log_base}: expected a number over 1, e.g. {math.e:.4f}")
 
 
 def prune_spectrum(change_FD: np.ndarray, largest: float, base: float) -> np.ndarray:
