@@ -29,7 +29,13 @@ def open_directory(directory: Path) -> Checkpoint:
       ValueError: where a file is missing, cut short or contradicts another.
     """
     # What the model is, by its configuration.
-    config = families.read_config(_read_json(directory / "config.json"), directory / "config.json")
+    path = directory / "config.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing: "
+            "an HF model directory holds config.json, *.safetensors and a tokenizer"
+        )
+    config = families.read_config(read_json(path), path)
     family = families.find(config.family)
 
     # Where its weights are. A converted directory has no safetensors files.
@@ -64,15 +70,6 @@ def open_directory(directory: Path) -> Checkpoint:
         read=read,
         tokenizer=read_tokenizer(directory),
     )
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise ValueError(
-            f"{path} is missing: "
-            "an HF model directory holds config.json, *.safetensors and a tokenizer"
-        )
-    return read_json(path)
 
 
 def _open_safetensors(path: Path) -> Shard:
