@@ -6,14 +6,16 @@ is a program. Its templates are rendered in jinja2's sandbox.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 SWITCHES = ("trust_remote_code", "hf_evaluate")  # what lets code run
 
 
-class _Function(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Function:
     """What `!function NAME` in a task file names."""
 
     name: str
@@ -89,7 +91,7 @@ def _entries(value: Any) -> Iterator[tuple[Any, Any]]:
         yield key, value
         if isinstance(value, dict):
             left += list(value.items())
-        elif isinstance(value, list | tuple) and not isinstance(value, _Function):
+        elif isinstance(value, list | tuple):
             left += [(key, each) for each in value]
 
 
