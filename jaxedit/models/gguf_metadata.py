@@ -8,6 +8,7 @@ name spaces (general., quantize., those of who quantised the file) say nothing t
 from pathlib import Path
 from typing import Any
 
+from jaxedit.messages import first_line
 from jaxedit.models.fields import Fields
 from jaxedit.models.gguf_header import check_header
 
@@ -52,9 +53,8 @@ def read_metadata(path: Path) -> tuple[Any, dict[str, Any]]:
     except OSError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}" if not str(error) else error
         raise ValueError(
-            f"{path} ({n_bytes:,} bytes) is not a whole GGUF file: {reason}"
+            f"{path} ({n_bytes:,} bytes) is not a whole GGUF file: {first_line(error)}"
         ) from error
 
 
