@@ -28,8 +28,7 @@ from jaxedit.solving import multi_layer
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.key_history import KeyHistory, append, gram
 from jaxedit.solving.multi_layer import MethodSpec, MultiLayerState
-from jaxedit.solving.past_keys import no_past_keys
-from jaxedit.solving.solve import shard_regulariser
+from jaxedit.solving.solve import shard_folded
 from jaxedit.solving.whiteners import inverse_cholesky, null_space
 from jaxedit.stats.second_moments import Stats
 
@@ -172,8 +171,6 @@ def _renew(hyper: Hyper, state: State, inner: MultiLayerState, made: Edit) -> St
         protected_FF = (s_FF / n_facts + c_FF) / (hyper.lambda1 + 1)
         u_FM = null_space(protected_FF, hyper.nullspace_threshold, layer).astype(np.float32)
         fold_MM = _inverse_cholesky_within(hyper, u_FM, s_FF + c_FF)
-        past_keys = no_past_keys(len(u_FM), len(fold_MM), fold_MM)
-        renewed = shard_regulariser(state.mesh, np.ascontiguousarray(u_FM.T))
-        regularisers[layer] = renewed._replace(past=past_keys)
+        regularisers[layer] = shard_folded(state.mesh, np.ascontiguousarray(u_FM.T), fold_MM)
     inner = inner._replace(regularisers=regularisers)
     return State(inner, histories, state.mesh, n_facts, n_facts)

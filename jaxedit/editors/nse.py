@@ -31,10 +31,9 @@ from jaxedit.solving.key_history import KeyHistory, append, gram
 from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.multi_layer import LayerUpdates, MethodSpec
 from jaxedit.solving.packed_prompts import pack_prompts
-from jaxedit.solving.past_keys import no_past_keys
 from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, SHARE
 from jaxedit.solving.site import Site
-from jaxedit.solving.solve import KeyRegulariser, shard_regulariser
+from jaxedit.solving.solve import KeyRegulariser, shard_folded
 from jaxedit.solving.value_cache import cached_values
 from jaxedit.solving.whiteners import inverse_cholesky
 from jaxedit.stats.second_moments import Stats
@@ -187,8 +186,7 @@ def neuron_regulariser(
     F, M = key_IF.shape[1], len(chosen)
     selection_MF = np.zeros((M, F), np.float32)
     selection_MF[np.arange(M), chosen] = 1
-    past_keys = no_past_keys(F, M, inverse_cholesky(m_MM, dtype=np.float64))
-    return shard_regulariser(mesh, selection_MF)._replace(past=past_keys)
+    return shard_folded(mesh, selection_MF, inverse_cholesky(m_MM, dtype=np.float64))
 
 
 def choose_neurons(key_IF: np.ndarray, share: float) -> np.ndarray:

@@ -78,6 +78,20 @@ def shard_regulariser(mesh: Mesh, whitener_MF: np.ndarray) -> KeyRegulariser:
     return KeyRegulariser(device_put_global(sharding, whitener_MF))
 
 
+def shard_folded(mesh: Mesh, basis_MF: np.ndarray, fold_MM: np.ndarray) -> KeyRegulariser:
+    """Put a basis on the devices as a whitener; what M is within it stays on the host in float64.
+
+    Args:
+      mesh: the devices.
+      basis_MF: of the subspace in which M is.
+      fold_MM: L^-1 with L L^T = M in that basis; M holds the past keys too, so that none are left
+        to be added.
+    """
+    M, F = basis_MF.shape
+    regulariser = shard_regulariser(mesh, basis_MF)
+    return regulariser._replace(past=past_keys.no_past_keys(F, M, fold_MM))
+
+
 def add_past_keys(regulariser: KeyRegulariser, key_FR: Array) -> KeyRegulariser:
     """Add keys of an edit to the history: M + K K^T."""
     whitener_MF, past = regulariser
