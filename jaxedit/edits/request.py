@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jaxedit.edits.spaces import check_leading_space, strip_end
+from jaxedit.models.texts import check_surrogates
 
 
 class PromptAnswer(NamedTuple):
@@ -127,10 +128,7 @@ def check_text(value: Any, what: str, expected: str = "a text") -> None:
     """Raise a ValueError where a value is no text that can be written in UTF-8."""
     if not isinstance(value, str):
         raise ValueError(f"{what} must be {expected}, got {value!r}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{what} holds half a surrogate pair, which is no text") from error
+    check_surrogates(value, what)
 
 
 def _items(value: Any, name: str, of: str) -> Sequence[Any]:

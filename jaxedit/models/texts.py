@@ -24,9 +24,23 @@ def check_texts(texts: Any, what: str) -> None:
     for i, text in enumerate(found):
         if not isinstance(text, str):
             raise ValueError(f"{what} needs a list of texts; number {i} of it is {text!r}")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"text {i} for {what} holds half a surrogate pair, which is no text"
-            ) from error
+        check_surrogates(text, f"text {i} for {what}")
+
+
+def check_surrogates(text: str, what: str) -> None:
+    """Check that a text can be written in UTF-8.
+
+    Args:
+      text: anything that a string holds.
+      what: the text is, for the message.
+
+    Raises:
+      ValueError: on half a surrogate pair.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} holds half a surrogate pair at character {error.start}, which is no text: "
+            "take it out"
+        ) from error

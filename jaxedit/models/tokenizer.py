@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxedit.models.texts import check_surrogates
 from jaxedit.models.tokenizer_settings import (
     check_settings,
     find_ids,
@@ -82,7 +83,7 @@ class Tokenizer:
           ValueError: as `encode`.
         """
         for text in texts:
-            _check_text(text)
+            check_surrogates(text, f"the text {text[:80]!a}")
         encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
         token_lists = [
             (self._front(encoding.ids, bos) + encoding.ids)[:max_length] for encoding in encodings
@@ -101,7 +102,7 @@ class Tokenizer:
         Raises:
           ValueError: as `encode`.
         """
-        _check_text(text)
+        check_surrogates(text, f"the text {text[:80]!a}")
         encoding = self.backend.encode(text, add_special_tokens=False)
         front = self._front(encoding.ids, bos)
         tokens = front + encoding.ids
@@ -169,17 +170,6 @@ class Tokenizer:
         """
         kept = [int(i) for i in ids if not (skip_special and int(i) in self.special_ids)]
         return self.backend.decode(kept, skip_special_tokens=skip_special)
-
-
-def _check_text(text: str) -> None:
-    """Raise a ValueError on half a surrogate pair, which is no text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"the text {text[:80]!a} holds half a surrogate pair at character {error.start}, "
-            "which is no text: take it out"
-        ) from error
 
 
 def last_token_of(offsets: list[tuple[int, int]], end: int) -> int:
