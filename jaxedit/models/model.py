@@ -22,6 +22,9 @@ from jaxedit.models.fingerprints import (
 from jaxedit.models.ops import Overlay, Slots
 from jaxedit.models.tokenizer import Tokenizer
 
+# Cached properties of a model that depend on its base weights alone.
+OF_WEIGHTS = ("weights_fingerprint", "fingerprint", "rounded_fingerprint")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelMetadata:
@@ -103,8 +106,13 @@ class Model:
         return Fingerprints(
             fingerprint_configuration(self.config),
             fingerprint_tokenizer(self.metadata.tokenizer),
-            fingerprint_weights(self.base, self.config, self.mesh),
+            self.weights_fingerprint,
         )
+
+    @functools.cached_property
+    def weights_fingerprint(self) -> str:
+        """The fingerprint of the base weights as float32, of all of them in small models."""
+        return fingerprint_weights(self.base, self.config, self.mesh)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -120,6 +128,8 @@ class Model:
 def with_bos(model: Model) -> Model:
     """Return the same model whose tokenizer puts a begin-of-text token in front of every text.
 
+    What is known of its base weights stays known.
+
     Raises:
       ValueError: where the tokenizer has no such token.
     """
@@ -130,7 +140,7 @@ def with_bos(model: Model) -> Model:
         )
     anchored = dataclasses.replace(tokenizer, add_bos=True)
     metadata = dataclasses.replace(model.metadata, tokenizer=anchored)
-    return dataclasses.replace(model, metadata=metadata)
+    return _with_known(OF_WEIGHTS, model, dataclasses.replace(model, metadata=metadata))
 
 
 def with_overlay(model: Model, overlay: Overlay, metadata: ModelMetadata | None = None) -> Model:
@@ -142,9 +152,12 @@ def with_overlay(model: Model, overlay: Overlay, metadata: ModelMetadata | None 
       metadata: of the new one; None: the same.
     """
     changed = dataclasses.replace(model, overlay=overlay, metadata=metadata or model.metadata)
-    for name in ("fingerprints", "fingerprint", "rounded_fingerprint"):
-        if name in vars(model):  # a cached property that was asked for
-            vars(changed)[name] = vars(model)[name]
+    return _with_known((*OF_WEIGHTS, "fingerprints"), model, changed)
+
+
+def _with_known(names: tuple[str, ...], model: Model, changed: Model) -> Model:
+    """Give a changed model those cached properties of the first one that were asked for."""
+    vars(changed).update({name: vars(model)[name] for name in names if name in vars(model)})
     return changed
 
 
