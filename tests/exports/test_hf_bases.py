@@ -11,10 +11,10 @@ import torch
 import transformers
 from edited_examples import read_tensors
 from gguf import GGMLQuantizationType as Q
+from reference.checkpoints import convert
 from reference.models import assert_same_logits, hf_logits, hf_model, token_rows, write_gguf
 
 import jaxedit
-from jaxedit.cli import run
 from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Dense, LowRank, make_edit
 from jaxedit.exports.hf import default_dtype, write_hf
@@ -94,7 +94,7 @@ def test_scaled_frequencies_that_hf_cannot_say_are_refused(tiny_checkpoint, tmp_
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
 def test_a_converted_base_gives_the_checkpoint_of_its_origin(family, shared, tmp_path):
     origin, converted = shared / "golden" / family, tmp_path / "converted"
-    assert run(["jaxedit", "convert", f"--model={origin}", f"--out={converted}"]) == 0
+    assert convert(origin, converted) == 0
     for place, out in ((origin, "a"), (converted, "b")):
         about = with_random_edit(jaxedit.load(str(place)))
         write_hf(about, tmp_path / out, ExportOptions(default_dtype(about)))
@@ -106,7 +106,7 @@ def test_a_converted_base_gives_the_checkpoint_of_its_origin(family, shared, tmp
 def test_on_a_mesh_the_same_is_written(shared, tmp_path):
     """Eight devices, two copies of each key-value head; one layer at a time is gathered."""
     origin, converted = shared / "golden" / "llama", tmp_path / "converted"
-    assert run(["jaxedit", "convert", f"--model={origin}", f"--out={converted}"]) == 0
+    assert convert(origin, converted) == 0
     about = with_random_edit(jaxedit.load(str(origin)))
     about.model.metadata.history[0].save(tmp_path / "edit.safetensors")
     write_hf(about, tmp_path / "one", ExportOptions())

@@ -9,16 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reference.checkpoints import convert, edit_json
 
 import jaxedit
-from jaxedit.cli import run
 from jaxedit.files import exclusive_target
 from jaxedit.models.conversion_record import check_content
-
-
-def convert(model: Path, out: Path) -> int:
-    """Run the command; return its exit status."""
-    return run(["jaxedit", "convert", f"--model={model}", f"--out={out}"])
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +73,7 @@ def test_a_file_that_is_lost_added_or_damaged_is_an_error_of_loading(copy, chang
     ],
 )
 def test_a_changed_configuration_or_tokenizer_is_named(copy, file, values, what):
-    path = copy / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    edit_json(copy / file, **values)
     with pytest.raises(ValueError, match=rf"not the model that was converted: {what} \("):
         jaxedit.load(str(copy))
 

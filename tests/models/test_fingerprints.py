@@ -1,17 +1,19 @@
 """The three fingerprints of a model: each changes with what it is of, and with nothing else."""
 
 import dataclasses
-import json
 import shutil
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference.checkpoints import edit_json
 
 import jaxedit
 from jaxedit.axes import PARAMETERS
 from jaxedit.models import fingerprints
+from jaxedit.models import model as models
 from jaxedit.models.fingerprints import compare_fingerprints
+from jaxedit.models.model import with_bos, with_overlay
 
 NAMES = ("configuration", "tokenizer", "weights")
 
@@ -20,11 +22,6 @@ NAMES = ("configuration", "tokenizer", "weights")
 def checkpoint(copy_of):
     """Copy a tiny checkpoint, to be changed."""
     return copy_of("llama")
-
-
-def change_json(path, **values):
-    held = json.loads(path.read_text())
-    path.write_text(json.dumps(held | values))
 
 
 def differing(first, again) -> set[str]:
@@ -48,7 +45,7 @@ def differing(first, again) -> set[str]:
 )
 def test_a_switch_or_the_tokenizer_changes_its_own_fingerprint(checkpoint, file, values, expected):
     first = jaxedit.load(str(checkpoint)).fingerprints
-    change_json(checkpoint / file, **values)
+    edit_json(checkpoint / file, **values)
     changed = jaxedit.load(str(checkpoint)).fingerprints
     assert differing(first, changed) == {expected}
 
@@ -95,6 +92,26 @@ def test_neither_edits_nor_dtype_nor_copies_of_heads_nor_the_path_change_any(
 
 def axis_of_heads(name: str) -> int:
     return PARAMETERS[name].find("K")
+
+
+def test_a_begin_of_text_token_or_an_overlay_lets_no_weights_be_read_again(
+    tiny_checkpoint, monkeypatch
+):
+    """An editor that puts the token in front asks for the fingerprints at every edit."""
+    model = jaxedit.load(str(tiny_checkpoint("llama")))
+    changed = with_bos(jaxedit.load(str(tiny_checkpoint("llama"))))
+    expected = [changed.fingerprints, changed.fingerprint, changed.rounded_fingerprint]
+    own = [model.fingerprints, model.fingerprint, model.rounded_fingerprint]
+
+    def refuse(*weights):
+        raise AssertionError("the weights are read again")
+
+    for name in ("sample_weights", "fingerprint_weights"):
+        monkeypatch.setattr(models, name, refuse)
+    anchored, edited = with_bos(model), with_overlay(model, model.overlay)
+    for each, said in ((anchored, expected), (with_bos(edited), expected), (edited, own)):
+        assert [each.fingerprints, each.fingerprint, each.rounded_fingerprint] == said
+    assert differing(model.fingerprints, anchored.fingerprints) == {"tokenizer"}
 
 
 def test_what_was_written_before_there_were_three_is_not_compared(golden):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from reference.checkpoints import convert
 
 import jaxedit
 from jaxedit.cli import run
@@ -25,11 +26,6 @@ def converted(shared, tmp_path_factory):
         return out
 
     return folder
-
-
-def convert(model: Path, out: Path) -> int:
-    """Run the command; return its exit status."""
-    return run(["jaxedit", "convert", f"--model={model}", f"--out={out}"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

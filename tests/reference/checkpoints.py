@@ -1,4 +1,4 @@
-"""Changing HF checkpoints on disk, to see what reading them says."""
+"""Changing and converting HF checkpoints on disk, to see what reading them says."""
 
 import json
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import jaxedit
+from jaxedit.cli import run
 
 
 def edit_json(path: Path, **changes) -> None:
@@ -21,6 +22,11 @@ def edit_tensors(path: Path, change: Callable[[dict[str, np.ndarray]], object]) 
     change(tensors)
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     save_file(contiguous, path, metadata={"format": "pt"})
+
+
+def convert(model: Path, out: Path) -> int:
+    """Run the command that converts a checkpoint; return its exit status."""
+    return run(["jaxedit", "convert", f"--model={model}", f"--out={out}"])
 
 
 def assert_same_arrays(ours: jaxedit.Model, theirs: jaxedit.Model) -> None:
