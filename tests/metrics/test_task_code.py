@@ -1,14 +1,16 @@
 """Task files are data: what would run code is refused, and lm-eval's own tasks that do."""
 
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import jinja2
 import pytest
-from lm_eval import utils
+from lm_eval import tasks, utils
 
 from jaxedit.metrics.downstream import evaluate_tasks
-from jaxedit.metrics.task_code import check_task_code, check_unsafe, sandboxed_templates
+from jaxedit.metrics.task_code import check_unsafe, sandboxed_templates
 
 TASK = """
 task: mine
@@ -69,17 +71,31 @@ def test_a_task_file_that_asks_for_code_is_refused(golden, folder, changes, mess
     assert not (folder / "trace").exists()
 
 
-def test_a_task_file_without_code_is_accepted(folder):
+def test_a_task_file_without_code_is_evaluated(golden, folder):
     write_task(folder, kwargs="trust_remote_code: false")
-    check_task_code(folder)
+    evaluated = evaluate_tasks(golden("gpt2"), ["mine"], task_path=folder)
+    assert evaluated["mine"]["exact_match"] == 0
+    assert not (folder / "trace").exists()
 
 
-def test_what_lm_eval_was_installed_with_may_be_included(folder):
-    import lm_eval.tasks as tasks
+def test_what_lm_eval_was_installed_with_may_be_included_but_not_a_copy_of_it(golden, folder):
+    """HellaSwag takes its documents from a function, which is what makes `query` of them."""
+    question = {"activity_label": "A", "ctx_a": "The dog", "ctx_b": "barks", "label": "0"}
+    question |= {"endings": ["at the cat.", "at the cat."]}
+    (folder / "data.jsonl").write_text(json.dumps(question))
+    path = Path(next(iter(tasks.__path__))) / "hellaswag" / "hellaswag.yaml"
 
-    path = next(p for p in tasks.__path__) + "/hellaswag/hellaswag.yaml"
-    (folder / "mine.yaml").write_text(f"include: {path}\ntask: mine\n")
-    check_task_code(folder)
+    def write(included):
+        data = f"{{data_files: {{validation: {folder / 'data.jsonl'}}}}}"
+        more = f"dataset_path: json\ndataset_kwargs: {data}\ntraining_split: null"
+        (folder / "mine.yaml").write_text(f"include: {included}\ntask: mine\n{more}\n")
+
+    write(path)
+    evaluated = evaluate_tasks(golden("gpt2"), ["mine"], task_path=folder)
+    assert evaluated["mine"]["acc"] == 1  # of two equal endings the first
+    write(shutil.copy(path, folder / "copy.yml"))
+    with pytest.raises(ValueError, match=r"copy\.yml has !function utils\.process_docs"):
+        evaluate_tasks(golden("gpt2"), ["mine"], task_path=folder)
 
 
 @pytest.mark.parametrize("name", ["unsafe", "group", "tag", "nested"])

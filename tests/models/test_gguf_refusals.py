@@ -93,8 +93,11 @@ def test_gpt2_refuses_unknown_keys_too(written):
 def test_keys_that_say_nothing_about_the_computation_load(written):
     notes = dict(general__name="x", quantize__imatrix__file="x", someone__note="x")
     inert = dict(llama__vocab_size=96, llama__rope__scaling__finetuned=True)
+    plain = jaxedit.load(written())
     path = written(exchanging(**notes, **inert, tokenizer__ggml__eot_token_id=0))
-    jaxedit.load(path)
+    noted, rows = jaxedit.load(path), token_rows(96)
+    assert noted.config == plain.config
+    np.testing.assert_array_equal(jaxedit.logits(noted, rows), jaxedit.logits(plain, rows))
 
 
 @pytest.mark.parametrize(

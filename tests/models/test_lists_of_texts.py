@@ -1,12 +1,12 @@
 """A text where a list of texts is wanted is refused by everything that takes texts."""
 
+import numpy as np
 import pytest
 
 import jaxedit
 from jaxedit.metrics.consistency import consistency
 from jaxedit.metrics.fluency import fluency, generate_texts
 from jaxedit.metrics.perplexity import prepare
-from jaxedit.models.texts import check_texts
 
 REQUEST = jaxedit.Request("{} is in", "BP", "Rome")
 CALLS = {
@@ -27,12 +27,18 @@ def test_what_is_no_list_of_texts_is_refused(golden, name, wrong):
         CALLS[name](golden("gpt2"), wrong)
 
 
-@pytest.mark.parametrize("texts", [["a", ""], ("a",), []])
-def test_lists_and_tuples_of_texts_are_taken(texts):
-    check_texts(texts, "this")
+@pytest.mark.parametrize("make", [tuple, np.array], ids=["tuple", "column"])
+def test_tuples_and_columns_of_texts_are_what_the_list_is(golden, make):
+    model, texts = golden("gpt2"), ["Once upon a time", "Rome is in Italy"]
+    expected, found = jaxedit.perplexity(model, texts), jaxedit.perplexity(model, make(texts))
+    np.testing.assert_array_equal(found.per_text, expected.per_text)
+    assert CALLS["generate"](model, make(texts)) == CALLS["generate"](model, texts)
 
 
-def test_a_column_of_texts_is_taken():
-    import numpy as np
+def test_an_empty_text_is_a_text_of_the_list():
+    assert fluency(["a b c", ""]) == fluency(["a b c"]) / 2
 
-    check_texts(np.array(["a", "b"]), "this")
+
+def test_a_list_without_texts_is_one_where_nothing_can_be_made_of_it(golden):
+    with pytest.raises(ValueError, match="generation needs at least one prompt"):
+        jaxedit.generate(golden("gpt2"), [])
