@@ -19,8 +19,8 @@ from jaxedit.datasets import read_texts
 from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Edit, scale_edit
 from jaxedit.files import read_json, to_json, write_atomic
+from jaxedit.metrics.baseline import check_baseline
 from jaxedit.metrics.downstream import evaluate_tasks
-from jaxedit.metrics.finite import check_baseline
 from jaxedit.metrics.perplexity import perplexity, prepare
 from jaxedit.models.model import Model
 from jaxedit.models.score import PrefilledTexts

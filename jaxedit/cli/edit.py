@@ -59,8 +59,8 @@ def main() -> None:
     from jaxedit.datasets import read_texts
     from jaxedit.edits.apply import apply
     from jaxedit.edits.request import Request, with_leading_space
+    from jaxedit.metrics.baseline import check_baseline
     from jaxedit.metrics.facts import evaluate_facts
-    from jaxedit.metrics.finite import check_baseline
     from jaxedit.metrics.perplexity import perplexity
     from jaxedit.models.generate import continue_texts
     from jaxedit.stats.second_moments import Stats

@@ -42,8 +42,8 @@ def define_flags() -> None:
 
 def main() -> None:
     """Evaluate."""
+    from jaxedit.metrics.baseline import check_baseline
     from jaxedit.metrics.downstream import PromptSettings, evaluate_tasks
-    from jaxedit.metrics.finite import check_baseline
     from jaxedit.metrics.perplexity import perplexity
     from jaxedit.metrics.task_files import check_output
 

@@ -26,7 +26,7 @@ def define_flags() -> None:
 def main() -> None:
     """Score the texts."""
     from jaxedit.datasets import read_texts
-    from jaxedit.metrics.finite import name_texts
+    from jaxedit.metrics.baseline import name_texts
     from jaxedit.metrics.perplexity import perplexity
 
     texts = read_texts(FLAGS.texts)

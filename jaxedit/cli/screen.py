@@ -65,7 +65,7 @@ def read_threshold(default: float | None) -> float:
 def main() -> None:
     """Rank, write and show."""
     from jaxedit.datasets import read_requests
-    from jaxedit.metrics.finite import check_baseline
+    from jaxedit.metrics.baseline import check_baseline
     from jaxedit.metrics.perplexity import perplexity
     from jaxedit.study.context import build_context
     from jaxedit.study.screening import hard_and_normal, predict_damage, write_facts

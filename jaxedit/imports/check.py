@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from jaxedit.edits.request import Request
 from jaxedit.imports.adapter import ImportedAdapter
+from jaxedit.metrics.baseline import check_baseline
 from jaxedit.metrics.divergence import kl_divergence
 from jaxedit.metrics.downstream import evaluate_tasks
 from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
-from jaxedit.metrics.finite import check_baseline
 from jaxedit.metrics.perplexity import Perplexity, perplexity, prepare
 from jaxedit.metrics.perturbation import read_key_probe, relative_perturbation
 from jaxedit.models.model import Model

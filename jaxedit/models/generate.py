@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxedit.mesh import replicate, shard_batch
 from jaxedit.models.attention import AttentionContext
+from jaxedit.models.generated_text import decode_continuation, strip_special
 from jaxedit.models.layers import causal_attention, embed, run_layers_with_kv
 from jaxedit.models.model import Model
 from jaxedit.models.packing import pad_tokens
@@ -19,7 +20,6 @@ from jaxedit.models.sampling import (
     choose_tokens,
     resolve_sampling,
 )
-from jaxedit.models.spoken import strip_special, text_behind
 from jaxedit.models.texts import check_texts
 from jaxedit.rounding import round_up
 
@@ -117,7 +117,7 @@ def continue_texts(
     token_lists = [tokenizer.encode(p) if isinstance(p, str) else p for p in prompts]
     found = continue_rows(model, token_lists, max_new_tokens=max_new_tokens, **asked)
     pairs = zip(token_lists, found, strict=True)
-    return [text_behind(tokenizer, tokens, new.tokens) for tokens, new in pairs]
+    return [decode_continuation(tokenizer, tokens, new.tokens) for tokens, new in pairs]
 
 
 def continue_tokens(
@@ -197,7 +197,7 @@ def stream(
         made = jax.device_get(decoding.new_BT)[0, :n_new].tolist()
         new, has_ended = _up_to_end(made, tokenizer.end_ids)
         is_over = has_ended or n_new == max_new_tokens
-        text = text_behind(tokenizer, tokens, new)
+        text = decode_continuation(tokenizer, tokens, new)
         text = text if is_over else text.rstrip("\ufffd")
         if len(text) > n_shown:
             yield text[n_shown:]

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from jaxedit.compilation_cache import forget_programs_if_many
 from jaxedit.distributed import check_first_has, own_workdir
 from jaxedit.edits.edit import edit_to_arrays
+from jaxedit.metrics.baseline import check_baseline
 from jaxedit.metrics.facts import average_facts, evaluate_facts
-from jaxedit.metrics.finite import check_baseline
 from jaxedit.metrics.perplexity import perplexity
 from jaxedit.metrics.retention import evaluate_retention
 from jaxedit.study.chain import CHANGING

@@ -14,7 +14,7 @@ import jaxedit
 from jaxedit.metrics.answers import score_answers
 from jaxedit.metrics.harness import HarnessModel
 from jaxedit.models.generate import continue_texts, continue_tokens, stream
-from jaxedit.models.spoken import strip_special
+from jaxedit.models.generated_text import strip_special
 from jaxedit.models.tokenizer import read_tokenizer
 from jaxedit.solving.templates import sample_groups, sample_templates
 from jaxedit.stats.collect import collect_stats

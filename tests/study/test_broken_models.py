@@ -13,7 +13,7 @@ from study_examples import FACTS, TEXTS, request
 
 import jaxedit
 from jaxedit import Perplexity
-from jaxedit.metrics.finite import check_baseline
+from jaxedit.metrics.baseline import check_baseline
 from jaxedit.solving.finite import check_finite
 from jaxedit.study import loop
 from jaxedit.study.evaluation import perplexity_record

@@ -3,7 +3,7 @@
 from jaxedit.models.tokenizer import Tokenizer
 
 
-def text_behind(tokenizer: Tokenizer, tokens: list[int], new: list[int]) -> str:
+def decode_continuation(tokenizer: Tokenizer, tokens: list[int], new: list[int]) -> str:
     """Return the text of new tokens behind those of a prompt, without special tokens.
 
     It begins with a space where the first new word does, which some tokenizers only show behind
