@@ -28,7 +28,7 @@ from jaxedit.solving import multi_layer
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.key_history import KeyHistory, append, gram
 from jaxedit.solving.multi_layer import MethodSpec, MultiLayerState
-from jaxedit.solving.solve import shard_folded
+from jaxedit.solving.regulariser import shard_folded
 from jaxedit.solving.whiteners import inverse_cholesky, null_space
 from jaxedit.stats.second_moments import Stats
 

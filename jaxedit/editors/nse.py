@@ -32,8 +32,8 @@ from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.multi_layer import LayerUpdates, MethodSpec
 from jaxedit.solving.packed_prompts import pack_prompts
 from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, SHARE
+from jaxedit.solving.regulariser import KeyRegulariser, shard_folded
 from jaxedit.solving.site import Site
-from jaxedit.solving.solve import KeyRegulariser, shard_folded
 from jaxedit.solving.value_cache import cached_values
 from jaxedit.solving.whiteners import inverse_cholesky
 from jaxedit.stats.second_moments import Stats

@@ -26,8 +26,9 @@ from jaxedit.solving.finite import check_finite, check_finite_delta
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.packed_prompts import PackedPrompts, pack_prompts
+from jaxedit.solving.regulariser import KeyRegulariser, shard_regulariser
 from jaxedit.solving.site import Site
-from jaxedit.solving.solve import KeyRegulariser, add_past_keys, least_change, shard_regulariser
+from jaxedit.solving.solve import add_past_keys, least_change
 from jaxedit.solving.templates import sample_groups
 from jaxedit.solving.value import OptimisedValues
 from jaxedit.solving.value_cache import cached_values

@@ -20,8 +20,9 @@ from jaxedit.solving.finite import check_finite_delta
 from jaxedit.solving.hyper import RankOneHyper
 from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.packed_prompts import pack_prompts
+from jaxedit.solving.regulariser import KeyRegulariser, shard_regulariser
 from jaxedit.solving.site import Site
-from jaxedit.solving.solve import KeyRegulariser, Solution, shard_regulariser, solve
+from jaxedit.solving.solve import Solution, solve
 from jaxedit.solving.templates import check_template, sample_templates
 from jaxedit.solving.value import OptimisedValues
 from jaxedit.solving.value_cache import cached_values

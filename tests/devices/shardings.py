@@ -18,6 +18,7 @@ from jaxedit.mesh import shard_batch
 from jaxedit.models import packing, score
 from jaxedit.models.orbax import write_orbax
 from jaxedit.solving import solve
+from jaxedit.solving.regulariser import shard_regulariser
 from jaxedit.stats import sums
 
 COLLECTIVES = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
@@ -49,7 +50,7 @@ def main() -> None:
         edited = jaxedit.apply(model, jaxedit.Edit((jaxedit.LowRank("mlp/w_down", 2, *factors),)))
         rows = [shard_batch(model.mesh, "BT", np.ones((8, 8), np.int32))] * 3
         zero, layer_E = sums.zero_sums(model, [2]), np.array([2])
-        whitener_MF = solve.shard_regulariser(model.mesh, np.eye(F, dtype=np.float32)).whitener_MF
+        whitener_MF = shard_regulariser(model.mesh, np.eye(F, dtype=np.float32)).whitener_MF
         found[mesh] = {
             "parameters": {name: share(array) for name, array in model.base.items()},
             "overlay": share(edited.overlay.delta["mlp/w_down"]),

@@ -12,7 +12,8 @@ from jaxedit.mesh import make_mesh
 from jaxedit.solving.key_history import KeyHistory, append
 from jaxedit.solving.multi_layer import MultiLayerState
 from jaxedit.solving.past_keys import no_past_keys
-from jaxedit.solving.solve import KeyRegulariser, add_past_keys, least_change
+from jaxedit.solving.regulariser import KeyRegulariser
+from jaxedit.solving.solve import add_past_keys, least_change
 from jaxedit.solving.whiteners import inverse_cholesky, null_space
 
 F, N_KEYS = 256, 4

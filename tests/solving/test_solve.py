@@ -8,7 +8,8 @@ from reference.distance import relative
 from jaxedit import Dense, LowRank
 from jaxedit.edits.edit import EDITED_WEIGHT, to_dense
 from jaxedit.solving import solve as solving
-from jaxedit.solving.solve import KeyRegulariser, add_past_keys, solve, solve_primal
+from jaxedit.solving.regulariser import KeyRegulariser
+from jaxedit.solving.solve import add_past_keys, solve, solve_primal
 from jaxedit.solving.whiteners import inverse_cholesky, null_space
 
 F = 96
