@@ -4,14 +4,14 @@
 
 A check, not a test: SmolLM2-135M's .gguf file is dequantised, edited (the Eiffel Tower is in Rome),
 written to FOLDER (0.54 GB in float32) and loaded again by transformers, with the tokenizer that was
-written. Logits are those of twenty prompts of twelve tokens, of which the largest is 36.8. Two
-cores:
+written. The last columns are of the logits of twenty prompts of twelve tokens, the
+largest of which is 36.8. Two cores:
 
-    float32    error of the edit   perplexity here, there   P(Rome)   logits from torch's   float64's
-    ROME       4.8e-7              63.7619, 63.7619         0.9997    2.0e-4                1.4e-4
-    MEMIT      2.1e-6              63.7555, 63.7555         0.9116    1.5e-4                1.4e-4
-    AlphaEdit  2.3e-6              63.7470, 63.7470         0.8966    1.2e-4                1.2e-4
-    FT         9.9e-6              63.7218, 63.7218         0.0244    1.6e-4                1.2e-4
+    float32    error of the edit   perplexity here, there   P(Rome)   off torch   off its float64
+    ROME       4.8e-7              63.7619, 63.7619         0.9997    2.0e-4      1.4e-4
+    MEMIT      2.1e-6              63.7555, 63.7555         0.9116    1.5e-4      1.4e-4
+    AlphaEdit  2.3e-6              63.7470, 63.7470         0.8966    1.2e-4      1.2e-4
+    FT         9.9e-6              63.7218, 63.7218         0.0244    1.6e-4      1.2e-4
 
     Torch's own float32 is 6.4e-5 to 1.2e-4 from its float64. Each is written in 6 to 7 s.
     ROME in bfloat16: error of the edit 3.9 %, perplexity 63.8335, P(Rome) 0.9996; all weights are
