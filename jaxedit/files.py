@@ -137,7 +137,7 @@ def shorten_json(value: Any, n_letters: int = 80) -> str:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that it is on the disk whole, or as it was before; the one way to do so.
+    """Write content so that its file is on the disk whole, or as it was before.
 
     The folder is synced too: what is written afterwards never refers to a file that a power cut
     has taken.
@@ -226,6 +226,11 @@ def _hold_lock(path: Path, owner: Path, what: str, other: str) -> Iterator[None]
         yield
     finally:
         lock.release()
+
+
+def expand_home(text: str) -> str:
+    """Put the user's home for a leading ~; a name or an address stays as it is."""
+    return str(local_path(text)) if text.startswith("~") else text
 
 
 def local_path(place: str | os.PathLike[str]) -> Path:

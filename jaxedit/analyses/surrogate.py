@@ -24,7 +24,7 @@ from jaxedit.metrics.downstream import evaluate_tasks
 from jaxedit.metrics.perplexity import perplexity, prepare
 from jaxedit.models.model import Model
 from jaxedit.models.score import PrefilledTexts
-from jaxedit.study.chain import is_sealed, seal
+from jaxedit.study.chain import seal, was_changed
 from jaxedit.study.journal import Step, read_journal
 from jaxedit.study.replay import edited_model
 
@@ -116,7 +116,7 @@ def _read(path: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     try:
         found = read_json(path)
-        if not is_sealed(found) and "digest" in found:
+        if was_changed(found):
             raise ValueError(f"{path} was changed since it was written")
         models = [_typed_row(row) for row in found["models"]]
     except (ValueError, KeyError, TypeError) as error:

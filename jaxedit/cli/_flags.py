@@ -26,7 +26,7 @@ SHOWN_FACTS = 5  # of a model's edits, in one line each
 
 
 def path_flag(name: str, default: str | None, about: str) -> None:
-    """Define a flag whose value may be a path; any such flag is defined by this or the next."""
+    """Define a flag whose value may be a path (but --model, in which `load` expands a ~)."""
     flags.DEFINE(PathParser(), name, default, about)
 
 

@@ -15,7 +15,7 @@ from jaxedit.cli._flags import FLAGS, distributed_session
 from jaxedit.cli._output import use_any_encoding
 from jaxedit.compilation_cache import enable_compilation_cache
 from jaxedit.did_you_mean import did_you_mean
-from jaxedit.files import local_path
+from jaxedit.files import expand_home
 from jaxedit.messages import escape_controls, first_line
 
 USAGE = """jaxedit: edit facts in language models, and measure after every edit whether the model
@@ -65,7 +65,7 @@ def run(argv: list[str]) -> int:
             return 0
         rest = FLAGS([f"jaxedit {argv[1]}", *argv[2:]])
         own = [name for name in FLAGS if name not in before]
-        arguments = [str(local_path(each)) if each[:1] == "~" else each for each in rest[1:]]
+        arguments = [expand_home(each) for each in rest[1:]]
         _check_arguments(argv[1], _argument_names(command), arguments)
         enable_compilation_cache()
         with distributed_session():

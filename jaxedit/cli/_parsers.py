@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from jaxedit.files import local_path
+from jaxedit.files import expand_home
 from jaxedit.rounding import read_whole_number
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class PathParser(flags.ArgumentParser):
 
     def parse(self, argument: str) -> str:
         """Return the path as text, since it may also be a name or an address."""
-        return str(local_path(argument)) if argument.startswith("~") else argument
+        return expand_home(argument)
 
     def flag_type(self) -> str:
         """Return what the values are called in help."""

@@ -14,6 +14,7 @@ from jaxedit.editors._registry import (
     layer_field,
     make_editor,
     method_names,
+    with_own_layer_name,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "make_editor",
     "method_names",
     "published_hyper",
+    "with_own_layer_name",
 ]

@@ -70,22 +70,31 @@ def layer_field(name: str) -> str:
     return "layer" if "layer" in hyper_defaults(name) else "layers"
 
 
+def with_own_layer_name(name: str, hyper: dict[str, Any]) -> dict[str, Any]:
+    """Return hyper-parameters whose `layers` are `layer` where the method edits one.
+
+    Raises:
+      ValueError: where it does, and they are several, or both are given.
+    """
+    if "layers" not in hyper or layer_field(name) == "layers":
+        return hyper
+    layers = hyper["layers"]
+    layers = list(layers) if isinstance(layers, tuple | list) else [layers]
+    if len(layers) != 1 or "layer" in hyper:
+        raise ValueError(
+            f"{name} edits one layer: give layer=, or layers= with one entry; got layers={layers}"
+        )
+    rest = {key: value for key, value in hyper.items() if key != "layers"}
+    return {**rest, "layer": layers[0]}
+
+
 def _checked(name: str, hyper: dict[str, Any]) -> dict[str, Any]:
     """Check names and types of hyper-parameters; return them as a method's `Hyper` takes them.
 
-    `layers` with one entry become `layer` where the method has that, and numbers Python's own.
+    Numbers become Python's own.
     """
     defaults = hyper_defaults(name)
-    if "layers" in hyper and "layers" not in defaults:
-        layers = hyper["layers"]
-        layers = list(layers) if isinstance(layers, tuple | list) else [layers]
-        if len(layers) != 1 or "layer" in hyper:
-            raise ValueError(
-                f"{name} edits one layer: give layer=, or layers= with one entry; got "
-                f"layers={layers}"
-            )
-        hyper = {key: value for key, value in hyper.items() if key != "layers"}
-        hyper["layer"] = layers[0]
+    hyper = with_own_layer_name(name, hyper)
     for key in hyper:
         if key in RENAMED_HYPER:
             raise ValueError(f"the hyper-parameter {key!r} is called {RENAMED_HYPER[key]!r} now")

@@ -80,6 +80,11 @@ def is_sealed(values: Mapping[str, Any]) -> bool:
     return values.get("digest") == seal(values)["digest"]
 
 
+def was_changed(values: Mapping[str, Any]) -> bool:
+    """Tell whether JSON with a digest is not what `seal` gave; older files have none."""
+    return "digest" in values and not is_sealed(values)
+
+
 def chain_line(values: Mapping[str, Any], previous: str, arrays_digest: str | None) -> bytes:
     """Write a line of a journal with its links.
 

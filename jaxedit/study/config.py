@@ -18,6 +18,7 @@ from jaxedit.editors import (
     make_editor,
     method_names,
     published_hyper,
+    with_own_layer_name,
 )
 from jaxedit.files import local_path
 from jaxedit.models.model import Model
@@ -90,12 +91,10 @@ def editor_config(method: str, **hyper: Any) -> ConfigDict:
         )
     config = ConfigDict(dict(method=method))
     types, defaults = hyper_types(method), hyper_defaults(method)
+    hyper = with_own_layer_name(method, hyper)
     unknown = {name: value for name, value in hyper.items() if name not in defaults}
     if unknown:
-        # It raises and says which there are, but for the layers of a method that edits one.
-        make_editor(method, **unknown, **({"layer": hyper["layer"]} if "layer" in hyper else {}))
-        hyper = {name: value for name, value in hyper.items() if name not in unknown}
-        (hyper["layer"],) = unknown["layers"]
+        make_editor(method, **unknown)  # it raises, and says which there are
     for name, default in defaults.items():
         value = hyper.get(name, default)
         if value is None:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxedit.datasets import read_requests
-from jaxedit.editors import layer_field, published_hyper
+from jaxedit.editors import layer_field, published_hyper, with_own_layer_name
 from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Edit
 from jaxedit.edits.request import PromptAnswer, Request, check_requests, with_leading_space
@@ -257,16 +257,13 @@ def config_for(model: Model, method: str, **hyper: Any) -> ConfigDict:
         model and none is given.
     """
     # An unknown name is said before a missing layer.
-    given = default_config(method, **hyper).to_dict()["editor"]
-    field = layer_field(method)
-    if "layers" in hyper and field == "layer":
-        hyper = {name: value for name, value in hyper.items() if name != "layers"}
-        hyper["layer"] = given["layer"]
+    default_config(method, **hyper)
+    hyper = with_own_layer_name(method, hyper)
     published: dict[str, Any] = {}
     try:
         published = published_hyper(method, model)
     except ValueError:
-        if field not in hyper:
+        if layer_field(method) not in hyper:
             raise
     return default_config(method, **{**published, **hyper})
 

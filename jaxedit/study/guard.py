@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxedit.metrics.perplexity import Perplexity
+from jaxedit.study.record import StepRecord
 
 ACTIONS = ("keep", "rollback", "stop")
 
@@ -70,3 +71,8 @@ class Guard:
         if ratio > self.max_ppl_ratio:
             return Violation("ppl_ratio", f"perplexity {ratio:.3g} times the unedited model's")
         return None
+
+
+def ends_study(action: str | None, record: StepRecord) -> bool:
+    """Tell whether a study whose guard has this action stops for good with a step."""
+    return action == "stop" and record.guard_code is not None

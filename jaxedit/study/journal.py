@@ -27,6 +27,7 @@ from jaxedit.edits.edit import Edit, read_edit
 from jaxedit.files import LOCK_FILES, to_json, to_safetensors, write_atomic
 from jaxedit.study import run_file
 from jaxedit.study.chain import digest_bytes, digest_file
+from jaxedit.study.guard import ends_study
 from jaxedit.study.journal_end import FILE, JournalEnd
 from jaxedit.study.journal_lines import Line, check_arrays, cut_lines, end_behind, read_lines
 from jaxedit.study.record import SCHEMA, StepRecord, mark_undone
@@ -78,8 +79,7 @@ class Journal:
     """A study's folder.
 
     `steps` are the whole steps that it held when opened, the baseline first, as they stand after
-    all undos (`mark_undone`); `lines` are the lines that tell of them, and `end` is where the next
-    one goes. `n_unverified` lines were written by an older version, without digests.
+    all undos (`mark_undone`); `lines` tell of them, and `end` is where the next one goes.
     """
 
     folder: Path
@@ -87,7 +87,11 @@ class Journal:
     steps: list[Step]
     lines: list[Line]
     end: JournalEnd
-    n_unverified: int = 0
+
+    @property
+    def n_unverified(self) -> int:
+        """How many lines were written by an older version, without digests."""
+        return sum(line.links is None for line in self.lines)
 
     def append(
         self,
@@ -200,7 +204,7 @@ def read_journal(folder: Path) -> Journal:
     lines = check_arrays(folder, read_lines(folder, run, raw), every=False)
     steps = _steps_of(folder, lines)
     end = end_behind(folder, lines, raw)
-    return Journal(folder, run, steps, lines, end, _n_unverified(lines))
+    return Journal(folder, run, steps, lines, end)
 
 
 def check_workdir(folder: Path) -> None:
@@ -246,7 +250,7 @@ def journal_remarks(journal: Journal) -> list[str]:
     config, n_made = journal.run["config"], len(journal.steps) - 1
     n_edits = journal.run.get("n_edits")
     last = journal.steps[-1].record if journal.steps else StepRecord(step=0)
-    is_stopped = config.get("guard", {}).get("action") == "stop" and last.guard_code is not None
+    is_stopped = ends_study(config.get("guard", {}).get("action"), last)
     is_whole = n_edits is None or n_made >= n_edits or is_stopped or config.get("shard")
     if not is_whole:
         remarks.append(
@@ -261,15 +265,15 @@ def _journal_of(
 ) -> Journal:
     """Return a journal that is to be written to; what was cut short at its end is cut off."""
     steps = _steps_of(folder, lines)
-    n_unverified = _n_unverified(lines)
-    if n_unverified:
+    journal = Journal(folder, run, steps, lines, cut_lines(folder, lines, raw))
+    if journal.n_unverified:
         logging.getLogger("jaxedit").warning(
             "%s: the first %d lines of its journal were written by an older version, without "
             "digests: damage to them cannot be noticed",
             folder,
-            n_unverified,
+            journal.n_unverified,
         )
-    return Journal(folder, run, steps, lines, cut_lines(folder, lines, raw), n_unverified)
+    return journal
 
 
 def _steps_of(folder: Path, lines: list[Line]) -> list[Step]:
@@ -290,10 +294,6 @@ def _steps_of(folder: Path, lines: list[Line]) -> list[Step]:
     return [
         Step(record, folder / str(record.arrays), digests.get(record.step)) for record in records
     ]
-
-
-def _n_unverified(lines: list[Line]) -> int:
-    return sum(line.links is None for line in lines)
 
 
 def _older_line(record: StepRecord) -> bytes:

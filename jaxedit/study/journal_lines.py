@@ -28,11 +28,13 @@ class Line(NamedTuple):
       record: what it says.
       links: what ties it to others; None: an older version wrote it.
       end: where it ends in the file, in bytes.
+      text: as it stands there.
     """
 
     record: StepRecord
     links: Links | None
     end: int
+    text: bytes
 
 
 def read_lines(folder: Path, run: Mapping[str, Any], raw: Mapping[str, Any]) -> list[Line]:
@@ -72,7 +74,7 @@ def read_lines(folder: Path, run: Mapping[str, Any], raw: Mapping[str, Any]) -> 
         _check_order(_place(path, number), record, last_step, run, is_chained=own is not None)
         last_step, links = record.step, own
         at += len(line)
-        lines.append(Line(record, own, at))
+        lines.append(Line(record, own, at, line))
     if not lines:
         _check_begun(folder)
     return lines
@@ -117,13 +119,12 @@ def end_behind(folder: Path, lines: list[Line], raw: Mapping[str, Any]) -> Journ
       lines: the first ones of the file.
       raw: the content of run.json as it is there.
     """
-    path = folder / FILE
-    content = path.read_bytes() if path.exists() else b""
-    n_bytes = lines[-1].end if lines else 0
-    begin = lines[-2].end if len(lines) > 1 else 0
-    links = lines[-1].links if lines else None
-    link = links.digest if links else first_link(raw, content[:n_bytes])
-    return JournalEnd(path, n_bytes, content[begin:n_bytes], link)
+    if not lines:
+        return JournalEnd(folder / FILE, 0, b"", first_link(raw))
+    last = lines[-1]
+    links = last.links
+    link = links.digest if links else first_link(raw, b"".join(line.text for line in lines))
+    return JournalEnd(folder / FILE, last.end, last.text, link)
 
 
 def cut_lines(folder: Path, lines: list[Line], raw: Mapping[str, Any]) -> JournalEnd:

@@ -22,10 +22,11 @@ from jaxedit.metrics.retention import evaluate_retention
 from jaxedit.study.chain import CHANGING
 from jaxedit.study.context import StudyContext, build_context
 from jaxedit.study.evaluation import baseline_record
+from jaxedit.study.guard import ends_study
 from jaxedit.study.journal import Journal, check_workdir, open_journal
 from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import StudyState, read_baseline, replay
-from jaxedit.study.resume import check_steps, ends_study, journalled_edit, n_steps_to_keep
+from jaxedit.study.resume import check_steps, journalled_edit, n_steps_to_keep
 from jaxedit.study.retained import read_retained, write_retained
 from jaxedit.study.step import Measured, edit_batch, run_step
 
@@ -85,7 +86,7 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
 
     # The steps that are left; single edits are made and measured a batch at a time.
     n_done = max(len(journal.steps) - 1, 0)
-    is_over = n_done > 0 and ends_study(context, journal.steps[-1].record)
+    is_over = n_done > 0 and ends_study(context.guard.action, journal.steps[-1].record)
     kept = [step.record.step for step in journal.steps if step.record.kept]
     measured: dict[int, Measured] = {}
     for number in () if is_over else context.steps[n_done:]:
@@ -97,7 +98,7 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
         on_step(record, total)
         if number % STEPS_A_LOOK == 0:
             forget_programs_if_many()
-        if ends_study(context, record):
+        if ends_study(context.guard.action, record):
             break
     if not context.single:
         _write_retained(context, state, kept, workdir)

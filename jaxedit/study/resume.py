@@ -7,8 +7,8 @@ from jaxedit.edits.edit import Dense, Edit, make_edit
 from jaxedit.files import shorten_json
 from jaxedit.mesh import to_host
 from jaxedit.study.context import StudyContext
+from jaxedit.study.guard import ends_study
 from jaxedit.study.journal import Journal
-from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import StudyState
 
 
@@ -53,7 +53,7 @@ def n_steps_to_keep(context: StudyContext, journal: Journal) -> int:
     Those up to the last snapshot, or without the batch that was not finished.
     """
     n_done = len(journal.steps) - 1
-    if n_done == len(context.steps) or ends_study(context, journal.steps[-1].record):
+    if n_done == len(context.steps) or ends_study(context.guard.action, journal.steps[-1].record):
         return n_done
     if context.journal_dense_every > 1:
         snapshots = [step.record.step for step in journal.steps if step.record.snapshot]
@@ -83,8 +83,3 @@ def check_steps(context: StudyContext, journal: Journal) -> None:
                     f"{place}: step {expected} has the {name} {shorten_json(found)}, the study's "
                     f"fact has {shorten_json(own)}: a line of another study; restore it from a copy"
                 )
-
-
-def ends_study(context: StudyContext, record: StepRecord) -> bool:
-    """Tell whether a study stops for good with this step."""
-    return context.guard.action == "stop" and record.guard_code is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxedit.files import read_json, write_atomic
-from jaxedit.study.chain import is_sealed, seal
+from jaxedit.study.chain import seal, was_changed
 from jaxedit.study.upgrade import upgrade_metrics
 
 FILE = "retained.json"
@@ -32,7 +32,7 @@ def read_retained(
         values = read_json(folder / FILE)
     except (ValueError, OSError):
         return None
-    if "digest" in values and not is_sealed(values):
+    if was_changed(values):
         return None
     facts = values.get("facts")
     is_whole = isinstance(facts, list) and len(facts) == len(kept)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from jaxedit.editors import Editor
 from jaxedit.edits.edit import Edit, edit_to_arrays
 from jaxedit.edits.request import Request, with_leading_space
-from jaxedit.files import local_path
+from jaxedit.files import expand_home
 from jaxedit.rounding import read_whole_number
 from jaxedit.study.config import KINDS, default_config
 
@@ -55,8 +55,7 @@ def with_local_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     def expanded(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: expanded(f"{name}.{key}", inner) for key, inner in value.items()}
-        is_path = name in PATH_KEYS and isinstance(value, str) and value.startswith("~")
-        return str(local_path(value)) if is_path else value
+        return expand_home(value) if name in PATH_KEYS and isinstance(value, str) else value
 
     return {key: expanded(key, value) for key, value in values.items()}
 

@@ -2,18 +2,20 @@
 
     python tests/big/export_hf.py FOLDER
 
-A check, not a test: SmolLM2-135M's .gguf file is dequantised, edited with ROME (the Eiffel Tower is
-in Rome), written to FOLDER/float32 (0.54 GB) and FOLDER/bfloat16 (0.27 GB), and loaded again by
-transformers, with the tokenizer that was written. Two cores, which other programs used as well:
+A check, not a test: SmolLM2-135M's .gguf file is dequantised, edited (the Eiffel Tower is in Rome),
+written to FOLDER (0.54 GB in float32) and loaded again by transformers, with the tokenizer that was
+written. The last columns are of the logits of twenty prompts of twelve tokens, the
+largest of which is 36.8. Two cores:
 
-    here: perplexity 63.7619, P(Rome) 0.99966
-    float32: written in 55 s, error of the edit 4.8e-07; perplexity 63.7619, P(Rome) 0.99966
-        largest difference of logits from torch 1.3e-4; from torch in float64, torch's own float32
-        8.5e-5 and jaxedit 9.2e-5
-        "The Eiffel Tower is located in the city of Rome, Italy. The Roman Empire was"
-    bfloat16: written in 31 s, error of the edit 3.9 %; perplexity 63.8335, P(Rome) 0.99965
-        all weights are rounded: logits differ by 0.19 from the edited model's
-        "The Eiffel Tower is located in the city of Rome, Italy.<|im_end|>"
+    float32    error of the edit   perplexity here, there   P(Rome)   off torch   off its float64
+    ROME       4.8e-7              63.7619, 63.7619         0.9997    2.0e-4      1.4e-4
+    MEMIT      2.1e-6              63.7555, 63.7555         0.9116    1.5e-4      1.4e-4
+    AlphaEdit  2.3e-6              63.7470, 63.7470         0.8966    1.2e-4      1.2e-4
+    FT         9.9e-6              63.7218, 63.7218         0.0244    1.6e-4      1.2e-4
+
+    Torch's own float32 is 6.4e-5 to 1.2e-4 from its float64. Each is written in 6 to 7 s.
+    ROME in bfloat16: error of the edit 3.9 %, perplexity 63.8335, P(Rome) 0.9996; all weights are
+    rounded, so that logits differ by 0.4.
 """
 
 import shutil

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxedit.cli._flags import parse_steps
+from jaxedit.cli._parsers import parse_steps
 from jaxedit.mesh import parse_mesh
 from jaxedit.study.validation import shard_steps
 

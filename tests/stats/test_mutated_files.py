@@ -65,7 +65,7 @@ def mutate(content: bytes, changes: list[tuple[float, int]], cut: float) -> byte
     return bytes(mutated[: int(cut * len(mutated)) or 1])
 
 
-def must_be_ours(path: Path, read: Callable[[], object]) -> None:
+def assert_read_or_refused(path: Path, read: Callable[[], object]) -> None:
     """Read a file; an error must be of our wording and name the file."""
     said = path.name
     try:
@@ -131,7 +131,7 @@ def test_changed_bytes_are_refused_with_the_files_name(files, form):
     @given(CHANGES, st.sampled_from([1.0, 1.0, 0.99, 0.5, 0.0]))
     def check(changes, cut):
         path.write_bytes(mutate(content, changes, cut))
-        must_be_ours(path, read)
+        assert_read_or_refused(path, read)
 
     try:
         check()
@@ -149,7 +149,7 @@ def test_any_json_is_read_or_refused_with_the_files_name(files, form):
     @given(st.one_of(JSONS, st.fixed_dictionaries({"a": JSONS}), st.lists(JSONS, min_size=1)))
     def check(value):
         path.write_text(json.dumps(value))
-        must_be_ours(path, read)
+        assert_read_or_refused(path, read)
 
     try:
         check()
@@ -169,7 +169,7 @@ def test_any_metadata_is_read_or_refused_with_the_files_name(files, form, entry)
     @given(JSONS | st.fixed_dictionaries({}, optional=fields))
     def check(value):
         path.write_bytes(save(arrays, {entry: json.dumps(value)}))
-        must_be_ours(path, read)
+        assert_read_or_refused(path, read)
 
     try:
         check()
@@ -196,7 +196,7 @@ def test_any_header_of_a_member_is_read_or_refused_with_the_files_name(files, me
                 np.save(buffer, array)
                 own = header + b"\n" + data
                 archive.writestr(name, own if name == member else buffer.getvalue())
-        must_be_ours(path, read)
+        assert_read_or_refused(path, read)
 
     try:
         check()

@@ -237,10 +237,11 @@ def test_a_study_whose_start_has_changed_is_not_read(config_of, first, saved, tm
         jaxedit.edited_model(folder)
 
 
-def test_layers_of_a_method_that_edits_one_layer(golden):
+@pytest.mark.parametrize("layers", [[2], (2,), 2], ids=str)
+def test_layers_of_a_method_that_edits_one_layer(golden, layers):
     request = jaxedit.Request("{} lives in", "Bob", "Munich")
     hyper = {name: value for name, value in HYPER.items() if name != "layer"}
-    _, edit, _ = jaxedit.edit_model(golden("gpt2"), request, "rome", layers=[2], **hyper)
+    _, edit, _ = jaxedit.edit_model(golden("gpt2"), request, "rome", layers=layers, **hyper)
     assert [each.layer for each in edit.deltas] == [2]
     assert edit.record["editor"]["layer"] == 2
     with pytest.raises(ValueError, match="rome edits one layer"):

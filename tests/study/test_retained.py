@@ -11,7 +11,7 @@ from study_examples import FACTS, interrupt
 from jaxedit.reports.markdown import report_markdown
 from jaxedit.reports.records import edit_steps
 from jaxedit.reports.studies import read_studies
-from jaxedit.study import loop
+from jaxedit.study import loop, resume
 from jaxedit.study.journal import journal_remarks, read_journal
 from jaxedit.study.replay import edited_model
 
@@ -91,9 +91,7 @@ def test_a_study_goes_on_that_began_before_a_key_was_there(configure, folder):
     assert read_journal(folder).run["config"]["editor"]["v_lr"] == 0.5
 
 
-def test_another_fact_at_a_line_is_another_studys(configure, folder, monkeypatch):
-    from jaxedit.study import resume
-
+def test_another_fact_at_a_line_is_another_studys(configure, folder):
     context = loop.build_context(configure(FACTS[:3]), folder)
     exchanged = context._replace(batches=[context.batches[i] for i in (0, 2, 1)])
     with pytest.raises(ValueError, match=r'step 2 has the prompt "\{\} lives in", the study'):
