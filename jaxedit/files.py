@@ -153,11 +153,16 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError:
+    except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise
+        raise with_file_name(error, path) from error
     sync_folder(path.parent)
+
+
+def with_file_name(error: OSError, path: Path) -> OSError:
+    """Return an error of the system whose message names the file, as those of writing do not."""
+    return error if error.filename else OSError(error.errno, error.strerror, str(path))
 
 
 def sync_folder(folder: Path) -> None:

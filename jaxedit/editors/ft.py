@@ -24,15 +24,13 @@ from jaxedit.edits.edit import EDITED_WEIGHT, Array, Dense, Edit, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.edits.spaces import check_leading_space
 from jaxedit.mesh import shard_batch, to_host
-from jaxedit.models.layers import causal_attention, embed, embedding_and_head, run_layers
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.models.ops import Overlay
-from jaxedit.models.packing import pad_tokens
-from jaxedit.rounding import ceil_div, round_up
+from jaxedit.models.target_loss import TargetRows, target_loss
+from jaxedit.rounding import round_up
 from jaxedit.solving.finite import check_finite, check_finite_delta
-from jaxedit.solving.prompt_batch import PREFIX_STEP
-from jaxedit.solving.prompts import tokenise_prompt
 from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
+from jaxedit.solving.target_rows import pad_targets, padded_shape, tokenise_target
 
 FT_STOP_LOSS = 1e-2
 OBJECTIVES = ("last_position", "teacher_forced")
@@ -79,13 +77,15 @@ class Settings(NamedTuple):
 
 
 class Batches(NamedTuple):
-    """Requests in G batches."""
+    """Requests in G batches.
 
-    token_GBT: Array  # rows of tokens
-    read_GBQ: Array  # positions whose logits the loss reads
-    target_GBQ: Array  # the tokens predicted there
-    weight_GBQ: Array  # their weights; 0: padding
-    count_G: Array  # requests in a batch
+    Attributes:
+      rows: each array with G in front.
+      count_G: requests in a batch.
+    """
+
+    rows: TargetRows
+    count_G: Array
 
 
 class PassState(NamedTuple):
@@ -189,46 +189,23 @@ def to_batches(settings: Settings, model: Model, requests: list[Request]) -> Bat
 
     The last one is filled up with rows of weight 0.
     """
-    rows, reads, targets = [], [], []
-    for request in requests:
-        row = tokenise_prompt(
-            model.tokenizer,
-            "{}",
-            request.prompt,
-            request.subject,
-            request.target_new,
-            request.leading_space or settings.leading_space,
+    targets = [
+        tokenise_target(
+            model, request, settings.leading_space, last_position=not settings.teacher_forced
         )
-        model.config.check_length(len(row.tokens), f"the request {request.summary[:80]!r}")
-        targets.append(row.tokens[row.first_target :])
-        if settings.teacher_forced:  # a target token is predicted one position before its own
-            reads.append(list(range(row.first_target - 1, len(row.tokens) - 1)))
-            rows.append(row.tokens[:-1])
-        else:
-            reads.append([row.first_target - 1] * len(targets[-1]))
-            rows.append(row.tokens[: row.first_target])
+        for request in requests
+    ]
 
     # G batches of B rows, all as wide as the longest row and target.
-    size = min(settings.batch_size, len(rows))
-    n_data = model.mesh.shape["data"]
-    G, B = ceil_div(len(rows), size), round_up(size, n_data)
-    T, Q = round_up(max(map(len, rows)), PREFIX_STEP), max(map(len, targets))
-    token_GBT = np.zeros((G, B, T), np.int32)
-    read_GBQ, target_GBQ = np.zeros((2, G, B, Q), np.int32)
-    weight_GBQ = np.zeros((G, B, Q), np.float32)
-    count_G = np.zeros(G, np.float32)
-    for g in range(G):
-        in_batch = range(g * size, min((g + 1) * size, len(rows)))
-        count_G[g] = len(in_batch)
-        token_GBT[g] = pad_tokens([rows[i] for i in in_batch], B, T)
-        for b, i in enumerate(in_batch):
-            n_target = len(targets[i])
-            read_GBQ[g, b, :n_target] = reads[i]
-            target_GBQ[g, b, :n_target] = targets[i]
-            weight_GBQ[g, b, :n_target] = 1 / (n_target * len(in_batch))
-    rows = (token_GBT, read_GBQ, target_GBQ, weight_GBQ)
-    on_devices = (shard_batch(model.mesh, "_B_", array) for array in rows)
-    return Batches(*on_devices, count_G=shard_batch(model.mesh, "_", count_G))
+    size = min(settings.batch_size, len(targets))
+    n_rows, shape = round_up(size, model.mesh.shape["data"]), padded_shape(targets)
+    in_batches = [targets[first : first + size] for first in range(0, len(targets), size)]
+    batches = [pad_targets(batch, n_rows, shape) for batch in in_batches]
+    rows = (
+        shard_batch(model.mesh, "_B_", np.stack(arrays)) for arrays in zip(*batches, strict=True)
+    )
+    count_G = np.array([len(batch) for batch in in_batches], np.float32)
+    return Batches(TargetRows(*rows), shard_batch(model.mesh, "_", count_G))
 
 
 @functools.partial(jax.jit, static_argnames=("settings", "slots"))
@@ -246,7 +223,7 @@ def _fine_tune(
         delta_EFD = model.overlay.delta[EDITED_WEIGHT].at[slot_E].add(change_EFD)
         overlay = Overlay({**model.overlay.delta, EDITED_WEIGHT: delta_EFD}, model.overlay.slot)
         edited = dataclasses.replace(model, overlay=overlay)
-        return _loss(edited, batch, min(settings.layers))
+        return target_loss(edited, batch.rows, min(settings.layers))
 
     def one_batch(carry, batch: Batches):
         change_EFD, adam_state = carry
@@ -278,21 +255,3 @@ def _fine_tune(
     start = PassState(jnp.int32(0), zero_EFD, adam.init(zero_EFD), infinity, jnp.float32(0))
     end = jax.lax.while_loop(is_unfinished, one_pass, start)
     return end._replace(adam=())
-
-
-def _loss(model: Model, batch: Batches, lowest: int) -> jax.Array:
-    """Compute the weighted loss of the targets of one of the G batches, in nats."""
-    token_BT, read_BQ, target_BQ, weight_BQ, _ = batch
-    position_BT = jnp.broadcast_to(jnp.arange(token_BT.shape[1]), token_BT.shape)
-    attn_context = causal_attention(position_BT)
-
-    # No gradient passes the lowest edited layer: those below it keep nothing for it.
-    h_BTD = run_layers(model, embed(model, token_BT, position_BT), attn_context, 0, lowest)
-    h_BTD = jax.lax.stop_gradient(h_BTD)
-    h_BTD = run_layers(model, h_BTD, attn_context, lowest, model.config.L)
-
-    # The loss, from the logits at the positions read.
-    read_BQD = jnp.take_along_axis(h_BTD, read_BQ[..., None], axis=1)
-    logp_BQV = jax.nn.log_softmax(embedding_and_head(model).unembed(read_BQD))
-    chosen_BQ = jnp.take_along_axis(logp_BQV, target_BQ[..., None], axis=2)[..., 0]
-    return -jnp.sum(chosen_BQ * weight_BQ)

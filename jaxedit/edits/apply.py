@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank
+from jaxedit.edits.edit import EDITABLE_WEIGHTS, Dense, Edit, LowRank
 from jaxedit.models.model import Model, allocate_deltas, with_overlay
 from jaxedit.models.ops import PRECISION, Overlay, Slots
 
@@ -23,10 +23,12 @@ def allocate_for(model: Model, edit: Edit) -> Model:
     Raises:
       ValueError: where it changes a weight or layer that cannot be edited.
     """
+    editable = [weight for weight in EDITABLE_WEIGHTS if weight in model.base]
     for weight in dict.fromkeys(delta.weight for delta in edit.deltas):
-        if weight != EDITED_WEIGHT:
+        if weight not in editable:
             raise ValueError(
-                f"the edit changes the weight {weight[:80]!r}; only {EDITED_WEIGHT!r} can be edited"
+                f"the edit changes the weight {weight[:80]!r}; of {model.metadata.source} can be "
+                f"edited: {', '.join(editable)}"
             )
         layers = sorted({delta.layer for delta in edit.deltas if delta.weight == weight})
         model = allocate_deltas(model, weight, tuple(layers))

@@ -21,8 +21,9 @@ from jaxedit.models.model import Model
 
 Array = np.ndarray | jax.Array
 
-# The weight that all methods here change: the second layer of an MLP, a key-value memory.
+# The second layer of an MLP, a key-value memory: what methods that locate facts change.
 EDITED_WEIGHT = "mlp/w_down"
+EDITABLE_WEIGHTS = (EDITED_WEIGHT, "mlp/w_up", "mlp/w_gate")  # those that the overlay has terms of
 
 ARRAYS = {"LowRank": ("u_FR", "v_RD"), "Dense": ("delta_FD",)}  # kind of delta -> its arrays
 
@@ -30,8 +31,11 @@ ARRAYS = {"LowRank": ("u_FR", "v_RD"), "Dense": ("delta_FD",)}  # kind of delta 
 class LowRank(NamedTuple):
     """A change `u_FR @ v_RD` of one layer of a weight.
 
+    The letters are those of "mlp/w_down"; of "mlp/w_up" and "mlp/w_gate", which read D and put out
+    F, u has D rows and v has F columns.
+
     Attributes:
-      weight: e.g. "mlp/w_down"; in x out, as all kernels are stored.
+      weight: one of `EDITABLE_WEIGHTS`; in x out, as all kernels are stored.
       layer: which.
       u_FR: the left factor, in x rank.
       v_RD: the right factor, rank x out.

@@ -137,4 +137,6 @@ def _perturbation(model: Model, imported: ImportedAdapter, texts: PrefilledTexts
     if imported.edit is None or imported.added_to_base:
         return None
     layers = tuple(sorted({delta.layer for delta in imported.edit.deltas}))
-    return relative_perturbation(read_key_probe(model, texts, layers), imported.edit)
+    weights = {delta.weight for delta in imported.edit.deltas}
+    probe = read_key_probe(model, texts, layers, weights)
+    return relative_perturbation(probe, imported.edit, model)

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxedit import axes
 from jaxedit.did_you_mean import did_you_mean
-from jaxedit.edits.edit import EDITED_WEIGHT, Dense, LowRank
+from jaxedit.edits.edit import EDITABLE_WEIGHTS, Dense, LowRank
 from jaxedit.imports.changes import WeightChange
 from jaxedit.mesh import parameter_sharding, replicate
 from jaxedit.models import family as families
@@ -48,7 +48,7 @@ class Place(NamedTuple):
     @property
     def is_edited(self) -> bool:
         """Whether a change of the weight is an edit: the weight has an overlay."""
-        return self.entry[0] == EDITED_WEIGHT
+        return self.entry[0] in EDITABLE_WEIGHTS
 
     @property
     def is_in_out(self) -> bool:
@@ -96,14 +96,15 @@ def canonical_names(
 def to_delta(place: Place, change: WeightChange, config: DecoderConfig) -> LowRank | Dense:
     """Make the delta of an edit out of a change, which lies as the HF weight."""
     assert place.layer is not None
+    weight, sizes = place.entry[0], config.sizes()
     if change.factors is None:
-        spans = dict(zip("FD", ((0, config.F), (0, config.D)), strict=True))
+        spans = {a: (0, sizes[a]) for a in axes.PARAMETERS[weight].removeprefix("L")}
         delta_FD = read_parameter_slice(change.read, config, place.entry, 0, spans)
-        return Dense(EDITED_WEIGHT, place.layer, delta_FD)
+        return Dense(weight, place.layer, delta_FD)
     left, right = change.factors
     if not place.is_in_out:
         left, right = right.T, left.T
-    return LowRank(EDITED_WEIGHT, place.layer, u_FR=left, v_RD=right)
+    return LowRank(weight, place.layer, u_FR=left, v_RD=right)
 
 
 def add_to_base(

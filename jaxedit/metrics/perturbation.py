@@ -7,19 +7,26 @@ layers, h_t its residual stream after the last of them; first tokens, where keys
 kind, are left out. For one rank-one edit that is |u . k_t| |v| / |h_t|: keys and norms are cached
 once a study, and an edit costs one product with them, a hundred-thousandth of an evaluation of the
 same texts. For a sequence the changes of all its edits are added up first.
+
+Where w_up or w_gate is edited, k dW is replaced by what it is of w_down alone: the change of what
+the layer's MLP puts out, given what it reads in the unedited model. That runs each of these MLPs
+twice.
 """
 
+import functools
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank
 from jaxedit.mesh import replicate
-from jaxedit.models.layers import causal_attention, embed, run_layer
+from jaxedit.models.layers import block_at, causal_attention, embed, run_layer
 from jaxedit.models.model import Model
-from jaxedit.models.ops import PRECISION
+from jaxedit.models.ops import PRECISION, Overlay
 from jaxedit.models.packing import Packed
 from jaxedit.models.score import PrefilledTexts, batch_to_device
 from jaxedit.rounding import round_up
@@ -35,21 +42,29 @@ class KeyProbe(NamedTuple):
       layers: the edited layers, ascending.
       key_EQF: the MLP keys at each of them, float32.
       norm_Q: the norms of the residual stream after the last of them.
+      input_EQD: what the MLPs read, float32; None where only their second weight is edited.
     """
 
     layers: tuple[int, ...]
     key_EQF: np.ndarray
     norm_Q: np.ndarray
+    input_EQD: np.ndarray | None = None
 
 
-def read_key_probe(model: Model, texts: PrefilledTexts, layers: tuple[int, ...]) -> KeyProbe:
-    """Read the keys of texts at layers whose MLP's second weight will be edited.
+def read_key_probe(
+    model: Model,
+    texts: PrefilledTexts,
+    layers: tuple[int, ...],
+    weights: Collection[str] = (EDITED_WEIGHT,),
+) -> KeyProbe:
+    """Read the keys of texts at layers whose MLP will be edited.
 
     Args:
       model: without edits.
       texts: from `jaxedit.metrics.perplexity.prepare`, with a start_layer at or below the lowest of
         the layers.
       layers: in ascending order.
+      weights: the weights of the MLP that will be edited.
 
     Raises:
       ValueError: where the texts are prefilled beyond a layer, or none has two tokens.
@@ -62,19 +77,23 @@ def read_key_probe(model: Model, texts: PrefilledTexts, layers: tuple[int, ...])
     place_Q3 = _sample_tokens(texts.packed)
 
     # Batch by batch. Positions are padded to few shapes; what is read at the padding is cut off.
-    keys, norms = [], []
+    keys, norms, inputs = [], [], []
     for g in np.unique(place_Q3[:, 0]):
         place_Q2 = place_Q3[place_Q3[:, 0] == g, 1:]
         n = len(place_Q2)
         padded_Q2 = np.pad(place_Q2, ((0, round_up(n, STEP) - n), (0, 0)))
         at = (padded_Q2[:, 0], padded_Q2[:, 1])
         batch = *batch_to_device(model, texts.packed, g), texts.hidden_G[g]
-        key_EQF, norm_Q = jax.device_get(
+        key_EQF, norm_Q, input_EQD = jax.device_get(
             _keys_and_norms(model, *batch, jnp.int32(texts.layer), np.array(layers), at)
         )
         keys.append(key_EQF[:, :n])
         norms.append(norm_Q[:n])
-    return KeyProbe(tuple(layers), np.concatenate(keys, axis=1), np.concatenate(norms))
+        inputs.append(input_EQD[:, :n])
+    probe = KeyProbe(tuple(layers), np.concatenate(keys, axis=1), np.concatenate(norms))
+    if set(weights) <= {EDITED_WEIGHT}:
+        return probe
+    return probe._replace(input_EQD=np.concatenate(inputs, axis=1))
 
 
 def _sample_tokens(packed: Packed) -> np.ndarray:
@@ -93,7 +112,7 @@ def _sample_tokens(packed: Packed) -> np.ndarray:
 @jax.jit
 def _keys_and_norms(
     model: Model, token_BT, position_BT, segment_BT, h_BTD, start_layer, layer_E, at
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compute keys at some positions, and the norms of the residual stream after the last layer.
 
     Args:
@@ -107,45 +126,53 @@ def _keys_and_norms(
       at: (row_Q, column_Q), the positions.
 
     Returns:
-      [E, Q, F] and [Q].
+      [E, Q, F], [Q], and what the MLPs read there [E, Q, D].
     """
     if h_BTD is None:
         h_BTD, start_layer = embed(model, token_BT, position_BT), 0
     attn_context = causal_attention(position_BT, segment_BT)
 
     def body(layer, carry):
-        h_BTD, key_EQF = carry
-        h_BTD, key_BTF = run_layer(model, h_BTD, attn_context, layer)
+        h_BTD, key_EQF, input_EQD = carry
+        h_BTD, inputs = run_layer(model, h_BTD, attn_context, layer)
         e = jnp.argmax(layer_E == layer)  # 0 for a layer that is not asked for: written back as is
         is_edited = jnp.any(layer_E == layer)
-        key_QF = jnp.where(is_edited, key_BTF[at].astype(jnp.float32), key_EQF[e])
-        return h_BTD, key_EQF.at[e].set(key_QF)
+        key_QF = jnp.where(is_edited, inputs.key_BTF[at].astype(jnp.float32), key_EQF[e])
+        x_QD = jnp.where(is_edited, inputs.x_BTD[at].astype(jnp.float32), input_EQD[e])
+        return h_BTD, key_EQF.at[e].set(key_QF), input_EQD.at[e].set(x_QD)
 
-    empty_EQF = jnp.zeros((layer_E.shape[0], at[0].shape[0], model.config.F))
-    carry = (h_BTD, empty_EQF)
-    h_BTD, key_EQF = jax.lax.fori_loop(start_layer, layer_E[-1] + 1, body, carry)
-    return replicate(model.mesh, (key_EQF, jnp.linalg.norm(h_BTD[at], axis=-1)))
+    E, Q = layer_E.shape[0], at[0].shape[0]
+    carry = (h_BTD, jnp.zeros((E, Q, model.config.F)), jnp.zeros((E, Q, model.config.D)))
+    h_BTD, key_EQF, input_EQD = jax.lax.fori_loop(start_layer, layer_E[-1] + 1, body, carry)
+    norm_Q = jnp.linalg.norm(h_BTD[at], axis=-1)
+    return replicate(model.mesh, (key_EQF, norm_Q, input_EQD))
 
 
-def relative_perturbation(probe: KeyProbe, edit: Edit) -> float:
+def relative_perturbation(probe: KeyProbe, edit: Edit, unedited: Model) -> float:
     """Compute p of one edit; infinite where it is not finite.
 
     Args:
       probe: of the unedited model.
       edit: of the probed layers.
+      unedited: the probed model.
 
     Raises:
       ValueError: where the edit changes something else than the probed layers.
     """
-    changes = []
     for delta in edit.deltas:
-        if delta.weight != EDITED_WEIGHT or delta.layer not in probe.layers:
+        is_probed = delta.weight == EDITED_WEIGHT or probe.input_EQD is not None
+        if delta.layer not in probe.layers or not is_probed:
             raise ValueError(
                 f"the edit changes {delta.weight} of layer {delta.layer}; "
                 f"probed were layers {list(probe.layers)}"
             )
-        key_QF = probe.key_EQF[probe.layers.index(delta.layer)]
-        changes.append(_change_of(delta, key_QF))
+    if any(delta.weight != EDITED_WEIGHT for delta in edit.deltas):
+        edited = apply(unedited, edit)
+        change_QD = _change_of_mlps(edited, unedited.overlay, probe.input_EQD, probe.layers)
+        return _mean_ratio(probe, np.asarray(change_QD))
+    changes = [
+        _change_of(delta, probe.key_EQF[probe.layers.index(delta.layer)]) for delta in edit.deltas
+    ]
     return _mean_ratio(probe, np.sum(changes, axis=0)) if changes else 0.0
 
 
@@ -156,8 +183,12 @@ def total_relative_perturbation(probe: KeyProbe, model: Model) -> float:
       probe: of the unedited model.
       model: with room in its overlay for the probed layers.
     """
-    slot_E = np.asarray(model.overlay.slot[EDITED_WEIGHT])[list(probe.layers)]
-    return _mean_ratio(probe, np.asarray(_total_change(model, slot_E, probe.key_EQF)))
+    if probe.input_EQD is not None:
+        change_QD = _change_of_mlps(model, Overlay({}, {}), probe.input_EQD, probe.layers)
+    else:
+        slot_E = np.asarray(model.overlay.slot[EDITED_WEIGHT])[list(probe.layers)]
+        change_QD = _total_change(model, slot_E, probe.key_EQF)
+    return _mean_ratio(probe, np.asarray(change_QD))
 
 
 @jax.jit
@@ -166,6 +197,27 @@ def _total_change(model: Model, slot_E, key_EQF) -> jax.Array:
     delta_EFD = model.overlay.delta[EDITED_WEIGHT][slot_E]
     change_QD = jnp.einsum("EQF,EFD->QD", key_EQF, delta_EFD, precision=PRECISION)
     return replicate(model.mesh, change_QD)
+
+
+@functools.partial(jax.jit, static_argnames="layers")
+def _change_of_mlps(model: Model, before: Overlay, input_EQD, layers: tuple[int, ...]) -> jax.Array:
+    """Sum over layers what edits change of the MLP's output, given its input [Q, D].
+
+    Args:
+      model: with the edits.
+      before: the overlay without them.
+      input_EQD: what the MLPs read.
+      layers: which they are of.
+    """
+    change_1QD = jnp.float32(0)
+    for e, layer in enumerate(layers):
+        mlp, x_1QD = block_at(model, layer).mlp, jnp.asarray(input_EQD)[e][None]
+        value_1QD, value_before_1QD = (
+            mlp.value(mlp.key(x_1QD, overlay, layer), overlay, layer)
+            for overlay in (model.overlay, before)
+        )
+        change_1QD += value_1QD - value_before_1QD
+    return replicate(model.mesh, change_1QD[0])
 
 
 def _change_of(delta: LowRank | Dense, key_QF: np.ndarray) -> np.ndarray:

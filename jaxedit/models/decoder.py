@@ -6,7 +6,8 @@ merges one layer's slices with the block's graph definition and runs it.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,28 @@ from jaxedit.models.ops import (
     rms_norm,
 )
 
+Offsets = Mapping[str, jax.Array]  # weight of an MLP, e.g. "mlp/w_up" -> added to its output
+
+
+class MLPInputs(NamedTuple):
+    """What the weights of an MLP read.
+
+    Attributes:
+      x_BTD: the input of "mlp/w_up" and "mlp/w_gate", the normalised residual stream.
+      key_BTF: the input of "mlp/w_down": the key k of the editing literature.
+    """
+
+    x_BTD: jax.Array
+    key_BTF: jax.Array
+
 
 class MLP(nnx.Module):
-    """The two-layer network whose second layer the editing methods treat as a key-value memory."""
+    """The two-layer network whose second layer the editing methods treat as a key-value memory.
+
+    Every weight has a term of the overlay: what edits add to its output, in float32. A weight's
+    `offset`, where there is one, is added to its output as well; the gradient with respect to it is
+    that with respect to the output.
+    """
 
     def __init__(self, config: DecoderConfig):
         self.config = config
@@ -44,18 +64,27 @@ class MLP(nnx.Module):
             self.b_up = parameter(config, "mlp/b_up")
             self.b_down = parameter(config, "mlp/b_down")
 
-    def key(self, x_BTD) -> jax.Array:
+    def key(self, x_BTD, overlay: Overlay, layer, offset: Offsets | None = None) -> jax.Array:
         """Compute the second layer's input [B, T, F]: the key k of the editing literature."""
         up_BTF = linear("BTD,DF->BTF", x_BTD, self.w_up, getattr(self, "b_up", None))
-        if self.config.gated:
-            gate_BTF = linear("BTD,DF->BTF", x_BTD, self.w_gate, None)
-            return activation(self.config.activation, gate_BTF) * up_BTF
-        return activation(self.config.activation, up_BTF)
+        up_BTF = add_delta(overlay, "mlp/w_up", layer, x_BTD, up_BTF, self.w_up.dtype)
+        up_BTF = _add_offset(offset, "mlp/w_up", up_BTF)
+        if not self.config.gated:
+            return activation(self.config.activation, up_BTF)
+        gate_BTF = linear("BTD,DF->BTF", x_BTD, self.w_gate, None)
+        gate_BTF = add_delta(overlay, "mlp/w_gate", layer, x_BTD, gate_BTF, self.w_gate.dtype)
+        gate_BTF = _add_offset(offset, "mlp/w_gate", gate_BTF)
+        return activation(self.config.activation, gate_BTF) * up_BTF
 
-    def value(self, key_BTF, overlay: Overlay, layer) -> jax.Array:
-        """Compute the second layer's output [B, T, D], the edits' term added in float32."""
+    def value(self, key_BTF, overlay: Overlay, layer, offset: Offsets | None = None) -> jax.Array:
+        """Compute the second layer's output [B, T, D]."""
         out_BTD = linear("BTF,FD->BTD", key_BTF, self.w_down, getattr(self, "b_down", None))
-        return add_delta(overlay, "mlp/w_down", layer, key_BTF, out_BTD, self.w_down.dtype)
+        out_BTD = add_delta(overlay, "mlp/w_down", layer, key_BTF, out_BTD, self.w_down.dtype)
+        return _add_offset(offset, "mlp/w_down", out_BTD)
+
+
+def _add_offset(offset: Offsets | None, name: str, out: jax.Array) -> jax.Array:
+    return out + offset[name] if offset and name in offset else out
 
 
 class Block(nnx.Module):
@@ -97,7 +126,8 @@ class Block(nnx.Module):
         cached_kv: KeysAndValues | None,
         overlay: Overlay,
         layer,
-    ) -> tuple[jax.Array, jax.Array, KeysAndValues]:
+        offset: Offsets | None = None,
+    ) -> tuple[jax.Array, MLPInputs, KeysAndValues]:
         """Run the layer on the residual stream.
 
         Args:
@@ -106,10 +136,11 @@ class Block(nnx.Module):
           cached_kv: k_BKSH and v_BKSH of earlier positions in this layer, if there are any.
           overlay: the model's edits.
           layer: which this is, possibly traced.
+          offset: of the MLP's weights, see `MLP`.
 
         Returns:
-          The residual stream after the layer [B, T, D], the MLP key [B, T, F], and this call's own
-          keys and values [B, K, T, H].
+          The residual stream after the layer [B, T, D], what the MLP's weights read, and this
+          call's own keys and values [B, K, T, H].
         """
         normed_BTD = normalise(self.config, self.attn, h_BTD)
         attn_BTD, new_kv = self.attn(normed_BTD, attn_context, cached_kv)
@@ -117,11 +148,11 @@ class Block(nnx.Module):
             h_BTD = h_BTD + attn_BTD
         if not self.config.shared_norm:
             normed_BTD = normalise(self.config, self.mlp, h_BTD)
-        key_BTF = self.mlp.key(normed_BTD)
-        value_BTD = self.mlp.value(key_BTF, overlay, layer)
+        key_BTF = self.mlp.key(normed_BTD, overlay, layer, offset)
+        value_BTD = self.mlp.value(key_BTF, overlay, layer, offset)
         if self.config.parallel:
             h_BTD = h_BTD + attn_BTD
-        return h_BTD + value_BTD, key_BTF, new_kv
+        return h_BTD + value_BTD, MLPInputs(normed_BTD, key_BTF), new_kv
 
 
 class Final(nnx.Module):

@@ -19,7 +19,15 @@ from jax import lax
 from jaxedit import axes
 from jaxedit.mesh import constrain, shard_batch
 from jaxedit.models.attention import AttentionContext, KeysAndValues
-from jaxedit.models.decoder import Block, EmbedAndHead, definition, module_paths, normalise
+from jaxedit.models.decoder import (
+    Block,
+    EmbedAndHead,
+    MLPInputs,
+    Offsets,
+    definition,
+    module_paths,
+    normalise,
+)
 from jaxedit.models.model import Model
 from jaxedit.models.ops import split_by_edits
 
@@ -61,20 +69,31 @@ def embed(model: Model, token_BT, position_BT) -> jax.Array:
 
 
 def run_layer(
-    model: Model, h_BTD, attn_context: AttentionContext, layer
-) -> tuple[jax.Array, jax.Array]:
-    """Run one layer; return the residual stream after it [B, T, D] and its MLP key [B, T, F]."""
-    h_BTD, key_BTF, _ = _run_block(model, h_BTD, attn_context, layer)
-    return constrain(model.mesh, "BTD", h_BTD), key_BTF
+    model: Model, h_BTD, attn_context: AttentionContext, layer, offset: Offsets | None = None
+) -> tuple[jax.Array, MLPInputs]:
+    """Run one layer.
+
+    Args:
+      model: with its edits.
+      h_BTD: the residual stream before the layer.
+      attn_context: positions and mask.
+      layer: which.
+      offset: added to the outputs of the MLP's weights: weight -> [B, T, out].
+
+    Returns:
+      The residual stream after the layer [B, T, D], and what the MLP's weights read.
+    """
+    h_BTD, inputs, _ = _run_block(model, h_BTD, attn_context, layer, offset)
+    return constrain(model.mesh, "BTD", h_BTD), inputs
 
 
 def _run_block(
-    model: Model, h_BTD, attn_context: AttentionContext, layer
-) -> tuple[jax.Array, jax.Array, KeysAndValues]:
-    """Run one layer: the residual stream after it, its MLP key, its own keys and values."""
+    model: Model, h_BTD, attn_context: AttentionContext, layer, offset: Offsets | None = None
+) -> tuple[jax.Array, MLPInputs, KeysAndValues]:
+    """Run one layer: the residual stream after it, its MLP's inputs, its own keys and values."""
     block = block_at(model, layer)
     cached_kv = kv_of_layer(attn_context, layer)
-    return block(h_BTD, attn_context, cached_kv, model.overlay, layer)
+    return block(h_BTD, attn_context, cached_kv, model.overlay, layer, offset)
 
 
 def run_layer_at_positions(
@@ -106,7 +125,7 @@ def run_layer_at_positions(
     normed_QD = normed_BTD[at] if config.shared_norm else normalise(config, block.mlp, read_QD)
 
     # The MLP as a key-value memory. It takes rows of positions: here each row is one position.
-    key_Q1F = block.mlp.key(normed_QD[:, None])
+    key_Q1F = block.mlp.key(normed_QD[:, None], model.overlay, layer)
     value_QD = block.mlp.value(key_Q1F, model.overlay, layer)[:, 0]
     return mid_QD + value_QD, key_Q1F[:, 0], value_QD
 

@@ -143,7 +143,8 @@ def add_delta(
 
     Args:
       overlay: the edits.
-      name: the weight, e.g. "mlp/w_down".
+      name: the weight, e.g. "mlp/w_down"; of "mlp/w_up" and "mlp/w_gate", which read D and put out
+        F, the letters F and D below stand for input and output all the same.
       layer: which, possibly traced.
       x_BTF: the weight's input.
       out_BTD: its output without the edits.

@@ -71,7 +71,7 @@ def prefill(model: Model, batch: PromptBatch, layer: int, shape: PaddedShape) ->
     h_BTD = embed(model, batch.token_BT, position_BT)
     before_BTD = run_layers(model, h_BTD, attn_context, 0, layer)
     block = block_at(model, layer)
-    h_BTD, key_BTF, _ = block(before_BTD, attn_context, None, model.overlay, layer)
+    h_BTD, inputs, _ = block(before_BTD, attn_context, None, model.overlay, layer)
     normed_BTD = normalise(model.config, block.attn, before_BTD)
     attn_BTD, _ = block.attn(normed_BTD, attn_context, None)
 
@@ -79,7 +79,7 @@ def prefill(model: Model, batch: PromptBatch, layer: int, shape: PaddedShape) ->
     fact_B11 = batch.fact_position_B[:, None, None]
     key_B1F, residual_B1D, attn_B1D, after_attn_B1D = (
         jnp.take_along_axis(array, fact_B11, axis=1)
-        for array in (key_BTF, h_BTD, attn_BTD, before_BTD + attn_BTD)
+        for array in (inputs.key_BTF, h_BTD, attn_BTD, before_BTD + attn_BTD)
     )
     value_B1D = block.mlp.value(key_B1F, model.overlay, layer)
     activations = (key_B1F, value_B1D, residual_B1D, attn_B1D, after_attn_B1D)
@@ -121,7 +121,8 @@ def attention_delta_effect(model: Model, layer: int, after_attn_BD, added_BD) ->
     block = block_at(model, layer)
 
     def mlp(h_BD):
-        key_B1F = block.mlp.key(normalise(model.config, block.mlp, h_BD[:, None]))
+        x_B1D = normalise(model.config, block.mlp, h_BD[:, None])
+        key_B1F = block.mlp.key(x_B1D, model.overlay, layer)
         return block.mlp.value(key_B1F, model.overlay, layer)[:, 0]
 
     return added_BD + mlp(after_attn_BD + added_BD) - mlp(after_attn_BD)

@@ -75,8 +75,9 @@ def _sum_batch(model: Model, token_BT, position_BT, segment_BT, layer_E) -> jax.
 
     def body(layer, carry):
         h_BTD, sum_EMF = carry
-        h_BTD, key_BTF = run_layer(model, h_BTD, attn_context, layer)
-        key_QF = (key_BTF * counts_BT[..., None]).reshape(-1, key_BTF.shape[-1])
+        h_BTD, inputs = run_layer(model, h_BTD, attn_context, layer)
+        key_BTF = inputs.key_BTF * counts_BT[..., None]
+        key_QF = key_BTF.reshape(-1, key_BTF.shape[-1])
         slot = jnp.argmax(layer_E == layer)
 
         def add():

@@ -136,11 +136,11 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     state = editor.init(model, inputs.stats)
 
     # What no edit changes is computed once: the texts below all edits, those from the start too.
-    edited_layers = sorted(layer for layers in slots.values() for layer in layers)
+    edited_layers = sorted({layer for layers in slots.values() for layer in layers})
     tables = model.overlay.slot.values()
     lowest = min(layer for slot_L in tables for layer, slot in enumerate(slot_L) if slot >= 0)
     texts = prepare(model, inputs.texts, start_layer=lowest)
-    key_probe = read_key_probe(model, texts, tuple(edited_layers))
+    key_probe = read_key_probe(model, texts, tuple(edited_layers), slots)
 
     single = values["mode"] == "single"
     together = single and editor.edit_each is not None and values["facts_per_edit"] == 1

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxedit.files import with_file_name
 from jaxedit.study.chain import chain_line, digest_of_line
 
 FILE = "journal.jsonl"
@@ -64,10 +65,10 @@ class JournalEnd:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:
+        except OSError as error:
             if self.path.exists() and self.path.stat().st_size > self.n_bytes:
                 os.truncate(self.path, self.n_bytes)
-            raise
+            raise with_file_name(error, self.path) from error
         self.n_bytes += len(content)
         self.last_line = content
         self.link = digest_of_line(content)

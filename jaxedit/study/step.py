@@ -180,7 +180,7 @@ def edit_alone(
         editor = screening.instead
     edit, editor_state, info = editor.edit(state.model, batch, state.editor_state)
     watch.lap("edit")
-    perturbation = relative_perturbation(context.key_probe, edit)
+    perturbation = relative_perturbation(context.key_probe, edit, context.unedited)
     watch.lap("perturbation")
     edited = apply(state.model, edit)
     watch.lap("apply")
@@ -231,7 +231,8 @@ def edit_batch(context: StudyContext, state: StudyState, first_step: int) -> dic
         watch.lap("edit")
         if not all_low_rank(edits):
             return {}
-        perturbations = [relative_perturbation(context.key_probe, edit) for edit in edits]
+        probe = context.key_probe
+        perturbations = [relative_perturbation(probe, edit, unedited) for edit in edits]
         watch.lap("perturbation")
 
         # Facts before and after, each request asked with its own edit.

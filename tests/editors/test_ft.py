@@ -52,9 +52,9 @@ def test_batches_hold_positions_before_the_targets_tokens(golden):
             n = len(target)
             first = len(prompt) - 1
             reads = range(first, first + n) if objective == "teacher_forced" else [first] * n
-            np.testing.assert_array_equal(batches.read_GBQ[g, b, :n], list(reads))
-            np.testing.assert_array_equal(batches.target_GBQ[g, b, :n], target)
+            np.testing.assert_array_equal(batches.rows.read_BQ[g, b, :n], list(reads))
+            np.testing.assert_array_equal(batches.rows.target_BQ[g, b, :n], target)
             weight = 1 / (n * batches.count_G[g])
-            np.testing.assert_allclose(batches.weight_GBQ[g, b, :n], weight)
-            assert not np.any(batches.weight_GBQ[g, b, n:])
-        assert not np.any(batches.weight_GBQ[1, 1])
+            np.testing.assert_allclose(batches.rows.weight_BQ[g, b, :n], weight)
+            assert not np.any(batches.rows.weight_BQ[g, b, n:])
+        assert not np.any(batches.rows.weight_BQ[1, 1])

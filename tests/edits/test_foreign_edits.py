@@ -19,8 +19,8 @@ ONES_FR, ONES_RD, ONES_FD = (np.ones(shape, np.float32) for shape in ((112, 1), 
         ),
         ("gpt2", Dense("mlp/w_down", 1, ONES_FD), r"\(192, 48\): another model's edit"),
         ("llama", LowRank("mlp/w_down", 6, ONES_FR, ONES_RD), r"layers \[6\] .*has layers 0 to 5"),
-        ("llama", LowRank("mlp/w_up", 1, ONES_FR, ONES_RD), "'mlp/w_up'; only 'mlp/w_down' can be"),
-        ("llama", LowRank("../x", 1, ONES_FR, ONES_RD), r"the weight '\.\./x'; only"),
+        ("llama", LowRank("attn/w_o", 1, ONES_FR, ONES_RD), "'attn/w_o'; of .* can be edited: mlp"),
+        ("llama", LowRank("../x", 1, ONES_FR, ONES_RD), r"the weight '\.\./x'; of .* can be"),
     ],
 )
 def test_an_edit_that_does_not_fit_is_refused(golden, family, delta, message):

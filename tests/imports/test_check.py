@@ -67,7 +67,7 @@ def test_numbers_are_those_of_torch_and_peft(parts, family, golden, shared, tmp_
     assert (found.relative_perturbation is None) == (parts != "MLP")
     if parts == "MLP":
         probe = read_key_probe(model, prepare(model, TEXTS), (2, 3))
-        expected = relative_perturbation(probe, imported.edit)
+        expected = relative_perturbation(probe, imported.edit, model)
         assert found.relative_perturbation == pytest.approx(expected, rel=1e-4)
 
     # P(target) by torch, with and without the adapter.

@@ -78,7 +78,7 @@ def expected(golden, shared, family, deltas):
 def test_the_perturbation_of_an_edit_is_its_formula(golden, family, deltas, expected, start_layer):
     model = golden(family)
     probe = read_key_probe(model, prepare(model, TEXTS, start_layer=start_layer), LAYERS)
-    assert relative_perturbation(probe, make_edit(model, deltas)) == expected
+    assert relative_perturbation(probe, make_edit(model, deltas), model) == expected
 
 
 def test_the_perturbation_of_a_model_is_that_of_all_its_edits(golden, family, deltas, expected):
@@ -111,12 +111,13 @@ def test_an_edit_that_overflows_perturbs_infinitely(golden, probe):
     model = golden("llama")
     u_FR, v_RD = np.full((model.config.F, 1), 3e38), np.full((1, model.config.D), 3e38)
     edit = make_edit(model, [LowRank(EDITED_WEIGHT, 2, u_FR, v_RD)])
-    assert relative_perturbation(probe, edit) == float("inf")
+    assert relative_perturbation(probe, edit, model) == float("inf")
     assert total_relative_perturbation(probe, apply(model, edit)) == float("inf")
 
 
 def test_an_edit_of_nothing_perturbs_nothing(golden, probe):
-    assert relative_perturbation(probe, make_edit(golden("llama"), [])) == 0
+    model = golden("llama")
+    assert relative_perturbation(probe, make_edit(model, []), model) == 0
 
 
 def test_keys_below_the_prefilled_layers_cannot_be_read(golden):
@@ -129,5 +130,6 @@ def test_keys_below_the_prefilled_layers_cannot_be_read(golden):
 def test_an_edit_of_another_layer_is_refused(golden, probe):
     model = golden("llama")
     u_FR, v_RD = np.zeros((model.config.F, 1)), np.zeros((1, model.config.D))
+    edit = make_edit(model, [LowRank(EDITED_WEIGHT, 3, u_FR, v_RD)])
     with pytest.raises(ValueError, match=r"layer 3; probed were layers \[2\]"):
-        relative_perturbation(probe, make_edit(model, [LowRank(EDITED_WEIGHT, 3, u_FR, v_RD)]))
+        relative_perturbation(probe, edit, model)

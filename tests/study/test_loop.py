@@ -105,7 +105,7 @@ def test_a_record_says_what_was_measured(whole, model):
             record.edit_norm / np.linalg.norm(model.base["mlp/w_down"][3]), rel=1e-5
         )
         assert record.relative_perturbation == pytest.approx(
-            relative_perturbation(probes, edit), rel=1e-5
+            relative_perturbation(probes, edit, model), rel=1e-5
         )
         assert record.total_relative_perturbation == pytest.approx(
             total_relative_perturbation(probes, edited), rel=1e-5
