@@ -74,6 +74,7 @@ PMET_20 = (20, 0.5, 0.5, 1.0, 0.0625)
 PMET_BLUE = (20, 0.5, 0.5, 2.0, 0.0625)
 PMET_30 = (30, 0.2, 0.5, 0.75, 1.0)
 FT = ("num_steps", "lr", "weight_decay", "norm_constraint", "kl_factor")
+COLUMNS = {"ft": FT, "mend": ()}  # of methods that optimise no value
 FT_BALL = (25, 5e-4, 0.0, 5e-4, 0.0)
 FT_FREE = (25, 5e-4, 0.0, False, 0.0)
 
@@ -184,6 +185,11 @@ ROWS = [
     ("ft", "llama-3-8b", "easyedit", 21, 21, FT_FREE, {}),
     ("ft", "qwen2.5-7b", "easyedit", 27, 27, FT_FREE, {}),
     ("ft", "smollm2-135m", "measured", 5, 5, FT_BALL, {}),
+    # Of its training configs/mend.py has the values.
+    ("mend", "gpt2-xl", "paper easyedit", 45, 47, (), dict(lr_scale=1.0)),
+    ("mend", "gpt-j-6b", "paper easyedit", 25, 27, (), dict(lr_scale=1.0)),
+    ("mend", "llama-2-7b", "paper easyedit", 29, 31, (), dict(lr_scale=1.0)),
+    ("mend", "smollm2-135m", "measured", 27, 29, (), dict(lr_scale=1.0)),
 ]
 # fmt: on
 
@@ -217,7 +223,7 @@ def find_published(entry: str) -> Published:
             f"{', '.join(near)}"
         )
     method, name, _, first, last, values, own = found[0]
-    hyper = dict(zip(FT if method == "ft" else VALUE, values, strict=True)) | own
+    hyper = dict(zip(COLUMNS.get(method, VALUE), values, strict=True)) | own
     known = KNOWN_MODELS[name]
     model = known.tuned if hyper.pop("tuned", False) else known.base
     assert model is not None
