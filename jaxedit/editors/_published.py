@@ -6,7 +6,8 @@ several is the same in all of them.
     paper      2402.09656 and its sequel 2406.11263: WanliYoung/Collapse-in-Model-Editing
     authors    the method's own repository: kmeng01/rome, kmeng01/memit,
                scalable-model-editing/unified-model-editing (EMMET) and /encore,
-               jianghoucheng/AlphaEdit and /nse, xpq-tech/PMET, lbq8942/BetaEdit
+               jianghoucheng/AlphaEdit and /nse, xpq-tech/PMET, lbq8942/BetaEdit,
+               XiaojieGu/UltraEdit, MINE-USTC/StableEdit (their modules for ZsRE)
     easyedit   zjunlp/EasyEdit; what it calls R-ROME is C-ROME here
     others     the method as a baseline elsewhere: alphaedit, encore (as above), blue
                (xpq-tech/BLUE), nas (SasyaTitech/NAS)
@@ -74,7 +75,7 @@ PMET_20 = (20, 0.5, 0.5, 1.0, 0.0625)
 PMET_BLUE = (20, 0.5, 0.5, 2.0, 0.0625)
 PMET_30 = (30, 0.2, 0.5, 0.75, 1.0)
 FT = ("num_steps", "lr", "weight_decay", "norm_constraint", "kl_factor")
-COLUMNS = {"ft": FT, "mend": ()}  # of methods that optimise no value
+COLUMNS = {"ft": FT, "mend": (), "ultraedit": (), "stableedit": ()}  # that optimise no value
 FT_BALL = (25, 5e-4, 0.0, 5e-4, 0.0)
 FT_FREE = (25, 5e-4, 0.0, False, 0.0)
 
@@ -89,6 +90,10 @@ NSE_LLAMA = dict(mom2_update_weight=1.5e4, alpha=2.5, upper_bound=50.0)
 NSE_SMOLLM = dict(mom2_update_weight=1e3, alpha=10.0, upper_bound=300.0)
 NSE_3 = dict(neuron_threshold=0.8, max_iterations=3)
 NSE_ALL = dict(neuron_threshold=1.0, max_iterations=3)
+ULTRA_DOWN = dict(lr=1e-6, alpha=1.0, weights=("mlp/w_down",))
+ULTRA_GATED = ULTRA_DOWN | dict(weights=("mlp/w_gate", "mlp/w_up"))
+ULTRA_LLAMA = ULTRA_GATED | dict(gate_layers=tuple(range(11, 16)), up_layers=tuple(range(18, 25)))
+STABLE = dict(alpha=10.0)
 
 
 def _weight(mom2_update_weight: float, **more: float) -> dict[str, Any]:
@@ -185,6 +190,14 @@ ROWS = [
     ("ft", "llama-3-8b", "easyedit", 21, 21, FT_FREE, {}),
     ("ft", "qwen2.5-7b", "easyedit", 27, 27, FT_FREE, {}),
     ("ft", "smollm2-135m", "measured", 5, 5, FT_BALL, {}),
+    ("ultraedit", "gpt-j-6b", "authors", 18, 26, (), ULTRA_DOWN),
+    ("ultraedit", "llama-3-8b", "authors", 11, 24, (), ULTRA_LLAMA | TUNED),
+    ("ultraedit", "qwen2.5-7b", "authors", 18, 26, (), ULTRA_GATED | TUNED),
+    ("ultraedit", "smollm2-135m", "measured", 18, 26, (), ULTRA_DOWN),
+    ("stableedit", "gpt-j-6b", "authors", 18, 26, (), ULTRA_DOWN | STABLE),
+    ("stableedit", "llama-3-8b", "authors", 11, 24, (), ULTRA_LLAMA | STABLE | TUNED),
+    ("stableedit", "qwen2.5-7b", "authors", 18, 26, (), ULTRA_GATED | STABLE | TUNED),
+    ("stableedit", "smollm2-135m", "measured", 18, 26, (), ULTRA_DOWN | STABLE),
     # Of its training configs/mend.py has the values.
     ("mend", "gpt2-xl", "paper easyedit", 45, 47, (), dict(lr_scale=1.0)),
     ("mend", "gpt-j-6b", "paper easyedit", 25, 27, (), dict(lr_scale=1.0)),

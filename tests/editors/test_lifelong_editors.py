@@ -136,7 +136,7 @@ class Released:
         return {place: change.numpy() for place, change in changes.items()}
 
 
-def compare(golden, shared, family, name, turns=TURNS, tolerance=1e-4, **hyper) -> None:
+def compare(golden, shared, family, name, turns=TURNS, tolerance=1e-4, **hyper) -> Released:
     """Make turns by both, in sequence; a batch holds two requests."""
     model = golden(family)
     weights = tuple(MODULES[family])
@@ -162,6 +162,7 @@ def compare(golden, shared, family, name, turns=TURNS, tolerance=1e-4, **hyper) 
             found = relative(change, expected[delta.weight, delta.layer])
             assert found <= tolerance, (delta.weight, delta.layer, found)
         model = jaxedit.apply(model, made)
+    return theirs
 
 
 @pytest.mark.parametrize("family", MODULES)
@@ -185,7 +186,8 @@ def test_stableedit_is_its_released_formula(golden, shared, family):
         for prompt, subject, _ in FACTS[:1]
     ]
     turns = [facts[i : i + 2] for i in range(0, len(facts), 2)]
-    compare(golden, shared, family, "stableedit", turns, 1e-3, warmup_turns=1)
+    theirs = compare(golden, shared, family, "stableedit", turns, 1e-3, warmup_turns=1)
+    assert all(each.n > width + 1 for each in theirs.normalizers.values())
 
 
 @pytest.mark.parametrize("name", ["ultraedit", "stableedit"])

@@ -16,7 +16,7 @@ PATH = ROOT / "configs" / "published.py"
 ENTRIES = runpy.run_path(str(PATH))["VARIANTS"]
 VALUE_COLUMNS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor")
 FT_COLUMNS = ("num_steps", "lr", "weight_decay", "kl_factor")
-OWN_COLUMNS = {"ft": FT_COLUMNS, "mend": ()}  # of methods that optimise no value
+OWN_COLUMNS = {"ft": FT_COLUMNS} | dict.fromkeys(("mend", "ultraedit", "stableedit"), ())
 SHORT = {"λ": "mom2_update_weight", "b": "update_norm_lambda"}
 
 
@@ -156,6 +156,16 @@ def test_an_unknown_experiment_lists_all():
         read_config(PAPER, "mend/gpt2-xl")
 
 
+def read_cell(name: str, value: str):
+    """Read a value of the table: a number, layers as 11-15, or weights as w_gate+w_up."""
+    if name == "weights":
+        return tuple(f"mlp/{weight}" for weight in value.split("+"))
+    if name.endswith("layers"):
+        first, last = map(int, value.split("-"))
+        return tuple(range(first, last + 1))
+    return float(value)
+
+
 def test_the_table_of_the_readme_has_these_values():
     """Every row of the code is a row of configs/README.md, with all that is the method's own."""
     text = (ROOT / "configs" / "README.md").read_text(encoding="utf-8")
@@ -183,7 +193,7 @@ def test_the_table_of_the_readme_has_these_values():
             assert float(clamp) == hyper.clamp_norm_factor, entry
             assert mom2 == str(hyper.mom2_adjustment).lower(), entry
         named = dict(part.split(" ") for part in own.split(", ") if part)
-        named = {SHORT.get(name, name): float(value) for name, value in named.items()}
+        named = {SHORT.get(name, name): read_cell(name, value) for name, value in named.items()}
         assert named == {name: getattr(hyper, name) for name in named}, entry
         elsewhere = {"method", "layer", "layers", "mom2_adjustment", "clamp_norm_factor", *columns}
         assert find_published(entry).hyper.keys() - elsewhere == named.keys(), entry
