@@ -21,18 +21,20 @@ from torch.func import functional_call
 
 from jaxedit.mend.archive import read_archive
 from jaxedit.mend.data import Data, make_data
-from jaxedit.mend.hypernetwork import STEP_SIZES, init_hypernetwork
+from jaxedit.mend.hypernetwork import STEP_SIZES, init_hypernetwork, place_on_mesh
 from jaxedit.mend.places import weight_sizes
+from jaxedit.mend.progress import Progress, Validation
 from jaxedit.mend.records import Batches
 from jaxedit.mend.train import choose, train
 from jaxedit.mend.training_config import Training, default_config, training_of
 from jaxedit.mend.training_step import factors_of, make_optimiser, measure, train_step
 
 CHOSEN = [(0, 0), (1, 1)]  # records and their locality texts
+STEP = dict(lr=1e-3, lr_lr=2e-5, cedit=0.3, cloc=2.0)  # of all tests: a step is compiled once
 
 
 def data_of(model, layout, **values) -> Data:
-    config = default_config(n_train=3, n_validate=1, rank=5, **values).to_dict()
+    config = default_config(n_train=3, n_validate=1, rank=5, **STEP, **values).to_dict()
     return make_data(model, [REQUESTS], config, layout)
 
 
@@ -74,6 +76,7 @@ def step_case(golden, shared, tmp_path_factory):
     for request in REQUESTS:
         theirs.see(reference_factors(model, directory, request))
     made = ours(model, layout, theirs, tmp_path_factory.mktemp("mend") / "archive.pt")
+    made = place_on_mesh(model.mesh, made)
     batches = Batches(model, data_of(model, layout).training, lowest=2, size=3)
     return model, directory, theirs, made, batches.make(CHOSEN)
 
@@ -81,12 +84,12 @@ def step_case(golden, shared, tmp_path_factory):
 def test_the_loss_and_its_gradient_are_those_of_finite_differences(step_case, tmp_path):
     """Along a random direction of all parameters in which torch says that all of them ascend."""
     model, directory, theirs, made, batch = step_case
-    training = Training(cedit=0.3, cloc=2.0)
-    factors = factors_of(model, made, batch)
+    training = Training(**STEP)
 
     def loss_of(parameters):
         trained = dataclasses.replace(made, parameters=parameters)
-        measured = measure(model, trained, batch, factors, training)
+        factors = factors_of(model, trained, batch)
+        measured = measure(model, trained, batch, factors, training.step)
         return measured.total_loss / measured.n, measured
 
     gradient, measured = jax.jit(jax.grad(loss_of, has_aux=True))(made.parameters)
@@ -122,9 +125,9 @@ def test_the_loss_and_its_gradient_are_those_of_finite_differences(step_case, tm
 def test_a_step_moves_step_sizes_and_networks_by_their_own_rates(step_case):
     """Adam's first step is as long as its learning rate, wherever there is a gradient."""
     model, _, _, made, batch = step_case
-    training = Training(lr=1e-3, lr_lr=2e-5)
-    state = make_optimiser(training).init(made.parameters)
-    moved, _, _ = train_step(model, made, state, batch, training)
+    settings = Training(**STEP).step
+    state = place_on_mesh(model.mesh, make_optimiser(settings).init(made.parameters))
+    moved, _, _ = train_step(model, made, state, batch, settings)
     for name, rate in ((STEP_SIZES, 2e-5), ("48x112:both:0:bias_Y", 1e-3)):
         moves = np.abs(np.asarray(moved.parameters[name] - made.parameters[name]))
         assert np.max(moves) == pytest.approx(rate, rel=1e-2)
@@ -146,21 +149,21 @@ def test_the_records_of_a_pass_are_each_taken_once():
 
 
 def test_an_interrupted_training_goes_on_with_the_same_bits(golden, tmp_path):
-    """Stopped after two steps and begun anew, beside one that ran through."""
-    model, training = golden("llama"), Training(max_iters=8, val_interval=4, accumulate_bs=2)
-    layout = layout_of(model)
-    data = data_of(model, layout, accumulate_bs=2)
+    """Stopped between two validations and begun anew, beside one that ran through."""
+    model, values = golden("llama"), dict(max_iters=12, val_interval=6, accumulate_bs=3)
+    training, layout = Training(**STEP, **values), layout_of(model)
+    data = data_of(model, layout, **values)
 
     def interrupt(progress):
-        if progress.iteration == 6 and progress.since.n:
+        if progress.iteration == 9 and progress.since.n:
             raise KeyboardInterrupt
 
     whole = train(data, layout, training, tmp_path / "whole", lambda progress: None)
     with pytest.raises(KeyboardInterrupt):
         train(data, layout, training, tmp_path / "halved", interrupt)
     halved = train(data, layout, training, tmp_path / "halved", lambda progress: None)
-    assert whole.iteration == halved.iteration == 8
-    assert [each.iteration for each in whole.validations] == [4, 8]
+    assert whole.iteration == halved.iteration == 12
+    assert [each.iteration for each in whole.validations] == [6, 12]
     assert whole.validations == halved.validations
     for name in ("hypernetwork", "optimiser_state"):
         mine, theirs = (jax.tree.leaves(getattr(each, name)) for each in (whole, halved))
@@ -171,37 +174,44 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(golden, tmp_path):
 
     again = train(data, layout, training, tmp_path / "whole", lambda progress: None)
     assert again.validations == whole.validations  # it was over
-    other = data_of(model, layout, accumulate_bs=2, seed=7)
-    with pytest.raises(ValueError, match=r"is of another training\. config: .*'seed': 42.*, now|"):
+    other = data_of(model, layout, **values, seed=7)
+    with pytest.raises(ValueError, match=r"is of another training\. config: .*'seed': 42.* there"):
         train(other, layout, training, tmp_path / "whole", lambda progress: None)
 
 
-def test_a_training_stops_when_validations_get_no_better(golden, tmp_path):
-    """Step sizes that are pushed up make the loss larger: the first validation stays the best."""
-    model = golden("llama")
-    values = dict(val_interval=3, accumulate_bs=3, early_stop_patience=6, lr_lr=0.0, lr=1e-12)
-    training, layout = Training(max_iters=60, **values), layout_of(model)
-    data = data_of(model, layout, accumulate_bs=3)
-    found = train(data, layout, training, tmp_path, lambda progress: None)
-    best = found.best.iteration
-    assert found.iteration == best + 6
+def test_a_training_stops_when_validations_get_no_better(golden):
+    """After `early_stop_patience` edits without a lower loss, or at the most edits."""
+    training = Training(val_interval=10, early_stop_patience=20, max_iters=100)
+    made = init_hypernetwork(layout_of(golden("llama")), 1e-4, seed=0)
+    progress, found = Progress(0, made, ()), []
+    for iteration, loss in enumerate([5.0, 3.0, 4.0, 3.5, 1.0], start=1):
+        progress = progress._replace(iteration=10 * iteration)
+        assert progress.is_due(training)
+        assert not progress.is_over(training)
+        validation = Validation(10 * iteration, loss, 0.0, 0.0, 0.0, 0.0)
+        progress = progress._replace(validations=(*progress.validations, validation))
+        found.append(progress.is_over(training))
+        assert not progress.is_due(training)
+    assert found == [False, False, False, True, False]
+    assert progress.best.iteration == 50
+    assert not progress._replace(iteration=59).is_due(training)
+    assert progress.is_over(Training(max_iters=50))
 
 
-def test_an_untrained_network_ascends(golden):
-    """Its step sizes are positive: the target's loss becomes larger."""
-    model, layout = golden("llama"), layout_of(golden("llama"))
-    batches = Batches(model, data_of(model, layout).training, lowest=2, size=3)
-    made = init_hypernetwork(layout, 1e-2, seed=0)
-    chosen = [(i, 0) for i in range(3)]
-    training = Training(lr=1e-9, lr_lr=0.0)
-    state = make_optimiser(training).init(made.parameters)
-    seen, _, measured = train_step(model, made, state, batches.make(chosen), training)
-    flat = dataclasses.replace(
-        seen, parameters=seen.parameters | {STEP_SIZES: 0 * seen.parameters[STEP_SIZES]}
-    )
-    _, _, unedited = train_step(model, flat, state, batches.make(chosen), training)
-    assert measured.edit_loss > 1.1 * unedited.edit_loss
-    assert unedited.locality_loss == pytest.approx(0.0, abs=1e-5)
+def test_an_untrained_network_ascends(step_case):
+    """Its step sizes are positive: the target's loss becomes larger; without them nothing is."""
+    model, _, _, made, batch = step_case
+    untrained = init_hypernetwork(made.layout, 1e-2, seed=0)
+    losses = []
+    for size in (1.0, 0.0):
+        parameters = untrained.parameters | {STEP_SIZES: size * untrained.parameters[STEP_SIZES]}
+        network = dataclasses.replace(made, parameters=parameters)
+        network = place_on_mesh(model.mesh, network)
+        settings = Training(**STEP).step
+        state = place_on_mesh(model.mesh, make_optimiser(settings).init(network.parameters))
+        losses.append(train_step(model, network, state, batch, settings)[2])
+    assert losses[0].edit_loss > 1.1 * losses[1].edit_loss
+    assert losses[1].locality_loss == pytest.approx(0.0, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -222,5 +232,5 @@ def test_records_without_neighbours_are_refused(golden):
     bare = [dataclasses.replace(request, neighbours=()) for request in REQUESTS]
     with pytest.raises(ValueError, match="none of 2 records has a neighbour"):
         make_data(model, [bare], config, layout_of(model))
-    with pytest.raises(ValueError, match="a source has 4 records .* ask for more"):
+    with pytest.raises(ValueError, match=r"a source has 4 records .* ask for more"):
         make_data(model, [REQUESTS], config | {"n_train": 9}, layout_of(model))
