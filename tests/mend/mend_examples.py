@@ -84,7 +84,6 @@ def hf_in_float64(directory: Path):
     return hf_model(directory).double()
 
 
-@functools.cache
 def reference_factors(model: jaxedit.Model, directory: Path, request: jaxedit.Request) -> dict:
     """Compute the factors of a request's gradient in torch."""
     row = tokens_of(model, request.prompt_text, request.target_new)
