@@ -14,7 +14,8 @@ from jaxedit.metrics.perplexity import Perplexity
 from jaxedit.models.fingerprints import compare_fingerprints
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
-from jaxedit.study.journal import Journal, Step, find_step, journal_remarks, read_journal
+from jaxedit.study.journal import Journal, Step, find_step, read_journal
+from jaxedit.study.remarks import journal_remarks
 from jaxedit.study.validation import digest_edits
 
 

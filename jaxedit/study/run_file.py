@@ -135,19 +135,35 @@ def _with_new_values(
     return values | {key: now[key] for key in added}
 
 
-def _check_same_study(
-    folder: Path, then: Mapping[str, Any], now: Mapping[str, Any], may_differ: tuple[str, ...]
-) -> None:
-    """Raise a ValueError that names the keys in which two runs differ."""
+def differing_keys(
+    then: Mapping[str, Any], now: Mapping[str, Any], may_differ: tuple[str, ...]
+) -> list[str]:
+    """List the dotted keys in which two runs differ.
+
+    What older versions did not write is no difference where only one of them says it.
+
+    Args:
+      then: the content of a run.json.
+      now: of another.
+      may_differ: keys that do not count, with all below them.
+    """
     a, b = flatten_keys(then), flatten_keys(now)
-    older = {key for key in b if key not in a and key.startswith(NEWER)}
-    differing = sorted(
+    older = {key for key in {*a} ^ {*b} if key.startswith(NEWER)}
+    return sorted(
         key
         for key in {*a, *b} - older
         if a.get(key) != b.get(key) and not key.startswith(may_differ)
     )
+
+
+def _check_same_study(
+    folder: Path, then: Mapping[str, Any], now: Mapping[str, Any], may_differ: tuple[str, ...]
+) -> None:
+    """Raise a ValueError that names the keys in which two runs differ."""
+    differing = differing_keys(then, now, may_differ)
     if not differing:
         return
+    a, b = flatten_keys(then), flatten_keys(now)
     shown = "; ".join(
         f"{key}: {shorten_json(a.get(key), 60)} there, {shorten_json(b.get(key), 60)} now"
         for key in differing[:6]
