@@ -7,6 +7,8 @@ from jaxedit.study.journal_lines import undone_by
 from jaxedit.study.record import StepRecord
 from jaxedit.study.run_file import read_run_file
 
+MOST_NAMED = 3  # edits whose facts contradict each other
+
 
 def journal_remarks(journal: Journal) -> list[str]:
     """Say that a study is unfinished, has lost lines, and which of them cannot be verified.
@@ -35,6 +37,14 @@ def journal_remarks(journal: Journal) -> list[str]:
     n_edits = journal.run.get("n_edits")
     last = journal.steps[-1].record if journal.steps else StepRecord(step=0)
     is_stopped = ends_study(config.get("guard", {}).get("action"), last)
+    contradicting = [step.record for step in journal.steps if step.record.contradictions]
+    if contradicting:
+        records = contradicting[:MOST_NAMED]
+        named = "; ".join(text for record in records for text in record.contradictions or ())
+        remarks.append(
+            f"Facts of one edit contradict each other in {len(contradicting)} edits, first in "
+            f"edit {contradicting[0].step}: {named}"
+        )
     is_whole = n_edits is None or n_made >= n_edits or is_stopped or config.get("shard")
     if not is_whole:
         remarks.append(

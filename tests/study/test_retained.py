@@ -5,6 +5,7 @@ import logging
 import shutil
 
 import pytest
+from journals import measured, write_journal
 from rewritten import as_older
 from study_examples import FACTS, TIGHT, interrupt
 
@@ -115,6 +116,20 @@ def test_a_damaged_mark_of_the_end_is_made_anew(configure, folder, content):
     assert len(read_journal(folder).steps) == 4
     loop.run_study(configure(FACTS[:3]), folder)
     assert mark.read_bytes() == whole
+
+
+def test_a_report_shows_contradictions(tmp_path):
+    """Of how many edits, and what the facts of the first few want; markup among it is escaped."""
+    found = ["'<b>BP is in' is to be answered with 'Rome' and 'Oslo'"]
+    steps = [
+        measured(step, "BP", "Rome", 26.0, contradictions=found if step > 1 else None)
+        for step in range(1, 7)
+    ]
+    journal = write_journal(tmp_path / "run", steps)
+    text = report_markdown(journal, edit_steps(journal))
+    assert "contradict each other in 5 edits, first in edit 2" in text
+    assert text.count("is to be answered with 'Rome' and 'Oslo'") == 3
+    assert "<b>" not in text
 
 
 def test_a_report_says_that_a_journal_cannot_be_verified(folder):
