@@ -21,7 +21,6 @@ names its files after the number of texts read: the other repositories take them
 `mom2_n_samples`.
 """
 
-import contextlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +30,7 @@ from absl import flags
 
 from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags, path_flag, whole_numbers
 from jaxedit.cli._output import print_json, show_table
-from jaxedit.distributed import is_first_process
-from jaxedit.files import exclusive_target
+from jaxedit.distributed import is_first_process, own_target
 
 if TYPE_CHECKING:
     from jaxedit.models.model import Model
@@ -100,7 +98,7 @@ def main() -> None:
 
     # The second moments and the files they are written to, by one process at a time.
     out = Path(FLAGS.out)
-    with exclusive_target(out) if is_first_process() else contextlib.nullcontext():
+    with own_target(out):
         result = collect_and_write(model, texts, layers, wanted, out)
     if FLAGS.json:
         print_json(result)

@@ -14,7 +14,7 @@ from jaxedit.edits.spaces import check_leading_space
 from jaxedit.models.model import Model
 from jaxedit.solving.packed_prompts import POOLINGS
 from jaxedit.solving.prompts import check_fact_token
-from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
+from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, SEED, check_ranges
 from jaxedit.solving.templates import check_template
 
 SOLVE_DTYPES = ("float64", "float32")
@@ -97,7 +97,7 @@ class ValueHyper(TargetHyper):
     anchor: str | None = None
     v_loss_layer: int | None = None
     target_cache: str | None = None
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
 
     def check(self, model: Model) -> None:
         """Raise a ValueError on a value that cannot be meant for this model."""

@@ -40,7 +40,7 @@ def results(directory: Path, mesh: str) -> dict[str, np.ndarray]:
     # Second moments, of all tokens and of some.
     stats = jaxedit.collect_stats(model, texts, LAYERS)
     found |= {f"moments/{layer}": moment_FF for layer, moment_FF in stats.moments.items()}
-    some = jaxedit.collect_stats(model, texts, LAYERS[:1], max_tokens=sum(map(len, texts)) // 8)
+    some = jaxedit.collect_stats(model, texts, LAYERS, max_tokens=sum(map(len, texts)) // 8)
     found["moments/some"] = some.moments[LAYERS[0]]
 
     # Edits of one layer, two made together and measured each by itself. Of so few texts C is nearly
