@@ -34,6 +34,7 @@ from jaxedit.solving.packed_prompts import pack_prompts
 from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, SHARE
 from jaxedit.solving.regulariser import KeyRegulariser, shard_folded
 from jaxedit.solving.site import Site
+from jaxedit.solving.solve import least_change
 from jaxedit.solving.value_cache import cached_values
 from jaxedit.solving.whiteners import inverse_cholesky
 from jaxedit.stats.second_moments import Stats
@@ -132,7 +133,7 @@ def edit(
     z_ID = values.init_ID + values.delta_ID
 
     # Passes over the layers, each for the requests that the passes before left too far from z.
-    regulariser_of = functools.partial(neuron_regulariser, hyper, model.mesh, state)
+    solve_layer = functools.partial(solve_neurons, hyper, state)
     reached_ID = compute_values(working, packed, z_layer)
     distance_I = np.linalg.norm(z_ID - reached_ID, axis=1)
     passes: list[LayerUpdates] = []
@@ -146,7 +147,7 @@ def edit(
             working, far_requests, groups, hyper.key_pooling, hyper.fact_token
         )
         passes.append(
-            multi_layer.update_layers(hyper, SPEC, working, packed_far, z_ID[far], regulariser_of)
+            multi_layer.update_layers(hyper, SPEC, working, packed_far, z_ID[far], solve_layer)
         )
         working = passes[-1].model
         reached_ID = compute_values(working, packed, z_layer)
@@ -171,6 +172,21 @@ def restore(state: State, made: Edit) -> State:
         layer: append(past, made.memory[f"keys/{layer}"]) for layer, past in state.histories.items()
     }
     return state._replace(histories=histories)
+
+
+def solve_neurons(
+    hyper: Hyper,
+    state: State,
+    model: Model,
+    layer: int,
+    key_IF: np.ndarray,
+    residual_ID: np.ndarray,
+) -> tuple[LowRank | Dense, float]:
+    """Solve for a layer's update on the neurons that the keys choose, and its relative residual."""
+    regulariser = neuron_regulariser(hyper, model.mesh, state, layer, key_IF)
+    return least_change(
+        regulariser, EDITED_WEIGHT, layer, key_IF.T, residual_ID, 1.0, hyper.solve_dtype
+    )
 
 
 def neuron_regulariser(

@@ -35,6 +35,11 @@ from jaxedit.solving.value_cache import cached_values
 from jaxedit.stats.second_moments import Stats
 
 
+def leave_as_it_is(model: Model, delta: LowRank | Dense) -> LowRank | Dense:
+    """Return a layer's update."""
+    return delta
+
+
 class MethodSpec(NamedTuple):
     """What makes a method of the family.
 
@@ -45,6 +50,8 @@ class MethodSpec(NamedTuple):
       residual_divisor: (layers still to write, this one included) -> what the residual is divided
         by at this layer.
       site: what z is, after the last edited layer.
+      constrain: (model, a layer's update) -> the update that is written before the layers above are
+        looked at.
     """
 
     whitener: Callable[[np.ndarray, int], np.ndarray]
@@ -52,6 +59,7 @@ class MethodSpec(NamedTuple):
     history: bool = False
     residual_divisor: Callable[[int], float] = float
     site: Site = Site.RESIDUAL
+    constrain: Callable[[Model, LowRank | Dense], LowRank | Dense] = leave_as_it_is
 
 
 class MultiLayerState(NamedTuple):
@@ -64,6 +72,9 @@ class MultiLayerState(NamedTuple):
 
     context_templates: tuple[tuple[str, ...], ...]
     regularisers: Mapping[int, KeyRegulariser]
+
+
+LayerSolver = Callable[[Model, int, np.ndarray, np.ndarray], tuple[LowRank | Dense, float]]
 
 
 class LayerUpdates(NamedTuple):
@@ -138,28 +149,59 @@ def edit(
     Raises:
       ValueError: without requests, or where one is longer than the model's positions.
     """
+
+    def solve_layer(
+        model: Model, layer: int, key_IF: np.ndarray, residual_ID: np.ndarray
+    ) -> tuple[LowRank | Dense, float]:
+        regulariser, slack = state.regularisers[layer], spec.slack(len(key_IF))
+        return least_change(
+            regulariser, EDITED_WEIGHT, layer, key_IF.T, residual_ID, slack, hyper.solve_dtype
+        )
+
+    updates, info = write_batch(hyper, spec, model, requests, state.context_templates, solve_layer)
+    memory = edit_memory(updates.keys) if spec.history else {}
+    made = make_edit(model, updates.deltas, memory)
+    return made, restore(state, made), info
+
+
+def write_batch(
+    hyper: MultiLayerHyper,
+    spec: MethodSpec,
+    model: Model,
+    requests: list[Request],
+    groups: tuple[tuple[str, ...], ...],
+    solve_layer: LayerSolver,
+) -> tuple[LayerUpdates, dict[str, float]]:
+    """Find the values of a batch of requests and write them, in one pass over the layers.
+
+    Args:
+      hyper: names the layers.
+      spec: the method.
+      model: with the edits so far.
+      requests: at least one.
+      groups: the context templates.
+      solve_layer: as in `update_layers`.
+
+    Returns:
+      The updates, and the edit in numbers.
+
+    Raises:
+      ValueError: without requests, or where one is longer than the model's positions.
+    """
     if not requests:
         raise ValueError("an edit needs at least one request")
     working = allocate_deltas(model, EDITED_WEIGHT, tuple(hyper.layers))
 
     # The values z, after the last layer.
-    groups, z_layer = state.context_templates, hyper.layers[-1]
-    templates = sum(groups, ())
-    values = cached_values(hyper, working, requests, templates, z_layer, spec.site)
+    z_layer = hyper.layers[-1]
+    values = cached_values(hyper, working, requests, sum(groups, ()), z_layer, spec.site)
     z_ID = values.init_ID + values.delta_ID
 
     # The updates, layer by layer.
-    def regulariser_of(layer: int, key_IF: np.ndarray) -> KeyRegulariser:
-        return state.regularisers[layer]
-
     packed = pack_prompts(working, requests, groups, hyper.key_pooling, hyper.fact_token)
-    updates = update_layers(hyper, spec, working, packed, z_ID, regulariser_of)
-    memory = edit_memory(updates.keys) if spec.history else {}
-    made = make_edit(model, updates.deltas, memory)
-
+    updates = update_layers(hyper, spec, working, packed, z_ID, solve_layer)
     reached_ID = compute_values(updates.model, packed, z_layer, spec.site)
-    info = edit_info(values, updates.deltas, updates.residual, z_ID, reached_ID)
-    return made, restore(state, made), info
+    return updates, edit_info(values, updates.deltas, updates.residual, z_ID, reached_ID)
 
 
 def update_layers(
@@ -168,7 +210,7 @@ def update_layers(
     model: Model,
     packed: PackedPrompts,
     z_ID: np.ndarray,
-    regulariser_of: Callable[[int, np.ndarray], KeyRegulariser],
+    solve_layer: LayerSolver,
 ) -> LayerUpdates:
     """Write the values z layer by layer, each layer's update made on the model with those before.
 
@@ -178,7 +220,8 @@ def update_layers(
       model: with the edits so far and room for the layers.
       packed: the requests.
       z_ID: what their bare prompts shall hold after the last layer.
-      regulariser_of: (layer, keys [I, F]) -> the layer's M.
+      solve_layer: (model, layer, keys [I, F], residual to write [I, D]) -> the layer's update, and
+        the relative residual of its solve.
     """
     layers, z_layer = hyper.layers, hyper.layers[-1]
     deltas, keys, residuals = [], {}, []
@@ -190,10 +233,8 @@ def update_layers(
         check_finite("keys", key_IF, layer)
         check_finite("residual to write", residual_ID, layer)
         # D
-        regulariser, slack = regulariser_of(layer, key_IF), spec.slack(len(z_ID))
-        delta, residual = least_change(
-            regulariser, EDITED_WEIGHT, layer, key_IF.T, residual_ID, slack, hyper.solve_dtype
-        )
+        delta, residual = solve_layer(model, layer, key_IF, residual_ID)
+        delta = spec.constrain(model, delta)
         check_finite_delta(delta)
         model = apply(model, make_edit(model, [delta]))
         deltas.append(delta)
