@@ -42,7 +42,7 @@ def settings_of(name: str) -> dict[str, Any]:
         "L2": 1.0,
         "lambda1": 1.0,
         "lambda2": 1.0,
-        "alpha": 0.0,
+        "alpha": 0.0 if "upper_bound" in known else 60.0,  # a distance, or a factor
         "lr": 5e-3,
     }
     return {key: value for key, value in values.items() if key in known}
