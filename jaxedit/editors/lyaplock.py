@@ -36,7 +36,7 @@ from jaxedit.edits.weights import sum_of_edits
 from jaxedit.models.model import Model
 from jaxedit.solving import multi_layer
 from jaxedit.solving.hyper import MultiLayerHyper
-from jaxedit.solving.multi_layer import MethodSpec
+from jaxedit.solving.multi_layer import MethodSpec, MultiLayerState
 from jaxedit.solving.past_keys import no_past_keys
 from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE
 from jaxedit.solving.regulariser import KeyRegulariser
@@ -83,17 +83,20 @@ class State(NamedTuple):
     """What an edit needs besides the model.
 
     Attributes:
-      context_templates: in groups, given or sampled.
-      regularisers: layer -> M = C.
+      inner: the templates, M = C of each layer, and NAS's norm.
       start: layer -> what edits of before had changed of the weight [F, D], which is W0's part;
         empty where there were none.
       histories: layer -> past keys and values, Z and D.
     """
 
-    context_templates: tuple[tuple[str, ...], ...]
-    regularisers: Mapping[int, KeyRegulariser]
+    inner: MultiLayerState
     start: Mapping[int, np.ndarray]
     histories: Mapping[int, LayerHistory]
+
+    @property
+    def context_templates(self) -> tuple[tuple[str, ...], ...]:
+        """The context templates in groups, given or sampled."""
+        return self.inner.context_templates
 
 
 def make(hyper: Hyper) -> Editor:
@@ -128,7 +131,7 @@ def init(hyper: Hyper, model: Model, stats: Stats | None) -> State:
     if model.metadata.history:
         start = {layer: sum_of_edits(model, EDITED_WEIGHT, layer) for layer in hyper.layers}
     histories = dict.fromkeys(hyper.layers, nothing)
-    return State(inner.context_templates, regularisers, start, histories)
+    return State(inner._replace(regularisers=regularisers), start, histories)
 
 
 def edit(
@@ -145,15 +148,13 @@ def edit(
         model: Model, layer: int, key_IF: np.ndarray, residual_ID: np.ndarray
     ) -> tuple[Dense, float]:
         changed_FD = sum_of_edits(model, EDITED_WEIGHT, layer) - state.start.get(layer, 0)
-        past, regulariser = state.histories[layer], state.regularisers[layer]
+        past, regulariser = state.histories[layer], state.inner.regularisers[layer]
         delta_FD, written[layer], residual = write_facts(
             hyper, regulariser, past, changed_FD, key_IF, residual_ID
         )
         return Dense(EDITED_WEIGHT, layer, delta_FD), residual
 
-    updates, info = multi_layer.write_batch(
-        hyper, SPEC, model, requests, state.context_templates, solve_layer
-    )
+    updates, info = multi_layer.write_batch(hyper, SPEC, model, requests, state.inner, solve_layer)
     memory: dict[str, np.ndarray] = {}
     for layer, facts in written.items():
         memory |= {f"keys/{layer}": facts.key_IF, f"values/{layer}": facts.value_ID}
