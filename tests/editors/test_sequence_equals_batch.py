@@ -12,7 +12,7 @@ import pytest
 from reference.distance import relative
 
 import jaxedit
-from jaxedit.editors import betaedit, nse
+from jaxedit.editors import betaedit, lyaplock, nse
 from jaxedit.edits.edit import EDITED_WEIGHT, Edit, make_edit
 from jaxedit.solving.key_history import KeyHistory
 from jaxedit.solving.multi_layer import MultiLayerState
@@ -190,6 +190,35 @@ def test_nse_s_is_not(facts):
 
     sequence_FD = change(facts, regulariser_of, ONE_BY_ONE)
     assert relative(sequence_FD, change(facts, regulariser_of, AT_ONCE)) > 1e-2
+
+
+def test_lyaplock_s_is_not(facts):
+    """It solves again for what past edits reached, which is less than they were to; Z stays."""
+    hyper = lyaplock.Hyper(layers=(LAYER,), mom2_update_weight=LAMBDA)
+    F, D = facts.model.config.F, facts.model.config.D
+    regulariser = KeyRegulariser(inverse_cholesky(facts.moment_FF), no_past_keys(F, F))
+
+    def written(batches: list[list[int]]) -> np.ndarray:
+        past = lyaplock.LayerHistory(np.zeros((0, F), np.float32), np.zeros((0, D), np.float32))
+        changed_FD = np.zeros((F, D), np.float32)
+        for batch in batches:
+            key_IF = np.concatenate(facts.key_EFI[batch], axis=1).T
+            held_ID = np.float64(key_IF) @ (weight_of(facts.model) + changed_FD)
+            residual_ID = np.concatenate(facts.value_EID[batch]) - held_ID
+            delta_FD, made, _ = lyaplock.write_facts(
+                hyper, regulariser, past, changed_FD, key_IF, residual_ID
+            )
+            assert lyaplock.preservation(hyper, made) == pytest.approx(LAMBDA)
+            past = made._replace(
+                key_IF=np.concatenate([past.key_IF, made.key_IF]),
+                value_ID=np.concatenate([past.value_ID, made.value_ID]),
+            )
+            changed_FD = changed_FD + delta_FD
+        return changed_FD
+
+    at_once_FD = written(AT_ONCE)
+    assert relative(written(ONE_BY_ONE), at_once_FD) > 1e-2
+    assert relative(at_once_FD, one_time(facts, LAMBDA * facts.moment_FF, np.eye(F))) < 1e-5
 
 
 @pytest.mark.parametrize(
