@@ -7,10 +7,12 @@ several is the same in all of them.
     authors    the method's own repository: kmeng01/rome, kmeng01/memit,
                scalable-model-editing/unified-model-editing (EMMET) and /encore,
                jianghoucheng/AlphaEdit and /nse, xpq-tech/PMET, lbq8942/BetaEdit,
-               XiaojieGu/UltraEdit, MINE-USTC/StableEdit (their modules for ZsRE)
+               wpwpwpyo/LyapLock, XiaojieGu/UltraEdit, MINE-USTC/StableEdit (their modules for
+               ZsRE)
     easyedit   zjunlp/EasyEdit; what it calls R-ROME is C-ROME here
     others     the method as a baseline elsewhere: alphaedit, encore (as above), blue
-               (xpq-tech/BLUE), nas (SasyaTitech/NAS)
+               (xpq-tech/BLUE), nas (SasyaTitech/NAS), sphere (PlusLabNLP/SPHERE, with its
+               projection)
     measured   chosen on this model, the built-in one: layers 4 to 8 and lambda 1000 by the batch
                study (configs/batch.py). The exceptions: ROME, C-ROME, EMMET and FT edit layer 5;
                EMMET's lambda is 1; AlphaEdit has none, and BetaEdit's is lambda1; NSE's alpha and
@@ -86,6 +88,9 @@ TUNED = dict(tuned=True)
 ALPHA = dict(L2=10.0, nullspace_threshold=0.02)
 ALPHA_1 = dict(L2=1.0, nullspace_threshold=0.02)
 BETA = dict(lambda1=3000.0, lambda2=10.0, tau=1000, nullspace_threshold=0.02)
+LYAPLOCK = dict(mom2_update_weight=1e3, alpha=60.0)
+SPHERE_HALF = dict(sphere_share=0.5, sphere_strength=0.5)
+SPHERE_MOST = dict(sphere_share=0.5, sphere_strength=0.8)
 NSE_GPT2 = dict(mom2_update_weight=1e4, alpha=35.0, upper_bound=150.0)
 NSE_GPTJ = dict(mom2_update_weight=1.5e4, alpha=15.0, upper_bound=100.0)
 NSE_LLAMA = dict(mom2_update_weight=1.5e4, alpha=2.5, upper_bound=50.0)
@@ -140,6 +145,7 @@ ROWS = [
     ("memit", "llama-2-7b", "paper easyedit", 4, 8, FREE_25, _weight(1.5e4)),
     ("memit", "llama-3-8b", "alphaedit", 4, 8, SLOW_25, _weight(1.5e4) | TUNED),
     ("memit", "qwen2.5-7b", "easyedit", 4, 8, FREE_25, _weight(1.5e4)),
+    ("memit", "qwen2.5-7b", "sphere", 4, 8, FREE_25, _weight(1.5e4) | SPHERE_MOST | TUNED),
     ("memit", "qwen2.5-7b", "nas", 7, 11, SLOW_25, _weight(1.5e4) | TUNED),
     ("memit", "smollm2-135m", "measured", 4, 8, NEAR_20, _weight(1e3)),
     ("memit-sequential", "gpt2-xl", "encore", 13, 17, NEAR_20, _ridgeless(2e4)),
@@ -167,6 +173,7 @@ ROWS = [
     ("alphaedit", "qwen2.5-7b", "authors", 4, 8, SLOW_25, ALPHA),
     ("alphaedit", "qwen2.5-7b", "easyedit", 4, 8, FREE_25, ALPHA_1 | TUNED),
     ("alphaedit", "qwen2.5-7b", "nas", 7, 11, SLOW_25, ALPHA | TUNED),
+    ("alphaedit", "qwen2.5-7b", "sphere", 4, 8, FREE_25, ALPHA | SPHERE_HALF | TUNED),
     ("alphaedit", "smollm2-135m", "measured", 4, 8, NEAR_20, ALPHA),
     ("betaedit", "gpt2-xl", "authors", 13, 17, NEAR_20, BETA),
     ("betaedit", "gpt-j-6b", "authors", 3, 8, NEAR_25, BETA),
@@ -179,6 +186,11 @@ ROWS = [
     # Distances of this model's residual stream: a value is about 100 away, and counts as written
     # within a tenth of that.
     ("nse", "smollm2-135m", "measured", 4, 8, NEAR_25, NSE_SMOLLM | NSE_3),
+    ("lyaplock", "gpt2-xl", "authors nas", 13, 17, NEAR_20, LYAPLOCK),
+    ("lyaplock", "gpt-j-6b", "authors", 3, 8, NEAR_25, LYAPLOCK),
+    ("lyaplock", "gpt-j-6b", "nas", 3, 7, NEAR_25, LYAPLOCK),
+    ("lyaplock", "llama-3-8b", "authors nas", 4, 8, SLOW_25, LYAPLOCK | TUNED),
+    ("lyaplock", "smollm2-135m", "measured", 4, 8, NEAR_25, LYAPLOCK),
     ("pmet", "gpt2-xl", "blue", 13, 17, PMET_BLUE, _pmet(1e4)),
     ("pmet", "gpt-j-6b", "authors", 3, 8, PMET_30, _pmet(6e3)),
     ("pmet", "gpt-j-6b", "easyedit", 3, 8, PMET_30, _pmet(1.5e4)),

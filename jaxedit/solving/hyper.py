@@ -92,12 +92,17 @@ class ValueHyper(TargetHyper):
       target_cache: a folder; values found on a model without edits are kept there
         (`jaxedit.solving.value_cache`).
       seed: of context templates that are sampled.
+      norm_anchor_scaling: NAS: the MLP's part of the value gets the mean norm that values have on
+        the unedited model (`jaxedit.solving.norm_anchor`).
+      norm_anchor_value: this norm; None: as it is in the statistics.
     """
 
     anchor: str | None = None
     v_loss_layer: int | None = None
     target_cache: str | None = None
     seed: Annotated[int, SEED] = 0
+    norm_anchor_scaling: bool = False
+    norm_anchor_value: Annotated[float | None, POSITIVE] = None
 
     def check(self, model: Model) -> None:
         """Raise a ValueError on a value that cannot be meant for this model."""
@@ -109,6 +114,12 @@ class ValueHyper(TargetHyper):
             raise ValueError(
                 f"v_loss_layer={self.v_loss_layer}: the reference reads the logits of the last "
                 f"layer, here {last}"
+            )
+        if self.norm_anchor_scaling and self.keep_unedited_norm:
+            raise ValueError("norm_anchor_scaling and keep_unedited_norm exclude each other")
+        if self.norm_anchor_value is not None and not self.norm_anchor_scaling:
+            raise ValueError(
+                f"norm_anchor_value={self.norm_anchor_value} is for norm_anchor_scaling=True"
             )
 
 
