@@ -30,13 +30,13 @@ from jaxedit.solving.fine_tuning import (
     Training,
     batch_targets,
     check_and_describe,
-    check_places,
     keep_sharded,
     run_epoch,
     to_deltas,
     train,
     zero_changes,
 )
+from jaxedit.solving.hyper import check_places
 from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
 from jaxedit.solving.target_rows import tokenise_target
 

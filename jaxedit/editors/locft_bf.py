@@ -25,7 +25,6 @@ from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
 from jaxedit.solving.fine_tuning import (
     Batches,
-    BreadthFirstHyper,
     Training,
     check_and_describe,
     generator_of,
@@ -36,6 +35,7 @@ from jaxedit.solving.fine_tuning import (
     train,
     zero_changes,
 )
+from jaxedit.solving.hyper import BreadthFirstHyper
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,6 @@ from jaxedit.models.model import Model
 from jaxedit.models.ops import PRECISION
 from jaxedit.solving.fine_tuning import (
     Batches,
-    BreadthFirstHyper,
     Changes,
     Training,
     check_and_describe,
@@ -35,6 +34,7 @@ from jaxedit.solving.fine_tuning import (
     shuffled_epochs,
     train,
 )
+from jaxedit.solving.hyper import BreadthFirstHyper
 from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE
 
 

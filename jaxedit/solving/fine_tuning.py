@@ -8,10 +8,9 @@ over its requests of the mean of -log p over the target's tokens. As in the rele
 and an epoch whose mean loss is below it is the last.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +18,15 @@ import numpy as np
 import optax
 
 from jaxedit import axes
-from jaxedit.edits.edit import EDITABLE_WEIGHTS, EDITED_WEIGHT, Array, Dense, LowRank, to_dense
+from jaxedit.edits.edit import Array, Dense, LowRank, to_dense
 from jaxedit.edits.request import Request
-from jaxedit.edits.spaces import check_leading_space
 from jaxedit.mesh import device_put_global, parameter_sharding, shard_batch, to_host
 from jaxedit.models.model import Model, allocate_deltas, with_overlay
 from jaxedit.models.ops import Overlay
 from jaxedit.models.target_loss import TargetRows, target_loss
 from jaxedit.rounding import round_up
 from jaxedit.solving.finite import check_finite, check_finite_delta
-from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
+from jaxedit.solving.hyper import BreadthFirstHyper
 from jaxedit.solving.target_rows import (
     TokenisedTarget,
     pad_targets,
@@ -39,61 +37,6 @@ from jaxedit.solving.target_rows import (
 STOP_LOSS = 1e-2
 
 Changes = dict[str, jax.Array]  # weight -> float32 changes of its edited layers [E, in, out]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BreadthFirstHyper:
-    """Hyper-parameters of fine-tuning in epochs over all requests of an edit.
-
-    Attributes:
-      layers: whose weights are changed; empty: those published for the model.
-      weights: which of them, of `jaxedit.edits.edit.EDITABLE_WEIGHTS`; all that the model has are a
-        block's whole MLP.
-      lr: Adam's learning rate.
-      epochs: the most passes over the requests.
-      minibatch: requests a step.
-      end_of_text: whether the model is taught to end its text behind the target.
-      leading_space: of requests that say nothing of it: one of `jaxedit.edits.spaces.SPACES`.
-      seed: of what is drawn, together with the requests' texts.
-    """
-
-    layers: tuple[int, ...] = ()
-    weights: tuple[str, ...] = (EDITED_WEIGHT,)
-    lr: Annotated[float, POSITIVE] = 5e-4
-    epochs: Annotated[int, AT_LEAST_ONE] = 25
-    minibatch: Annotated[int, AT_LEAST_ONE] = 100
-    end_of_text: bool = True
-    leading_space: str = "joined"
-    seed: int = 0
-
-    anchor: ClassVar[str | None] = None  # no begin-of-text token is put in front
-
-    @property
-    def slots(self) -> dict[str, tuple[int, ...]]:
-        """Weight -> layers that an edit changes."""
-        return {weight: tuple(self.layers) for weight in self.weights}
-
-    def check(self, model: Model) -> None:
-        """Raise a ValueError on a value that cannot be meant for this model."""
-        check_ranges(self)
-        check_leading_space(self.leading_space)
-        check_places(model, self.layers, self.weights)
-
-
-def check_places(model: Model, layers: Sequence[int], weights: Sequence[str]) -> None:
-    """Raise a ValueError where a model lacks a layer or weight, or none or one twice is given."""
-    given, L = list(layers), model.config.L
-    if not given or not all(0 <= layer < L for layer in given):
-        raise ValueError(f"layers={given}: {model.metadata.source} has layers 0 to {L - 1}")
-    known = [weight for weight in EDITABLE_WEIGHTS if weight in model.base]
-    if not weights or not all(weight in known for weight in weights):
-        raise ValueError(
-            f"weights={list(weights)}: of {model.metadata.source} can be trained: "
-            f"{', '.join(known)}"
-        )
-    for name, values in (("layers", given), ("weights", list(weights))):
-        if len(set(values)) < len(values):
-            raise ValueError(f"{name}={values}: expected each once")
 
 
 class Batches(NamedTuple):

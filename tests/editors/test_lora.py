@@ -1,5 +1,7 @@
 """LoRA against the peft library, trained by torch's Adam from the same factors."""
 
+from typing import Any
+
 import numpy as np
 import peft
 import pytest
@@ -55,12 +57,12 @@ def test_an_edit_is_that_of_peft(shared, golden, family):
     config = peft.LoraConfig(
         r=3, lora_alpha=7.0, target_modules=modules, fan_in_fan_out=family == "gpt2"
     )
-    adapted = peft.get_peft_model(hf_model(folder, torch.float64), config).double()
+    adapted: Any = peft.get_peft_model(hf_model(folder, torch.float64), config).double()
     adapted.eval()
     rng = generator_of(hyper.seed, REQUESTS)
     factors, parameters, layer_of = draw_factors(hyper, model, rng), [], {}
     for (weight, layer), name in name_of.items():
-        module = adapted.base_model.model.get_submodule(name.removesuffix(".weight"))
+        module: Any = adapted.base_model.model.get_submodule(name.removesuffix(".weight"))
         own_A, own_B = module.lora_A["default"].weight, module.lora_B["default"].weight
         a_FR = np.asarray(factors[weight].a_EFR[layers.index(layer)])
         assert np.abs(a_FR).max() <= 1 / np.sqrt(len(a_FR))  # as peft draws its own
