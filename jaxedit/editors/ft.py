@@ -12,7 +12,7 @@ a pass over the requests is.
 
 import dataclasses
 import functools
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -183,9 +183,8 @@ def _run_pass(
         weight_EFD = base_EFD + old_EFD + change[EDITED_WEIGHT]
         return {EDITED_WEIGHT: gradient[EDITED_WEIGHT] + decay * weight_EFD}
 
-    def update(gradient: Changes, state: optax.OptState, change: Changes | None = None):
-        assert change is not None
-        return adam.update(add_decay(gradient, change) if decay else gradient, state)
+    def update(updates: Any, state: optax.OptState, params: Any = None):
+        return adam.update(add_decay(updates, params) if decay else updates, state)
 
     def clamp(change: Changes) -> Changes:
         clamped_EFD = jnp.clip(change[EDITED_WEIGHT], -settings.eps, settings.eps)

@@ -55,7 +55,7 @@ def test_an_edit_is_that_of_peft(shared, golden, family):
     }
     modules = [name.removesuffix(".weight") for name in name_of.values()]
     config = peft.LoraConfig(
-        r=3, lora_alpha=7.0, target_modules=modules, fan_in_fan_out=family == "gpt2"
+        r=3, lora_alpha=7, target_modules=modules, fan_in_fan_out=family == "gpt2"
     )
     adapted: Any = peft.get_peft_model(hf_model(folder, torch.float64), config).double()
     adapted.eval()
