@@ -8,8 +8,10 @@ unchanged, and anything else raises:
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
+from jaxedit.edits.edit import EDITABLE_WEIGHTS, EDITED_WEIGHT
 from jaxedit.edits.spaces import check_leading_space
 from jaxedit.models.model import Model
 from jaxedit.solving.packed_prompts import POOLINGS
@@ -201,3 +203,58 @@ class MultiLayerHyper(ValueHyper):
             )
         for template in (template for group in groups for template in group):
             check_template(template)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BreadthFirstHyper:
+    """Hyper-parameters of fine-tuning in epochs over all requests of an edit.
+
+    Attributes:
+      layers: whose weights are changed; empty: those published for the model.
+      weights: which of them, of `jaxedit.edits.edit.EDITABLE_WEIGHTS`; all that the model has are a
+        block's whole MLP.
+      lr: Adam's learning rate.
+      epochs: the most passes over the requests.
+      minibatch: requests a step.
+      end_of_text: whether the model is taught to end its text behind the target.
+      leading_space: of requests that say nothing of it: one of `jaxedit.edits.spaces.SPACES`.
+      seed: of what is drawn, together with the requests' texts.
+    """
+
+    layers: tuple[int, ...] = ()
+    weights: tuple[str, ...] = (EDITED_WEIGHT,)
+    lr: Annotated[float, POSITIVE] = 5e-4
+    epochs: Annotated[int, AT_LEAST_ONE] = 25
+    minibatch: Annotated[int, AT_LEAST_ONE] = 100
+    end_of_text: bool = True
+    leading_space: str = "joined"
+    seed: int = 0
+
+    anchor: ClassVar[str | None] = None  # no begin-of-text token is put in front
+
+    @property
+    def slots(self) -> dict[str, tuple[int, ...]]:
+        """Weight -> layers that an edit changes."""
+        return {weight: tuple(self.layers) for weight in self.weights}
+
+    def check(self, model: Model) -> None:
+        """Raise a ValueError on a value that cannot be meant for this model."""
+        check_ranges(self)
+        check_leading_space(self.leading_space)
+        check_places(model, self.layers, self.weights)
+
+
+def check_places(model: Model, layers: Sequence[int], weights: Sequence[str]) -> None:
+    """Raise a ValueError where a model lacks a layer or weight, or none or one twice is given."""
+    given, L = list(layers), model.config.L
+    if not given or not all(0 <= layer < L for layer in given):
+        raise ValueError(f"layers={given}: {model.metadata.source} has layers 0 to {L - 1}")
+    known = [weight for weight in EDITABLE_WEIGHTS if weight in model.base]
+    if not weights or not all(weight in known for weight in weights):
+        raise ValueError(
+            f"weights={list(weights)}: of {model.metadata.source} can be trained: "
+            f"{', '.join(known)}"
+        )
+    for name, values in (("layers", given), ("weights", list(weights))):
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name}={values}: expected each once")
