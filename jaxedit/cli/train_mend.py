@@ -36,6 +36,7 @@ from jaxedit.files import exclusive_lock
 
 if TYPE_CHECKING:
     from jaxedit.mend.progress import Progress
+    from jaxedit.reports.tracking import StudyTracking
 
 
 def define_flags() -> None:
@@ -43,12 +44,16 @@ def define_flags() -> None:
     config_flag("mend")
     set_flag()
     path_flag("workdir", None, "where checkpoints and network go; runs/NAME OF THE CONFIGURATION")
+    flags.DEFINE_list(
+        "track", [], "experiment trackers that get each validation's numbers, as of `jaxedit study`"
+    )
     process_flags()
     json_flag()
 
 
 def main() -> None:
     """Train, with a line for each validation."""
+    from jaxedit.reports.tracking import StudyTracking
     from jaxedit.study.config import split_argument
 
     config = FLAGS.config
@@ -56,7 +61,9 @@ def main() -> None:
     path, argument = split_argument(config_flags.get_config_filename(flags.FLAGS["config"]))
     folder = Path(FLAGS.workdir or f"runs/{path.stem}{'-' + argument if argument else ''}")
     with exclusive_lock(folder) if is_first_process() else contextlib.nullcontext():
-        progress = train_in(folder, config.to_dict())
+        tracking = StudyTracking(FLAGS.track, folder.resolve().name, folder, config.to_dict())
+        with tracking:
+            progress = train_in(folder, config.to_dict(), tracking)
     best, network = progress.best, folder / "network.safetensors"
     if FLAGS.json:
         print_json(
@@ -71,12 +78,13 @@ def main() -> None:
     print(f"network: {network}, after {best.iteration:,} edits of {progress.iteration:,}")
 
 
-def train_in(folder: Path, config: dict[str, Any]) -> "Progress":
+def train_in(folder: Path, config: dict[str, Any], tracking: "StudyTracking") -> "Progress":
     """Train as a configuration says; return where it ended.
 
     Args:
       folder: of the training.
       config: as `jaxedit.mend.training_config.default_config`.
+      tracking: gets the numbers of each validation.
     """
     from jaxedit.datasets import read_requests
     from jaxedit.mend.data import make_data
@@ -93,7 +101,17 @@ def train_in(folder: Path, config: dict[str, Any]) -> "Progress":
     layout = make_layout(switches, mlp_places(model, layers), weight_sizes(model))
     data = make_data(model, sources, config, layout)
     with TrainingBar(training.max_iters) as bar:
-        return train(data, layout, training, folder, bar.show)
+
+        def show(progress: "Progress") -> None:
+            bar.show(progress)
+            if FLAGS.track and progress.is_validated and is_first_process():
+                last = progress.validations[-1]._asdict()
+                numbers = {
+                    f"mend/{name}": value for name, value in last.items() if value is not None
+                }
+                tracking.write_numbers(progress.iteration, numbers)
+
+        return train(data, layout, training, folder, show)
 
 
 class TrainingBar:
@@ -131,6 +149,6 @@ class TrainingBar:
         last = progress.validations[-1]
         self.bar.print(
             f"{last.iteration:8,d}  loss {last.total_loss:.4f}  success {last.success:.1%}  "
-            f"locality KL {last.locality_loss:.4f} nats  drawdown {last.drawdown:+.2%}"
-            f"{'  best so far' if progress.best is last else ''}"
+            f"KL {last.locality_loss:.4f} nats  drawdown {last.drawdown:+.2%}"
+            f"{'  best' if progress.best is last else ''}"
         )

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 from jaxedit.mend.hypernetwork import Hypernetwork
+from jaxedit.mend.training_config import Training
 from jaxedit.mend.training_step import Measured
 
 NO_EDITS = Measured(*[np.zeros((), np.float32)] * len(Measured._fields))
@@ -61,3 +62,16 @@ class Progress(NamedTuple):
     def is_validated(self) -> bool:
         """Whether nothing was trained since the last validation."""
         return bool(self.validations) and self.validations[-1].iteration == self.iteration
+
+    def is_due(self, training: Training) -> bool:
+        """Tell whether a validation is due: every so many edits, and at the end."""
+        last = self.validations[-1].iteration if self.validations else 0
+        is_interval = self.iteration - last >= training.val_interval
+        return not self.is_validated and (is_interval or self.iteration >= training.max_iters)
+
+    def is_over(self, training: Training) -> bool:
+        """Tell whether the last validation ends the training."""
+        if not self.is_validated:
+            return False
+        is_stale = self.iteration - self.best.iteration >= training.early_stop_patience
+        return is_stale or self.iteration >= training.max_iters

@@ -59,13 +59,13 @@ def train(
     with Checkpoints(folder, data.made_from) as checkpoints:
         progress = checkpoints.restore(_begin(data.model, layout, training))
         try:
-            while not _is_over(progress, training):
-                if _is_due(progress, training):
+            while not progress.is_over(training):
+                if progress.is_due(training):
                     progress = _validate(data, validation, training, progress)
                     _write(folder, data, progress)
                     checkpoints.save(progress)
                     on_step(progress)
-                    if _is_over(progress, training):
+                    if progress.is_over(training):
                         break
                 batch = batches.make(choose(data.training, training, progress.iteration))
                 progress = _step(data.model, training, batch, progress)
@@ -80,24 +80,8 @@ def _begin(model: Model, layout: Layout, training: Training) -> Progress:
     """Begin with networks that are the identity."""
     made = init_hypernetwork(layout, training.edit_lr, training.seed)
     hypernetwork = place_on_mesh(model.mesh, made)
-    optimiser_state = make_optimiser(training).init(hypernetwork.parameters)
+    optimiser_state = make_optimiser(training.step).init(hypernetwork.parameters)
     return Progress(0, hypernetwork, place_on_mesh(model.mesh, optimiser_state))
-
-
-def _is_due(progress: Progress, training: Training) -> bool:
-    """Tell whether a validation is due: every so many edits, and at the end."""
-    last = progress.validations[-1].iteration if progress.validations else 0
-    is_interval = progress.iteration - last >= training.val_interval
-    is_end = progress.iteration >= training.max_iters
-    return not progress.is_validated and (is_interval or is_end)
-
-
-def _is_over(progress: Progress, training: Training) -> bool:
-    """Tell whether the last validation ends the training."""
-    if not progress.is_validated:
-        return False
-    is_stale = progress.iteration - progress.best.iteration >= training.early_stop_patience
-    return is_stale or progress.iteration >= training.max_iters
 
 
 def choose(records: Sequence[Record], training: Training, iteration: int) -> list[tuple[int, int]]:
@@ -118,7 +102,7 @@ def choose(records: Sequence[Record], training: Training, iteration: int) -> lis
 
 def _step(model: Model, training: Training, batch: Batch, progress: Progress) -> Progress:
     hypernetwork, optimiser_state, measured = train_step(
-        model, progress.hypernetwork, progress.optimiser_state, batch, training
+        model, progress.hypernetwork, progress.optimiser_state, batch, training.step
     )
     measured = jax.device_get(measured)
     since = jax.tree.map(np.add, progress.since, measured)
@@ -155,7 +139,7 @@ def validate(
 ) -> dict[str, float]:
     """Measure single edits of records; return the means, by their names in `Validation`."""
     sums = [
-        jax.device_get(validation_step(model, hypernetwork, batch, training))
+        jax.device_get(validation_step(model, hypernetwork, batch, training.step))
         for batch in _in_batches(batches, training, chosen)
     ]
     total = jax.tree.map(lambda *values: float(np.sum(values)), *sums)

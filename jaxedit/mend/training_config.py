@@ -7,7 +7,7 @@ is not trained (`train_base` false), a batch of one edit, and one locality text 
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -48,6 +48,21 @@ class Training:
     val_steps: Annotated[int, AT_LEAST_ONE] = 500
     early_stop_patience: Annotated[int, AT_LEAST_ONE] = 20_000
     seed: int = 42
+
+    @property
+    def step(self) -> "StepSettings":
+        """What a step needs of them."""
+        return StepSettings(*(getattr(self, name) for name in StepSettings._fields))
+
+
+class StepSettings(NamedTuple):
+    """The hyper-parameters of a step of training, as in `Training`; all of it is static."""
+
+    lr: float
+    lr_lr: float
+    cedit: float
+    cloc: float
+    grad_clip: float
 
 
 def default_config(**values: Any) -> ConfigDict:

@@ -28,7 +28,7 @@ from jaxedit.mend.hypernetwork import (
     transform_factors,
 )
 from jaxedit.mend.records import Batch
-from jaxedit.mend.training_config import Training
+from jaxedit.mend.training_config import StepSettings
 from jaxedit.models.layers import causal_attention, embedding_and_head, run_layers
 from jaxedit.models.model import Model
 from jaxedit.models.ops import PerRowEdits, Slots
@@ -42,7 +42,7 @@ class Measured(NamedTuple):
 
     Attributes:
       n: how many edits they are.
-      total_loss: the loss of the training.
+      total_loss: the loss of the settings.
       edit_loss: NLL of the edits' targets.
       locality_loss: KL on the locality texts.
       n_successes: edits whose target decoding reproduces.
@@ -61,28 +61,28 @@ class Measured(NamedTuple):
     n_tokens: Array
 
 
-def make_optimiser(training: Training) -> optax.GradientTransformation:
+def make_optimiser(settings: StepSettings) -> optax.GradientTransformation:
     """Make Adam with one learning rate for the networks and another for the step sizes."""
 
     def label(parameters: dict[str, jax.Array]) -> dict[str, str]:
         return {name: name if name == STEP_SIZES else "networks" for name in parameters}
 
     adams: dict[Hashable, optax.GradientTransformation] = {
-        "networks": optax.adam(training.lr),
-        STEP_SIZES: optax.adam(training.lr_lr),
+        "networks": optax.adam(settings.lr),
+        STEP_SIZES: optax.adam(settings.lr_lr),
     }
     adam = optax.multi_transform(adams, label)
-    clipped = optax.chain(optax.clip_by_global_norm(training.grad_clip), adam)
+    clipped = optax.chain(optax.clip_by_global_norm(settings.grad_clip), adam)
     return optax.apply_if_finite(clipped, max_consecutive_errors=MOST_NON_FINITE)
 
 
-@functools.partial(jax.jit, static_argnames="training")
+@functools.partial(jax.jit, static_argnames="settings")
 def train_step(
     model: Model,
     hypernetwork: Hypernetwork,
     optimiser_state: optax.OptState,
     batch: Batch,
-    training: Training,
+    settings: StepSettings,
 ) -> tuple[Hypernetwork, optax.OptState, Measured]:
     """Let the moments see a batch's factors, then take a step of Adam."""
     factors = factors_of(model, hypernetwork, batch)
@@ -90,23 +90,23 @@ def train_step(
 
     def loss_of(parameters):
         trained = dataclasses.replace(hypernetwork, parameters=parameters)
-        measured = measure(model, trained, batch, factors, training)
+        measured = measure(model, trained, batch, factors, settings)
         return measured.total_loss / measured.n, measured
 
     gradient, measured = jax.grad(loss_of, has_aux=True)(hypernetwork.parameters)
-    optimiser = make_optimiser(training)
+    optimiser = make_optimiser(settings)
     move, optimiser_state = optimiser.update(gradient, optimiser_state, hypernetwork.parameters)
     parameters = optax.apply_updates(hypernetwork.parameters, move)
     return dataclasses.replace(hypernetwork, parameters=parameters), optimiser_state, measured
 
 
-@functools.partial(jax.jit, static_argnames="training")
+@functools.partial(jax.jit, static_argnames="settings")
 def validation_step(
-    model: Model, hypernetwork: Hypernetwork, batch: Batch, training: Training
+    model: Model, hypernetwork: Hypernetwork, batch: Batch, settings: StepSettings
 ) -> Measured:
     """Measure a batch's edits; nothing is learned."""
     factors = factors_of(model, hypernetwork, batch)
-    return measure(model, hypernetwork, batch, factors, training)
+    return measure(model, hypernetwork, batch, factors, settings)
 
 
 def factors_of(model: Model, hypernetwork: Hypernetwork, batch: Batch) -> Factors:
@@ -117,7 +117,7 @@ def factors_of(model: Model, hypernetwork: Hypernetwork, batch: Batch) -> Factor
 
 
 def measure(
-    model: Model, hypernetwork: Hypernetwork, batch: Batch, factors: Factors, training: Training
+    model: Model, hypernetwork: Hypernetwork, batch: Batch, factors: Factors, settings: StepSettings
 ) -> Measured:
     """Edit the model with each row's own update, and measure the edits and their locality."""
     edited = with_row_updates(model, hypernetwork, factors)
@@ -142,7 +142,7 @@ def measure(
     is_scored_BT = (position_BT < n_tokens_B1 - 1) * batch.weight_B[:, None]
     next_BT = jnp.roll(batch.locality_BT, -1, axis=1)
 
-    total_loss_B = training.cedit * edit_loss_B + training.cloc * kl_B
+    total_loss_B = settings.cedit * edit_loss_B + settings.cloc * kl_B
     return Measured(
         n=jnp.sum(batch.weight_B),
         total_loss=jnp.sum(total_loss_B * batch.weight_B),

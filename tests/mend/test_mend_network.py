@@ -42,9 +42,11 @@ def untrained(model, layout):
     return made
 
 
-def edit_with(model, network, request, **hyper):
+def edits_with(model, network, **hyper):
+    """Return the edit of each request by itself."""
     editor = jaxedit.make_editor("mend", layers=LAYERS, network=str(network), **hyper)
-    return editor.edit(model, [request], editor.init(model, None))[0]
+    assert editor.edit_each
+    return [edit for edit, _ in editor.edit_each(model, REQUESTS, editor.init(model, None))]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -53,22 +55,21 @@ def test_an_identity_network_edits_with_normalised_gradients(golden, shared, fam
     model, directory = golden(family), shared / "golden" / family
     layout = layout_of(model)
     write_network(tmp_path / "network.safetensors", untrained(model, layout), model, {})
-    edit = edit_with(model, tmp_path / "network.safetensors", REQUESTS[0], lr_scale=3.0)
-    found = in_hf_names(edit)
+    edits = edits_with(model, tmp_path / "network.safetensors", lr_scale=3.0)
 
     seen = [reference_factors(model, directory, request) for request in REQUESTS]
     names = names_of(model)
-    assert set(found) == set(names)
-    for name in names:
-        x, delta = (part.numpy() for part in seen[0][name])
-        same = [other for other in names if seen[0][other][0].shape[1] == x.shape[1]]
-        normalised = []
-        for k, factor in enumerate((x, delta)):
-            all_tokens = np.concatenate([of[other][k] for of in seen for other in same])
-            deviation = all_tokens.std(axis=0, ddof=1) + 1e-7
-            normalised.append((factor - all_tokens.mean(axis=0)) / deviation)
-        expected = 3.0 * EDIT_LR * normalised[1].T @ normalised[0]
-        assert relative(found[name], expected) <= 1e-5, name
+    assert set(in_hf_names(edits[0])) == set(names)
+    for own, edit in zip(seen, edits, strict=True):
+        for name, found in in_hf_names(edit).items():
+            same = [other for other in names if own[other][0].shape[1] == own[name][0].shape[1]]
+            normalised = []
+            for k, factor in enumerate(own[name]):
+                tokens = np.concatenate([of[other][k] for of in seen for other in same])
+                deviation = tokens.std(axis=0, ddof=1) + 1e-7
+                normalised.append((factor.numpy() - tokens.mean(axis=0)) / deviation)
+            expected = 3.0 * EDIT_LR * normalised[1].T @ normalised[0]
+            assert relative(found, expected) <= 1e-5, name
 
 
 SWITCHES = {
@@ -82,12 +83,14 @@ SWITCHES = {
 }
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-@pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES.keys())
-def test_an_archive_edits_as_its_network_in_torch(golden, shared, family, switches, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [*(("llama", name) for name in SWITCHES), ("gpt2", "published"), ("gpt2", "not shared")],
+)
+def test_an_archive_edits_as_its_network_in_torch(golden, shared, family, name, tmp_path):
     """An archive as MEND's code writes it, with the model's configuration as an object."""
     model, directory = golden(family), shared / "golden" / family
-    theirs = torch_mend(model, layout_of(model, **switches)).double()
+    theirs = torch_mend(model, layout_of(model, **SWITCHES[name])).double()
     seen = [reference_factors(model, directory, request) for request in REQUESTS]
     with torch.no_grad():
         for factors in seen:
@@ -99,7 +102,7 @@ def test_an_archive_edits_as_its_network_in_torch(golden, shared, family, switch
     state = {name.replace("mend.", prefix, 1): tensor for name, tensor in state.items()}
     archive = {"model": {**state, "model_config": GPT2Config()}, "opt": {}, "step": 5}
     torch.save(archive, tmp_path / "archive.pt")
-    found = in_hf_names(edit_with(model, tmp_path / "archive.pt", REQUESTS[1]))
+    found = in_hf_names(edits_with(model, tmp_path / "archive.pt")[1])
     for name, change in expected.items():
         assert relative(found[name], change.numpy()) <= 1e-5, name
 
