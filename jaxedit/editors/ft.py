@@ -12,7 +12,7 @@ a pass over the requests is.
 
 import dataclasses
 import functools
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,19 +20,26 @@ import numpy as np
 import optax
 
 from jaxedit.editors._base import Editor
-from jaxedit.edits.edit import EDITED_WEIGHT, Array, Dense, Edit, make_edit
+from jaxedit.edits.edit import EDITED_WEIGHT, Edit, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.edits.spaces import check_leading_space
-from jaxedit.mesh import shard_batch, to_host
-from jaxedit.models.model import Model, allocate_deltas
-from jaxedit.models.ops import Overlay
-from jaxedit.models.target_loss import TargetRows, target_loss
-from jaxedit.rounding import round_up
-from jaxedit.solving.finite import check_finite, check_finite_delta
+from jaxedit.models.model import Model
+from jaxedit.solving.fine_tuning import (
+    Batches,
+    Changes,
+    Training,
+    batch_targets,
+    check_and_describe,
+    keep_sharded,
+    run_epoch,
+    to_deltas,
+    train,
+    zero_changes,
+)
+from jaxedit.solving.hyper import check_places
 from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
-from jaxedit.solving.target_rows import pad_targets, padded_shape, tokenise_target
+from jaxedit.solving.target_rows import tokenise_target
 
-FT_STOP_LOSS = 1e-2
 OBJECTIVES = ("last_position", "teacher_forced")
 
 
@@ -74,36 +81,6 @@ class Settings(NamedTuple):
     teacher_forced: bool
     batch_size: int
     leading_space: str
-
-
-class Batches(NamedTuple):
-    """Requests in G batches.
-
-    Attributes:
-      rows: each array with G in front.
-      count_G: requests in a batch.
-    """
-
-    rows: TargetRows
-    count_G: Array
-
-
-class PassState(NamedTuple):
-    """The carry of the loop over passes.
-
-    Attributes:
-      step: passes so far.
-      change_EFD: of the layers' weights, since the start of this edit.
-      adam: Adam's moments.
-      loss: the mean of the last pass.
-      first_loss: that of the first one.
-    """
-
-    step: jax.Array
-    change_EFD: jax.Array
-    adam: optax.OptState
-    loss: jax.Array
-    first_loss: jax.Array
 
 
 def make(hyper: Hyper) -> Editor:
@@ -151,9 +128,7 @@ def init(hyper: Hyper, settings: Settings, model: Model, stats: object) -> None:
             "norm_constraint=True: expected the size of the ball, e.g. 5e-4, or False for none"
         )
     check_ranges(hyper)
-    layers, L = list(settings.layers), model.config.L
-    if not layers or not all(0 <= layer < L for layer in layers):
-        raise ValueError(f"layers={layers}: {model.metadata.source} has layers 0 to {L - 1}")
+    check_places(model, settings.layers, (EDITED_WEIGHT,))
 
 
 def edit(
@@ -162,25 +137,19 @@ def edit(
     """Fine-tune on a batch of requests; the edit holds the whole change of each layer."""
     if not requests:
         raise ValueError("an edit needs at least one request")
-    model = allocate_deltas(model, EDITED_WEIGHT, settings.layers)
-    slots = tuple(int(model.overlay.slot[EDITED_WEIGHT][layer]) for layer in settings.layers)
     batches = to_batches(settings, model, requests)
-    end = _fine_tune(model, batches, settings, slots)
-    change_EFD = to_host(end.change_EFD)
-    deltas = [
-        Dense(EDITED_WEIGHT, layer, change_FD)
-        for layer, change_FD in zip(settings.layers, change_EFD, strict=True)
-    ]
-    check_finite("loss", to_host(end.loss))
-    for delta in deltas:
-        check_finite_delta(delta)
-    info = {
-        "loss": float(to_host(end.loss)),
-        "first_loss": float(to_host(end.first_loss)),
-        "n_steps": int(to_host(end.step)),
-        "largest_change": float(np.max(np.abs(change_EFD))),
-        **{f"norm_layer_{delta.layer}": float(np.linalg.norm(delta.delta_FD)) for delta in deltas},
-    }
+    zero = zero_changes(model, (EDITED_WEIGHT,), len(settings.layers))
+    start = Training(zero, optax.adam(settings.lr).init(zero))
+    end = train(
+        model,
+        {EDITED_WEIGHT: settings.layers},
+        start,
+        [batches] * settings.num_steps,
+        functools.partial(_run_pass, settings=settings),
+    )
+    deltas = to_deltas(end.trained, settings.layers)
+    largest = max(float(np.max(np.abs(delta.delta_FD))) for delta in deltas)
+    info = check_and_describe(end, deltas) | {"largest_change": largest}
     return make_edit(model, deltas), None, info
 
 
@@ -195,63 +164,38 @@ def to_batches(settings: Settings, model: Model, requests: list[Request]) -> Bat
         )
         for request in requests
     ]
-
-    # G batches of B rows, all as wide as the longest row and target.
-    size = min(settings.batch_size, len(targets))
-    n_rows, shape = round_up(size, model.mesh.shape["data"]), padded_shape(targets)
-    in_batches = [targets[first : first + size] for first in range(0, len(targets), size)]
-    batches = [pad_targets(batch, n_rows, shape) for batch in in_batches]
-    rows = (
-        shard_batch(model.mesh, "_B_", np.stack(arrays)) for arrays in zip(*batches, strict=True)
-    )
-    count_G = np.array([len(batch) for batch in in_batches], np.float32)
-    return Batches(TargetRows(*rows), shard_batch(model.mesh, "_", count_G))
+    return batch_targets(model, targets, settings.batch_size)
 
 
-@functools.partial(jax.jit, static_argnames=("settings", "slots"))
-def _fine_tune(
-    model: Model, batches: Batches, settings: Settings, slots: tuple[int, ...]
-) -> PassState:
-    """Run the loop over passes and batches; return how it ended, without Adam's moments."""
-    slot_E = jnp.array(slots)
+@functools.partial(jax.jit, static_argnames="settings", donate_argnames="training")
+def _run_pass(
+    model: Model, training: Training, batches: Batches, settings: Settings
+) -> tuple[Training, jax.Array]:
+    """Pass once over the batches; return the training after it, and its mean loss."""
+    adam, decay = optax.adam(settings.lr), settings.weight_decay
+    layer_E = jnp.array(settings.layers)
+    slot_E = jnp.array([model.overlay.slot[EDITED_WEIGHT][layer] for layer in settings.layers])
+    base_EFD = model.base[EDITED_WEIGHT][layer_E].astype(jnp.float32)
     old_EFD = model.overlay.delta[EDITED_WEIGHT][slot_E]
-    base_EFD = model.base[EDITED_WEIGHT][jnp.array(settings.layers)].astype(jnp.float32)
-    decay, adam = optax.add_decayed_weights(settings.weight_decay), optax.adam(settings.lr)
-    decay = decay if settings.weight_decay else optax.identity()
 
-    def loss_of(change_EFD, batch: Batches):
-        delta_EFD = model.overlay.delta[EDITED_WEIGHT].at[slot_E].add(change_EFD)
-        overlay = Overlay({**model.overlay.delta, EDITED_WEIGHT: delta_EFD}, model.overlay.slot)
-        edited = dataclasses.replace(model, overlay=overlay)
-        return target_loss(edited, batch.rows, min(settings.layers))
+    # torch's weight decay, on the whole weight, in front of Adam
+    def add_decay(gradient: Changes, change: Changes) -> Changes:
+        weight_EFD = base_EFD + old_EFD + change[EDITED_WEIGHT]
+        return {EDITED_WEIGHT: gradient[EDITED_WEIGHT] + decay * weight_EFD}
 
-    def one_batch(carry, batch: Batches):
-        change_EFD, adam_state = carry
-        loss, gradient = jax.value_and_grad(loss_of)(change_EFD, batch)
+    def update(updates: Any, state: optax.OptState, params: Any = None):
+        return adam.update(add_decay(updates, params) if decay else updates, state)
 
-        # weight decay on the whole weight, Adam's step, the ball
-        gradient, _ = decay.update(gradient, decay.init(gradient), base_EFD + old_EFD + change_EFD)
-        move, moved_state = adam.update(gradient, adam_state)
-        stepped = jnp.clip(change_EFD + move, -settings.eps, settings.eps)
+    def clamp(change: Changes) -> Changes:
+        clamped_EFD = jnp.clip(change[EDITED_WEIGHT], -settings.eps, settings.eps)
+        return keep_sharded(model, {EDITED_WEIGHT: clamped_EFD})
 
-        # none of it where the loss is low enough
-        is_due = loss >= FT_STOP_LOSS
-        new, old = (stepped, moved_state), (change_EFD, adam_state)
-        kept = jax.tree.map(lambda new, old: jnp.where(is_due, new, old), new, old)
-        return kept, loss * batch.count_G
-
-    def one_pass(state: PassState) -> PassState:
-        (change_EFD, adam_state), loss_G = jax.lax.scan(
-            one_batch, (state.change_EFD, state.adam), batches
-        )
-        loss = jnp.sum(loss_G) / jnp.sum(batches.count_G)
-        first_loss = jnp.where(state.step == 0, loss, state.first_loss)
-        return PassState(state.step + 1, change_EFD, adam_state, loss, first_loss)
-
-    def is_unfinished(state: PassState) -> jax.Array:
-        return (state.step < settings.num_steps) & (state.loss >= FT_STOP_LOSS)
-
-    zero_EFD, infinity = jnp.zeros_like(old_EFD), jnp.float32(jnp.inf)
-    start = PassState(jnp.int32(0), zero_EFD, adam.init(zero_EFD), infinity, jnp.float32(0))
-    end = jax.lax.while_loop(is_unfinished, one_pass, start)
-    return end._replace(adam=())
+    return run_epoch(
+        model,
+        training,
+        batches,
+        settings.layers,
+        optax.GradientTransformation(adam.init, update),
+        lambda change: change,
+        clamp,
+    )

@@ -8,8 +8,10 @@ unchanged, and anything else raises:
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
+from jaxedit.edits.edit import EDITABLE_WEIGHTS, EDITED_WEIGHT
 from jaxedit.edits.spaces import check_leading_space
 from jaxedit.models.model import Model
 from jaxedit.solving.packed_prompts import POOLINGS
@@ -92,12 +94,17 @@ class ValueHyper(TargetHyper):
       target_cache: a folder; values found on a model without edits are kept there
         (`jaxedit.solving.value_cache`).
       seed: of context templates that are sampled.
+      norm_anchor_scaling: NAS: the MLP's part of the value gets the mean norm that values have on
+        the unedited model (`jaxedit.solving.norm_anchor`).
+      norm_anchor_value: this norm; None: as it is in the statistics.
     """
 
     anchor: str | None = None
     v_loss_layer: int | None = None
     target_cache: str | None = None
     seed: Annotated[int, SEED] = 0
+    norm_anchor_scaling: bool = False
+    norm_anchor_value: Annotated[float | None, POSITIVE] = None
 
     def check(self, model: Model) -> None:
         """Raise a ValueError on a value that cannot be meant for this model."""
@@ -109,6 +116,12 @@ class ValueHyper(TargetHyper):
             raise ValueError(
                 f"v_loss_layer={self.v_loss_layer}: the reference reads the logits of the last "
                 f"layer, here {last}"
+            )
+        if self.norm_anchor_scaling and self.keep_unedited_norm:
+            raise ValueError("norm_anchor_scaling and keep_unedited_norm exclude each other")
+        if self.norm_anchor_value is not None and not self.norm_anchor_scaling:
+            raise ValueError(
+                f"norm_anchor_value={self.norm_anchor_value} is for norm_anchor_scaling=True"
             )
 
 
@@ -190,3 +203,58 @@ class MultiLayerHyper(ValueHyper):
             )
         for template in (template for group in groups for template in group):
             check_template(template)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BreadthFirstHyper:
+    """Hyper-parameters of fine-tuning in epochs over all requests of an edit.
+
+    Attributes:
+      layers: whose weights are changed; empty: those published for the model.
+      weights: which of them, of `jaxedit.edits.edit.EDITABLE_WEIGHTS`; all that the model has are a
+        block's whole MLP.
+      lr: Adam's learning rate.
+      epochs: the most passes over the requests.
+      minibatch: requests a step.
+      end_of_text: whether the model is taught to end its text behind the target.
+      leading_space: of requests that say nothing of it: one of `jaxedit.edits.spaces.SPACES`.
+      seed: of what is drawn, together with the requests' texts.
+    """
+
+    layers: tuple[int, ...] = ()
+    weights: tuple[str, ...] = (EDITED_WEIGHT,)
+    lr: Annotated[float, POSITIVE] = 5e-4
+    epochs: Annotated[int, AT_LEAST_ONE] = 25
+    minibatch: Annotated[int, AT_LEAST_ONE] = 100
+    end_of_text: bool = True
+    leading_space: str = "joined"
+    seed: int = 0
+
+    anchor: ClassVar[str | None] = None  # no begin-of-text token is put in front
+
+    @property
+    def slots(self) -> dict[str, tuple[int, ...]]:
+        """Weight -> layers that an edit changes."""
+        return {weight: tuple(self.layers) for weight in self.weights}
+
+    def check(self, model: Model) -> None:
+        """Raise a ValueError on a value that cannot be meant for this model."""
+        check_ranges(self)
+        check_leading_space(self.leading_space)
+        check_places(model, self.layers, self.weights)
+
+
+def check_places(model: Model, layers: Sequence[int], weights: Sequence[str]) -> None:
+    """Raise a ValueError where a model lacks a layer or weight, or none or one twice is given."""
+    given, L = list(layers), model.config.L
+    if not given or not all(0 <= layer < L for layer in given):
+        raise ValueError(f"layers={given}: {model.metadata.source} has layers 0 to {L - 1}")
+    known = [weight for weight in EDITABLE_WEIGHTS if weight in model.base]
+    if not weights or not all(weight in known for weight in weights):
+        raise ValueError(
+            f"weights={list(weights)}: of {model.metadata.source} can be trained: "
+            f"{', '.join(known)}"
+        )
+    for name, values in (("layers", given), ("weights", list(weights))):
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name}={values}: expected each once")

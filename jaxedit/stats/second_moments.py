@@ -4,7 +4,7 @@ Uncentred, over the tokens of a corpus (2202.05262, eq. 2). With few tokens the 
 10 x F tokens leave the smallest at about half of their true size, so an update goes further along
 them than it should, and make the large ones too large. A threshold deep among the small eigenvalues
 (AlphaEdit's null space) then counts too many directions as free, one above most of them too few.
-`compare_stats` tells how far off a sample is.
+`jaxedit.stats.spectra` tells how far off a sample is.
 """
 
 import dataclasses
@@ -21,9 +21,10 @@ import numpy as np
 from jaxedit.files import parse_json, shorten_json, to_json, to_safetensors, write_atomic
 from jaxedit.models.fingerprints import compare_fingerprints, fingerprints_without_bos
 from jaxedit.models.model import Model
+from jaxedit.stats import value_norm
+from jaxedit.stats.value_norm import ValueNorm
 
 NAME = re.compile(r"mom2/(0|[1-9][0-9]{0,5})")  # of a layer's matrix in a file
-FREE_BELOW = 2e-2  # AlphaEdit's published threshold (2410.02355): smaller eigenvalues are free
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,11 +36,13 @@ class Stats:
       n_tokens: how many tokens they were averaged over.
       made_from: what they were made from (the model's fingerprints, corpus, length, dtype, seed);
         empty where that is not known.
+      value_norms: layer -> the mean norm of values there on the same model, where it was measured.
     """
 
     moments: Mapping[int, np.ndarray]
     n_tokens: int
     made_from: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    value_norms: Mapping[int, ValueNorm] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_moments(
@@ -90,6 +93,19 @@ class Stats:
                 f"the second moments are {cov_FF.shape[0]} wide, "
                 f"the model's MLP {model.config.F}: another model's?"
             )
+        self._check_model(model)
+        return cov_FF
+
+    def value_norm_of(self, model: Model, layer: int) -> float:
+        """Return the mean norm of values at a layer, checked against the model.
+
+        Raises:
+          ValueError: where it was measured on another model.
+        """
+        self._check_model(model)
+        return self.value_norms[layer].mean
+
+    def _check_model(self, model: Model) -> None:
         made_with = self.made_from.get("fingerprint", model.fingerprint)
         if made_with != model.fingerprint:
             raise ValueError(
@@ -106,15 +122,16 @@ class Stats:
                 f"the second moments of {self.made_from.get('model')} were made with another model "
                 f"than {model.metadata.source}: {differing}; make them again with jaxedit stats"
             )
-        return cov_FF
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits that change when any of the moments does."""
+        """Sixteen hex digits that change when any of the moments or value norms does."""
         digest = hashlib.blake2b(digest_size=8)
         for layer, cov_FF in self.moments.items():
             digest.update(f"{layer} {cov_FF.shape}".encode())
             digest.update(np.ascontiguousarray(cov_FF, np.float32).tobytes())
+        if self.value_norms:
+            digest.update(json.dumps(value_norm.to_json(self.value_norms)).encode())
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
@@ -132,6 +149,8 @@ class Stats:
         }
         about = {"n_tokens": self.n_tokens, "made_from": to_json(self.made_from)}
         about["digest"] = _content_digest(self.digest, about)
+        if self.value_norms:
+            about["value_norms"] = value_norm.to_json(self.value_norms)
         described = json.dumps(about, sort_keys=True)
         write_atomic(path, to_safetensors(arrays, {"stats": described}))
 
@@ -161,6 +180,8 @@ class Stats:
             )
         try:
             stats = cls.from_moments(moments, about["n_tokens"], about["made_from"])
+            norms = value_norm.from_json(about.get("value_norms", {}))
+            stats = dataclasses.replace(stats, value_norms=norms)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         _check_content(path, stats, about)
@@ -237,41 +258,3 @@ def _is_finite_symmetric(cov_FF: np.ndarray) -> bool:
         and bool(np.all(np.isfinite(cov_FF)))
         and np.allclose(cov_FF, cov_FF.T, rtol=1e-3, atol=1e-6)
     )
-
-
-def compare_stats(small: Stats, large: Stats) -> dict[int, dict[str, Any]]:
-    """Compare the second moments of a sample with those of a larger one, layer by layer.
-
-    Returns:
-      For each layer of both:
-      error: |C_small - C_large| / |C_large| in the Frobenius norm.
-      free_small, free_large: the shares of eigenvalues below AlphaEdit's published threshold 2e-2.
-      tenth_ratios: small to large, the ratios of the geometric means of each tenth of the
-        eigenvalues, the smallest tenth first.
-    """
-    found = {}
-    for layer in sorted(set(small.moments) & set(large.moments)):
-        small_FF, large_FF = (
-            np.asarray(stats.moments[layer], np.float64) for stats in (small, large)
-        )
-        # In ascending order; rounding may leave the least of them at or below zero.
-        small_F, large_F = (
-            np.maximum(np.linalg.eigvalsh(cov_FF), np.finfo(np.float32).tiny)
-            for cov_FF in (small_FF, large_FF)
-        )
-        n_parts = min(10, len(small_F))
-        log_tenths = zip(
-            np.array_split(np.log(small_F), n_parts),
-            np.array_split(np.log(large_F), n_parts),
-            strict=True,
-        )
-        found[layer] = {
-            "error": float(np.linalg.norm(small_FF - large_FF) / np.linalg.norm(large_FF)),
-            "free_small": float(np.mean(small_F < FREE_BELOW)),
-            "free_large": float(np.mean(large_F < FREE_BELOW)),
-            "tenth_ratios": [
-                float(np.exp(np.mean(log_small) - np.mean(log_large)))
-                for log_small, log_large in log_tenths
-            ],
-        }
-    return found

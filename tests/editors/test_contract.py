@@ -45,7 +45,8 @@ def settings_of(name: str) -> dict[str, Any]:
         "L2": 1.0,
         "lambda1": 1.0,
         "lambda2": 1.0,
-        "alpha": 0.0 if "neuron_threshold" in known else 1e-3,  # NSE's distance, or a ridge
+        # NSE's distance, a ridge, or LyapLock's factor
+        "alpha": 0.0 if "upper_bound" in known else 1e-3 if "weights" in known else 60.0,
         "lr": 5e-3,
     }
     if "network" in known:

@@ -16,7 +16,10 @@ PATH = ROOT / "configs" / "published.py"
 ENTRIES = runpy.run_path(str(PATH))["VARIANTS"]
 VALUE_COLUMNS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor")
 FT_COLUMNS = ("num_steps", "lr", "weight_decay", "kl_factor")
-OWN_COLUMNS = {"ft": FT_COLUMNS} | dict.fromkeys(("mend", "ultraedit", "stableedit"), ())
+EPOCH_COLUMNS = ("epochs", "lr", "", "")  # no decay, no KL
+NO_COLUMNS = ("", "", "", "")
+COLUMNS = {"ft": FT_COLUMNS, "locft-bf": EPOCH_COLUMNS, "lora": EPOCH_COLUMNS}
+COLUMNS |= dict.fromkeys(("mend", "ultraedit", "stableedit"), NO_COLUMNS)
 SHORT = {"λ": "mom2_update_weight", "b": "update_norm_lambda"}
 
 
@@ -89,6 +92,10 @@ def test_no_method_is_forgotten_and_no_entry_is_there_twice():
             dict(layers=(0,), num_steps=25, lr=5e-4, weight_decay=0, norm_constraint=5e-4),
         ),
         ("ft/llama-2-7b", dict(layers=(21,), norm_constraint=False, objective="last_position")),
+        (
+            "locft-bf/llama-3-8b",
+            dict(layers=(22,), weights=("mlp/w_down",), lr=5e-4, epochs=25, minibatch=100),
+        ),
         # where sources differ, the one asked for
         ("rome/gpt2-xl/authors", dict(layer=17, mom2_adjustment=True)),
         (
@@ -183,17 +190,17 @@ def test_the_table_of_the_readme_has_these_values():
         hyper = editor_from(published).hyper
         edited = getattr(hyper, "layers", None) or (hyper.layer,)
         assert layers == "-".join(map(str, sorted({edited[0], edited[-1]}))), entry
-        method = entry.split("/")[0]
-        columns = OWN_COLUMNS.get(method, VALUE_COLUMNS)
-        found = [float(cell) for cell in (steps, lr, decay, kl) if cell]
-        assert found == [getattr(hyper, name) for name in columns], entry
-        if method in OWN_COLUMNS:
+        is_tuning = entry.split("/")[0] in COLUMNS
+        columns = COLUMNS.get(entry.split("/")[0], VALUE_COLUMNS)
+        found = [float(cell) if cell else "" for cell in (steps, lr, decay, kl)]
+        assert found == [getattr(hyper, name) if name else "" for name in columns], entry
+        if is_tuning:
             assert (clamp, mom2) == ("", ""), entry
         else:
             assert float(clamp) == hyper.clamp_norm_factor, entry
             assert mom2 == str(hyper.mom2_adjustment).lower(), entry
         named = dict(part.split(" ") for part in own.split(", ") if part)
         named = {SHORT.get(name, name): read_cell(name, value) for name, value in named.items()}
-        assert named == {name: getattr(hyper, name) for name in named}, entry
+        assert named == {name: published[name] for name in named}, entry
         elsewhere = {"method", "layer", "layers", "mom2_adjustment", "clamp_norm_factor", *columns}
         assert find_published(entry).hyper.keys() - elsewhere == named.keys(), entry
