@@ -4,6 +4,7 @@
     jaxedit stats --model=gpt2-xl-directory --corpus=datasets:wikimedia/wikipedia,20231101.en \\
         --max_tokens=0
     jaxedit stats --layers=5 --corpus=wikipedia.txt --check
+    jaxedit stats --layers=4,5 --corpus=wikipedia.txt --gradients
 
 10 x F tokens (the default) are quick, but leave the smallest eigenvalues at about half of their
 true size and make the large ones too large. A threshold deep among the small ones, as AlphaEdit's
@@ -73,6 +74,11 @@ def define_flags() -> None:
         "npz", None, "also write the form of the ROME and EasyEdit repositories to this directory"
     )
     flags.DEFINE_bool(
+        "gradients",
+        False,
+        "also E[g g^T] of output gradients, for crispedit: a pass through all layers and back",
+    )
+    flags.DEFINE_bool(
         "check", False, "gather a larger sample from the other texts, and compare the two"
     )
     json_flag()
@@ -123,7 +129,9 @@ def collect_and_write(
     from jaxedit.edits.edit import EDITED_WEIGHT
     from jaxedit.stats.npz import write_npz
 
-    stats = collect_with_progress(model, texts, layers, wanted, out.with_suffix(".part"))
+    stats = collect_with_progress(
+        model, texts, layers, wanted, out.with_suffix(".part"), FLAGS.gradients
+    )
     if is_first_process():
         stats.save(out)
     if FLAGS.npz and is_first_process():
@@ -160,7 +168,7 @@ def compare_with_larger_sample(
       ValueError: where these hold fewer tokens than the second moments are wide.
     """
     from jaxedit.stats.collect import shuffle_texts
-    from jaxedit.stats.second_moments import compare_stats
+    from jaxedit.stats.comparison import compare_stats
 
     n_read = stats.made_from["n_texts_read"]
     others = shuffle_texts(texts, FLAGS.seed)[n_read:]
@@ -174,7 +182,12 @@ def compare_with_larger_sample(
 
 
 def collect_with_progress(
-    model: "Model", texts: list[str], layers: list[int], n_tokens: int, part: Path
+    model: "Model",
+    texts: list[str],
+    layers: list[int],
+    n_tokens: int,
+    part: Path,
+    gradients: bool = False,
 ) -> "Stats":
     """Collect second moments with a progress bar on standard error.
 
@@ -184,6 +197,7 @@ def collect_with_progress(
       layers: whose MLP.
       n_tokens: at most so many; 0: all.
       part: a file for the sums so far.
+      gradients: whether those of output gradients are collected too.
 
     Raises:
       ValueError: where the corpus is too small for second moments of full rank.
@@ -206,6 +220,7 @@ def collect_with_progress(
             max_length=FLAGS.max_length,
             seed=FLAGS.seed,
             corpus=FLAGS.corpus,
+            gradients=gradients,
             resume=part,
             on_tokens=lambda done, total: bar.update(task, completed=done, total=total),
         )

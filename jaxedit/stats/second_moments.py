@@ -4,7 +4,7 @@ Uncentred, over the tokens of a corpus (2202.05262, eq. 2). With few tokens the 
 10 x F tokens leave the smallest at about half of their true size, so an update goes further along
 them than it should, and make the large ones too large. A threshold deep among the small eigenvalues
 (AlphaEdit's null space) then counts too many directions as free, one above most of them too few.
-`compare_stats` tells how far off a sample is.
+`jaxedit.stats.comparison` tells how far off a sample is.
 """
 
 import dataclasses
@@ -22,8 +22,7 @@ from jaxedit.files import parse_json, shorten_json, to_json, to_safetensors, wri
 from jaxedit.models.fingerprints import compare_fingerprints, fingerprints_without_bos
 from jaxedit.models.model import Model
 
-NAME = re.compile(r"mom2/(0|[1-9][0-9]{0,5})")  # of a layer's matrix in a file
-FREE_BELOW = 2e-2  # AlphaEdit's published threshold (2410.02355): smaller eigenvalues are free
+NAME = re.compile(r"(mom2|grad2)/(0|[1-9][0-9]{0,5})")  # of a layer's matrix in a file
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,11 +34,14 @@ class Stats:
       n_tokens: how many tokens they were averaged over.
       made_from: what they were made from (the model's fingerprints, corpus, length, dtype, seed);
         empty where that is not known.
+      gradients: layer -> E[g g^T] [D, D] of output gradients (`jaxedit.stats.gradients`), where
+        they were collected.
     """
 
     moments: Mapping[int, np.ndarray]
     n_tokens: int
     made_from: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    gradients: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_moments(
@@ -47,6 +49,7 @@ class Stats:
         moments: Mapping[int, np.ndarray],
         n_tokens: int,
         made_from: Mapping[str, Any] | None = None,
+        gradients: Mapping[int, np.ndarray] | None = None,
     ) -> "Stats":
         """Make Stats of given matrices.
 
@@ -54,6 +57,7 @@ class Stats:
           moments: layer -> E[k k^T] [F, F].
           n_tokens: how many tokens they were averaged over.
           made_from: what they were made from, where that is known.
+          gradients: layer -> E[g g^T] [D, D], where they were collected.
 
         Raises:
           ValueError: on a matrix that is not square, symmetric and finite, or a token count below
@@ -63,14 +67,18 @@ class Stats:
             raise ValueError(
                 f"n_tokens={n_tokens}: second moments are an average over at least one token"
             )
-        for layer, cov_FF in moments.items():
+        gradients = gradients or {}
+        for layer, cov_FF in [*moments.items(), *gradients.items()]:
             if not _is_finite_symmetric(np.asarray(cov_FF)):
                 raise ValueError(
                     f"the second moment of layer {layer} must be a finite symmetric matrix, "
                     f"got {np.shape(cov_FF)}"
                 )
-        held = {int(layer): np.asarray(cov) for layer, cov in sorted(moments.items())}
-        return cls(held, int(n_tokens), dict(made_from or {}))
+        held, held_gradients = (
+            {int(layer): np.asarray(cov) for layer, cov in sorted(given.items())}
+            for given in (moments, gradients)
+        )
+        return cls(held, int(n_tokens), dict(made_from or {}), held_gradients)
 
     def of(self, model: Model, layer: int) -> np.ndarray:
         """Return the matrix of one layer [F, F], checked against the model.
@@ -108,11 +116,26 @@ class Stats:
             )
         return cov_FF
 
+    def gradients_of(self, model: Model, layer: int) -> np.ndarray:
+        """Return E[g g^T] of one layer [D, D], checked as `of`.
+
+        Raises:
+          ValueError: as `of`, and where no gradients were collected.
+        """
+        self.of(model, layer)
+        gradient_DD = self.gradients.get(layer, np.zeros(0))
+        if gradient_DD.shape != (model.config.D, model.config.D):
+            raise ValueError(
+                f"these second moments hold none of layer {layer}'s output gradients as wide as "
+                f"the model, {model.config.D}; make them with jaxedit stats --gradients"
+            )
+        return gradient_DD
+
     @property
     def digest(self) -> str:
         """Sixteen hex digits that change when any of the moments does."""
         digest = hashlib.blake2b(digest_size=8)
-        for layer, cov_FF in self.moments.items():
+        for layer, cov_FF in [*self.moments.items(), *self.gradients.items()]:
             digest.update(f"{layer} {cov_FF.shape}".encode())
             digest.update(np.ascontiguousarray(cov_FF, np.float32).tobytes())
         return digest.hexdigest()
@@ -127,8 +150,9 @@ class Stats:
           OSError: where it cannot be written; a file that was there before stays as it was.
         """
         arrays = {
-            f"mom2/{layer}": np.ascontiguousarray(cov_FF, np.float32)
-            for layer, cov_FF in self.moments.items()
+            f"{kind}/{layer}": np.ascontiguousarray(cov_FF, np.float32)
+            for kind, held in (("mom2", self.moments), ("grad2", self.gradients))
+            for layer, cov_FF in held.items()
         }
         about = {"n_tokens": self.n_tokens, "made_from": to_json(self.made_from)}
         about["digest"] = _content_digest(self.digest, about)
@@ -151,24 +175,27 @@ class Stats:
 
         if path.is_dir() or path.suffix == ".npz":  # of other repositories
             moments, n_tokens = read_npz(path, layer)
+            gradients: dict[int, np.ndarray] = {}
             about: dict[str, Any] = {"n_tokens": n_tokens, "made_from": {}}
         elif layer is None:
-            moments, about = _read_own(path)
+            moments, gradients, about = _read_own(path)
         else:
             raise ValueError(
                 f"layer={layer} is for an .npz file whose name does not tell it; "
                 f"{path} says its layers itself"
             )
         try:
-            stats = cls.from_moments(moments, about["n_tokens"], about["made_from"])
+            stats = cls.from_moments(moments, about["n_tokens"], about["made_from"], gradients)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         _check_content(path, stats, about)
         return stats
 
 
-def _read_own(path: Path) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
-    """Read the matrices of a file of our own, and what it says of them.
+def _read_own(
+    path: Path,
+) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray], dict[str, Any]]:
+    """Read the matrices of a file of our own, of keys and of gradients, and what it says of them.
 
     Raises:
       ValueError: where the file is missing, cut short, or holds something else.
@@ -200,7 +227,11 @@ def _read_own(path: Path) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
     for name, array in arrays.items():
         if array.dtype != np.float32:
             raise ValueError(f"{path}: {name} is {array.dtype}; jaxedit stats writes float32")
-    return {int(name.removeprefix("mom2/")): array for name, array in arrays.items()}, about
+    held: dict[str, dict[int, np.ndarray]] = {"mom2": {}, "grad2": {}}
+    for name, array in arrays.items():
+        kind, _, layer = name.partition("/")
+        held[kind][int(layer)] = array
+    return held["mom2"], held["grad2"], about
 
 
 def _check_content(path: Path, stats: Stats, about: Mapping[str, Any]) -> None:
@@ -237,41 +268,3 @@ def _is_finite_symmetric(cov_FF: np.ndarray) -> bool:
         and bool(np.all(np.isfinite(cov_FF)))
         and np.allclose(cov_FF, cov_FF.T, rtol=1e-3, atol=1e-6)
     )
-
-
-def compare_stats(small: Stats, large: Stats) -> dict[int, dict[str, Any]]:
-    """Compare the second moments of a sample with those of a larger one, layer by layer.
-
-    Returns:
-      For each layer of both:
-      error: |C_small - C_large| / |C_large| in the Frobenius norm.
-      free_small, free_large: the shares of eigenvalues below AlphaEdit's published threshold 2e-2.
-      tenth_ratios: small to large, the ratios of the geometric means of each tenth of the
-        eigenvalues, the smallest tenth first.
-    """
-    found = {}
-    for layer in sorted(set(small.moments) & set(large.moments)):
-        small_FF, large_FF = (
-            np.asarray(stats.moments[layer], np.float64) for stats in (small, large)
-        )
-        # In ascending order; rounding may leave the least of them at or below zero.
-        small_F, large_F = (
-            np.maximum(np.linalg.eigvalsh(cov_FF), np.finfo(np.float32).tiny)
-            for cov_FF in (small_FF, large_FF)
-        )
-        n_parts = min(10, len(small_F))
-        log_tenths = zip(
-            np.array_split(np.log(small_F), n_parts),
-            np.array_split(np.log(large_F), n_parts),
-            strict=True,
-        )
-        found[layer] = {
-            "error": float(np.linalg.norm(small_FF - large_FF) / np.linalg.norm(large_FF)),
-            "free_small": float(np.mean(small_F < FREE_BELOW)),
-            "free_large": float(np.mean(large_F < FREE_BELOW)),
-            "tenth_ratios": [
-                float(np.exp(np.mean(log_small) - np.mean(log_large)))
-                for log_small, log_large in log_tenths
-            ],
-        }
-    return found

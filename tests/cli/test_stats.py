@@ -10,7 +10,8 @@ import pytest
 
 import jaxedit
 from jaxedit.stats.collect import shuffle_texts
-from jaxedit.stats.second_moments import Stats, compare_stats
+from jaxedit.stats.comparison import compare_stats
+from jaxedit.stats.second_moments import Stats
 
 
 @pytest.fixture(scope="module")

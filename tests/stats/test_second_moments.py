@@ -10,7 +10,8 @@ from safetensors.numpy import save_file
 import jaxedit
 from jaxedit.models.layers import causal_attention, embed, run_layer, run_layers
 from jaxedit.stats import collect
-from jaxedit.stats.second_moments import Stats, compare_stats
+from jaxedit.stats.comparison import compare_stats
+from jaxedit.stats.second_moments import Stats
 
 FAMILIES = ("gpt2", "gptj", "llama", "qwen2", "gpt_neox")
 
