@@ -92,15 +92,18 @@ def collect_stats(
     sums = _sum_texts(model, token_lists, n_done, sums, layers, made_from, resume, on_tokens)
 
     n_tokens = sum(map(len, token_lists))
-    moments, of_gradients = (
-        {
-            layer: (total_of(part, e) / n_tokens).astype(np.float32)
-            for e, layer in enumerate(layers if part is not None else [])
-        }
-        for part in (sums, sums.of_gradients)
-    )
+    moments, of_gradients = (_average(part, layers, n_tokens) for part in (sums, sums.of_gradients))
     counts = {"n_texts": len(token_lists), "n_texts_read": n_read}
     return Stats.from_moments(moments, n_tokens, made_from | counts, of_gradients)
+
+
+def _average(sums: Sums | None, layers: list[int], n_tokens: int) -> dict[int, np.ndarray]:
+    """Divide each layer's sum by the number of tokens; none where nothing was summed."""
+    if sums is None:
+        return {}
+    return {
+        layer: (total_of(sums, e) / n_tokens).astype(np.float32) for e, layer in enumerate(layers)
+    }
 
 
 def _check(model: Model, layers: list[int], limits: dict[str, int | None]) -> None:

@@ -16,6 +16,7 @@ from jaxedit.files import to_safetensors
 from jaxedit.metrics.facts import score_answers
 
 FAMILIES = ("llama",)  # what all five families compute is held to the golden vectors elsewhere
+WIDTH = 48  # of the residual stream
 TEMPLATES = ("{}", "I am a little. {}")
 REQUESTS = [
     jaxedit.Request("{} is located in the city of", "The Eiffel Tower", "Rome"),
@@ -44,6 +45,7 @@ def settings_of(name: str) -> dict[str, Any]:
         "lambda2": 1.0,
         "alpha": 0.0,
         "lr": 5e-3,
+        "energy_threshold": 0.8,
     }
     return {key: value for key, value in values.items() if key in known}
 
@@ -59,8 +61,12 @@ def stats_of(shared):
 
     def read(family: str) -> jaxedit.Stats:
         tensors = load_file(shared / "golden" / family / "expected.safetensors")
+        rng = np.random.default_rng(0)
+        gradients = {layer: np.cov(rng.standard_normal((WIDTH, 2 * WIDTH))) for layer in (2, 3)}
         return jaxedit.Stats.from_moments(
-            {layer: tensors[f"mom2/{layer}"] for layer in (2, 3)}, int(tensors["mom2/n_tokens"])
+            {layer: tensors[f"mom2/{layer}"] for layer in (2, 3)},
+            int(tensors["mom2/n_tokens"]),
+            gradients=gradients,  # no golden ones
         )
 
     return read
