@@ -92,9 +92,10 @@ def project_to_low_curvature(
     def multiply(left: jax.Array, right: jax.Array) -> jax.Array:
         return jnp.matmul(left, right, precision=PRECISION)
 
-    return optax.stateless(
-        lambda gradients, _: {
+    def project_all(gradients: Any, params: Any = None) -> Any:
+        return {
             weight: project(gradient_EFD, curvatures[weight])
             for weight, gradient_EFD in gradients.items()
         }
-    )
+
+    return optax.stateless(project_all)
