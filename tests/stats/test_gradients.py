@@ -19,7 +19,7 @@ TEXTS = [
 ]
 
 
-def moments_in_torch(folder, model) -> dict[int, np.ndarray]:
+def moments_in_torch(folder, model, texts=TEXTS, max_length=None) -> dict[int, np.ndarray]:
     """E[g g^T] of the outputs of the second MLP weight, a text at a time, in float64."""
     torch.set_num_threads(1)  # tiny products
     hf, outputs = hf_model(folder, torch.float64), {}
@@ -32,8 +32,8 @@ def moments_in_torch(folder, model) -> dict[int, np.ndarray]:
 
         hf.get_submodule(name.removesuffix(".weight")).register_forward_hook(keep)
     sums, n_tokens = dict.fromkeys(LAYERS, 0.0), 0
-    for text in TEXTS:
-        row = torch.tensor([model.tokenizer.encode(text)])
+    for text in texts:
+        row = torch.tensor([model.tokenizer.encode(text)[:max_length]])
         logits = hf(row).logits[0]
         loss = torch.nn.functional.cross_entropy(logits[:-1], row[0, 1:], reduction="sum")
         loss.backward()
@@ -55,6 +55,15 @@ def test_moments_are_those_of_torch(shared, golden, family):
     for layer in LAYERS:
         assert relative(stats.gradients[layer], expected[layer]) <= 1e-4
         assert relative(stats.moments[layer], alone.moments[layer]) <= 1e-6
+
+
+def test_a_text_that_fills_its_row_does_not_predict_its_own_beginning(shared, golden):
+    model, cut = golden("gpt2"), dict(texts=TEXTS[2:], max_length=16)
+    stats = jaxedit.collect_stats(model, layers=LAYERS, gradients=True, **cut)
+    assert stats.n_tokens == 16
+    expected = moments_in_torch(shared / "golden" / "gpt2", model, **cut)
+    for layer in LAYERS:
+        assert relative(stats.gradients[layer], expected[layer]) <= 1e-4
 
 
 def test_an_interrupted_pass_goes_on_to_the_same_bits(golden, tmp_path, monkeypatch):
