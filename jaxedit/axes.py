@@ -38,6 +38,7 @@ Editing
     E  edited layer
     R  rank of an edit: column of its factors
     M  MLP hidden width a second time: rows of second moments, whitened or selected coordinates
+    Y  width of what a network of MEND reads: inputs, gradients, or both
 
 The same letters spell parameters' shapes (`PARAMETERS`: `"mlp/w_down"` is `"LFD"`), einsum
 equations and the layouts of checkpoints (`jaxedit.models.families`), and the two rule tables say by
@@ -77,6 +78,7 @@ GLOSSARY: dict[str, str] = {
     "E": "edited layer",
     "R": "rank of an edit: column of its factors",
     "M": "MLP hidden width a second time: rows of second moments, whitened or selected coordinates",
+    "Y": "width of what a network of MEND reads: inputs, gradients, or both",
 }
 
 # Kernels are stored in x out, whatever the checkpoint they came from did. L is always the leading
@@ -121,6 +123,7 @@ ACTIVATION_RULES: Mapping[str, str] = {
 PARAMETER_RULES: Mapping[str, str] = {
     "D": "data",
     "M": "data",
+    "Y": "data",
     "N": "model",
     "K": "model",
     "F": "model",

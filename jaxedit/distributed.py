@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxedit.files import exclusive_lock, parse_json, write_atomic
+from jaxedit.files import exclusive_lock, exclusive_target, parse_json, write_atomic
 from jaxedit.messages import first_line
 from jaxedit.rounding import ceil_div, next_power_of_two, read_whole_number
 
@@ -85,14 +85,40 @@ def own_workdir(folder: Path) -> Iterator[None]:
     Raises:
       ValueError: where another process owns it, in all processes of the run.
     """
+    with _own(exclusive_lock(folder), f"its work directory {folder}"):
+        yield
+
+
+@contextlib.contextmanager
+def own_target(path: Path) -> Iterator[None]:
+    """Own the name of what the first process of a run writes, for all of its processes.
+
+    Raises:
+      ValueError: where another process writes it, in all processes of the run.
+    """
+    mine = exclusive_target(path) if is_first_process() else contextlib.nullcontext()
+    with _own(mine, str(path)):
+        yield
+
+
+@contextlib.contextmanager
+def _own(lock: contextlib.AbstractContextManager[None], what: str) -> Iterator[None]:
+    """Hold a lock, unless the first process is refused its own: then no process goes on.
+
+    Else the others would wait for ever for what it does not compute.
+
+    Raises:
+      ValueError: where this process or the first one is refused.
+      OSError: where it cannot write there.
+    """
     refusal = None
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(exclusive_lock(folder))
-        except ValueError as error:
+            stack.enter_context(lock)
+        except (ValueError, OSError) as error:
             refusal = error
         if not broadcast_flag(refusal is None):
-            raise refusal or ValueError("the first process does not own its work directory")
+            raise refusal or ValueError(f"the first process of this run does not own {what}")
         if refusal is not None:
             raise refusal
         yield

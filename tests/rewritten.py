@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxedit.study.chain import chain_line, digest_of_line, first_link, seal
+from jaxedit.study.journal_end import MARK
 
 LINKS = ("arrays_digest", "previous", "digest")
 
@@ -31,6 +32,7 @@ def rewrite_lines(folder: Path, change: Callable[[dict[str, Any]], None]) -> Non
         written += chain_line(values, link, arrays_digest)
         link = digest_of_line(written[written[:-1].rfind(b"\n") + 1 :])
     path.write_bytes(written)
+    (folder / MARK).unlink(missing_ok=True)
 
 
 def without_links(line: bytes | str) -> dict[str, Any]:
@@ -45,6 +47,7 @@ def as_older(folder: Path, schema: int = 2) -> None:
         run.pop(name, None)
     content = json.dumps(run | {"schema": schema}, indent=2, ensure_ascii=False)
     (folder / "run.json").write_text(content, encoding="utf-8")
+    (folder / MARK).unlink(missing_ok=True)
     path = folder / "journal.jsonl"
     lines = [json.dumps(without_links(x), ensure_ascii=False) for x in path.open("rb")]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -31,7 +31,7 @@ from test_structure import FACE, FLOORS
 
 from jaxedit.cli import _main
 from jaxedit.cli._flags import apply_set
-from jaxedit.cli._main import command_names, run
+from jaxedit.cli._main import command_module, command_names, run
 from jaxedit.datasets import form_module, form_names
 from jaxedit.editors import hyper_defaults, method_names
 from jaxedit.study.config import (
@@ -92,7 +92,7 @@ def test_commands_and_their_flags_exist(path, monkeypatch, capsys):
     assert found
     for command, *arguments in found:
         assert command in command_names(), command
-        module = importlib.import_module(f"jaxedit.cli.{command}")
+        module = importlib.import_module(command_module(command))
         with monkeypatch.context() as patch:
             patch.setattr(module, "main", lambda *given, module=module: check_keys(module))
             patch.setattr(sys, "argv", ["jaxedit", command, *arguments])  # for --config.KEY
@@ -130,7 +130,8 @@ def known_flags() -> set[str]:
     """The flags of all commands, and what every command takes."""
     names = {"help", "version"}
     for command in command_names():
-        tree = ast.parse(read(ROOT / "jaxedit" / "cli" / f"{command}.py"))
+        file = command_module(command).replace(".", "/")
+        tree = ast.parse(read(ROOT / f"{file}.py"))
         names |= defined_flags(tree)
     return names | defined_flags(ast.parse(read(ROOT / "jaxedit" / "cli" / "_flags.py")))
 

@@ -28,8 +28,13 @@ still works.
 
 
 def command_names() -> list[str]:
-    """Return the names of the commands."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
+    """Return the names of the commands, those of their files with "-" for "_"."""
+    return sorted(path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[a-z]*.py"))
+
+
+def command_module(name: str) -> str:
+    """Return the dotted name of the module of a command."""
+    return f"jaxedit.cli.{name.replace('-', '_')}"
 
 
 def run(argv: list[str]) -> int:
@@ -53,7 +58,7 @@ def run(argv: list[str]) -> int:
         return _fail(f"unknown command {argv[1]!r}{hint} Commands: {known}")
 
     # The command defines its flags; then it runs, as one of several processes where there are more.
-    command = importlib.import_module(f"jaxedit.cli.{argv[1]}")
+    command = importlib.import_module(command_module(argv[1]))
     logging.basicConfig(level=logging.WARNING, format="jaxedit: %(message)s", stream=sys.stderr)
     before, own = set(FLAGS), []
     try:
@@ -174,7 +179,8 @@ def _fail(message: str) -> int:
 
 
 def _summary(name: str) -> str:
-    source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+    file = f"{command_module(name).rpartition('.')[2]}.py"
+    source = (Path(__file__).parent / file).read_text(encoding="utf-8")
     return (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
 
 

@@ -16,24 +16,29 @@ smaller sample is: the error of the matrices, the ratio of the eigenvalues by te
 small), and the shares below 2e-2. The larger sample errs too, half as much, so the error comes out
 an eighth too large, and the smallest ratios nearer to 1 than they truly are.
 
+--value_norm also measures, at the last of the layers, the mean norm of the values that MEMIT finds
+for facts on the unedited model, which NAS scales values to (`norm_anchor_scaling`). It is kept in
+the same file.
+
+    jaxedit stats --layers=4,5,6,7,8 --corpus=wikipedia.txt --value_norm --facts=counterfact.json
+
 A corpus with fewer tokens than asked for is used whole with a warning; one with fewer than F is
 refused, since the matrix would be singular. An interrupted run goes on with the same command. --npz
 names its files after the number of texts read: the other repositories take them with that number as
 `mom2_n_samples`.
 """
 
-import contextlib
+import dataclasses
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from absl import flags
 
 from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags, path_flag, whole_numbers
 from jaxedit.cli._output import print_json, show_table
-from jaxedit.distributed import is_first_process
-from jaxedit.files import exclusive_target
+from jaxedit.cli._value_norm import measure_with_progress
+from jaxedit.distributed import is_first_process, own_target
 
 if TYPE_CHECKING:
     from jaxedit.models.model import Model
@@ -81,6 +86,14 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "check", False, "gather a larger sample from the other texts, and compare the two"
     )
+    flags.DEFINE_bool("value_norm", False, "measure the mean norm of facts' values, for NAS")
+    flags.DEFINE_integer(
+        "requests",
+        None,
+        "--value_norm: of so many facts; absent: 1,000, and 100 for the built-in model",
+        lower_bound=2,
+    )
+    path_flag("facts", "builtin", "--value_norm: the requests that it draws from")
     json_flag()
 
 
@@ -106,7 +119,7 @@ def main() -> None:
 
     # The second moments and the files they are written to, by one process at a time.
     out = Path(FLAGS.out)
-    with exclusive_target(out) if is_first_process() else contextlib.nullcontext():
+    with own_target(out):
         result = collect_and_write(model, texts, layers, wanted, out)
     if FLAGS.json:
         print_json(result)
@@ -128,10 +141,15 @@ def collect_and_write(
     """
     from jaxedit.edits.edit import EDITED_WEIGHT
     from jaxedit.stats.npz import write_npz
+    from jaxedit.stats.spectra import spectrum
+    from jaxedit.stats.value_norm import to_json
 
     stats = collect_with_progress(
         model, texts, layers, wanted, out.with_suffix(".part"), FLAGS.gradients
     )
+    if FLAGS.value_norm:
+        norms = {max(layers): measure_with_progress(model, max(layers))}
+        stats = dataclasses.replace(stats, value_norms=norms)
     if is_first_process():
         stats.save(out)
     if FLAGS.npz and is_first_process():
@@ -145,6 +163,8 @@ def collect_and_write(
         "n_tokens": stats.n_tokens,
         "layers": {str(layer): spectrum(cov_FF) for layer, cov_FF in stats.moments.items()},
     }
+    if stats.value_norms:
+        result["value_norms"] = to_json(stats.value_norms)
     if FLAGS.check:
         part = out.with_suffix(".check.part")
         n_tokens = CHECK_TIMES * wanted
@@ -168,7 +188,7 @@ def compare_with_larger_sample(
       ValueError: where these hold fewer tokens than the second moments are wide.
     """
     from jaxedit.stats.collect import shuffle_texts
-    from jaxedit.stats.comparison import compare_stats
+    from jaxedit.stats.spectra import compare_stats
 
     n_read = stats.made_from["n_texts_read"]
     others = shuffle_texts(texts, FLAGS.seed)[n_read:]
@@ -243,20 +263,13 @@ def collect_with_progress(
     return stats
 
 
-def spectrum(cov_FF: np.ndarray) -> dict[str, float]:
-    """Compute trace, extreme eigenvalues and condition number of a second moment."""
-    value_F = np.linalg.eigvalsh(np.asarray(cov_FF, np.float64))
-    smallest, largest = float(value_F[0]), float(value_F[-1])
-    condition = largest / smallest if smallest > 0 else float("inf")
-    trace = float(value_F.sum())
-    return {"trace": trace, "largest": largest, "smallest": smallest, "condition": condition}
-
-
 def show(result: dict[str, Any]) -> None:
     """Print the result for people."""
     from jaxedit.reports.formatting import format_number
 
     tables = {f"{result['n_tokens']:,} tokens, {result['out']}": result["layers"]}
+    if "value_norms" in result:
+        tables["norms of values"] = result["value_norms"]
     if "check" in result:
         compared = result["check"]["layers"]
         tables[f"against {result['check']['n_tokens']:,} tokens of other texts"] = {

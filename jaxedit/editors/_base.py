@@ -57,7 +57,7 @@ class Editor(NamedTuple):
 
 
 def with_constraints(editor: Editor, constraints: UpdateConstraints) -> Editor:
-    """Return the editor with its updates constrained (RECT, PRUNE, a norm cap)."""
+    """Return the editor with its updates constrained (RECT, PRUNE, SPHERE, a norm cap)."""
 
     def constrain(model: Model, made: Edit, state: ConstrainedState) -> Edit:
         constrained = update_constraints.apply_to(constraints, model, made, state.largest)

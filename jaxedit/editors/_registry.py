@@ -22,6 +22,7 @@ from jaxedit.editors._base import (
 from jaxedit.editors._published import published_hyper
 from jaxedit.models.model import Model
 from jaxedit.solving.ranges import check_ranges
+from jaxedit.solving.sphere import SphereHyper
 from jaxedit.solving.update_constraints import UpdateConstraints
 
 # Hyper-parameters under the names they had before version 0.1.
@@ -41,7 +42,7 @@ def make_editor(name: str, **hyper: Any) -> Editor:
     """Make an editor by its method's name, with hyper-parameters under their published names.
 
     Without `layer` (or `layers`) those published for the model are taken when `init` sees it. Every
-    method also takes `max_norm_ratio`, `rect_keep` and `prune_log_base`
+    method also takes `max_norm_ratio`, `rect_keep`, `prune_log_base` and SPHERE's
     (`jaxedit.solving.update_constraints`).
 
     Raises:
@@ -117,12 +118,16 @@ def _plain(value: Any) -> Any:
 
 def _build(name: str, hyper: dict[str, Any]) -> Editor:
     """Make an editor with what is put around its method."""
-    names = [field.name for field in dataclasses.fields(UpdateConstraints)]
-    constraints = UpdateConstraints(**{key: hyper.get(key) for key in names})
-    check_ranges(constraints)
     module = _method_module(name)
-    own = module.Hyper(**{key: value for key, value in hyper.items() if key not in names})
-    check_ranges(own)
+    own_names = {field.name for field in dataclasses.fields(module.Hyper)}
+    own = module.Hyper(**{key: value for key, value in hyper.items() if key in own_names})
+    constraints = UpdateConstraints(
+        **{key: value for key, value in hyper.items() if key not in own_names}
+    )
+    for each in (constraints, own):
+        check_ranges(each)
+        if isinstance(each, SphereHyper):
+            each.check_sphere()
     editor: Editor = module.make(own)
     editor = editor if constraints.is_empty else with_constraints(editor, constraints)
     return with_begin_of_text(editor) if editor.hyper.anchor else editor
@@ -160,13 +165,15 @@ def hyper_defaults(name: str) -> dict[str, Any]:
     No layers stand for those published for the model.
     """
     hyper = _method_module(name).Hyper
-    fields = [*dataclasses.fields(hyper), *dataclasses.fields(UpdateConstraints)]
-    fields.sort(key=lambda field: field.name not in ("layer", "layers"))  # stable: these come first
-    return {field.name: field.default for field in fields}
+    own = {field.name: field.default for field in dataclasses.fields(hyper)}
+    others = {field.name: field.default for field in dataclasses.fields(UpdateConstraints)}
+    defaults = own | {name: value for name, value in others.items() if name not in own}
+    names = sorted(defaults, key=lambda name: name not in ("layer", "layers"))  # stable
+    return {name: defaults[name] for name in names}
 
 
 def hyper_types(name: str) -> dict[str, Any]:
     """Return the types of a method's hyper-parameters."""
     module = _method_module(name)
-    types = typing.get_type_hints(module.Hyper) | typing.get_type_hints(UpdateConstraints)
+    types = typing.get_type_hints(UpdateConstraints) | typing.get_type_hints(module.Hyper)
     return {key: types[key] for key in hyper_defaults(name)}

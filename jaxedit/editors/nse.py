@@ -26,15 +26,17 @@ from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank, make_edit, t
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.solving import multi_layer
+from jaxedit.solving.edit_info import edit_info
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.key_history import KeyHistory, append, gram
 from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.multi_layer import LayerUpdates, MethodSpec
+from jaxedit.solving.norm_anchor import anchor_norm, find_values
 from jaxedit.solving.packed_prompts import pack_prompts
 from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, SHARE
 from jaxedit.solving.regulariser import KeyRegulariser, shard_folded
 from jaxedit.solving.site import Site
-from jaxedit.solving.value_cache import cached_values
+from jaxedit.solving.solve import least_change
 from jaxedit.solving.whiteners import inverse_cholesky
 from jaxedit.stats.second_moments import Stats
 
@@ -72,10 +74,12 @@ class State(NamedTuple):
     Attributes:
       context_templates: in groups, given or sampled.
       histories: layer -> C and S.
+      anchor_norm: the norm that NAS gives values; None: it is off.
     """
 
     context_templates: tuple[tuple[str, ...], ...]
     histories: Mapping[int, KeyHistory]
+    anchor_norm: float | None = None
 
 
 def make(hyper: Hyper) -> Editor:
@@ -106,7 +110,8 @@ def init(hyper: Hyper, model: Model, stats: Stats | None) -> State:
         )
     moments = multi_layer.second_moments(hyper, model, stats)
     histories = {layer: KeyHistory(moment_FF) for layer, moment_FF in moments.items()}
-    return State(multi_layer.context_templates(hyper, model), histories)
+    norm = anchor_norm(hyper, model, stats, hyper.layers[-1])
+    return State(multi_layer.context_templates(hyper, model), histories, norm)
 
 
 def edit(
@@ -128,11 +133,14 @@ def edit(
 
     # The values z, as the model without any edit would have them.
     unedited, templates = without_edits(working), sum(groups, ())
-    values = cached_values(hyper, unedited, requests, templates, z_layer, Site.RESIDUAL)
+    found = find_values(
+        hyper, unedited, requests, templates, z_layer, Site.RESIDUAL, state.anchor_norm
+    )
+    values = found.values
     z_ID = values.init_ID + values.delta_ID
 
     # Passes over the layers, each for the requests that the passes before left too far from z.
-    regulariser_of = functools.partial(neuron_regulariser, hyper, model.mesh, state)
+    solve_layer = functools.partial(solve_neurons, hyper, state)
     reached_ID = compute_values(working, packed, z_layer)
     distance_I = np.linalg.norm(z_ID - reached_ID, axis=1)
     passes: list[LayerUpdates] = []
@@ -146,7 +154,7 @@ def edit(
             working, far_requests, groups, hyper.key_pooling, hyper.fact_token
         )
         passes.append(
-            multi_layer.update_layers(hyper, SPEC, working, packed_far, z_ID[far], regulariser_of)
+            multi_layer.update_layers(hyper, SPEC, working, packed_far, z_ID[far], solve_layer)
         )
         working = passes[-1].model
         reached_ID = compute_values(working, packed, z_layer)
@@ -160,8 +168,8 @@ def edit(
     keys = {layer: compute_keys(working, packed, layer)[0] for layer in hyper.layers}
     made = make_edit(model, deltas, multi_layer.edit_memory(keys))
     residual = max((updates.residual for updates in passes), default=0.0)
-    info = multi_layer.edit_info(values, deltas, residual, z_ID, reached_ID)
-    info |= {"n_passes": len(passes), "z_distance": float(distance_I.max())}
+    info = edit_info(values, deltas, residual, z_ID, reached_ID)
+    info |= found.info | {"n_passes": len(passes), "z_distance": float(distance_I.max())}
     return made, restore(state, made), info
 
 
@@ -171,6 +179,21 @@ def restore(state: State, made: Edit) -> State:
         layer: append(past, made.memory[f"keys/{layer}"]) for layer, past in state.histories.items()
     }
     return state._replace(histories=histories)
+
+
+def solve_neurons(
+    hyper: Hyper,
+    state: State,
+    model: Model,
+    layer: int,
+    key_IF: np.ndarray,
+    residual_ID: np.ndarray,
+) -> tuple[LowRank | Dense, float]:
+    """Solve for a layer's update on the neurons that the keys choose, and its relative residual."""
+    regulariser = neuron_regulariser(hyper, model.mesh, state, layer, key_IF)
+    return least_change(
+        regulariser, EDITED_WEIGHT, layer, key_IF.T, residual_ID, 1.0, hyper.solve_dtype
+    )
 
 
 def neuron_regulariser(

@@ -76,6 +76,18 @@ def apply_all(model: Model, edits: Sequence[Edit]) -> Model:
     return _with_edits(model, overlay, (*model.metadata.history, *edits))
 
 
+def apply_saved(model: Model, edit: Edit, path: object) -> Model:
+    """Return a new model with an edit that was read from a file added; errors name the file.
+
+    Raises:
+      ValueError: as `apply` does.
+    """
+    try:
+        return apply(model, edit)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def check_base(model: Model, edit: Edit) -> None:
     """Check that an edit was made on this model's base weights, where it says on which.
 

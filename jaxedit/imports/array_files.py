@@ -1,6 +1,5 @@
 """Named arrays in files: safetensors, NumPy's npz, and torch's (its weights only)."""
 
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jaxedit.imports.changes import WeightChange, change_of_array, change_of_factors, check_finite
-from jaxedit.messages import first_line
+from jaxedit.torch_files import read_torch
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 SUFFIXES = (".safetensors", ".npz", *TORCH_SUFFIXES)
@@ -28,7 +27,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     elif path.suffix == ".npz":
         found = _read_npz(path)
     else:
-        found = _read_torch(path)
+        found = read_torch(path)
     return {name: _as_array(path, name, value) for name, value in found.items()}
 
 
@@ -46,7 +45,7 @@ def read_changes_file(path: Path) -> dict[str, WeightChange]:
     if path.suffix not in TORCH_SUFFIXES:
         found: Mapping[str, Any] = read_arrays(path)
     else:
-        found = _read_torch(path)
+        found = read_torch(path)
     if any(".lora_" in name for name in found):
         raise ValueError(f"{path} holds the factors of a LoRA adapter: give its folder")
     return {name: _change(path, name, value) for name, value in found.items()}
@@ -103,26 +102,3 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             return dict(file)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a whole .npz file of arrays: {error}") from error
-
-
-def _read_torch(path: Path) -> dict[str, Any]:
-    """Read a dictionary of a torch file; nothing in it is run."""
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError(
-            f"{path} is a torch file, and torch is not installed: pip install 'jaxedit[verify]', "
-            "or save it as .safetensors"
-        ) from error
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        reason = first_line(error)
-        raise ValueError(
-            f"{path} cannot be read as a torch file of weights only: {reason}"
-        ) from error
-    if not isinstance(found, Mapping):
-        raise ValueError(
-            f"{path} holds a {type(found).__name__}; expected a dictionary of weights' names"
-        )
-    return {str(name): value for name, value in found.items()}

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxedit import axes
-from jaxedit.distributed import broadcast_flag, is_first_process
-from jaxedit.files import exclusive_target, partial_path, sync_folder
+from jaxedit.distributed import broadcast_flag, is_first_process, own_target
+from jaxedit.files import partial_path, sync_folder
 from jaxedit.mesh import parameter_sharding
 from jaxedit.messages import first_line
 from jaxedit.models.config import DecoderConfig
@@ -73,7 +73,7 @@ def write_orbax(model: Model, directory: Path, folder: Path) -> None:
             "convert it on a mesh whose model axis divides them"
         )
     fingerprints, is_first = model.fingerprints, is_first_process()
-    with exclusive_target(folder) if is_first else contextlib.nullcontext():
+    with own_target(folder):
         partial = partial_path(folder)
         if is_first:
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed

@@ -11,6 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxedit.models.attention import AttentionContext
 from jaxedit.models.layers import run_layer, run_layers
 from jaxedit.models.model import Model
 from jaxedit.models.target_loss import TargetRows, loss_of_residual, run_below
@@ -35,9 +36,25 @@ def inputs_and_output_gradients(
       The loss, and for each place float32 x [B, T, in] and g [B, T, out] at every position. g is 0
       behind the last position that the loss reads in a row.
     """
-    layers = sorted({layer for _, layer in places})
-    lowest, end = layers[0], model.config.L
+    lowest = min(layer for _, layer in places)
     h_BTD, attn_context = run_below(model, rows.token_BT, lowest)
+    return factors_above(model, places, h_BTD, attn_context, rows)
+
+
+def factors_above(
+    model: Model, places: Places, h_BTD, attn_context: AttentionContext, rows: TargetRows
+) -> tuple[jax.Array, Factors]:
+    """Compute the same from the residual stream before the lowest of the places [B, T, D].
+
+    Args:
+      model: with its edits.
+      places: as in `inputs_and_output_gradients`.
+      h_BTD: of the rows.
+      attn_context: the rows' positions and mask.
+      rows: whose loss it is.
+    """
+    layers = sorted({layer for _, layer in places})
+    end = model.config.L
     size_of = {
         "mlp/w_down": model.config.D,
         "mlp/w_up": model.config.F,

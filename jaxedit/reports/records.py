@@ -4,8 +4,9 @@ import numpy as np
 
 from jaxedit.analyses.damage_prediction import COLLAPSE_PPL, has_collapsed
 from jaxedit.reports.formatting import format_number, format_perplexity, severity
-from jaxedit.study.journal import Journal, journal_remarks
+from jaxedit.study.journal import Journal
 from jaxedit.study.record import StepRecord
+from jaxedit.study.remarks import journal_remarks
 
 HEADER = ["#", "edit", "perplexity", "ratio", "P(new)", "accuracy", "|u·k|", "outcome"]
 NUMBERS = ("#", "perplexity", "ratio", "accuracy", "|u·k|")  # columns that are aligned right

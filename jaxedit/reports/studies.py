@@ -45,7 +45,6 @@ def read_studies(folder: Path, variants: tuple[str, ...]) -> list[FinishedStudy]
     studies = []
     for name in variants:
         journal = read_journal(folder / name)
-        kept = [step.record.step for step in journal.steps if step.record.kept]
-        retained = read_retained(folder / name, kept) or []
+        retained = read_retained(journal) or []
         studies.append(FinishedStudy(name, journal, retained))
     return studies

@@ -65,6 +65,18 @@ class StudyTracking:
         """Give one step's numbers, those that it has, to each tracker that was not given them.
 
         Raises:
+          ValueError, OSError: as `write_numbers`.
+        """
+        self.write_numbers(record.step, scalars(record))
+
+    def write_numbers(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Give numbers to each tracker that was not given this step.
+
+        Args:
+          step: which number of the study (or of a training) they are of.
+          numbers: by the name they are shown under.
+
+        Raises:
           ValueError: where a tracker does not begin, at the first step.
           OSError: where one does not take the numbers.
         """
@@ -72,13 +84,12 @@ class StudyTracking:
         # study's.
         if not self.open:
             self._open_runs()
-        numbers = scalars(record)
         for tracker in self.trackers:
-            if record.step < self.next_step[tracker]:
+            if step < self.next_step[tracker]:
                 continue
             if numbers:
-                self.open[tracker].write_step(record.step, numbers)
-            self.next_step[tracker] = record.step + 1
+                self.open[tracker].write_step(step, numbers)
+            self.next_step[tracker] = step + 1
             self._write_state()
 
     def _open_runs(self) -> None:

@@ -16,7 +16,7 @@ from jaxedit.edits.spaces import check_leading_space
 from jaxedit.models.model import Model
 from jaxedit.solving.packed_prompts import POOLINGS
 from jaxedit.solving.prompts import check_fact_token
-from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
+from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, SEED, check_ranges
 from jaxedit.solving.templates import check_template
 
 SOLVE_DTYPES = ("float64", "float32")
@@ -94,12 +94,17 @@ class ValueHyper(TargetHyper):
       target_cache: a folder; values found on a model without edits are kept there
         (`jaxedit.solving.value_cache`).
       seed: of context templates that are sampled.
+      norm_anchor_scaling: NAS: the MLP's part of the value gets the mean norm that values have on
+        the unedited model (`jaxedit.solving.norm_anchor`).
+      norm_anchor_value: this norm; None: as it is in the statistics.
     """
 
     anchor: str | None = None
     v_loss_layer: int | None = None
     target_cache: str | None = None
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
+    norm_anchor_scaling: bool = False
+    norm_anchor_value: Annotated[float | None, POSITIVE] = None
 
     def check(self, model: Model) -> None:
         """Raise a ValueError on a value that cannot be meant for this model."""
@@ -111,6 +116,12 @@ class ValueHyper(TargetHyper):
             raise ValueError(
                 f"v_loss_layer={self.v_loss_layer}: the reference reads the logits of the last "
                 f"layer, here {last}"
+            )
+        if self.norm_anchor_scaling and self.keep_unedited_norm:
+            raise ValueError("norm_anchor_scaling and keep_unedited_norm exclude each other")
+        if self.norm_anchor_value is not None and not self.norm_anchor_scaling:
+            raise ValueError(
+                f"norm_anchor_value={self.norm_anchor_value} is for norm_anchor_scaling=True"
             )
 
 

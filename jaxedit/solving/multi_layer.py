@@ -19,20 +19,25 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxedit.edits.apply import apply
-from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank, make_edit, to_dense
+from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, allocate_deltas
+from jaxedit.solving.edit_info import edit_info
 from jaxedit.solving.finite import check_finite, check_finite_delta
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.keys import compute_keys, compute_values
+from jaxedit.solving.norm_anchor import anchor_norm, find_values
 from jaxedit.solving.packed_prompts import PackedPrompts, pack_prompts
 from jaxedit.solving.regulariser import KeyRegulariser, shard_regulariser
 from jaxedit.solving.site import Site
 from jaxedit.solving.solve import add_past_keys, least_change
 from jaxedit.solving.templates import sample_groups
-from jaxedit.solving.value import OptimisedValues
-from jaxedit.solving.value_cache import cached_values
 from jaxedit.stats.second_moments import Stats
+
+
+def leave_as_it_is(model: Model, delta: LowRank | Dense) -> LowRank | Dense:
+    """Return a layer's update."""
+    return delta
 
 
 class MethodSpec(NamedTuple):
@@ -45,6 +50,8 @@ class MethodSpec(NamedTuple):
       residual_divisor: (layers still to write, this one included) -> what the residual is divided
         by at this layer.
       site: what z is, after the last edited layer.
+      constrain: (model, a layer's update) -> the update that is written before the layers above are
+        looked at.
     """
 
     whitener: Callable[[np.ndarray, int], np.ndarray]
@@ -52,6 +59,7 @@ class MethodSpec(NamedTuple):
     history: bool = False
     residual_divisor: Callable[[int], float] = float
     site: Site = Site.RESIDUAL
+    constrain: Callable[[Model, LowRank | Dense], LowRank | Dense] = leave_as_it_is
 
 
 class MultiLayerState(NamedTuple):
@@ -60,10 +68,15 @@ class MultiLayerState(NamedTuple):
     Attributes:
       context_templates: in groups, given or sampled.
       regularisers: layer -> M, with what past edits left in it.
+      anchor_norm: the norm that NAS gives values; None: it is off.
     """
 
     context_templates: tuple[tuple[str, ...], ...]
     regularisers: Mapping[int, KeyRegulariser]
+    anchor_norm: float | None = None
+
+
+LayerSolver = Callable[[Model, int, np.ndarray, np.ndarray], tuple[LowRank | Dense, float]]
 
 
 class LayerUpdates(NamedTuple):
@@ -100,7 +113,8 @@ def init(
         layer: shard_regulariser(model.mesh, whitener_MF)
         for layer, whitener_MF in whiteners.items()
     }
-    return MultiLayerState(context_templates(hyper, model), regularisers)
+    norm = anchor_norm(hyper, model, stats, hyper.layers[-1])
+    return MultiLayerState(context_templates(hyper, model), regularisers, norm)
 
 
 def context_templates(hyper: MultiLayerHyper, model: Model) -> tuple[tuple[str, ...], ...]:
@@ -138,28 +152,62 @@ def edit(
     Raises:
       ValueError: without requests, or where one is longer than the model's positions.
     """
+
+    def solve_layer(
+        model: Model, layer: int, key_IF: np.ndarray, residual_ID: np.ndarray
+    ) -> tuple[LowRank | Dense, float]:
+        regulariser, slack = state.regularisers[layer], spec.slack(len(key_IF))
+        return least_change(
+            regulariser, EDITED_WEIGHT, layer, key_IF.T, residual_ID, slack, hyper.solve_dtype
+        )
+
+    updates, info = write_batch(hyper, spec, model, requests, state, solve_layer)
+    memory = edit_memory(updates.keys) if spec.history else {}
+    made = make_edit(model, updates.deltas, memory)
+    return made, restore(state, made), info
+
+
+def write_batch(
+    hyper: MultiLayerHyper,
+    spec: MethodSpec,
+    model: Model,
+    requests: list[Request],
+    state: MultiLayerState,
+    solve_layer: LayerSolver,
+) -> tuple[LayerUpdates, dict[str, float]]:
+    """Find the values of a batch of requests and write them, in one pass over the layers.
+
+    Args:
+      hyper: names the layers.
+      spec: the method.
+      model: with the edits so far.
+      requests: at least one.
+      state: its context templates, and NAS's norm.
+      solve_layer: as in `update_layers`.
+
+    Returns:
+      The updates, and the edit in numbers.
+
+    Raises:
+      ValueError: without requests, or where one is longer than the model's positions.
+    """
     if not requests:
         raise ValueError("an edit needs at least one request")
     working = allocate_deltas(model, EDITED_WEIGHT, tuple(hyper.layers))
 
     # The values z, after the last layer.
     groups, z_layer = state.context_templates, hyper.layers[-1]
-    templates = sum(groups, ())
-    values = cached_values(hyper, working, requests, templates, z_layer, spec.site)
-    z_ID = values.init_ID + values.delta_ID
+    found = find_values(
+        hyper, working, requests, sum(groups, ()), z_layer, spec.site, state.anchor_norm
+    )
+    z_ID = found.values.init_ID + found.values.delta_ID
 
     # The updates, layer by layer.
-    def regulariser_of(layer: int, key_IF: np.ndarray) -> KeyRegulariser:
-        return state.regularisers[layer]
-
     packed = pack_prompts(working, requests, groups, hyper.key_pooling, hyper.fact_token)
-    updates = update_layers(hyper, spec, working, packed, z_ID, regulariser_of)
-    memory = edit_memory(updates.keys) if spec.history else {}
-    made = make_edit(model, updates.deltas, memory)
-
+    updates = update_layers(hyper, spec, working, packed, z_ID, solve_layer)
     reached_ID = compute_values(updates.model, packed, z_layer, spec.site)
-    info = edit_info(values, updates.deltas, updates.residual, z_ID, reached_ID)
-    return made, restore(state, made), info
+    info = edit_info(found.values, updates.deltas, updates.residual, z_ID, reached_ID)
+    return updates, info | found.info
 
 
 def update_layers(
@@ -168,7 +216,7 @@ def update_layers(
     model: Model,
     packed: PackedPrompts,
     z_ID: np.ndarray,
-    regulariser_of: Callable[[int, np.ndarray], KeyRegulariser],
+    solve_layer: LayerSolver,
 ) -> LayerUpdates:
     """Write the values z layer by layer, each layer's update made on the model with those before.
 
@@ -178,7 +226,8 @@ def update_layers(
       model: with the edits so far and room for the layers.
       packed: the requests.
       z_ID: what their bare prompts shall hold after the last layer.
-      regulariser_of: (layer, keys [I, F]) -> the layer's M.
+      solve_layer: (model, layer, keys [I, F], residual to write [I, D]) -> the layer's update, and
+        the relative residual of its solve.
     """
     layers, z_layer = hyper.layers, hyper.layers[-1]
     deltas, keys, residuals = [], {}, []
@@ -190,10 +239,8 @@ def update_layers(
         check_finite("keys", key_IF, layer)
         check_finite("residual to write", residual_ID, layer)
         # D
-        regulariser, slack = regulariser_of(layer, key_IF), spec.slack(len(z_ID))
-        delta, residual = least_change(
-            regulariser, EDITED_WEIGHT, layer, key_IF.T, residual_ID, slack, hyper.solve_dtype
-        )
+        delta, residual = solve_layer(model, layer, key_IF, residual_ID)
+        delta = spec.constrain(model, delta)
         check_finite_delta(delta)
         model = apply(model, make_edit(model, [delta]))
         deltas.append(delta)
@@ -214,39 +261,3 @@ def restore(state: MultiLayerState, made: Edit) -> MultiLayerState:
         layer = int(name.removeprefix("keys/"))
         regularisers[layer] = add_past_keys(regularisers[layer], key_IF.T)
     return state._replace(regularisers=regularisers)
-
-
-def edit_info(
-    values: OptimisedValues,
-    deltas: list[LowRank | Dense],
-    solve_residual: float,
-    z_ID: np.ndarray,
-    reached_ID: np.ndarray,
-) -> dict[str, float]:
-    """Summarise an edit in numbers, means over its requests.
-
-    Args:
-      values: as optimised.
-      deltas: the updates.
-      solve_residual: of the worst solve, relative.
-      z_ID: the values to write.
-      reached_ID: what the model holds after the edit; `z_miss` is |z - reached| / |delta|.
-    """
-    norms = {
-        f"norm_layer_{delta.layer}": float(np.linalg.norm(to_dense(delta))) for delta in deltas
-    }
-    delta_norm_I = np.linalg.norm(values.delta_ID, axis=1)
-    miss_I = np.linalg.norm(z_ID - reached_ID, axis=1)
-    z_miss_I = miss_I / np.maximum(delta_norm_I, np.finfo(np.float32).tiny)
-    return {
-        "loss": float(np.mean(values.nll_I + values.kl_I + values.decay_I)),
-        "loss_nll_nats": float(np.mean(values.nll_I)),
-        "loss_kl": float(np.mean(values.kl_I)),
-        "loss_weight_decay": float(np.mean(values.decay_I)),
-        "probability": float(np.mean(np.exp(-values.nll_I))),
-        "n_steps": float(np.mean(values.n_steps_I)),
-        "delta_norm": float(np.mean(delta_norm_I)),
-        "z_miss": float(np.mean(z_miss_I)),
-        "solve_residual": solve_residual,
-        **norms,
-    }

@@ -19,13 +19,13 @@ from jaxedit.models.model import Model
 from jaxedit.solving.finite import check_finite_delta
 from jaxedit.solving.hyper import RankOneHyper
 from jaxedit.solving.keys import compute_keys, compute_values
+from jaxedit.solving.norm_anchor import FoundValues, anchor_norm, find_values
 from jaxedit.solving.packed_prompts import pack_prompts
 from jaxedit.solving.regulariser import KeyRegulariser, shard_regulariser
 from jaxedit.solving.site import Site
 from jaxedit.solving.solve import Solution, solve
 from jaxedit.solving.templates import check_template, sample_templates
 from jaxedit.solving.value import OptimisedValues
-from jaxedit.solving.value_cache import cached_values
 from jaxedit.solving.whiteners import inverse_cholesky
 from jaxedit.stats.second_moments import Stats
 
@@ -38,10 +38,12 @@ class RankOneState(NamedTuple):
     Attributes:
       context_templates: given or sampled.
       regulariser: C of the edited layer.
+      anchor_norm: the norm that NAS gives values; None: it is off.
     """
 
     context_templates: tuple[str, ...]
     regulariser: KeyRegulariser
+    anchor_norm: float | None = None
 
 
 class UpdateBound(NamedTuple):
@@ -79,7 +81,8 @@ def init(hyper: RankOneHyper, model: Model, stats: Stats | None) -> RankOneState
     templates = hyper.context_templates or sample_templates(model, hyper.seed)
     for template in templates:
         check_template(template)
-    return RankOneState(tuple(templates), regulariser)
+    norm = anchor_norm(hyper, model, stats, hyper.edited_layer)
+    return RankOneState(tuple(templates), regulariser, norm)
 
 
 def edit(
@@ -118,21 +121,22 @@ def edit_each(
     state: RankOneState,
 ) -> list[tuple[Edit, dict[str, float]]]:
     """Make for each request the edit that would write it alone, their values optimised together."""
-    values = cached_values(
-        hyper, model, requests, state.context_templates, hyper.edited_layer, Site.MLP
-    )
-    return [_write(hyper, key_variant, model, values, i, state) for i in range(len(requests))]
+    templates, layer = state.context_templates, hyper.edited_layer
+    found = find_values(hyper, model, requests, templates, layer, Site.MLP, state.anchor_norm)
+    return [_write(hyper, key_variant, model, found, i, state) for i in range(len(requests))]
 
 
 def _write(
     hyper: RankOneHyper,
     key_variant: str,
     model: Model,
-    values: OptimisedValues,
+    found: FoundValues,
     i: int,
     state: RankOneState,
 ) -> tuple[Edit, dict[str, float]]:
     """Make the edit that writes the value of request i."""
+    values, is_skipped_I = found
+
     # k_left, k_right and W k_right
     mean_key_F, bare_key_F = values.key_ICF[i].mean(axis=0), values.bare_key_IF[i]
     left_F = bare_key_F if key_variant == "bare" else mean_key_F
@@ -141,12 +145,16 @@ def _write(
     if key_variant == "prefixed":
         now_D = values.value_ICD[i].mean(axis=0)
 
-    # v* - W k_right, written at k_right
+    # v* - W k_right, written at k_right; nothing where NAS skips the fact
     residual_D = values.init_ID[i] + values.delta_ID[i] - now_D
+    more = {}
+    if is_skipped_I is not None:
+        more = {"n_skipped_facts": int(is_skipped_I[i])}
+        residual_D = np.where(is_skipped_I[i], 0, residual_D)
     solution = solve(state.regulariser, left_F[:, None], right_F[:, None], residual_D[None], 0.0)
     delta = LowRank(EDITED_WEIGHT, hyper.edited_layer, solution.u_FR, solution.v_RD)
     check_finite_delta(delta)
-    return make_edit(model, [delta]), _info(values, i, solution, residual_D)
+    return make_edit(model, [delta]), _info(values, i, solution, residual_D) | more
 
 
 def bound_updates(

@@ -4,6 +4,8 @@
            kept
     PRUNE  (2405.16821): the singular values s of the whole change since the unedited model that
            reach the largest one s_max of the unedited weight become log(s) - log(s_max) + s_max
+    SPHERE (2510.01172): an update leaves out a part of what lies along the weight's neurons
+           (`jaxedit.solving.sphere`)
     cap    |delta W| <= max_norm_ratio |W|, in the Frobenius norm
 
 PRUNE's authors apply it once, at the end of a sequence of edits: `prune`. As a constraint it acts
@@ -11,6 +13,7 @@ after every edit, on the change so far, and later edits are made on the restrain
 one edit the two agree.
 
 RECT and PRUNE make an update dense: a step of the journal then holds a whole matrix for each layer.
+The others leave a low-rank update low-rank.
 """
 
 import dataclasses
@@ -21,16 +24,18 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from jaxedit.edits.edit import Dense, Edit, LowRank, make_edit, scale_delta, to_dense
-from jaxedit.mesh import to_host
+from jaxedit.edits.weights import base_weight, sum_of_edits
 from jaxedit.models.model import Model
+from jaxedit.solving import sphere
 from jaxedit.solving.ranges import OVER_ONE, POSITIVE, SHARE, check_ranges
+from jaxedit.solving.sphere import SphereHyper
 
 TINY = np.finfo(np.float32).tiny
 
 
 @dataclasses.dataclass(frozen=True)
-class UpdateConstraints:
-    """Constraints on an update, applied in this order; None leaves one out.
+class UpdateConstraints(SphereHyper):
+    """Constraints on an update, applied in this order, SPHERE last; None leaves one out.
 
     Attributes:
       max_norm_ratio: the cap on |delta W| / |W|, W unedited.
@@ -46,7 +51,7 @@ class UpdateConstraints:
     @property
     def is_empty(self) -> bool:
         """Whether there is no constraint."""
-        return self == UpdateConstraints()
+        return self.sphere_share is None and self.max_norm_ratio is None and not self.is_dense
 
     @property
     def is_dense(self) -> bool:
@@ -85,7 +90,7 @@ def init(
     if constraints.prune_log_base is None:
         return ConstrainedState(inner, {})
     places = [(weight, layer) for weight, layers in slots.items() for layer in layers]
-    largest = {place: float(np.linalg.norm(_base(model, *place), 2)) for place in places}
+    largest = {place: float(np.linalg.norm(base_weight(model, *place), 2)) for place in places}
     return ConstrainedState(inner, largest)
 
 
@@ -114,16 +119,24 @@ def _constrain(
 
     # The cap; it leaves an update what it is, low-rank or dense.
     if constraints.max_norm_ratio is not None:
-        base_FD = _base(model, weight, layer)
+        base_FD = base_weight(model, weight, layer)
         ratio = float(np.linalg.norm(to_dense(delta)) / np.linalg.norm(base_FD))
         delta = scale_delta(delta, min(1.0, constraints.max_norm_ratio / ratio) if ratio else 1.0)
-    if not constraints.is_dense:
-        return delta
-    change_FD, edited_FD = to_dense(delta), _sum_of_edits(model, weight, layer)
+    if constraints.is_dense:
+        delta = _restrain(constraints, model, delta, largest)
+    return sphere.project(constraints, model, delta)
+
+
+def _restrain(
+    constraints: UpdateConstraints, model: Model, delta: LowRank | Dense, largest
+) -> Dense:
+    """Make of an update what RECT and PRUNE leave of it."""
+    weight, layer = delta.weight, delta.layer
+    change_FD, edited_FD = to_dense(delta), sum_of_edits(model, weight, layer)
 
     # RECT: relative to the weight as it is edited so far.
     if constraints.rect_keep is not None:
-        weight_FD = np.abs(_base(model, weight, layer) + edited_FD)
+        weight_FD = np.abs(base_weight(model, weight, layer) + edited_FD)
         share_FD = np.abs(change_FD) / np.maximum(weight_FD, TINY)
         n_kept = max(1, share_FD.size - int(share_FD.size * (1 - constraints.rect_keep)))
         smallest_kept = np.partition(share_FD, -n_kept, axis=None)[-n_kept]
@@ -156,8 +169,8 @@ def prune(model: Model, log_base: float = math.e) -> Edit:
         raise ValueError(f"{model.metadata.source} has no edits that could be restrained")
     deltas = []
     for weight, layer in dict.fromkeys(delta[:2] for edit in edits for delta in edit.deltas):
-        largest = float(np.linalg.norm(_base(model, weight, layer), 2))
-        change_FD = _sum_of_edits(model, weight, layer)
+        largest = float(np.linalg.norm(base_weight(model, weight, layer), 2))
+        change_FD = sum_of_edits(model, weight, layer)
         deltas.append(Dense(weight, layer, prune_spectrum(change_FD, largest, log_base)))
     return dataclasses.replace(make_edit(model, deltas), anchor=edits[-1].anchor)
 
@@ -174,15 +187,3 @@ def prune_spectrum(change_FD: np.ndarray, largest: float, base: float) -> np.nda
     excess = np.log(np.maximum(value, largest) / largest) / np.log(base)
     restrained = np.where(value >= largest, excess + largest, value)
     return ((u * restrained) @ v).astype(np.float32)
-
-
-def _base(model: Model, weight: str, layer: int) -> np.ndarray:
-    return np.asarray(to_host(model.base[weight][layer]), np.float32)
-
-
-def _sum_of_edits(model: Model, weight: str, layer: int) -> np.ndarray:
-    """Return what the edits so far changed [F, D]."""
-    slot = int(model.overlay.slot[weight][layer]) if weight in model.overlay.slot else -1
-    if slot < 0:
-        return np.zeros(model.base[weight].shape[1:], np.float32)
-    return to_host(model.overlay.delta[weight][slot])

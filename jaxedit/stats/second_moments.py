@@ -4,7 +4,7 @@ Uncentred, over the tokens of a corpus (2202.05262, eq. 2). With few tokens the 
 10 x F tokens leave the smallest at about half of their true size, so an update goes further along
 them than it should, and make the large ones too large. A threshold deep among the small eigenvalues
 (AlphaEdit's null space) then counts too many directions as free, one above most of them too few.
-`jaxedit.stats.comparison` tells how far off a sample is.
+`jaxedit.stats.spectra` tells how far off a sample is.
 """
 
 import dataclasses
@@ -21,6 +21,8 @@ import numpy as np
 from jaxedit.files import parse_json, shorten_json, to_json, to_safetensors, write_atomic
 from jaxedit.models.fingerprints import compare_fingerprints, fingerprints_without_bos
 from jaxedit.models.model import Model
+from jaxedit.stats import value_norm
+from jaxedit.stats.value_norm import ValueNorm
 
 NAME = re.compile(r"(mom2|grad2)/(0|[1-9][0-9]{0,5})")  # of a layer's matrix in a file
 
@@ -36,12 +38,14 @@ class Stats:
         empty where that is not known.
       gradients: layer -> E[g g^T] [D, D] of output gradients (`jaxedit.stats.gradients`), where
         they were collected.
+      value_norms: layer -> the mean norm of values there on the same model, where it was measured.
     """
 
     moments: Mapping[int, np.ndarray]
     n_tokens: int
     made_from: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     gradients: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    value_norms: Mapping[int, ValueNorm] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_moments(
@@ -98,6 +102,19 @@ class Stats:
                 f"the second moments are {cov_FF.shape[0]} wide, "
                 f"the model's MLP {model.config.F}: another model's?"
             )
+        self._check_model(model)
+        return cov_FF
+
+    def value_norm_of(self, model: Model, layer: int) -> float:
+        """Return the mean norm of values at a layer, checked against the model.
+
+        Raises:
+          ValueError: where it was measured on another model.
+        """
+        self._check_model(model)
+        return self.value_norms[layer].mean
+
+    def _check_model(self, model: Model) -> None:
         made_with = self.made_from.get("fingerprint", model.fingerprint)
         if made_with != model.fingerprint:
             raise ValueError(
@@ -114,7 +131,6 @@ class Stats:
                 f"the second moments of {self.made_from.get('model')} were made with another model "
                 f"than {model.metadata.source}: {differing}; make them again with jaxedit stats"
             )
-        return cov_FF
 
     def gradients_of(self, model: Model, layer: int) -> np.ndarray:
         """Return E[g g^T] of one layer [D, D], checked as `of`.
@@ -133,11 +149,13 @@ class Stats:
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits that change when any of the moments does."""
+        """Sixteen hex digits that change when any of the moments or value norms does."""
         digest = hashlib.blake2b(digest_size=8)
         for layer, cov_FF in [*self.moments.items(), *self.gradients.items()]:
             digest.update(f"{layer} {cov_FF.shape}".encode())
             digest.update(np.ascontiguousarray(cov_FF, np.float32).tobytes())
+        if self.value_norms:
+            digest.update(json.dumps(value_norm.to_json(self.value_norms)).encode())
         return digest.hexdigest()
 
     def save(self, path: Path) -> None:
@@ -156,6 +174,8 @@ class Stats:
         }
         about = {"n_tokens": self.n_tokens, "made_from": to_json(self.made_from)}
         about["digest"] = _content_digest(self.digest, about)
+        if self.value_norms:
+            about["value_norms"] = value_norm.to_json(self.value_norms)
         described = json.dumps(about, sort_keys=True)
         write_atomic(path, to_safetensors(arrays, {"stats": described}))
 
@@ -186,6 +206,8 @@ class Stats:
             )
         try:
             stats = cls.from_moments(moments, about["n_tokens"], about["made_from"], gradients)
+            norms = value_norm.from_json(about.get("value_norms", {}))
+            stats = dataclasses.replace(stats, value_norms=norms)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         _check_content(path, stats, about)

@@ -20,7 +20,7 @@ from jaxedit.files import flatten_keys, to_json
 
 # Keys of run.json that may change while a study goes on, and those that say how it is written.
 CHANGING = ("config.n_facts", "config.mesh", "n_edits", "versions")
-WRITTEN = ("schema", "digest", "upgraded_from")
+WRITTEN = ("schema", "digest", "upgraded_from", "unverified_steps")
 
 _LINE_END = re.compile(rb', "digest": "([0-9a-f]{32})"\}\n\Z')
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxedit.datasets import read_requests
 from jaxedit.editors import layer_field, published_hyper, with_own_layer_name
-from jaxedit.edits.apply import apply
+from jaxedit.edits.apply import apply, apply_saved
 from jaxedit.edits.edit import Edit
 from jaxedit.edits.request import PromptAnswer, Request, check_requests, with_leading_space
 from jaxedit.models.load import load
@@ -194,7 +194,7 @@ def open_edit(
     base: str = source or record["model"]
     if not edit.deltas:
         raise ValueError(f"{path} changes no weight: it is a step that keeps keys alone")
-    model = apply(load(base, mesh=mesh, dtype=dtype), edit)
+    model = apply_saved(load(base, mesh=mesh, dtype=dtype), edit, path)
     baseline, known = record.get("unedited_ppl"), _known_of_edit(edit)
     return EditedModel(
         model=model,

@@ -10,6 +10,7 @@ from jaxedit.metrics.perplexity import Perplexity
 from jaxedit.study.record import StepRecord
 
 ACTIONS = ("keep", "rollback", "stop")
+NO_LIMIT = 1e308  # times a perplexity: never reached
 
 
 class Violation(NamedTuple):
@@ -46,7 +47,10 @@ class Guard:
         if self.action not in ACTIONS:
             raise ValueError(f"guard.action={self.action!r}: expected one of {', '.join(ACTIONS)}")
         if not 1 < self.max_ppl_ratio < math.inf:
-            raise ValueError(f"guard.max_ppl_ratio={self.max_ppl_ratio}: expected a number over 1")
+            raise ValueError(
+                f"guard.max_ppl_ratio={self.max_ppl_ratio}: expected a number over 1, and not inf; "
+                f"{NO_LIMIT} is never reached, and stands for the inf of an older study"
+            )
         limit = self.max_relative_perturbation
         if limit is not None and not 0 < limit < math.inf:
             raise ValueError(f"guard.max_relative_perturbation={limit}: expected a positive number")

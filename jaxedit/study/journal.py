@@ -27,7 +27,6 @@ from jaxedit.edits.edit import Edit, read_edit
 from jaxedit.files import LOCK_FILES, to_json, to_safetensors, write_atomic
 from jaxedit.study import run_file
 from jaxedit.study.chain import digest_bytes, digest_file
-from jaxedit.study.guard import ends_study
 from jaxedit.study.journal_end import FILE, JournalEnd
 from jaxedit.study.journal_lines import Line, check_arrays, cut_lines, end_behind, read_lines
 from jaxedit.study.record import SCHEMA, StepRecord, mark_undone
@@ -130,7 +129,7 @@ class Journal:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         last = self.steps[-1].record.step
         record = StepRecord(kind="undo", step=last, undone=list(steps), written_at=now)
-        self.end.append(to_json(record.to_dict()))
+        self.end.append(to_json(record.to_dict()), undone=steps)
 
     def truncate(self, n_steps: int) -> "Journal":
         """Keep the first `n_steps` steps, on the disk as well; the others are to be done again.
@@ -234,30 +233,6 @@ def find_step(journal: Journal, number: int) -> Step:
         known = f"it has 1 to {len(edits)}" if edits else "it has none yet"
         raise ValueError(f"{journal.folder} has no edit {number}; {known}")
     return found
-
-
-def journal_remarks(journal: Journal) -> list[str]:
-    """Say that a study is unfinished, and which of its journal's lines cannot be verified.
-
-    How many edits a shard has is not known from its run.json.
-    """
-    remarks = []
-    if journal.n_unverified:
-        remarks.append(
-            f"The first {journal.n_unverified} lines of the journal were written by an older "
-            "version: they have no digests, so that damage to them cannot be noticed."
-        )
-    config, n_made = journal.run["config"], len(journal.steps) - 1
-    n_edits = journal.run.get("n_edits")
-    last = journal.steps[-1].record if journal.steps else StepRecord(step=0)
-    is_stopped = ends_study(config.get("guard", {}).get("action"), last)
-    is_whole = n_edits is None or n_made >= n_edits or is_stopped or config.get("shard")
-    if not is_whole:
-        remarks.append(
-            f"The study is not finished: {n_made} of {n_edits} edits. The command that began it "
-            "goes on with it."
-        )
-    return remarks
 
 
 def _journal_of(

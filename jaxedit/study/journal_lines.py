@@ -16,7 +16,7 @@ from jaxedit.study.chain import (
     is_chained,
     take_links,
 )
-from jaxedit.study.journal_end import FILE, JournalEnd
+from jaxedit.study.journal_end import FILE, JournalEnd, count_lost, read_mark
 from jaxedit.study.record import StepRecord
 from jaxedit.study.upgrade import upgrade_line
 
@@ -40,7 +40,7 @@ class Line(NamedTuple):
 def read_lines(folder: Path, run: Mapping[str, Any], raw: Mapping[str, Any]) -> list[Line]:
     """Read and check the whole lines of a journal.
 
-    A last line that was cut short is left out.
+    A last line that was cut short is left out, and said to be, as are lines that were lost there.
 
     Args:
       folder: the work directory.
@@ -48,9 +48,10 @@ def read_lines(folder: Path, run: Mapping[str, Any], raw: Mapping[str, Any]) -> 
       raw: the content of run.json as it is there.
 
     Raises:
-      ValueError: where a line was changed, lost, doubled, exchanged or is of another study.
+      ValueError: where a line was changed, lost, doubled, exchanged or is of another study. Of
+        the last ones, where they cannot be made again.
     """
-    path = folder / FILE
+    path, mark = folder / FILE, read_mark(folder)
     content = path.read_bytes() if path.exists() else b""
     may_lack = "digest" not in raw or "upgraded_from" in raw  # an older version began it
     lines: list[Line] = []
@@ -77,7 +78,23 @@ def read_lines(folder: Path, run: Mapping[str, Any], raw: Mapping[str, Any]) -> 
         lines.append(Line(record, own, at, line))
     if not lines:
         _check_begun(folder)
+    try:
+        n_lost = count_lost(mark, len(lines), undone_by(lines))
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+    if n_lost:
+        logging.getLogger("jaxedit").warning(
+            "%s has lost its last lines, %d of %d; a study that goes on makes these steps again",
+            path,
+            n_lost,
+            len(lines) + n_lost,
+        )
     return lines
+
+
+def undone_by(lines: list[Line]) -> tuple[int, ...]:
+    """Return the edits that lines of a journal undid."""
+    return tuple(number for line in lines for number in line.record.undone or ())
 
 
 def check_arrays(folder: Path, lines: list[Line], every: bool) -> list[Line]:
@@ -120,11 +137,11 @@ def end_behind(folder: Path, lines: list[Line], raw: Mapping[str, Any]) -> Journ
       raw: the content of run.json as it is there.
     """
     if not lines:
-        return JournalEnd(folder / FILE, 0, b"", first_link(raw))
+        return JournalEnd(folder / FILE, 0, b"", first_link(raw), 0, ())
     last = lines[-1]
     links = last.links
     link = links.digest if links else first_link(raw, b"".join(line.text for line in lines))
-    return JournalEnd(folder / FILE, last.end, last.text, link)
+    return JournalEnd(folder / FILE, last.end, last.text, link, len(lines), undone_by(lines))
 
 
 def cut_lines(folder: Path, lines: list[Line], raw: Mapping[str, Any]) -> JournalEnd:
@@ -136,6 +153,7 @@ def cut_lines(folder: Path, lines: list[Line], raw: Mapping[str, Any]) -> Journa
       raw: the content of run.json as it is there.
     """
     end = end_behind(folder, lines, raw)
+    end.mark()  # first: a crash in between leaves more lines than it says
     if end.path.exists() and end.path.stat().st_size > end.n_bytes:
         os.truncate(end.path, end.n_bytes)
         with end.path.open("rb") as file:  # on the disk before the steps are written anew

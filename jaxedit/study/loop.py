@@ -23,11 +23,11 @@ from jaxedit.study.chain import CHANGING
 from jaxedit.study.context import StudyContext, build_context
 from jaxedit.study.evaluation import baseline_record
 from jaxedit.study.guard import ends_study
-from jaxedit.study.journal import Journal, check_workdir, open_journal
+from jaxedit.study.journal import Journal, check_workdir, open_journal, read_journal
 from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import StudyState, read_baseline, replay
 from jaxedit.study.resume import check_steps, journalled_edit, n_steps_to_keep
-from jaxedit.study.retained import read_retained, write_retained
+from jaxedit.study.retained import kept_steps, read_retained, write_retained
 from jaxedit.study.step import Measured, edit_batch, run_step
 
 OnStep = Callable[[StepRecord, int], None]  # (a step's record, how many steps there will be)
@@ -101,7 +101,7 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
         if ends_study(context.guard.action, record):
             break
     if not context.single:
-        _write_retained(context, state, kept, workdir)
+        _write_retained(context, state, workdir)
 
 
 def _write_step(
@@ -125,14 +125,13 @@ def _write_step(
     return record
 
 
-def _write_retained(
-    context: StudyContext, state: StudyState, kept: list[int], workdir: Path
-) -> None:
+def _write_retained(context: StudyContext, state: StudyState, workdir: Path) -> None:
     """Write how the kept edits' facts hold in the last model, unless that was done before."""
-    if read_retained(workdir, kept, unsealed=False) is not None:
+    journal = read_journal(workdir)  # with the steps that were made now
+    if read_retained(journal, older=False) is not None:
         return
     facts = [
         average_facts(evaluate_facts(state.model, context.batches[step - 1], prefix=context.prefix))
-        for step in kept
+        for step in kept_steps(journal)
     ]
-    write_retained(workdir, kept, facts)
+    write_retained(journal, facts)

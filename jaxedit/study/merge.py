@@ -1,7 +1,7 @@
 """Shards of a study of single edits merged into the study that one process would have made."""
 
 import itertools
-import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from safetensors import safe_open
 from jaxedit.files import exclusive_lock
 from jaxedit.rounding import read_whole_number
 from jaxedit.study.journal import Journal, Step, open_journal, read_journal
+from jaxedit.study.run_file import differing_keys
 
-DIFFER = ("shard", "mesh")  # of the configuration, from shard to shard
+DIFFER = ("config.shard", "config.mesh", "versions")  # from shard to shard
 
 
 def merge_shards(folder: Path) -> Path:
@@ -43,14 +44,38 @@ def _merge(folder: Path, shards: list[Journal]) -> Path:
         raise ValueError(f"{folder}: edit {double} is in two shards; restore them from a copy")
     unfinished, target = folder / "merged.part", folder / "merged"
     shutil.rmtree(unfinished, ignore_errors=True)
-    run = {**shards[0].run, "config": {**shards[0].run["config"], "shard": ""}}
-    journal = open_journal(unfinished, run)
+    journal = open_journal(unfinished, _merged_run(shards))
     for step in [shards[0].steps[0], *steps]:
         _copy(step, journal)
     if target.exists():
         read_journal(target)  # raises where something else lies there
         shutil.rmtree(target)
     return unfinished.rename(target)
+
+
+def _merged_run(shards: list[Journal]) -> dict[str, Any]:
+    """Return what the merged study is: what any shard says of it, and which steps are unverified.
+
+    Lines that an older version wrote have no digests; in the merged journal all have. The edits
+    that were copied out of them are said here.
+    """
+    merged: dict[str, Any] = {}
+    for shard in shards:  # what only a shard that went on under this version says counts too
+        merged = {**shard.run, **merged}
+    unverified = []
+    for shard in shards:
+        older = [line.record.step for line in shard.lines if line.links is None]
+        if older:
+            logging.getLogger("jaxedit").warning(
+                "%s: its first %d lines were written by an older version, without digests; they "
+                "are merged as they are, and damage to them cannot be noticed",
+                shard.folder,
+                len(older),
+            )
+        unverified += [step for step in older if step > 0]
+    if unverified:
+        merged["unverified_steps"] = sorted(unverified)
+    return {**merged, "config": {**merged["config"], "shard": ""}}
 
 
 def shard_folder(folder: Path, shard: str) -> Path:
@@ -89,18 +114,13 @@ def _read_shards(folder: Path) -> list[Journal]:
     for path, journal in zip(paths, journals, strict=True):
         if not journal.steps:
             raise ValueError(f"{path} holds no step yet; run the shard to its end first")
-        if _without_shard(journal.run) != _without_shard(journals[0].run):
+        differing = differing_keys(journals[0].run, journal.run, DIFFER)
+        if differing:
             raise ValueError(
                 f"{path} is a shard of another study than {paths[0]}: their run.json differ in "
-                "more than the shard"
+                f"{', '.join(differing[:6])}"
             )
     return journals
-
-
-def _without_shard(run: dict[str, Any]) -> str:
-    config = {key: value for key, value in run["config"].items() if key not in DIFFER}
-    same = {key: value for key, value in run.items() if key != "versions"}
-    return json.dumps({**same, "config": config}, sort_keys=True)
 
 
 def _copy(step: Step, journal: Journal) -> None:

@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 from safetensors import SafetensorError
 
-from jaxedit.edits.apply import apply, apply_all, replay_edits
+from jaxedit.edits.apply import apply_all, apply_saved, replay_edits
 from jaxedit.edits.edit import Edit
 from jaxedit.metrics.perplexity import Perplexity
 from jaxedit.models.fingerprints import compare_fingerprints
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
-from jaxedit.study.journal import Journal, Step, find_step, journal_remarks, read_journal
+from jaxedit.study.journal import Journal, Step, find_step, read_journal
+from jaxedit.study.remarks import journal_remarks
+from jaxedit.study.run_file import explain_tokenizer
 from jaxedit.study.validation import digest_edits
 
 
@@ -131,7 +133,13 @@ def _check_model(journal: Journal, model: Model) -> None:
         theirs.pop("weights", None)
     differing = compare_fingerprints(theirs, model.fingerprints)
     if differing:
-        raise ValueError(f"{name}: {differing}")
+        others = {
+            part
+            for part, own in model.fingerprints._asdict().items()
+            if part in theirs and theirs[part] != own
+        }
+        why = explain_tokenizer(journal.run) if others == {"tokenizer"} else ""
+        raise ValueError(f"{name}: {differing}{why}")
 
 
 def load_start(
@@ -161,7 +169,8 @@ def load_start(
         run_steps = list(start["run_steps"]) or None
         return edited_model(folder, run_steps, start["after_step"], mesh=mesh, dtype=dtype)
     model = load(config["model"], mesh=mesh, dtype=dtype)
-    return apply(model, Edit.load(start["edit"])) if start["edit"] else model
+    saved = start["edit"]
+    return apply_saved(model, Edit.load(saved), saved) if saved else model
 
 
 def read_step_edit(journal: Journal, step: Step) -> Edit:

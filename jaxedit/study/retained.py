@@ -1,53 +1,71 @@
 """The file retained.json: how the kept edits' facts hold in the last model.
 
-It follows from the journal, so one that cannot be read, or is of other edits, is made anew.
+It follows from the journal, so one that cannot be read, is of other edits, of another study, or of
+an older state of this one, is made anew.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxedit.files import read_json, write_atomic
-from jaxedit.study.chain import seal, was_changed
+from jaxedit.study.chain import digest_bytes, is_sealed, seal, was_changed
+from jaxedit.study.journal import Journal
 from jaxedit.study.upgrade import upgrade_metrics
 
 FILE = "retained.json"
 
 
-def read_retained(
-    folder: Path, kept: Sequence[int], unsealed: bool = True
-) -> list[Mapping[str, Any]] | None:
+def read_retained(journal: Journal, older: bool = True) -> list[Mapping[str, Any]] | None:
     """Read the metrics of each kept edit's facts in a study's last model.
 
     Args:
-      folder: the work directory.
-      kept: the steps whose edits the model has.
-      unsealed: whether a file without a digest is taken, as older versions wrote it.
+      journal: as it is now.
+      older: whether a file that does not say of which journal it is is taken, as older versions
+        wrote it.
 
     Returns:
-      None where there is no such file of these edits, or none that can be read.
+      None where there is no such file of this journal, or none that can be read.
     """
     try:
-        values = read_json(folder / FILE)
+        values = read_json(journal.folder / FILE)
     except (ValueError, OSError):
         return None
-    if was_changed(values):
-        return None
-    facts = values.get("facts")
+    facts, kept = values.get("facts"), kept_steps(journal)
     is_whole = isinstance(facts, list) and len(facts) == len(kept)
     if not is_whole or not all(isinstance(each, Mapping) for each in facts):
         return None
-    if values.get("steps") != list(kept) or not (unsealed or "digest" in values):
+    of_this = older and not was_changed(values)
+    if "journal" in values:
+        of_this = is_sealed(values) and values["journal"] == _digest_edits(journal)
+    if values.get("steps") != kept or not of_this:
         return None
     return [upgrade_metrics(each) for each in facts]
 
 
-def write_retained(folder: Path, kept: Sequence[int], facts: Sequence[Mapping[str, Any]]) -> None:
+def write_retained(journal: Journal, facts: Sequence[Mapping[str, Any]]) -> None:
     """Write the metrics of each kept edit's facts.
+
+    Args:
+      journal: as it is now.
+      facts: of each of its kept edits.
 
     Raises:
       OSError: where they cannot be written; the file is then as it was.
     """
-    content = seal({"steps": list(kept), "facts": list(facts)})
-    write_atomic(folder / FILE, json.dumps(content, ensure_ascii=False))
+    about = {"journal": _digest_edits(journal), "steps": kept_steps(journal)}
+    content = seal({**about, "facts": list(facts)})
+    write_atomic(journal.folder / FILE, json.dumps(content, ensure_ascii=False))
+
+
+def kept_steps(journal: Journal) -> list[int]:
+    """Return the steps whose edits a study's model has."""
+    return [step.record.step for step in journal.steps if step.record.kept]
+
+
+def _digest_edits(journal: Journal) -> str:
+    """Digest what a study is, which edits it made, and which it kept; not how long they took."""
+    # The first of the links: of what the study is, and of lines that an older version wrote.
+    begin = next((line.links.previous for line in journal.lines if line.links), "")
+    edits = [[step.record.step, step.record.kept, step.digest] for step in journal.steps]
+    return digest_bytes(json.dumps([begin, edits]).encode())

@@ -13,7 +13,8 @@ from jaxedit.study.record import SCHEMA
 from jaxedit.study.upgrade import upgrade_run
 
 FILE = "run.json"
-PACKAGES = ("jaxedit", "jax", "jaxlib")
+PACKAGES = ("jaxedit", "jax", "jaxlib", "tokenizers", "transformers")
+OF_TOKENIZERS = ("tokenizers", "transformers")  # the tokenizer's fingerprint depends on them
 # What older versions did not write: it is compared only where it is there.
 NEWER = ("fingerprints", "versions")
 
@@ -135,23 +136,41 @@ def _with_new_values(
     return values | {key: now[key] for key in added}
 
 
-def _check_same_study(
-    folder: Path, then: Mapping[str, Any], now: Mapping[str, Any], may_differ: tuple[str, ...]
-) -> None:
-    """Raise a ValueError that names the keys in which two runs differ."""
+def differing_keys(
+    then: Mapping[str, Any], now: Mapping[str, Any], may_differ: tuple[str, ...]
+) -> list[str]:
+    """List the dotted keys in which two runs differ.
+
+    What older versions did not write is no difference where only one of them says it.
+
+    Args:
+      then: the content of a run.json.
+      now: of another.
+      may_differ: keys that do not count, with all below them.
+    """
     a, b = flatten_keys(then), flatten_keys(now)
-    older = {key for key in b if key not in a and key.startswith(NEWER)}
-    differing = sorted(
+    older = {key for key in {*a} ^ {*b} if key.startswith(NEWER)}
+    return sorted(
         key
         for key in {*a, *b} - older
         if a.get(key) != b.get(key) and not key.startswith(may_differ)
     )
+
+
+def _check_same_study(
+    folder: Path, then: Mapping[str, Any], now: Mapping[str, Any], may_differ: tuple[str, ...]
+) -> None:
+    """Raise a ValueError that names the keys in which two runs differ."""
+    differing = differing_keys(then, now, may_differ)
     if not differing:
         return
+    a, b = flatten_keys(then), flatten_keys(now)
     shown = "; ".join(
         f"{key}: {shorten_json(a.get(key), 60)} there, {shorten_json(b.get(key), 60)} now"
         for key in differing[:6]
     )
+    if differing == ["fingerprints.tokenizer"]:
+        shown += explain_tokenizer(then)
     models = [key.partition(".")[2] for key in differing if key.startswith("fingerprints.")]
     which = f" The model's {' and '.join(models)} changed." if models else ""
     raise ValueError(
@@ -160,17 +179,42 @@ def _check_same_study(
     )
 
 
+def explain_tokenizer(then: Mapping[str, Any]) -> str:
+    """Say where another version of a package may be why a tokenizer's fingerprint differs.
+
+    Args:
+      then: the content of a study's run.json.
+
+    Returns:
+      A sentence behind a full stop; nothing where the versions are the same, or are not known.
+    """
+    changed = _changed_versions(then, {"versions": installed_versions()}, OF_TOKENIZERS)
+    if not changed:
+        return ""
+    return (
+        f". The study was made with {changed}, which may read the same files otherwise: where "
+        "these were not changed, install that again to go on"
+    )
+
+
 def _tell_versions(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Log where a study goes on under other versions."""
-    before, after = then.get("versions") or {}, now.get("versions") or {}
-    changed = [
-        f"{name} {before[name]} (now {after[name]})"
-        for name in after
-        if name in before and before[name] != after[name]
-    ]
+    changed = _changed_versions(then, now, PACKAGES)
     if changed:
         logging.getLogger("jaxedit").warning(
             "%s was made with %s: numbers may differ in their last digits from here on",
             folder,
-            ", ".join(changed),
+            changed,
         )
+
+
+def _changed_versions(
+    then: Mapping[str, Any], now: Mapping[str, Any], packages: tuple[str, ...]
+) -> str:
+    """Name the packages whose versions two run.json both have and differ in."""
+    before, after = then.get("versions") or {}, now.get("versions") or {}
+    return ", ".join(
+        f"{name} {before[name]} (now {after[name]})"
+        for name in packages
+        if name in before and name in after and before[name] != after[name]
+    )

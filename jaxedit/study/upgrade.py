@@ -15,6 +15,7 @@ from typing import Any
 from jaxedit.editors import RENAMED_HYPER, method_names
 from jaxedit.files import to_json
 from jaxedit.study.config import EVALUATION, default_config, editor_config
+from jaxedit.study.guard import NO_LIMIT
 from jaxedit.study.record import SCHEMA
 from jaxedit.study.renamed import upgrade_key
 
@@ -51,7 +52,7 @@ def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
     schema = run.get("schema", 0)
     if "config" not in run:
         return dict(run)
-    config = _with_new_hyper(run["config"])
+    config = _with_finite_guard(_with_new_hyper(run["config"]))
     # What a study of this schema wrote says with which versions.
     if schema == SCHEMA and "versions" not in run:
         return {**run, "config": config}
@@ -77,6 +78,14 @@ def _with_new_hyper(config: Mapping[str, Any]) -> dict[str, Any]:
         return dict(config)
     editor = {RENAMED_HYPER.get(name, name): value for name, value in config["editor"].items()}
     return {**config, "editor": editor}
+
+
+def _with_finite_guard(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace a guard's infinite limit, which a study could once have, by one as good."""
+    guard = config.get("guard")
+    if not isinstance(guard, Mapping) or guard.get("max_ppl_ratio") != "inf":
+        return dict(config)
+    return {**config, "guard": {**guard, "max_ppl_ratio": NO_LIMIT}}
 
 
 def _with_new_keys(config: Mapping[str, Any]) -> dict[str, Any]:

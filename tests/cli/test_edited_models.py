@@ -7,7 +7,7 @@ from absl import flags
 from command_examples import EDIT, FACTS, STUDY, TEXTS, refusal, result
 
 import jaxedit
-from jaxedit.cli._main import command_names
+from jaxedit.cli._main import command_module, command_names
 
 # Commands that run a model, so --run and --edit name an edited one there.
 RUN_A_MODEL = {"bench", "edit", "eval", "export", "generate", "ppl", "screen", "study"}
@@ -31,7 +31,7 @@ def saved(run):
 @pytest.mark.parametrize("name", sorted(RUN_A_MODEL & set(command_names())))
 def test_commands_that_run_a_model_can_run_an_edited_one(name, monkeypatch):
     monkeypatch.setattr(flags, "FLAGS", flags.FLAGS)
-    module = importlib.import_module(f"jaxedit.cli.{name}")
+    module = importlib.import_module(command_module(name))
     before = set(flags.FLAGS)
     try:
         module.define_flags()

@@ -10,8 +10,8 @@ import pytest
 
 import jaxedit
 from jaxedit.stats.collect import shuffle_texts
-from jaxedit.stats.comparison import compare_stats
 from jaxedit.stats.second_moments import Stats
+from jaxedit.stats.spectra import compare_stats
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,8 @@ def made(corpus_folder):
         "--max_tokens=2000",
         "--check",
         "--npz=npz",
+        "--value_norm",
+        "--requests=4",
         "--json",
     )
 
@@ -140,6 +142,23 @@ def test_an_edit_uses_the_file(made, corpus_folder):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["optimisation"]["norm_layer_2"] > 0
+    assert "n_skipped_facts" not in found["optimisation"]
+
+
+def test_the_mean_norm_of_values_is_kept_and_scaled_to(made, corpus_folder):
+    """Of four of the built-in facts, optimised with MEMIT's own values."""
+    assert made.returncode == 0, made.stderr
+    (layer, norm), *others = json.loads(made.stdout)["value_norms"].items()
+    assert (layer, others, norm["n_requests"], norm["n_dropped"]) == ("3", [], 4, 0)
+    assert norm["mean"] > 0 < norm["stderr"]
+    stats = Stats.load(corpus_folder / "stats.safetensors")
+    model = jaxedit.load(str(corpus_folder / "tiny"))
+    assert stats.value_norm_of(model, 3) == norm["mean"]
+    quick = dict(v_num_grad_steps=2, context_templates=(("{}",),), norm_anchor_scaling=True)
+    editor = jaxedit.make_editor("memit", layers=(2, 3), mom2_update_weight=1.0, **quick)
+    request = jaxedit.Request("{} is based in", "BP", "Munich")
+    _, _, info = editor.edit(model, [request], editor.init(model, stats))
+    assert info["n_skipped_facts"] in (0, 1)
 
 
 @pytest.mark.parametrize(

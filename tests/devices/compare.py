@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxedit
 from jaxedit.distributed import start_processes
-from jaxedit.edits.edit import to_dense
+from jaxedit.edits.edit import EDITABLE_WEIGHTS, to_dense
 from jaxedit.mesh import to_host
 from jaxedit.metrics.perplexity import perplexity_each, prepare
 from jaxedit.solving.keys import compute_keys
@@ -40,7 +40,7 @@ def results(directory: Path, mesh: str) -> dict[str, np.ndarray]:
     # Second moments, of all tokens and of some.
     stats = jaxedit.collect_stats(model, texts, LAYERS)
     found |= {f"moments/{layer}": moment_FF for layer, moment_FF in stats.moments.items()}
-    some = jaxedit.collect_stats(model, texts, LAYERS[:1], max_tokens=sum(map(len, texts)) // 8)
+    some = jaxedit.collect_stats(model, texts, LAYERS, max_tokens=sum(map(len, texts)) // 8)
     found["moments/some"] = some.moments[LAYERS[0]]
 
     # Edits of one layer, two made together and measured each by itself. Of so few texts C is nearly
@@ -70,7 +70,22 @@ def results(directory: Path, mesh: str) -> dict[str, np.ndarray]:
     generated = jaxedit.generate(edited, prompts, max_new_tokens=6)
     found["tokens"] = np.array(list(map(len, generated)))
     found["devices"] = np.array([edited.overlay.delta["mlp/w_down"].sharding.num_devices])
+    found |= every_mlp_weight(model, requests)
     return found | several_layers(cases, model, requests[:2], stats)
+
+
+def every_mlp_weight(model: jaxedit.Model, requests: list) -> dict[str, np.ndarray]:
+    """Edit every weight of MLPs by what they read and their output gradients."""
+    weights = tuple(weight for weight in EDITABLE_WEIGHTS if weight in model.base)
+    editor = jaxedit.make_editor(
+        "ultraedit", layers=LAYERS, weights=weights, lr=1e-4, batch_size=2, alpha=0.5
+    )
+    made, _, _ = editor.edit(model, requests, editor.init(model, None))
+    changes = [to_dense(delta).ravel() for delta in made.deltas]
+    tokens = model.tokenizer.encode(requests[0].prompt_text)
+    edited = jaxedit.apply(model, made)
+    logits = to_host(jaxedit.logits(edited, [tokens] * 8))
+    return {"ultraedit": np.concatenate(changes), "ultraedit/logits": logits}
 
 
 def several_layers(

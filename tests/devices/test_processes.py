@@ -20,12 +20,12 @@ from jaxedit.study.config import default_config
 
 def get_config():
     templates = ("{}", "I am. {}")
-    config = default_config("rome", layer=3, v_num_grad_steps=12, context_templates=templates)
+    config = default_config("rome", layer=3, v_num_grad_steps=5, context_templates=templates)
     config.update(model=MODEL, facts=FACTS, texts=TEXTS, mesh="data:2,model:4")
     config.guard.action = "keep"
     return config
 """
-NAMES = ("BP", "Bob", "Ann", "Tim", "Sony")
+NAMES = ("BP", "Bob", "Ann", "Tim")
 TEXTS = ["The Eiffel Tower is in Paris.", " Once upon a time there was a girl"]
 PATIENCE_S = 300
 
@@ -87,7 +87,7 @@ def test_a_killed_process_ends_the_run_and_the_run_resumes(config, tmp_path):
     first, second = start(config, tmp_path / "run")
     journal = tmp_path / "run" / "journal.jsonl"
     until = time.monotonic() + PATIENCE_S
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 2:
         assert time.monotonic() < until, "no step was made"
         assert first.poll() is None, first.stderr.read()[-3000:]
         time.sleep(0.02)
@@ -97,6 +97,6 @@ def test_a_killed_process_ends_the_run_and_the_run_resumes(config, tmp_path):
     assert first.returncode != 0
     assert "what was finished is kept, the same command goes on from there" in errors
     n_done = len(read_journal(tmp_path / "run").steps)
-    assert 3 <= n_done < 1 + len(NAMES)
+    assert 2 <= n_done < 1 + len(NAMES)
     finish(start(config, tmp_path / "run"))
     assert steps(tmp_path / "run") == steps(tmp_path / "whole")

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
+from descending_network import descending_network
 from safetensors.numpy import load_file
 
 import jaxedit
@@ -15,6 +17,7 @@ from jaxedit.edits.edit import edit_to_arrays, read_edit, to_dense
 from jaxedit.files import to_safetensors
 from jaxedit.metrics.facts import score_answers
 
+SHARED = Path(__file__).parents[3] / "shared"
 FAMILIES = ("llama",)  # what all five families compute is held to the golden vectors elsewhere
 WIDTH = 48  # of the residual stream
 TEMPLATES = ("{}", "I am a little. {}")
@@ -43,10 +46,13 @@ def settings_of(name: str) -> dict[str, Any]:
         "L2": 1.0,
         "lambda1": 1.0,
         "lambda2": 1.0,
-        "alpha": 0.0,
+        # NSE's distance, a ridge, or LyapLock's factor
+        "alpha": 0.0 if "upper_bound" in known else 1e-3 if "weights" in known else 60.0,
         "lr": 5e-3,
         "energy_threshold": 0.8,
     }
+    if "network" in known:
+        values["network"] = descending_network(SHARED / "golden" / "llama", (2,))
     return {key: value for key, value in values.items() if key in known}
 
 

@@ -6,6 +6,7 @@ declared types alone.
 
 import math
 
+import jax
 import pytest
 
 import jaxedit
@@ -72,6 +73,18 @@ def test_a_count_is_minus_a_count(value):
     make("encore", prob_cutoff=-2)
     with pytest.raises(ValueError, match=f"prob_cutoff={value}: expected -k"):
         make("encore", prob_cutoff=value)
+
+
+def test_whole_numbers_of_more_than_31_bits_where_they_can_be_meant():
+    """In numbers with a fraction, and in seeds, of which two give two different streams."""
+    many = 3_000_000_000
+    make("rome", v_lr=many, kl_factor=10**20, seed=2**32 - 1)
+    streams = [jax.random.bits(jax.random.key(seed)) for seed in (2**32 - 1, many, 2**31)]
+    assert len({int(bits) for bits in streams}) == 3
+    with pytest.raises(ValueError, match=r"seed=4294967296: expected .* of at most 4294967295"):
+        make("rome", seed=2**32)
+    with pytest.raises(ValueError, match=r"v_num_grad_steps=3000000000: .* at most 2147483647"):
+        make("rome", v_num_grad_steps=many)
 
 
 def test_ends_of_the_ranges():

@@ -21,7 +21,7 @@ from jaxedit.models.tokenizer import read_tokenizer
 PACKAGE = Path(jaxedit.__file__).parent
 INDEX = "model.safetensors.index.json"
 # The one file that reads what torch pickled, with weights_only=True.
-TORCH_READERS = {"imports/array_files.py"}
+TORCH_READERS = {"torch_files.py"}
 
 
 # Names and heads

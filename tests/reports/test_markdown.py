@@ -209,7 +209,7 @@ def test_a_study_without_an_edit_is_refused_and_left_as_it_is(tmp_path):
     with pytest.raises(ValueError, match="holds no edit yet; run the study first"):
         write_report(tmp_path / "run")
     found = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert found == ["journal.jsonl", "run.json", "steps"]
+    assert found == ["journal.jsonl", "journal_end.json", "run.json", "steps"]
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path):

@@ -133,6 +133,22 @@ def test_an_edit_without_a_record_needs_a_model(saved, shared, tmp_path):
     assert (found.editor, found.records, found.requests) == ({}, (), ())
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(dict(layer=77), r"layers \[77\] do not exist"), (dict(weight="x"), "the weight 'x'; only")],
+)
+def test_a_saved_edit_that_does_not_fit_is_named(saved, config_of, tmp_path, change, message):
+    """By its file, wherever it is read: by a command, and as what a study begins with."""
+    _, edit, _ = saved
+    path = tmp_path / "foreign.safetensors"
+    dataclasses.replace(edit, deltas=(edit.deltas[0]._replace(**change),)).save(path)
+    with pytest.raises(ValueError, match=rf"foreign\.safetensors: .*{message}"):
+        open_edit(path)
+    config = config_of(MORE, start=dict(edit=str(path)))
+    with pytest.raises(ValueError, match=rf"foreign\.safetensors: .*{message}"):
+        run_study(config, tmp_path / "run")
+
+
 # Studies that begin with an edited model.
 
 

@@ -49,6 +49,7 @@ def test_steps_come_back_in_order(tmp_path):
     assert sorted(path.name for path in (tmp_path / "a" / "run").rglob("*")) == [
         *(f"00000{n}.safetensors" for n in range(3)),
         "journal.jsonl",
+        "journal_end.json",
         "run.json",
         "steps",
     ]

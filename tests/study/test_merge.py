@@ -4,13 +4,14 @@ import json
 import shutil
 
 import pytest
-from rewritten import rewrite_run
+from rewritten import as_older, rewrite_run
 from study_examples import IN_PARIS, ONE_TEXT, TEMPLATES
 
 from jaxedit.files import to_json
 from jaxedit.study import loop
 from jaxedit.study.journal import read_journal
 from jaxedit.study.merge import merge_shards, shard_folder
+from jaxedit.study.remarks import journal_remarks
 from jaxedit.study.validation import shard_steps
 
 TIMED = ("time_s", "arrays", "previous", "digest")
@@ -86,6 +87,26 @@ def test_a_shard_goes_on_after_an_interruption(run, shards):
         for content in (before, lines.read_bytes())
     ]
     assert untimed[0] == untimed[1]
+
+
+def test_shards_of_which_one_went_on_under_this_version_are_merged(run, shards, tmp_path, caplog):
+    """The other one's lines have no digests, and its run.json no fingerprints: that is said."""
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    for name in ("shard-1-of-2", "shard-2-of-2"):
+        as_older(copy / name)
+    run(copy / "shard-2-of-2", shard="2/2")  # upgraded; nothing is left to do
+    merged = read_journal(merge_shards(copy))
+    assert [step.record.step for step in merged.steps] == list(range(1 + len(IN_PARIS)))
+    assert "fingerprints" in merged.run
+    assert "shard-1-of-2: its first 4 lines were written by an older version" in caplog.text
+    said = "5 edits were merged from shards that an older version wrote without digests"
+    assert any(remark.startswith(said) for remark in journal_remarks(merged))
+    assert journal_remarks(read_journal(merge_shards(shards))) == []
+
+    # What only a newer version writes is compared where both have it.
+    rewrite_run(copy / "shard-2-of-2", texts_sha256="other")
+    with pytest.raises(ValueError, match=r"another study than .*run\.json differ in texts_"):
+        merge_shards(copy)
 
 
 def test_what_cannot_be_merged(run, shards, tmp_path):

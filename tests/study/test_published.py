@@ -17,12 +17,10 @@ ENTRIES = runpy.run_path(str(PATH))["VARIANTS"]
 VALUE_COLUMNS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor")
 FT_COLUMNS = ("num_steps", "lr", "weight_decay", "kl_factor")
 EPOCH_COLUMNS = ("epochs", "lr", "", "")  # no decay, no KL
-COLUMNS = {
-    "ft": FT_COLUMNS,
-    "locft-bf": EPOCH_COLUMNS,
-    "lora": EPOCH_COLUMNS,
-    "crispedit": EPOCH_COLUMNS,
-}
+COLUMNS = {"ft": FT_COLUMNS}
+COLUMNS |= dict.fromkeys(("locft-bf", "lora", "crispedit"), EPOCH_COLUMNS)
+NO_COLUMNS = ("", "", "", "")
+COLUMNS |= dict.fromkeys(("mend", "ultraedit", "stableedit"), NO_COLUMNS)
 SHORT = {"λ": "mom2_update_weight", "b": "update_norm_lambda"}
 
 
@@ -137,8 +135,8 @@ def test_what_was_not_published_raises_and_says_what_was(entry):
 
 def test_an_unknown_method_lists_all():
     known = r"rome/gpt2-xl/paper, .*, ft/qwen2\.5-7b"
-    with pytest.raises(ValueError, match=f"no values published as 'mend/gpt2-xl'; .* of {known}"):
-        read_config(PATH, "mend/gpt2-xl")
+    with pytest.raises(ValueError, match=f"no values published as 'grace/gpt2-xl'; .* of {known}"):
+        read_config(PATH, "grace/gpt2-xl")
 
 
 PAPER = PATH.with_name("paper.py")
@@ -164,6 +162,16 @@ def test_an_unknown_experiment_lists_all():
         match="unknown experiment 'mend/gpt2-xl'; this configuration knows gpt2-xl, gpt-j-6b",
     ):
         read_config(PAPER, "mend/gpt2-xl")
+
+
+def read_cell(name: str, value: str):
+    """Read a value of the table: a number, layers as 11-15, or weights as w_gate+w_up."""
+    if name == "weights":
+        return tuple(f"mlp/{weight}" for weight in value.split("+"))
+    if name.endswith("layers"):
+        first, last = map(int, value.split("-"))
+        return tuple(range(first, last + 1))
+    return float(value)
 
 
 def test_the_table_of_the_readme_has_these_values():
@@ -193,7 +201,7 @@ def test_the_table_of_the_readme_has_these_values():
             assert float(clamp) == hyper.clamp_norm_factor, entry
             assert mom2 == str(hyper.mom2_adjustment).lower(), entry
         named = dict(part.split(" ") for part in own.split(", ") if part)
-        named = {SHORT.get(name, name): float(value) for name, value in named.items()}
-        assert named == {name: getattr(hyper, name) for name in named}, entry
+        named = {SHORT.get(name, name): read_cell(name, value) for name, value in named.items()}
+        assert named == {name: published[name] for name in named}, entry
         elsewhere = {"method", "layer", "layers", "mom2_adjustment", "clamp_norm_factor", *columns}
         assert find_published(entry).hyper.keys() - elsewhere == named.keys(), entry

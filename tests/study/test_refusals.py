@@ -4,10 +4,12 @@ import json
 import shutil
 
 import pytest
+from rewritten import rewrite_run
 from safetensors.numpy import load_file, save_file
 from study_examples import FACTS, TEXTS, content
 
 from jaxedit.study import loop
+from jaxedit.study.replay import edited_model
 
 
 def test_another_study_is_refused_in_the_same_folder(whole, configure, shared, tmp_path):
@@ -51,6 +53,27 @@ def test_another_study_is_refused_in_the_same_folder(whole, configure, shared, t
     for key in ("facts_sha256", "texts_sha256", "model_fingerprint"):
         assert f"{key}: " in message
     assert "config." not in message
+
+
+@pytest.mark.parametrize("other", ["tokenizer", "tokenizer and weights"])
+def test_a_tokenizer_that_another_version_reads_otherwise_is_said_to_be(
+    whole, configure, tmp_path, other
+):
+    """Where nothing but its fingerprint differs; else the version explains nothing."""
+    folder = shutil.copytree(whole(), tmp_path / "run")
+    run = json.loads((folder / "run.json").read_text())
+    assert {"jaxedit", "jax", "jaxlib", "tokenizers", "transformers"} == set(run["versions"])
+    prints = run["fingerprints"] | dict.fromkeys(other.split(" and "), "other")
+    versions = run["versions"] | {"tokenizers": "0.0.1"}
+    rewrite_run(folder, fingerprints=prints, versions=versions)
+    with pytest.raises(ValueError, match=r"The model's tokenizer .*changed") as caught:
+        loop.run_study(configure(), folder)
+    with pytest.raises(ValueError, match="its tokenizer") as of_model:
+        edited_model(folder)
+    is_explained = other == "tokenizer"
+    for error in (caught, of_model):
+        said = "The study was made with tokenizers 0.0.1 (now " in str(error.value)
+        assert said == is_explained, str(error.value)
 
 
 def test_a_folder_of_other_things_is_refused(configure, tmp_path):

@@ -16,6 +16,7 @@ from jaxedit.edits.edit import read_edit
 from jaxedit.files import exclusive_lock
 from jaxedit.study.chain import is_sealed
 from jaxedit.study.journal import read_journal
+from jaxedit.study.journal_end import MARK
 from jaxedit.study.loop import run_study
 from jaxedit.study.record import SCHEMA
 from jaxedit.study.replay import edited_model
@@ -190,12 +191,44 @@ def test_studies_without_an_edit_to_take_out(config_of, tmp_path, method, keys, 
 
 
 def test_an_undo_cut_short_never_happened(folder, config_of):
-    whole = lines(folder)
+    """What a crash leaves: half of the line, and journal_end.json as it was before."""
+    whole, mark = lines(folder), (folder / MARK).read_bytes()
     undo_steps(folder, [5])
     (folder / "journal.jsonl").write_bytes(lines(folder)[:-3])
+    (folder / MARK).write_bytes(mark)
     assert len(edited_model(folder).metadata.history) == 10
     run_study(config_of("rome"), folder)
     assert lines(folder) == whole
+
+
+@pytest.mark.parametrize("n_bytes_lost", [1, 3, "line"])
+def test_an_undo_that_was_lost_is_noticed(folder, config_of, n_bytes_lost):
+    """Whoever reads the study and whoever goes on with it are refused; the way out works."""
+    before = lines(folder)
+    undo_steps(folder, [5])
+    undone = lines(folder)
+    content = before if n_bytes_lost == "line" else undone[:-n_bytes_lost]
+    (folder / "journal.jsonl").write_bytes(content)
+    message = r"(lost its end .* edits \[5\] were undone; restore it|line 12 was changed since it)"
+    for use in (edited_model, read_journal, lambda folder: run_study(config_of("rome"), folder)):
+        with pytest.raises(ValueError, match=message):
+            use(folder)
+    assert lines(folder) == content
+    (folder / MARK).unlink()
+    (folder / "journal.jsonl").write_bytes(before)
+    undo_steps(folder, [5])
+    assert len(edited_model(folder).metadata.history) == 9
+
+
+def test_an_undo_after_which_a_crash_came_counts(folder):
+    """The line was written, journal_end.json was not."""
+    mark = (folder / MARK).read_bytes()
+    undo_steps(folder, [5])
+    (folder / MARK).write_bytes(mark)
+    assert len(edited_model(folder).metadata.history) == 9
+    undo_steps(folder, [6])
+    assert json.loads((folder / MARK).read_text())["undone"] == [5, 6]
+    assert json.loads((folder / MARK).read_text())["n_lines"] == 13
 
 
 def test_a_journal_whose_undo_names_no_kept_edit_is_damaged(folder):

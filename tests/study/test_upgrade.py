@@ -169,6 +169,21 @@ def test_an_old_folder_is_gone_on_with(old, tmp_path):
                 assert a[name] == approximately(b[name]), (mine.record.step, name)
 
 
+def test_a_study_without_a_limit_is_gone_on_with(old):
+    """An infinite one was possible; the message says what stands for it."""
+    folder = old("sequential")
+    run = json.loads((folder / "run.json").read_text())
+    run["config"]["guard"]["max_ppl_ratio"] = "inf"
+    (folder / "run.json").write_text(json.dumps(run))
+    config = sequential(5)
+    config.guard.max_ppl_ratio = float("inf")
+    with pytest.raises(ValueError, match="not inf; 1e\\+308 is never reached, and stands for"):
+        run_study(config, folder)
+    config.guard.max_ppl_ratio = 1e308
+    run_study(config, folder)
+    assert len(read_journal(folder).steps) == 6
+
+
 def approximately(value):
     """The old numbers are another machine's: equal to rounding."""
     return pytest.approx(value, rel=1e-3, abs=1e-7) if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""How far off the second moments of a sample are, by those of a larger one."""
+"""The eigenvalues of second moments, and how those of a sample compare with a larger one's."""
 
 from typing import Any
 
@@ -7,6 +7,15 @@ import numpy as np
 from jaxedit.stats.second_moments import Stats
 
 FREE_BELOW = 2e-2  # AlphaEdit's published threshold (2410.02355): smaller eigenvalues are free
+
+
+def spectrum(cov_FF: np.ndarray) -> dict[str, float]:
+    """Compute trace, extreme eigenvalues and condition number of a second moment."""
+    value_F = np.linalg.eigvalsh(np.asarray(cov_FF, np.float64))
+    smallest, largest = float(value_F[0]), float(value_F[-1])
+    condition = largest / smallest if smallest > 0 else float("inf")
+    trace = float(value_F.sum())
+    return {"trace": trace, "largest": largest, "smallest": smallest, "condition": condition}
 
 
 def compare_stats(small: Stats, large: Stats) -> dict[int, dict[str, Any]]:
