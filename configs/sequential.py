@@ -11,8 +11,8 @@ Values are the `measured` ones of `jaxedit/editors/_published.py`, chosen on thi
 8 and lambda 1000 by the batch study (`batch.py`); the exceptions are listed there. ft-l and ft-m
 have the l-infinity ball published for GPT-2 XL, RECT and SPHERE the values that were published for
 all models. LyapLock's edits are whole matrices of five layers, 18 MB, journalled every ten. The
-guard keeps every edit and only reports, so that the methods are seen without its help. mend needs its network first:
-`jaxedit train-mend --config=mend:smollm2-135m`.
+guard keeps every edit and only reports, so that the methods are seen without its help. mend needs
+its network first: `jaxedit train-mend --config=mend:smollm2-135m`.
 """
 
 from jaxedit.editors import find_published, method_names

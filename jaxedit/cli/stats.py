@@ -4,6 +4,7 @@
     jaxedit stats --model=gpt2-xl-directory --corpus=datasets:wikimedia/wikipedia,20231101.en \\
         --max_tokens=0
     jaxedit stats --layers=5 --corpus=wikipedia.txt --check
+    jaxedit stats --layers=4,5 --corpus=wikipedia.txt --gradients
 
 10 x F tokens (the default) are quick, but leave the smallest eigenvalues at about half of their
 true size and make the large ones too large. A threshold deep among the small ones, as AlphaEdit's
@@ -78,6 +79,11 @@ def define_flags() -> None:
         "npz", None, "also write the form of the ROME and EasyEdit repositories to this directory"
     )
     flags.DEFINE_bool(
+        "gradients",
+        False,
+        "also E[g g^T] of output gradients, for crispedit: a pass through all layers and back",
+    )
+    flags.DEFINE_bool(
         "check", False, "gather a larger sample from the other texts, and compare the two"
     )
     flags.DEFINE_bool("value_norm", False, "measure the mean norm of facts' values, for NAS")
@@ -138,7 +144,9 @@ def collect_and_write(
     from jaxedit.stats.spectra import spectrum
     from jaxedit.stats.value_norm import to_json
 
-    stats = collect_with_progress(model, texts, layers, wanted, out.with_suffix(".part"))
+    stats = collect_with_progress(
+        model, texts, layers, wanted, out.with_suffix(".part"), FLAGS.gradients
+    )
     if FLAGS.value_norm:
         norms = {max(layers): measure_with_progress(model, max(layers))}
         stats = dataclasses.replace(stats, value_norms=norms)
@@ -194,7 +202,12 @@ def compare_with_larger_sample(
 
 
 def collect_with_progress(
-    model: "Model", texts: list[str], layers: list[int], n_tokens: int, part: Path
+    model: "Model",
+    texts: list[str],
+    layers: list[int],
+    n_tokens: int,
+    part: Path,
+    gradients: bool = False,
 ) -> "Stats":
     """Collect second moments with a progress bar on standard error.
 
@@ -204,6 +217,7 @@ def collect_with_progress(
       layers: whose MLP.
       n_tokens: at most so many; 0: all.
       part: a file for the sums so far.
+      gradients: whether those of output gradients are collected too.
 
     Raises:
       ValueError: where the corpus is too small for second moments of full rank.
@@ -226,6 +240,7 @@ def collect_with_progress(
             max_length=FLAGS.max_length,
             seed=FLAGS.seed,
             corpus=FLAGS.corpus,
+            gradients=gradients,
             resume=part,
             on_tokens=lambda done, total: bar.update(task, completed=done, total=total),
         )

@@ -8,7 +8,7 @@ several is the same in all of them.
                scalable-model-editing/unified-model-editing (EMMET) and /encore,
                jianghoucheng/AlphaEdit and /nse, xpq-tech/PMET, lbq8942/BetaEdit,
                wpwpwpyo/LyapLock, XiaojieGu/UltraEdit, MINE-USTC/StableEdit (their modules for
-               ZsRE); of LocFT-BF that of 2509.22072
+               ZsRE); those of LocFT-BF (2509.22072) and CrispEdit (2602.15823)
     easyedit   zjunlp/EasyEdit; what it calls R-ROME is C-ROME here
     others     the method as a baseline elsewhere: alphaedit, encore (as above), blue
                (xpq-tech/BLUE), nas (SasyaTitech/NAS), sphere (PlusLabNLP/SPHERE, with its
@@ -19,8 +19,8 @@ several is the same in all of them.
                upper_bound are distances in this model's residual stream; FT's norm_constraint is
                the one published for GPT-2 XL; UltraEdit's and StableEdit's lr is the largest of a
                sweep that 100 ZsRE records raise the perplexity by less than 1 % with (configs/
-               README.md); LocFT-BF's and LoRA's place and learning rate are those of FT, not
-               searched. All other values are the methods' defaults
+               README.md); the places and learning rates of LocFT-BF, LoRA and CrispEdit are
+               FT's and MEMIT's, not searched. All other values are the methods' defaults
 
 A combination that is missing was not found published. Left out are keys that are the same
 everywhere (fact_token subject_last; v_loss_layer, the last one; mom2_adjustment true but for ROME),
@@ -85,8 +85,8 @@ PMET_BLUE = (20, 0.5, 0.5, 2.0, 0.0625)
 PMET_30 = (30, 0.2, 0.5, 0.75, 1.0)
 FT = ("num_steps", "lr", "weight_decay", "norm_constraint", "kl_factor")
 EPOCHS = ("epochs", "lr")
-COLUMNS = {"ft": FT, "locft-bf": EPOCHS, "lora": EPOCHS}  # of the others VALUE, or none
-COLUMNS |= dict.fromkeys(("mend", "ultraedit", "stableedit"), ())
+COLUMNS = {"ft": FT} | dict.fromkeys(("locft-bf", "lora", "crispedit"), EPOCHS)  # of others VALUE,
+COLUMNS |= dict.fromkeys(("mend", "ultraedit", "stableedit"), ())  # or none
 FT_BALL = (25, 5e-4, 0.0, 5e-4, 0.0)
 FT_FREE = (25, 5e-4, 0.0, False, 0.0)
 EPOCHS_25 = (25, 5e-4)
@@ -104,6 +104,7 @@ NSE_GPTJ = dict(mom2_update_weight=1.5e4, alpha=15.0, upper_bound=100.0)
 NSE_LLAMA = dict(mom2_update_weight=1.5e4, alpha=2.5, upper_bound=50.0)
 NSE_SMOLLM = dict(mom2_update_weight=1e3, alpha=10.0, upper_bound=300.0)
 MINIBATCH = dict(minibatch=100)
+CRISP = dict(minibatch=32, energy_threshold=0.99)
 RANK_8 = dict(r=8, lora_alpha=16.0)
 NSE_3 = dict(neuron_threshold=0.8, max_iterations=3)
 NSE_ALL = dict(neuron_threshold=1.0, max_iterations=3)
@@ -217,6 +218,9 @@ ROWS = [
     ("locft-bf", "llama-3-8b", "authors", 22, 22, EPOCHS_25, MINIBATCH | TUNED),
     ("locft-bf", "qwen2.5-7b", "authors", 6, 6, EPOCHS_25, MINIBATCH | TUNED),
     ("locft-bf", "smollm2-135m", "measured", 5, 5, EPOCHS_25, MINIBATCH),
+    ("crispedit", "llama-3-8b", "authors", 19, 23, EPOCHS_25, CRISP | TUNED),
+    ("crispedit", "qwen2.5-7b", "authors", 15, 19, EPOCHS_25, CRISP | TUNED),
+    ("crispedit", "smollm2-135m", "measured", 4, 8, EPOCHS_25, CRISP),
     ("lora", "smollm2-135m", "measured", 5, 5, EPOCHS_25, MINIBATCH | RANK_8),
     ("ultraedit", "gpt-j-6b", "authors", 18, 26, (), ULTRA_DOWN),
     ("ultraedit", "llama-3-8b", "authors", 11, 24, (), ULTRA_LLAMA | TUNED),

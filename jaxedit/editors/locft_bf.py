@@ -20,7 +20,7 @@ import jax
 import optax
 
 from jaxedit.editors._base import Editor
-from jaxedit.edits.edit import Edit, make_edit
+from jaxedit.edits.edit import EDITED_WEIGHT, Edit, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
 from jaxedit.solving.fine_tuning import (
@@ -40,7 +40,14 @@ from jaxedit.solving.hyper import BreadthFirstHyper
 
 @dataclasses.dataclass(frozen=True)
 class Hyper(BreadthFirstHyper):
-    """LocFT-BF's hyper-parameters; the defaults are those released."""
+    """LocFT-BF's hyper-parameters; the defaults are those released.
+
+    Attributes:
+      weights: those of a layer that are changed, of `jaxedit.edits.edit.EDITABLE_WEIGHTS`; all that
+        the model has are a block's whole MLP.
+    """
+
+    weights: tuple[str, ...] = (EDITED_WEIGHT,)
 
 
 def make(hyper: Hyper) -> Editor:

@@ -19,7 +19,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxedit.editors._base import Editor
-from jaxedit.edits.edit import Array, Edit, LowRank, make_edit
+from jaxedit.edits.edit import EDITED_WEIGHT, Array, Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.mesh import device_put_global, replicate, to_host
 from jaxedit.models.model import Model
@@ -43,10 +43,12 @@ class Hyper(BreadthFirstHyper):
     """LoRA's hyper-parameters under peft's names.
 
     Attributes:
+      weights: those of a layer that are changed, of `jaxedit.edits.edit.EDITABLE_WEIGHTS`.
       r: the rank.
       lora_alpha: alpha, over r the factor of A B.
     """
 
+    weights: tuple[str, ...] = (EDITED_WEIGHT,)
     r: Annotated[int, AT_LEAST_ONE] = 8
     lora_alpha: Annotated[float, POSITIVE] = 16.0
 

@@ -209,10 +209,11 @@ class MultiLayerHyper(ValueHyper):
 class BreadthFirstHyper:
     """Hyper-parameters of fine-tuning in epochs over all requests of an edit.
 
+    `weights` says which weights of a layer are changed; a method that lets one choose declares it
+    as a field of its own hyper-parameters.
+
     Attributes:
       layers: whose weights are changed; empty: those published for the model.
-      weights: which of them, of `jaxedit.edits.edit.EDITABLE_WEIGHTS`; all that the model has are a
-        block's whole MLP.
       lr: Adam's learning rate.
       epochs: the most passes over the requests.
       minibatch: requests a step.
@@ -222,7 +223,6 @@ class BreadthFirstHyper:
     """
 
     layers: tuple[int, ...] = ()
-    weights: tuple[str, ...] = (EDITED_WEIGHT,)
     lr: Annotated[float, POSITIVE] = 5e-4
     epochs: Annotated[int, AT_LEAST_ONE] = 25
     minibatch: Annotated[int, AT_LEAST_ONE] = 100
@@ -230,6 +230,7 @@ class BreadthFirstHyper:
     leading_space: str = "joined"
     seed: int = 0
 
+    weights: ClassVar[tuple[str, ...]] = (EDITED_WEIGHT,)
     anchor: ClassVar[str | None] = None  # no begin-of-text token is put in front
 
     @property

@@ -22,6 +22,7 @@ from jaxedit.models.model import Model
 from jaxedit.models.packing import BATCH_TOKENS, ROW_TOKENS, pack_first_fit, rows_to_arrays
 from jaxedit.models.texts import check_texts
 from jaxedit.rounding import ceil_div, round_up
+from jaxedit.stats.gradients import add_batch_with_gradients
 from jaxedit.stats.second_moments import Stats
 from jaxedit.stats.sums import Sums, add_batch, read_sums, total_of, write_sums, zero_sums
 
@@ -43,6 +44,7 @@ def collect_stats(
     max_length: int | None = None,
     seed: int = 0,
     corpus: str = "",
+    gradients: bool = False,
     resume: Path | None = None,
     on_tokens: Callable[[int, int], None] = ignore_progress,
 ) -> Stats:
@@ -62,6 +64,8 @@ def collect_stats(
         ROME repository does, or its sliding window.
       seed: of the order.
       corpus: a name for the texts, remembered.
+      gradients: whether those of output gradients are collected too (`jaxedit.stats.gradients`);
+        the pass then goes through all layers, and back.
       resume: a file for the sums so far, written once a minute and where the pass is interrupted;
         the same call goes on from it.
       on_tokens: called with tokens done and tokens there will be.
@@ -79,20 +83,27 @@ def collect_stats(
 
     # What the pass is of, remembered in the result and in the file of an unfinished pass.
     settings = dict(corpus=corpus, max_tokens=max_tokens, max_length=max_length, seed=seed)
-    made_from = settings | _provenance(model, texts)
+    made_from = settings | _provenance(model, texts) | ({"gradients": True} if gradients else {})
 
-    n_done, sums = 0, zero_sums(model, layers)
+    n_done, sums = 0, zero_sums(model, layers, gradients)
     # The first process decides for all: only it has written the file.
     if resume is not None and broadcast_flag(resume.is_file()):
         n_done, sums = read_sums(model, resume, made_from, layers)
     sums = _sum_texts(model, token_lists, n_done, sums, layers, made_from, resume, on_tokens)
 
     n_tokens = sum(map(len, token_lists))
-    moments = {
+    moments, of_gradients = (_average(part, layers, n_tokens) for part in (sums, sums.of_gradients))
+    counts = {"n_texts": len(token_lists), "n_texts_read": n_read}
+    return Stats.from_moments(moments, n_tokens, made_from | counts, of_gradients)
+
+
+def _average(sums: Sums | None, layers: list[int], n_tokens: int) -> dict[int, np.ndarray]:
+    """Divide each layer's sum by the number of tokens; none where nothing was summed."""
+    if sums is None:
+        return {}
+    return {
         layer: (total_of(sums, e) / n_tokens).astype(np.float32) for e, layer in enumerate(layers)
     }
-    counts = {"n_texts": len(token_lists), "n_texts_read": n_read}
-    return Stats.from_moments(moments, n_tokens, made_from | counts)
 
 
 def _check(model: Model, layers: list[int], limits: dict[str, int | None]) -> None:
@@ -201,7 +212,10 @@ def _sum_group(
     """Add the texts of one group to the sums."""
     for batch_3BT in pack_batches(group, n_data):
         placed = (shard_batch(model.mesh, "BT", array_BT) for array_BT in batch_3BT)
-        sums = add_batch(model, *placed, np.array(layers), sums)
+        if sums.of_gradients is None:
+            sums = add_batch(model, *placed, np.array(layers), sums)
+        else:
+            sums = add_batch_with_gradients(model, *placed, tuple(layers), sums)
     return sums
 
 

@@ -24,7 +24,7 @@ from jaxedit.models.model import Model
 from jaxedit.stats import value_norm
 from jaxedit.stats.value_norm import ValueNorm
 
-NAME = re.compile(r"mom2/(0|[1-9][0-9]{0,5})")  # of a layer's matrix in a file
+NAME = re.compile(r"(mom2|grad2)/(0|[1-9][0-9]{0,5})")  # of a layer's matrix in a file
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,12 +36,15 @@ class Stats:
       n_tokens: how many tokens they were averaged over.
       made_from: what they were made from (the model's fingerprints, corpus, length, dtype, seed);
         empty where that is not known.
+      gradients: layer -> E[g g^T] [D, D] of output gradients (`jaxedit.stats.gradients`), where
+        they were collected.
       value_norms: layer -> the mean norm of values there on the same model, where it was measured.
     """
 
     moments: Mapping[int, np.ndarray]
     n_tokens: int
     made_from: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    gradients: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
     value_norms: Mapping[int, ValueNorm] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -50,6 +53,7 @@ class Stats:
         moments: Mapping[int, np.ndarray],
         n_tokens: int,
         made_from: Mapping[str, Any] | None = None,
+        gradients: Mapping[int, np.ndarray] | None = None,
     ) -> "Stats":
         """Make Stats of given matrices.
 
@@ -57,6 +61,7 @@ class Stats:
           moments: layer -> E[k k^T] [F, F].
           n_tokens: how many tokens they were averaged over.
           made_from: what they were made from, where that is known.
+          gradients: layer -> E[g g^T] [D, D], where they were collected.
 
         Raises:
           ValueError: on a matrix that is not square, symmetric and finite, or a token count below
@@ -66,14 +71,18 @@ class Stats:
             raise ValueError(
                 f"n_tokens={n_tokens}: second moments are an average over at least one token"
             )
-        for layer, cov_FF in moments.items():
+        gradients = gradients or {}
+        for layer, cov_FF in [*moments.items(), *gradients.items()]:
             if not _is_finite_symmetric(np.asarray(cov_FF)):
                 raise ValueError(
                     f"the second moment of layer {layer} must be a finite symmetric matrix, "
                     f"got {np.shape(cov_FF)}"
                 )
-        held = {int(layer): np.asarray(cov) for layer, cov in sorted(moments.items())}
-        return cls(held, int(n_tokens), dict(made_from or {}))
+        held, held_gradients = (
+            {int(layer): np.asarray(cov) for layer, cov in sorted(given.items())}
+            for given in (moments, gradients)
+        )
+        return cls(held, int(n_tokens), dict(made_from or {}), held_gradients)
 
     def of(self, model: Model, layer: int) -> np.ndarray:
         """Return the matrix of one layer [F, F], checked against the model.
@@ -123,11 +132,26 @@ class Stats:
                 f"than {model.metadata.source}: {differing}; make them again with jaxedit stats"
             )
 
+    def gradients_of(self, model: Model, layer: int) -> np.ndarray:
+        """Return E[g g^T] of one layer [D, D], checked as `of`.
+
+        Raises:
+          ValueError: as `of`, and where no gradients were collected.
+        """
+        self.of(model, layer)
+        gradient_DD = self.gradients.get(layer, np.zeros(0))
+        if gradient_DD.shape != (model.config.D, model.config.D):
+            raise ValueError(
+                f"these second moments hold none of layer {layer}'s output gradients as wide as "
+                f"the model, {model.config.D}; make them with jaxedit stats --gradients"
+            )
+        return gradient_DD
+
     @property
     def digest(self) -> str:
         """Sixteen hex digits that change when any of the moments or value norms does."""
         digest = hashlib.blake2b(digest_size=8)
-        for layer, cov_FF in self.moments.items():
+        for layer, cov_FF in [*self.moments.items(), *self.gradients.items()]:
             digest.update(f"{layer} {cov_FF.shape}".encode())
             digest.update(np.ascontiguousarray(cov_FF, np.float32).tobytes())
         if self.value_norms:
@@ -144,8 +168,9 @@ class Stats:
           OSError: where it cannot be written; a file that was there before stays as it was.
         """
         arrays = {
-            f"mom2/{layer}": np.ascontiguousarray(cov_FF, np.float32)
-            for layer, cov_FF in self.moments.items()
+            f"{kind}/{layer}": np.ascontiguousarray(cov_FF, np.float32)
+            for kind, held in (("mom2", self.moments), ("grad2", self.gradients))
+            for layer, cov_FF in held.items()
         }
         about = {"n_tokens": self.n_tokens, "made_from": to_json(self.made_from)}
         about["digest"] = _content_digest(self.digest, about)
@@ -170,16 +195,17 @@ class Stats:
 
         if path.is_dir() or path.suffix == ".npz":  # of other repositories
             moments, n_tokens = read_npz(path, layer)
+            gradients: dict[int, np.ndarray] = {}
             about: dict[str, Any] = {"n_tokens": n_tokens, "made_from": {}}
         elif layer is None:
-            moments, about = _read_own(path)
+            moments, gradients, about = _read_own(path)
         else:
             raise ValueError(
                 f"layer={layer} is for an .npz file whose name does not tell it; "
                 f"{path} says its layers itself"
             )
         try:
-            stats = cls.from_moments(moments, about["n_tokens"], about["made_from"])
+            stats = cls.from_moments(moments, about["n_tokens"], about["made_from"], gradients)
             norms = value_norm.from_json(about.get("value_norms", {}))
             stats = dataclasses.replace(stats, value_norms=norms)
         except ValueError as error:
@@ -188,8 +214,10 @@ class Stats:
         return stats
 
 
-def _read_own(path: Path) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
-    """Read the matrices of a file of our own, and what it says of them.
+def _read_own(
+    path: Path,
+) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray], dict[str, Any]]:
+    """Read the matrices of a file of our own, of keys and of gradients, and what it says of them.
 
     Raises:
       ValueError: where the file is missing, cut short, or holds something else.
@@ -221,7 +249,11 @@ def _read_own(path: Path) -> tuple[dict[int, np.ndarray], dict[str, Any]]:
     for name, array in arrays.items():
         if array.dtype != np.float32:
             raise ValueError(f"{path}: {name} is {array.dtype}; jaxedit stats writes float32")
-    return {int(name.removeprefix("mom2/")): array for name, array in arrays.items()}, about
+    held: dict[str, dict[int, np.ndarray]] = {"mom2": {}, "grad2": {}}
+    for name, array in arrays.items():
+        kind, _, layer = name.partition("/")
+        held[kind][int(layer)] = array
+    return held["mom2"], held["grad2"], about
 
 
 def _check_content(path: Path, stats: Stats, about: Mapping[str, Any]) -> None:

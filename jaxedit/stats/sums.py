@@ -23,20 +23,37 @@ from jaxedit.models.layers import causal_attention, embed, run_layer
 from jaxedit.models.model import Model
 from jaxedit.models.ops import PRECISION
 
+GRADIENTS = ("gradients/high", "gradients/low")  # of a file, beside "high" and "low"
+
 
 class Sums(NamedTuple):
-    """Sums of k k^T and what rounding left out of them, both float32 [E, M, F] on the devices."""
+    """Sums of k k^T and what rounding left out of them, both float32 [E, M, F] on the devices.
+
+    Attributes:
+      high_EMF: the rounded sums.
+      low_EMF: what was left out.
+      of_gradients: the same of output gradients g g^T, [E, D, D], where they are gathered too.
+    """
 
     high_EMF: jax.Array
     low_EMF: jax.Array
+    of_gradients: "Sums | None" = None
 
 
-def zero_sums(model: Model, layers: list[int]) -> Sums:
+def zero_sums(model: Model, layers: list[int], gradients: bool = False) -> Sums:
     """Make the sums of no token, split over the devices as stored weights are."""
-    shape = _shape(model, layers)
-    sharding = parameter_sharding(model.mesh, "EMF", shape)
-    zero_EMF = np.zeros(shape, np.float32)
-    return Sums(device_put_global(sharding, zero_EMF), device_put_global(sharding, zero_EMF))
+    E, D = len(layers), model.config.D
+    of_gradients = None
+    if gradients:
+        of_gradients = _place(model, *np.zeros((2, E, D, D), np.float32))
+    sums = _place(model, *np.zeros((2, *_shape(model, layers)), np.float32))
+    return sums._replace(of_gradients=of_gradients)
+
+
+def _place(model: Model, high_EMF: np.ndarray, low_EMF: np.ndarray) -> Sums:
+    """Put sums on the devices; those of gradients have the letters of keys."""
+    sharding = parameter_sharding(model.mesh, "EMF", high_EMF.shape)
+    return Sums(device_put_global(sharding, high_EMF), device_put_global(sharding, low_EMF))
 
 
 def _shape(model: Model, layers: list[int]) -> tuple[int, int, int]:
@@ -56,6 +73,11 @@ def add_batch(model: Model, token_BT, position_BT, segment_BT, layer_E, sums: Su
       sums: so far.
     """
     batch_EMF = _sum_batch(model, token_BT, position_BT, segment_BT, layer_E)
+    return add_exactly(sums, batch_EMF)
+
+
+def add_exactly(sums: Sums, batch_EMF: jax.Array) -> Sums:
+    """Add a batch's sum, and keep what rounding leaves out of it; traced."""
     high_EMF = sums.high_EMF + batch_EMF
 
     # What the addition lost, exactly: the smaller of the two less what arrived of it.
@@ -65,7 +87,7 @@ def add_batch(model: Model, token_BT, position_BT, segment_BT, layer_E, sums: Su
         (sums.high_EMF - high_EMF) + batch_EMF,
         (batch_EMF - high_EMF) + sums.high_EMF,
     )
-    return Sums(high_EMF, sums.low_EMF + lost_EMF)
+    return Sums(high_EMF, sums.low_EMF + lost_EMF, sums.of_gradients)
 
 
 def _sum_batch(model: Model, token_BT, position_BT, segment_BT, layer_E) -> jax.Array:
@@ -112,6 +134,10 @@ def write_sums(
       sums: gathered from the devices of all processes.
     """
     arrays = {"high": to_host(sums.high_EMF), "low": to_host(sums.low_EMF)}
+    if sums.of_gradients is not None:
+        high, low = GRADIENTS
+        arrays[high] = to_host(sums.of_gradients.high_EMF)
+        arrays[low] = to_host(sums.of_gradients.low_EMF)
     described = {"made_from": {**made_from, "layers": layers}, "n_texts": n_texts}
     described["digest"] = _digest(arrays, described)
     if is_first_process():
@@ -139,7 +165,7 @@ def read_sums(
       ValueError: where the file is damaged, or of another pass.
     """
     try:
-        described, arrays = _read_part(path, _shape(model, layers))
+        described, arrays = _read_part(path)
     except (SafetensorError, TypeError, OSError, ValueError) as error:
         raise ValueError(
             f"{path} is not an unfinished pass of jaxedit stats ({error}); remove it to begin anew"
@@ -157,25 +183,29 @@ def read_sums(
         raise ValueError(
             f"{path} is an unfinished pass over something else. {shown}. Remove it to begin anew"
         )
-    if arrays is None:
-        raise ValueError(
-            f"{path} does not hold the sums of layers {layers}; remove it to begin anew"
-        )
+    shapes = {name: _shape(model, layers) for name in ("high", "low")}
+    if made_from.get("gradients"):
+        E, D = len(layers), model.config.D
+        shapes |= {name: (E, D, D) for name in GRADIENTS}
+    for name, shape in shapes.items():
+        if name not in arrays or (arrays[name].shape, arrays[name].dtype) != (shape, np.float32):
+            raise ValueError(
+                f"{path} does not hold the sums of layers {layers}; remove it to begin anew"
+            )
     if "digest" not in described:
         logging.getLogger("jaxedit").warning(
             "%s was written by a version of jaxedit that took no digest of it: it cannot be "
             "verified",
             path,
         )
-    sharding = parameter_sharding(model.mesh, "EMF", _shape(model, layers))
-    sums = Sums(*(device_put_global(sharding, arrays[name]) for name in ("high", "low")))
+    sums = _place(model, arrays["high"], arrays["low"])
+    if made_from.get("gradients"):
+        sums = sums._replace(of_gradients=_place(model, *(arrays[name] for name in GRADIENTS)))
     return described["n_texts"], sums
 
 
-def _read_part(
-    path: Path, shape: tuple[int, ...]
-) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:
-    """Read an unfinished pass: what it says of itself, and its sums where they have that shape.
+def _read_part(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read an unfinished pass: what it says of itself, and its sums.
 
     Raises:
       ValueError: on another content, or one that is not as it was written.
@@ -188,11 +218,9 @@ def _read_part(
             raise ValueError(f"its metadata is {shorten_json(described)}")
         if {"high", "low"} - set(file.keys()):
             raise ValueError("it holds no sums")
-        arrays = {name: file.get_tensor(name) for name in ("high", "low")}
+        names = [name for name in ("high", "low", *GRADIENTS) if name in set(file.keys())]
+        arrays = {name: file.get_tensor(name) for name in names}
     digest = described.get("digest")
     if digest is not None and digest != _digest(arrays, described):
         raise ValueError("its content does not have its digest")
-    is_expected = all(
-        array.shape == shape and array.dtype == np.float32 for array in arrays.values()
-    )
-    return described, arrays if is_expected else None
+    return described, arrays

@@ -19,6 +19,7 @@ from jaxedit.metrics.facts import score_answers
 
 SHARED = Path(__file__).parents[3] / "shared"
 FAMILIES = ("llama",)  # what all five families compute is held to the golden vectors elsewhere
+WIDTH = 48  # of the residual stream
 TEMPLATES = ("{}", "I am a little. {}")
 REQUESTS = [
     jaxedit.Request("{} is located in the city of", "The Eiffel Tower", "Rome"),
@@ -48,6 +49,7 @@ def settings_of(name: str) -> dict[str, Any]:
         # NSE's distance, a ridge, or LyapLock's factor
         "alpha": 0.0 if "upper_bound" in known else 1e-3 if "weights" in known else 60.0,
         "lr": 5e-3,
+        "energy_threshold": 0.8,
     }
     if "network" in known:
         values["network"] = descending_network(SHARED / "golden" / "llama", (2,))
@@ -65,8 +67,12 @@ def stats_of(shared):
 
     def read(family: str) -> jaxedit.Stats:
         tensors = load_file(shared / "golden" / family / "expected.safetensors")
+        rng = np.random.default_rng(0)
+        gradients = {layer: np.cov(rng.standard_normal((WIDTH, 2 * WIDTH))) for layer in (2, 3)}
         return jaxedit.Stats.from_moments(
-            {layer: tensors[f"mom2/{layer}"] for layer in (2, 3)}, int(tensors["mom2/n_tokens"])
+            {layer: tensors[f"mom2/{layer}"] for layer in (2, 3)},
+            int(tensors["mom2/n_tokens"]),
+            gradients=gradients,  # no golden ones
         )
 
     return read

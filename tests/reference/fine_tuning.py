@@ -1,5 +1,6 @@
 """Fine-tuning in epochs as LocFT-BF's released code does it, in plain PyTorch on HF's models."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -38,8 +39,12 @@ def fine_tune(
     lr: float,
     minibatch: int,
     end_of_text: bool,
+    project: Callable[[int, torch.Tensor], torch.Tensor] = lambda i, gradient: gradient,
 ) -> Losses:
-    """Change parameters of a model by Adam, an epoch for each order of the requests."""
+    """Change parameters of a model by Adam, an epoch for each order of the requests.
+
+    The gradient of parameter i is replaced by project(i, gradient).
+    """
     torch.set_num_threads(1)  # tiny products: threads would only wait for each other
     model.requires_grad_(False)
     for parameter in parameters:
@@ -58,6 +63,9 @@ def fine_tune(
                 continue
             optimiser.zero_grad()
             loss.backward()
+            for i, parameter in enumerate(parameters):
+                assert parameter.grad is not None
+                parameter.grad = project(i, parameter.grad)
             optimiser.step()
         means.append(total / len(order))
         if means[-1] < STOP_LOSS:

@@ -52,7 +52,7 @@ def keys_of_layer_3(model, token_BT):
     position_BT = jnp.broadcast_to(jnp.arange(token_BT.shape[1]), token_BT.shape)
     attn_context = causal_attention(position_BT)
     h_BTD = run_layers(model, embed(model, token_BT, position_BT), attn_context, 0, 3)
-    return run_layer(model, h_BTD, attn_context, 3)[1]
+    return run_layer(model, h_BTD, attn_context, 3)[1].key_BTF
 
 
 def test_neither_packing_nor_padding_nor_float32_sums_make_a_difference(golden, texts, monkeypatch):

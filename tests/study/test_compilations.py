@@ -22,6 +22,7 @@ METHODS = {
         mom2_adjustment=False,
     ),
     "ft": dict(layers=(2,), num_steps=3),
+    "lora": dict(layers=(2,), weights=("mlp/w_up", "mlp/w_down"), epochs=3),
 }
 METHODS["alphaedit"]["nullspace_threshold"] = 2.0  # of the identity: all of it
 

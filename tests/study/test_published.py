@@ -17,8 +17,9 @@ ENTRIES = runpy.run_path(str(PATH))["VARIANTS"]
 VALUE_COLUMNS = ("v_num_grad_steps", "v_lr", "v_weight_decay", "kl_factor")
 FT_COLUMNS = ("num_steps", "lr", "weight_decay", "kl_factor")
 EPOCH_COLUMNS = ("epochs", "lr", "", "")  # no decay, no KL
+COLUMNS = {"ft": FT_COLUMNS}
+COLUMNS |= dict.fromkeys(("locft-bf", "lora", "crispedit"), EPOCH_COLUMNS)
 NO_COLUMNS = ("", "", "", "")
-COLUMNS = {"ft": FT_COLUMNS, "locft-bf": EPOCH_COLUMNS, "lora": EPOCH_COLUMNS}
 COLUMNS |= dict.fromkeys(("mend", "ultraedit", "stableedit"), NO_COLUMNS)
 SHORT = {"λ": "mom2_update_weight", "b": "update_norm_lambda"}
 
