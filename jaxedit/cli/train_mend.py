@@ -134,14 +134,15 @@ class TrainingBar:
         self.n_shown = 0
 
     def __enter__(self) -> "TrainingBar":
-        self.bar.start()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.bar.stop()
+        if self.bar.live.is_started:
+            self.bar.stop()
 
     def show(self, progress: "Progress") -> None:
         """Show how far a training has come, and a validation that was not shown yet."""
+        self.bar.start()  # not before there is something to show: an error is one line
         self.bar.update(self.task, completed=progress.iteration)
         if not progress.is_validated or len(progress.validations) == self.n_shown:
             return

@@ -39,7 +39,9 @@ from jaxedit.solving.finite import check_finite, check_finite_delta
 from jaxedit.solving.ranges import POSITIVE, check_ranges
 from jaxedit.solving.target_rows import pad_targets, padded_shape, tokenise_target
 
-RANK_STEP = 8  # ranks are multiples of it, so that few shapes are compiled
+# Ranks and the positions that the loss reads are multiples of these: few shapes are compiled.
+RANK_STEP = 8
+READ_STEP = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +145,8 @@ def _updates(
     """
     targets = [tokenise_target(model, request, hyper.leading_space) for request in requests]
     n_rows = round_up(len(targets), model.mesh.shape["data"])
-    rows = pad_targets(targets, n_rows, padded_shape(targets))
+    T, Q = padded_shape(targets)
+    rows = pad_targets(targets, n_rows, (T, round_up(Q, READ_STEP)))
     is_read_BQ = rows.weight_BQ > 0
     n_read = is_read_BQ.sum(axis=1, keepdims=True) if are_apart else is_read_BQ.sum()
     rows = rows._replace(weight_BQ=(is_read_BQ / np.maximum(n_read, 1)).astype(np.float32))

@@ -59,7 +59,7 @@ def make_data(
         validation += records[n_train:]
     digest = hashlib.sha256(json.dumps([training, validation]).encode()).hexdigest()
     made_from = {
-        "config": {key: value for key, value in config.items() if key not in FREE_KEYS},
+        **{key: value for key, value in config.items() if key not in FREE_KEYS},
         "places": layout.places,
         "base": model.rounded_fingerprint,
         "records_sha256": digest,

@@ -123,7 +123,7 @@ def init(hyper: LifelongHyper, model: Model, stats: object) -> LifelongState:
         raise ValueError(
             f"layers={sorted(layers)}: {model.metadata.source} has layers 0 to {model.config.L - 1}"
         )
-    shapes = {model.base[weight].shape[1:] for weight in hyper.weights}
+    shapes = {_shape_of(model, weight) for weight in hyper.weights}
     moments = {
         shape: zero_moments(sum(shape), shape[1] if hyper.whitens else 0) for shape in shapes
     }
@@ -211,7 +211,7 @@ def _memory_of(hyper: LifelongHyper, model: Model, turn: Turn) -> dict[str, np.n
     memory: dict[str, np.ndarray] = {}
     of_shape: dict[Shape, list[tuple[np.ndarray, np.ndarray]]] = {}
     for (weight, _), batches in turn.batches.items():
-        of_shape.setdefault(model.base[weight].shape[1:], []).extend(batches)
+        of_shape.setdefault(_shape_of(model, weight), []).extend(batches)
     for (F, D), batches in of_shape.items():
         rows = [np.concatenate([h_RF, g_RD], axis=1) for h_RF, g_RD in batches]
         found = [moments_of(each, unbiased=hyper.released_variance) for each in rows]
@@ -222,6 +222,11 @@ def _memory_of(hyper: LifelongHyper, model: Model, turn: Turn) -> dict[str, np.n
         if hyper.whitens:
             memory[f"{name}/gradients"] = np.concatenate([g_RD for _, g_RD in batches])
     return memory
+
+
+def _shape_of(model: Model, weight: str) -> Shape:
+    _, n_in, n_out = model.base[weight].shape
+    return n_in, n_out
 
 
 def _with_memory(state: LifelongState, memory: Mapping[str, np.ndarray]) -> LifelongState:

@@ -67,6 +67,6 @@ def test_a_network_is_trained_and_edits(run, folder):
     assert edited["optimisation"]["n_tokens"] > 0
     assert edited["edited"]["probability_new"] != edited["unedited"]["probability_new"]
     said = refusal(run(*TRAIN, "--set=max_iters=9", "--set=rank=5"))
-    assert "is of another training" in said
+    assert "is of another training. rank: 4 there, 5 now" in said
     said = refusal(run(*EDIT, "--set=editor.network=texts.json"))
     assert "texts.json" in said
