@@ -20,7 +20,8 @@ several is the same in all of them.
                the one published for GPT-2 XL; UltraEdit's and StableEdit's lr is the largest of a
                sweep that 100 ZsRE records raise the perplexity by less than 1 % with (configs/
                README.md); the places and learning rates of LocFT-BF, LoRA and CrispEdit are
-               FT's and MEMIT's (of LoRA ten times the rate), not searched. All other values
+               FT's and MEMIT's, not searched (of LoRA ten times the rate, chosen on one edit of
+               eight built-in facts). All other values
                are the methods' defaults
 
 A combination that is missing was not found published. Left out are keys that are the same
