@@ -20,7 +20,9 @@ several is the same in all of them.
                the one published for GPT-2 XL; UltraEdit's and StableEdit's lr is the largest of a
                sweep that 100 ZsRE records raise the perplexity by less than 1 % with (configs/
                README.md); the places and learning rates of LocFT-BF, LoRA and CrispEdit are
-               FT's and MEMIT's, not searched. All other values are the methods' defaults
+               FT's and MEMIT's, not searched (of LoRA ten times the rate, chosen on one edit of
+               eight built-in facts). All other values
+               are the methods' defaults
 
 A combination that is missing was not found published. Left out are keys that are the same
 everywhere (fact_token subject_last; v_loss_layer, the last one; mom2_adjustment true but for ROME),
@@ -28,9 +30,8 @@ that name modules, that the method does not read (mom2_update_weight of AlphaEdi
 those of `jaxedit stats`: wikipedia, float32, mom2_n_samples 100000 (10000 for Llama-3 in ENCORE's
 repository). FT ran one fact a step; the file for GPT-2 XL says batch_size 3.
 
-LocFT-BF was also published for Mistral-7B-v0.1: block 23 at lr 5e-5. That trains the block's
-attention and norms as well, which no edit here changes, so that it cannot be reproduced and has no
-row. Other repositories' LoRA baselines train attention too, and have none either.
+LocFT-BF for Mistral-7B-v0.1 (block 23, lr 5e-5) trains the block's attention and norms as well,
+which no edit here changes: it cannot be reproduced and has no row.
 
 Where released files changed, these are the later values, as far as that can be told: before,
 EasyEdit had mom2_adjustment true for ROME on GPT-2 XL, weight 1 on layers 3-8 and 4-8 for EMMET on
@@ -221,7 +222,7 @@ ROWS = [
     ("crispedit", "llama-3-8b", "authors", 19, 23, EPOCHS_25, CRISP | TUNED),
     ("crispedit", "qwen2.5-7b", "authors", 15, 19, EPOCHS_25, CRISP | TUNED),
     ("crispedit", "smollm2-135m", "measured", 4, 8, EPOCHS_25, CRISP),
-    ("lora", "smollm2-135m", "measured", 5, 5, EPOCHS_25, MINIBATCH | RANK_8),
+    ("lora", "smollm2-135m", "measured", 5, 5, (25, 5e-3), MINIBATCH | RANK_8),
     ("ultraedit", "gpt-j-6b", "authors", 18, 26, (), ULTRA_DOWN),
     ("ultraedit", "llama-3-8b", "authors", 11, 24, (), ULTRA_LLAMA | TUNED),
     ("ultraedit", "qwen2.5-7b", "authors", 18, 26, (), ULTRA_GATED | TUNED),

@@ -44,11 +44,13 @@ class Hyper(BreadthFirstHyper):
 
     Attributes:
       weights: those of a layer that are changed, of `jaxedit.edits.edit.EDITABLE_WEIGHTS`.
+      lr: Adam's learning rate; B has a long way to go from 0.
       r: the rank.
       lora_alpha: alpha, over r the factor of A B.
     """
 
     weights: tuple[str, ...] = (EDITED_WEIGHT,)
+    lr: Annotated[float, POSITIVE] = 5e-3
     r: Annotated[int, AT_LEAST_ONE] = 8
     lora_alpha: Annotated[float, POSITIVE] = 16.0
 

@@ -58,10 +58,10 @@ def test_moments_are_those_of_torch(shared, golden, family):
 
 
 def test_a_text_that_fills_its_row_does_not_predict_its_own_beginning(shared, golden):
-    model, cut = golden("gpt2"), dict(texts=TEXTS[2:], max_length=16)
-    stats = jaxedit.collect_stats(model, layers=LAYERS, gradients=True, **cut)
+    model, texts = golden("gpt2"), TEXTS[2:]
+    stats = jaxedit.collect_stats(model, texts, LAYERS, gradients=True, max_length=16)
     assert stats.n_tokens == 16
-    expected = moments_in_torch(shared / "golden" / "gpt2", model, **cut)
+    expected = moments_in_torch(shared / "golden" / "gpt2", model, texts, max_length=16)
     for layer in LAYERS:
         assert relative(stats.gradients[layer], expected[layer]) <= 1e-4
 
