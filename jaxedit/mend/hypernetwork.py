@@ -63,7 +63,10 @@ def place_on_mesh(mesh: Mesh, tree: Any) -> Any:
     def place(array: Any) -> jax.Array:
         shape = np.shape(array)
         letters = "_" * (len(shape) - 1) + "Y" if shape else ""
-        return device_put_global(parameter_sharding(mesh, letters, shape), np.asarray(array))
+        sharding = parameter_sharding(mesh, letters, shape)
+        if isinstance(array, jax.Array) and array.sharding.device_set == sharding.device_set:
+            return jax.device_put(array, sharding)
+        return device_put_global(sharding, np.asarray(array))
 
     return jax.tree.map(place, tree)
 

@@ -104,13 +104,15 @@ def _step(model: Model, training: Training, batch: Batch, progress: Progress) ->
     hypernetwork, optimiser_state, measured = train_step(
         model, progress.hypernetwork, progress.optimiser_state, batch, training.step
     )
+    # Spelled as at the beginning, or the second step would be compiled anew.
+    moved = place_on_mesh(model.mesh, (hypernetwork, optimiser_state))
     measured = jax.device_get(measured)
     since = jax.tree.map(np.add, progress.since, measured)
     iteration = progress.iteration + int(measured.n)
     return progress._replace(
         iteration=iteration,
-        hypernetwork=hypernetwork,
-        optimiser_state=optimiser_state,
+        hypernetwork=moved[0],
+        optimiser_state=moved[1],
         since=since,
     )
 
