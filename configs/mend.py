@@ -16,7 +16,8 @@ has room for. After 500 edits of a sweep (150 ZsRE records trained with and 50 v
 them among the 800 that are not held out): lr 1e-5 has a loss of 0.072 (success 82 %, KL 0.048
 nats), lr 1e-4 one of 0.054 (80 %, 0.027 nats).
 
-Hardware: two CPU cores, 4 GB. Time: about two seconds for ten edits. Expected: configs/README.md.
+Hardware: two CPU cores, 4 GB. Time: about two seconds of the processor for ten edits. Expected:
+what configs/README.md says of it.
 """
 
 from jaxedit.mend.training_config import default_config

@@ -235,7 +235,7 @@ ROWS = [
     ("mend", "gpt2-xl", "paper easyedit", 45, 47, (), dict(lr_scale=1.0)),
     ("mend", "gpt-j-6b", "paper easyedit", 25, 27, (), dict(lr_scale=1.0)),
     ("mend", "llama-2-7b", "paper easyedit", 29, 31, (), dict(lr_scale=1.0)),
-    ("mend", "smollm2-135m", "measured", 27, 29, (), dict(lr_scale=1.0)),
+    ("mend", "smollm2-135m", "measured", 27, 29, (), dict(lr_scale=1.25)),
 ]
 # fmt: on
 
