@@ -46,7 +46,7 @@ def run(argv: list[str]) -> int:
 
     # Without a command: the list of commands, or the version.
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
-        print(USAGE + "\n".join(f"    {name:10s}{_summary(name)}" for name in command_names()))
+        print(USAGE + "\n".join(f"    {name:12s}{_summary(name)}" for name in command_names()))
         return 0
     if argv[1] == "--version":
         from importlib.metadata import version
