@@ -253,8 +253,7 @@ def check_places(model: Model, layers: Sequence[int], weights: Sequence[str]) ->
     known = [weight for weight in EDITABLE_WEIGHTS if weight in model.base]
     if not weights or not all(weight in known for weight in weights):
         raise ValueError(
-            f"weights={list(weights)}: of {model.metadata.source} can be trained: "
-            f"{', '.join(known)}"
+            f"weights={list(weights)}: of {model.metadata.source} can be edited: {', '.join(known)}"
         )
     for name, values in (("layers", given), ("weights", list(weights))):
         if len(set(values)) < len(values):

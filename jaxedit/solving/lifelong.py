@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.edits.edit import EDITABLE_WEIGHTS, Dense, Edit, LowRank, make_edit, to_dense
+from jaxedit.edits.edit import Dense, Edit, LowRank, make_edit, to_dense
 from jaxedit.edits.request import Request
 from jaxedit.edits.spaces import check_leading_space
 from jaxedit.mesh import replicate, shard_batch
@@ -31,6 +31,7 @@ from jaxedit.models.output_gradients import Places, inputs_and_output_gradients
 from jaxedit.models.target_loss import TargetRows
 from jaxedit.rounding import round_up
 from jaxedit.solving.finite import check_finite, check_finite_delta
+from jaxedit.solving.hyper import check_places
 from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE, check_ranges
 from jaxedit.solving.running_moments import EPS, Moments, merge_moments, moments_of, zero_moments
 from jaxedit.solving.target_rows import TokenisedTarget, pad_targets, padded_shape, tokenise_target
@@ -113,16 +114,9 @@ def init(hyper: LifelongHyper, model: Model, stats: object) -> LifelongState:
     """
     check_ranges(hyper)
     check_leading_space(hyper.leading_space)
-    editable = [weight for weight in EDITABLE_WEIGHTS if weight in model.base]
-    if not hyper.weights or not set(hyper.weights) <= set(editable):
-        raise ValueError(
-            f"weights={list(hyper.weights)}: {model.metadata.source} has {', '.join(editable)}"
-        )
-    layers = {layer for found in hyper.slots().values() for layer in found}
-    if not layers or not all(0 <= layer < model.config.L for layer in layers):
-        raise ValueError(
-            f"layers={sorted(layers)}: {model.metadata.source} has layers 0 to {model.config.L - 1}"
-        )
+    check_places(model, hyper.layers, hyper.weights)
+    for layers in hyper.slots().values():
+        check_places(model, layers, hyper.weights)
     shapes = {_shape_of(model, weight) for weight in hyper.weights}
     moments = {
         shape: zero_moments(sum(shape), shape[1] if hyper.whitens else 0) for shape in shapes

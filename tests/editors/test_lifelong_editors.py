@@ -214,8 +214,10 @@ def test_states_restored_from_edits_go_on_with_the_same_bits(golden, name):
 def test_weights_and_layers_that_are_not_there_are_refused(golden):
     model = golden("gpt2")
     for hyper, message in [
-        (dict(layers=(2,), weights=("mlp/w_gate",)), "has mlp/w_down, mlp/w_up"),
+        (dict(layers=(2,), weights=("mlp/w_gate",)), "can be edited: mlp/w_down, mlp/w_up"),
         (dict(layers=(9,)), "has layers 0 to 5"),
+        (dict(layers=(2, 2)), "expected each once"),
+        (dict(layers=(2,), weights=("mlp/w_up",), up_layers=(-1,)), "has layers 0 to 5"),
     ]:
         with pytest.raises(ValueError, match=message):
             jaxedit.make_editor("ultraedit", **hyper).init(model, None)

@@ -105,8 +105,8 @@ def test_the_order_is_drawn_for_the_requests_and_the_seed(golden):
 @pytest.mark.parametrize(
     ("hyper", "message"),
     [
-        (dict(weights=("mlp/w_gate",)), "of .*gpt2 can be trained: mlp/w_down, mlp/w_up$"),
-        (dict(weights=()), "can be trained"),
+        (dict(weights=("mlp/w_gate",)), "of .*gpt2 can be edited: mlp/w_down, mlp/w_up$"),
+        (dict(weights=()), "can be edited"),
         (dict(weights=("mlp/w_up", "mlp/w_up")), "expected each once"),
         (dict(layers=(1, 6)), "has layers 0 to 5"),
         (dict(layers=(1, 1)), "expected each once"),
