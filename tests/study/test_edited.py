@@ -135,7 +135,10 @@ def test_an_edit_without_a_record_needs_a_model(saved, shared, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(dict(layer=77), r"layers \[77\] do not exist"), (dict(weight="x"), "the weight 'x'; of .* can be edited")],
+    [
+        (dict(layer=77), r"layers \[77\] do not exist"),
+        (dict(weight="x"), "the weight 'x'; of .* can be edited"),
+    ],
 )
 def test_a_saved_edit_that_does_not_fit_is_named(saved, config_of, tmp_path, change, message):
     """By its file, wherever it is read: by a command, and as what a study begins with."""
