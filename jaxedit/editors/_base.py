@@ -10,7 +10,7 @@ from jaxedit.edits.edit import EDITED_WEIGHT, Edit
 from jaxedit.edits.request import Request, check_requests
 from jaxedit.edits.subjects import contradictions
 from jaxedit.models.model import Model, with_bos
-from jaxedit.solving import multi_layer, update_constraints
+from jaxedit.solving import lifelong, multi_layer, update_constraints
 from jaxedit.solving.finite import check_finite_delta
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.rank_one import UpdateBound
@@ -182,4 +182,16 @@ def multi_layer_editor(name: str, hyper: MultiLayerHyper, spec: multi_layer.Meth
         edit=functools.partial(multi_layer.edit, hyper, spec),
         restore=multi_layer.restore,
         context_templates=lambda state: state.context_templates,
+    )
+
+
+def lifelong_editor(name: str, hyper: lifelong.LifelongHyper) -> Editor:
+    """Return the editor of a method that writes turns of facts in closed form."""
+    return Editor(
+        name=name,
+        hyper=hyper,
+        slots=lambda model: hyper.slots(),
+        init=functools.partial(lifelong.init, hyper),
+        edit=functools.partial(lifelong.edit, hyper),
+        restore=lifelong.restore,
     )

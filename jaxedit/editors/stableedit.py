@@ -9,11 +9,9 @@ facts of a training set: facts for them come first.
 """
 
 import dataclasses
-import functools
 from typing import Annotated, ClassVar
 
-from jaxedit.editors._base import Editor
-from jaxedit.solving import lifelong
+from jaxedit.editors._base import Editor, lifelong_editor
 from jaxedit.solving.lifelong import LifelongHyper
 from jaxedit.solving.ranges import NOT_NEGATIVE, POSITIVE
 
@@ -34,11 +32,4 @@ class Hyper(LifelongHyper):
 
 def make(hyper: Hyper) -> Editor:
     """Make the StableEdit editor of these hyper-parameters."""
-    return Editor(
-        name="stableedit",
-        hyper=hyper,
-        slots=lambda model: hyper.slots(),
-        init=functools.partial(lifelong.init, hyper),
-        edit=functools.partial(lifelong.edit, hyper),
-        restore=lifelong.restore,
-    )
+    return lifelong_editor("stableedit", hyper)

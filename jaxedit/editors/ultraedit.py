@@ -8,10 +8,8 @@ released code pads rows before it normalises them, and cuts them off again: noth
 """
 
 import dataclasses
-import functools
 
-from jaxedit.editors._base import Editor
-from jaxedit.solving import lifelong
+from jaxedit.editors._base import Editor, lifelong_editor
 from jaxedit.solving.lifelong import LifelongHyper
 
 
@@ -29,11 +27,4 @@ class Hyper(LifelongHyper):
 
 def make(hyper: Hyper) -> Editor:
     """Make the UltraEdit editor of these hyper-parameters."""
-    return Editor(
-        name="ultraedit",
-        hyper=hyper,
-        slots=lambda model: hyper.slots(),
-        init=functools.partial(lifelong.init, hyper),
-        edit=functools.partial(lifelong.edit, hyper),
-        restore=lifelong.restore,
-    )
+    return lifelong_editor("ultraedit", hyper)

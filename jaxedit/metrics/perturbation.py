@@ -75,6 +75,7 @@ def read_key_probe(
             "expected layers from there on"
         )
     place_Q3 = _sample_tokens(texts.packed)
+    reads_inputs = not set(weights) <= {EDITED_WEIGHT}
 
     # Batch by batch. Positions are padded to few shapes; what is read at the padding is cut off.
     keys, norms, inputs = [], [], []
@@ -85,15 +86,15 @@ def read_key_probe(
         at = (padded_Q2[:, 0], padded_Q2[:, 1])
         batch = *batch_to_device(model, texts.packed, g), texts.hidden_G[g]
         key_EQF, norm_Q, input_EQD = jax.device_get(
-            _keys_and_norms(model, *batch, jnp.int32(texts.layer), np.array(layers), at)
+            _keys_and_norms(
+                model, *batch, jnp.int32(texts.layer), np.array(layers), at, reads_inputs
+            )
         )
         keys.append(key_EQF[:, :n])
         norms.append(norm_Q[:n])
         inputs.append(input_EQD[:, :n])
     probe = KeyProbe(tuple(layers), np.concatenate(keys, axis=1), np.concatenate(norms))
-    if set(weights) <= {EDITED_WEIGHT}:
-        return probe
-    return probe._replace(input_EQD=np.concatenate(inputs, axis=1))
+    return probe._replace(input_EQD=np.concatenate(inputs, axis=1)) if reads_inputs else probe
 
 
 def _sample_tokens(packed: Packed) -> np.ndarray:
@@ -109,9 +110,17 @@ def _sample_tokens(packed: Packed) -> np.ndarray:
     return place_Q3[np.linspace(0, len(place_Q3) - 1, n_sampled).astype(int)]
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="reads_inputs")
 def _keys_and_norms(
-    model: Model, token_BT, position_BT, segment_BT, h_BTD, start_layer, layer_E, at
+    model: Model,
+    token_BT,
+    position_BT,
+    segment_BT,
+    h_BTD,
+    start_layer,
+    layer_E,
+    at,
+    reads_inputs: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Compute keys at some positions, and the norms of the residual stream after the last layer.
 
@@ -124,9 +133,10 @@ def _keys_and_norms(
       start_layer: the first to be run.
       layer_E: whose keys, ascending.
       at: (row_Q, column_Q), the positions.
+      reads_inputs: whether what the MLPs read is asked for too.
 
     Returns:
-      [E, Q, F], [Q], and what the MLPs read there [E, Q, D].
+      [E, Q, F], [Q], and what the MLPs read there [E, Q, D]; of no layer where it is not asked for.
     """
     if h_BTD is None:
         h_BTD, start_layer = embed(model, token_BT, position_BT), 0
@@ -138,11 +148,14 @@ def _keys_and_norms(
         e = jnp.argmax(layer_E == layer)  # 0 for a layer that is not asked for: written back as is
         is_edited = jnp.any(layer_E == layer)
         key_QF = jnp.where(is_edited, inputs.key_BTF[at].astype(jnp.float32), key_EQF[e])
-        x_QD = jnp.where(is_edited, inputs.x_BTD[at].astype(jnp.float32), input_EQD[e])
-        return h_BTD, key_EQF.at[e].set(key_QF), input_EQD.at[e].set(x_QD)
+        if reads_inputs:
+            x_QD = jnp.where(is_edited, inputs.x_BTD[at].astype(jnp.float32), input_EQD[e])
+            input_EQD = input_EQD.at[e].set(x_QD)
+        return h_BTD, key_EQF.at[e].set(key_QF), input_EQD
 
     E, Q = layer_E.shape[0], at[0].shape[0]
-    carry = (h_BTD, jnp.zeros((E, Q, model.config.F)), jnp.zeros((E, Q, model.config.D)))
+    empty_EQD = jnp.zeros((E if reads_inputs else 0, Q, model.config.D))
+    carry = (h_BTD, jnp.zeros((E, Q, model.config.F)), empty_EQD)
     h_BTD, key_EQF, input_EQD = jax.lax.fori_loop(start_layer, layer_E[-1] + 1, body, carry)
     norm_Q = jnp.linalg.norm(h_BTD[at], axis=-1)
     return replicate(model.mesh, (key_EQF, norm_Q, input_EQD))
