@@ -1,7 +1,7 @@
 """The experiments of arXiv 2402.09656 on its models, with the values that were released.
 
 Single edits, each on the untouched model (the pilot, figure 2). The argument is MODEL, or
-METHOD/MODEL (rome, memit, ft):
+METHOD/MODEL (rome, memit, ft, mend):
 
     jaxedit study --config=paper:gpt-j-6b --config.facts=counterfact.json \\
         --config.texts=ME-PPL_50.json
@@ -22,7 +22,13 @@ beside each other and beside the paper's curves:
         --reference=curves.json:NAME
 
 The guard keeps every edit, as in the paper; --config.guard.action=rollback shows what a guard
-saves. Files: CounterFact in its original or flat form, HardCF, HardEdit and ME-PPL from the
+saves. MEND's network comes first: `jaxedit train-mend --config=mend:MODEL`. The built-in model,
+smollm2-135m, has the values chosen on it, and facts by `jaxedit screen` (hard.py says how):
+
+    jaxedit compare --config=paper --variants=rome/smollm2-135m@hard,rome/smollm2-135m@normal,... \\
+        --set=stats=stats.safetensors --set=texts=ME-PPL_1k.json --set=eval.perplexity_every=10
+
+Files: CounterFact in its original or flat form, HardCF, HardEdit and ME-PPL from the
 authors' repository. Hardware, estimated: gpt2-xl fits one 16 GB accelerator in float32, gpt-j-6b
 and llama-2-7b one of 24 GB in bfloat16 (MEMIT, with second moments: 40 GB). Time: not measured; the
 journal's `time_s` says it for each edit, and a study of 21,919 single edits can be run in stages by
@@ -38,13 +44,18 @@ from pathlib import Path
 
 from jaxedit.study.config import read_config
 
-MODELS = ("gpt2-xl", "gpt-j-6b", "llama-2-7b")
-METHODS = ("rome", "memit", "ft")
+SOURCES = {  # model -> where its values are from
+    "gpt2-xl": "paper",
+    "gpt-j-6b": "paper",
+    "llama-2-7b": "paper",
+    "smollm2-135m": "measured",
+}
+METHODS = ("rome", "memit", "ft", "mend")
 FACTS = ("normal", "hard", "hard_edit")
 VARIANTS = tuple(
-    f"{method}/{model}@{facts}" for facts in FACTS for model in MODELS for method in METHODS
+    f"{method}/{model}@{facts}" for facts in FACTS for model in SOURCES for method in METHODS
 )
-KNOWN = (*MODELS, *(f"{method}/{model}" for model in MODELS for method in METHODS), *VARIANTS)
+KNOWN = (*SOURCES, *(f"{method}/{model}" for model in SOURCES for method in METHODS), *VARIANTS)
 
 
 def get_config(entry="gpt2-xl"):
@@ -54,9 +65,11 @@ def get_config(entry="gpt2-xl"):
         )
     name, _, facts = entry.partition("@")
     method, _, model = name.rpartition("/")
-    config = read_config(
-        Path(__file__).with_name("published.py"), f"{method or 'rome'}/{model}/paper"
-    )
+    method = method or "rome"
+    published = Path(__file__).with_name("published.py")
+    config = read_config(published, f"{method}/{model}/{SOURCES[model]}")
+    if method == "mend":
+        config.editor.network = f"runs/mend-{model}/network.safetensors"
     config.mode = "sequential" if facts else "single"
     if facts:
         config.facts = f"runs/{facts}.json"

@@ -1,4 +1,4 @@
-"""Measure this machine: seconds of a function, its matmul rate, and the most memory so far."""
+"""Measure this machine: seconds of a function, its rates, and the most memory so far."""
 
 import resource
 import sys
@@ -44,6 +44,16 @@ def matmul_rate(dtype: jnp.dtype) -> tuple[float, int]:
         host = np.asarray(square, np.float32)
         times.append(seconds(lambda: host @ host, repeats=8))
     return 2 * width**3 / min(times), width
+
+
+def memory_rate() -> float:
+    """Measure the bytes a second that the device reads and writes, of an array far over its caches.
+
+    On a CPU all cores share it."""
+    n_bytes = 2**28 if jax.default_backend() == "cpu" else 2**31
+    array = jnp.zeros(n_bytes // 4, jnp.float32)
+    add = jax.jit(lambda a: a + 1)
+    return 2 * n_bytes / seconds(lambda: add(array), repeats=8)
 
 
 def peak_bytes() -> int:

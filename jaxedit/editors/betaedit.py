@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxedit.editors._base import Editor
-from jaxedit.edits.edit import EDITED_WEIGHT, Edit, to_dense
+from jaxedit.edits.edit import EDITED_WEIGHT, Edit, delta_norm
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
 from jaxedit.solving import multi_layer
@@ -122,8 +122,7 @@ def edit(
     """
     made, inner, info = multi_layer.edit(hyper, spec, model, requests, state.inner)
     norms = {
-        delta.layer: float(np.linalg.norm(to_dense(delta))) / np.sqrt(len(requests))
-        for delta in made.deltas
+        delta.layer: delta_norm(delta) / float(np.sqrt(len(requests))) for delta in made.deltas
     }
     worst = max(norms, key=norms.__getitem__)
     if not norms[worst] <= hyper.norm_limit:

@@ -114,13 +114,21 @@ class Edit:
     @property
     def norm(self) -> float:
         """The Frobenius norm of the whole change."""
-        squares = [np.square(to_dense(delta), dtype=np.float64) for delta in self.deltas]
-        return float(np.sqrt(sum(map(np.sum, squares))))
+        return float(np.linalg.norm([delta_norm(delta) for delta in self.deltas]))
 
 
 def to_dense(delta: LowRank | Dense) -> np.ndarray:
     """Write a delta out, float32 [F, D]."""
     return np.asarray(delta.delta_FD if isinstance(delta, Dense) else delta.u_FR @ delta.v_RD)
+
+
+def delta_norm(delta: LowRank | Dense) -> float:
+    """Return the Frobenius norm of a delta, in float64."""
+    if isinstance(delta, Dense):
+        return float(np.linalg.norm(np.asarray(delta.delta_FD, np.float64)))
+    # |u v|² is the trace of (uᵀ u)(v vᵀ): nothing of the weight's size is made.
+    u_FR, v_RD = np.asarray(delta.u_FR, np.float64), np.asarray(delta.v_RD, np.float64)
+    return float(np.sqrt(max(0.0, np.sum((u_FR.T @ u_FR) * (v_RD @ v_RD.T)))))
 
 
 def scale_delta(delta: LowRank | Dense, factor: float) -> LowRank | Dense:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxedit.edits.edit import Dense, LowRank, to_dense
+from jaxedit.edits.edit import Dense, LowRank, delta_norm
 from jaxedit.solving.value import OptimisedValues
 
 
@@ -23,9 +23,7 @@ def edit_info(
       reached_ID: what the model holds after the edit; `z_miss` is |z - reached| / |delta|, 0 where
         there is no delta.
     """
-    norms = {
-        f"norm_layer_{delta.layer}": float(np.linalg.norm(to_dense(delta))) for delta in deltas
-    }
+    norms = {f"norm_layer_{delta.layer}": delta_norm(delta) for delta in deltas}
     delta_norm_I = np.linalg.norm(values.delta_ID, axis=1)
     miss_I = np.linalg.norm(z_ID - reached_ID, axis=1)
     z_miss_I = np.where(delta_norm_I > 0, miss_I / np.where(delta_norm_I > 0, delta_norm_I, 1), 0)

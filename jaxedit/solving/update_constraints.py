@@ -23,7 +23,15 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from jaxedit.edits.edit import Dense, Edit, LowRank, make_edit, scale_delta, to_dense
+from jaxedit.edits.edit import (
+    Dense,
+    Edit,
+    LowRank,
+    delta_norm,
+    make_edit,
+    scale_delta,
+    to_dense,
+)
 from jaxedit.edits.weights import base_weight, sum_of_edits
 from jaxedit.models.model import Model
 from jaxedit.solving import sphere
@@ -120,7 +128,7 @@ def _constrain(
     # The cap; it leaves an update what it is, low-rank or dense.
     if constraints.max_norm_ratio is not None:
         base_FD = base_weight(model, weight, layer)
-        ratio = float(np.linalg.norm(to_dense(delta)) / np.linalg.norm(base_FD))
+        ratio = delta_norm(delta) / float(np.linalg.norm(base_FD))
         delta = scale_delta(delta, min(1.0, constraints.max_norm_ratio / ratio) if ratio else 1.0)
     if constraints.is_dense:
         delta = _restrain(constraints, model, delta, largest)

@@ -1,9 +1,9 @@
-"""A model of a published one's real size with random weights: written, loaded, edited with ROME and
-MEMIT, and scored.
+"""A model of a published one's real size with random weights: written, loaded, edited with ROME,
+MEMIT and UltraEdit, and scored.
 
     python tests/big/real_size.py MODEL FOLDER [--tokenizer=FOLDER] [--texts=ME-PPL_50.json]
     [--dtype=bfloat16] [--facts=counterfact.json] [--n_templates=21] [--n_singles=16]
-    [--n_facts=100] [--profile=FOLDER]
+    [--n_facts=100] [--n_lifelong=100] [--profile=FOLDER]
 
 A benchmark, not a test. MODEL is a name that `jaxedit plan` knows. FOLDER gets the weights in
 sharded safetensors (6.2 GB for gpt2-xl in float32); where they are already there they are taken.
@@ -31,7 +31,7 @@ from jaxedit.metrics.perplexity import perplexity_each, prepare
 from jaxedit.models.model import allocate_deltas
 from jaxedit.plan.models import CONFIGS
 from jaxedit.study.config import editor_from, read_config
-from jaxedit.timing import matmul_rate
+from jaxedit.timing import matmul_rate, memory_rate
 
 TEXTS = flags.DEFINE_string("texts", "builtin", "texts for the perplexity")
 TOKENIZER = flags.DEFINE_string("tokenizer", None, "a folder of HF tokenizer files")
@@ -40,6 +40,7 @@ FACTS = flags.DEFINE_string("facts", "builtin", "requests of the single edits an
 N_TEMPLATES = flags.DEFINE_integer("n_templates", 4, "context templates")
 N_SINGLES = flags.DEFINE_integer("n_singles", 0, "single edits that are made and scored together")
 N_FACTS = flags.DEFINE_integer("n_facts", 1, "facts of the MEMIT edit; 0: no such edit")
+N_LIFELONG = flags.DEFINE_integer("n_lifelong", 0, "facts of a turn of UltraEdit; 0: none")
 PROFILE = flags.DEFINE_string("profile", None, "a folder for traces of a ROME edit and a score")
 
 PUBLISHED = Path(__file__).parents[2] / "configs" / "published.py"
@@ -57,6 +58,7 @@ class Setup(NamedTuple):
     texts: list[str]
     templates: tuple[str, ...]
     rate: float  # FLOPs a second of a product of matrices
+    bandwidth: float  # bytes a second
 
 
 def write(name: str, folder: Path) -> None:
@@ -122,17 +124,22 @@ def main(argv: list[str]) -> None:
         print("written; run the command again, so that memory is that of the rest alone")
         return
     model = timed("load", lambda: loaded(folder))
-    rate, width = matmul_rate(model.dtype)
-    print(f"{jax.devices()[0].device_kind}, matmul {rate / 1e12:.1f} TFLOP/s at width {width}")
+    (rate, width), bandwidth = matmul_rate(model.dtype), memory_rate()
+    print(
+        f"{jax.devices()[0].device_kind}, matmul {rate / 1e12:.1f} TFLOP/s at width {width}, "
+        f"memory {bandwidth / 1e9:,.0f} GB/s"
+    )
     words = WORDS.split()
     templates = ["{}", *(f"{' '.join(words[i % 8 : i % 8 + 4 + i % 5])}. {{}}" for i in range(40))]
-    setup = Setup(name, model, texts, tuple(templates[: N_TEMPLATES.value]), rate)
+    setup = Setup(name, model, texts, tuple(templates[: N_TEMPLATES.value]), rate, bandwidth)
     score_twice(setup, "perplexity of the unedited model", model)
     edit_with_rome(setup)
     if N_FACTS.value:
         edit_with_memit(setup)
     if N_SINGLES.value:
         edit_singly(setup)
+    if N_LIFELONG.value:
+        edit_with_ultraedit(setup)
 
 
 def loaded(folder: Path) -> jaxedit.Model:
@@ -142,9 +149,9 @@ def loaded(folder: Path) -> jaxedit.Model:
     return model
 
 
-def hyper_of(setup: Setup, method: str) -> dict[str, Any]:
-    """Return the paper's hyper-parameters."""
-    return read_config(PUBLISHED, f"{method}/{setup.name}/paper").editor.to_dict()
+def hyper_of(setup: Setup, method: str, source: str = "paper") -> dict[str, Any]:
+    """Return published hyper-parameters."""
+    return read_config(PUBLISHED, f"{method}/{setup.name}/{source}").editor.to_dict()
 
 
 def score_twice(setup: Setup, label: str, model: jaxedit.Model, layer: int = 0) -> None:
@@ -222,6 +229,27 @@ def edit_with_memit(setup: Setup) -> None:
     score_twice(setup, "perplexity after memit", jaxedit.apply(model, edit), edit.deltas[0].layer)
 
 
+def edit_with_ultraedit(setup: Setup) -> None:
+    """Write a turn of facts in closed form; what it must read are the weights, batch by batch."""
+    editor = editor_from(hyper_of(setup, "ultraedit", "authors"))
+    model = with_room(setup.model, editor)
+    state = editor.init(model, None)
+    requests = read_requests(FACTS.value).requests[: N_LIFELONG.value]
+    label = f"ultraedit turn of {len(requests)} facts"
+    edit, _, _ = timed(f"{label}, compiled", lambda: editor.edit(model, requests, state))
+
+    # Each batch reads all weights once, and once more those above the lowest edited layer.
+    config, lowest = model.config, edit.deltas[0].layer
+    of_layer = sum(array.nbytes for array in model.base.values() if array.shape[:1] == (config.L,))
+    of_head = config.D * config.V * model.dtype.itemsize
+    n_batches = -(-len(requests) // editor.hyper.batch_size)
+    n_bytes = n_batches * (of_layer * (2 - lowest / config.L) + 2 * of_head)
+    least_s = n_bytes / setup.bandwidth
+    timed(label, lambda: editor.edit(model, requests, state), least_s, 3, "bandwidth")
+    rank = edit.deltas[0].u_FR.shape[1]
+    print(f"{n_bytes / 1e9:,.0f} GB to read; {len(edit.deltas)} deltas of rank {rank}")
+
+
 def with_room(model: jaxedit.Model, editor: Any) -> jaxedit.Model:
     """Return the model with room for the editor's deltas, as a study makes it."""
     for weight, layers in editor.slots(model).items():
@@ -229,14 +257,17 @@ def with_room(model: jaxedit.Model, editor: Any) -> jaxedit.Model:
     return model
 
 
-def timed(name: str, run, least_s: float | None = None, repeats: int = 1):
+def timed(
+    name: str, run, least_s: float | None = None, repeats: int = 1, bound: str = "matmul rate"
+):
     """Run, and print the least seconds, and what process and first device held at most so far.
 
     Args:
       name: what is run.
       run: without arguments.
-      least_s: what it would take at the matmul rate; its share is printed.
+      least_s: what it would take at the bound; its share is printed.
       repeats: how often it is run.
+      bound: of what the least seconds are.
     """
     times_s = []
     for _ in range(repeats):
@@ -246,7 +277,7 @@ def timed(name: str, run, least_s: float | None = None, repeats: int = 1):
     time_s = min(times_s)
     host_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     device_gb = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0) / 1e9
-    share = "" if least_s is None else f"{100 * least_s / time_s:5.1f} % of the matmul rate"
+    share = "" if least_s is None else f"{100 * least_s / time_s:5.1f} % of the {bound}"
     print(
         f"{name:44s}{time_s:9.4f} s {host_gb:6.1f} GB host {device_gb:6.1f} GB device {share}",
         flush=True,

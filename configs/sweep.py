@@ -1,0 +1,53 @@
+"""Places and learning rates of the methods that follow a gradient, on 200 facts: which to choose.
+
+    jaxedit compare --config=sweep --set=facts=zsre.json --set=texts=ME-PPL_50.json
+    jaxedit compare --config=sweep --variants=locft-bf/layer-5@5e-4,lora/4-8@2e-3 ...
+
+A variant is METHOD/PLACE@LR. Facts are written in two chunks of 100 (LoRA: the first 40, one by
+one), and all of them looked at in the last model. The guard keeps every edit and only reports.
+The places are those of a model of 30 layers: UltraEdit's and StableEdit's are the published ones of
+32 layers (18 to 26; w_gate and w_up in 11 to 22) and others for comparison.
+
+Hardware: a GPU (about three minutes), or two CPU cores (hours). Expected, on SmolLM2-135M-Instruct:
+the table in configs/README.md.
+"""
+
+from jaxedit.editors import find_published
+from jaxedit.study.config import default_config
+
+LOCFT = {f"layer-{layer}": dict(layers=(layer,)) for layer in (2, 5, 8, 12, 18, 24)}
+LORA = {"4-8": dict(layers=tuple(range(4, 9)))}
+LIFELONG = {
+    "down-4-8": dict(layers=tuple(range(4, 9))),
+    "down-18-26": dict(layers=tuple(range(18, 27))),
+    "gated-4-8": dict(layers=tuple(range(4, 9)), weights=("mlp/w_gate", "mlp/w_up")),
+    "gated-16-24": dict(layers=tuple(range(16, 25)), weights=("mlp/w_gate", "mlp/w_up")),
+}
+LIFELONG_RATES = ("1e-6", "1e-5", "3e-5", "1e-4", "3e-4")
+GRID = {  # method -> places, learning rates
+    "locft-bf": (LOCFT, ("1e-4", "5e-4", "2e-3")),
+    "lora": (LORA, ("5e-4", "2e-3", "5e-3", "1e-2")),
+    "ultraedit": (LIFELONG, LIFELONG_RATES),
+    "stableedit": (LIFELONG, LIFELONG_RATES),
+}
+VARIANTS = {
+    f"{method}/{place}@{lr}": (method, hyper | dict(lr=float(lr)))
+    for method, (places, rates) in GRID.items()
+    for place, hyper in places.items()
+    for lr in rates
+}
+
+
+def get_config(variant="locft-bf/layer-5@5e-4"):
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
+        )
+    method, hyper = VARIANTS[variant]
+    config = default_config(method, **find_published(f"{method}/smollm2-135m").hyper | hyper)
+    config.update(n_facts=200, facts_per_edit=100, guard=dict(action="keep"))
+    config.eval.perplexity_every = 2
+    if method == "lora":
+        config.update(n_facts=40, facts_per_edit=1)
+        config.eval.perplexity_every = 10
+    return config
