@@ -59,6 +59,18 @@ def test_the_matmul_rate_is_flops_a_second(monkeypatch):
     assert list(taken) == []
 
 
+def test_the_memory_rate_is_bytes_read_and_written_a_second(monkeypatch):
+    """An array goes through a program that adds to it: each number is read once, written once."""
+    read = []
+
+    def take_half_a_second(run, repeats):
+        read.append(run().nbytes)
+        return 0.5
+
+    monkeypatch.setattr(timing, "seconds", take_half_a_second)
+    assert timing.memory_rate() == 2 * read[0] / 0.5
+
+
 def test_the_peak_is_that_of_this_process():
     before = timing.peak_bytes()
     held = jnp.ones((256, 2**20), jnp.uint8).block_until_ready()  # 256 MiB

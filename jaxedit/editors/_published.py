@@ -215,7 +215,7 @@ ROWS = [
     ("ft", "llama-2-7b", "paper easyedit", 21, 21, FT_FREE, {}),
     ("ft", "llama-3-8b", "easyedit", 21, 21, FT_FREE, {}),
     ("ft", "qwen2.5-7b", "easyedit", 27, 27, FT_FREE, {}),
-    ("ft", "smollm2-135m", "measured", 5, 5, FT_BALL, {}),
+    ("ft", "smollm2-135m", "measured", 5, 5, FT_FREE, {}),
     ("locft-bf", "llama-3-8b", "authors", 22, 22, EPOCHS_25, MINIBATCH | TUNED),
     ("locft-bf", "qwen2.5-7b", "authors", 6, 6, EPOCHS_25, MINIBATCH | TUNED),
     ("locft-bf", "smollm2-135m", "measured", 5, 5, EPOCHS_25, MINIBATCH),

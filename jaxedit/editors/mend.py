@@ -145,7 +145,7 @@ def _updates(
     """
     targets = [tokenise_target(model, request, hyper.leading_space) for request in requests]
     n_rows = round_up(len(targets), model.mesh.shape["data"])
-    T, Q = padded_shape(targets)
+    T, Q = padded_shape(targets, model.mesh)
     rows = pad_targets(targets, n_rows, (T, round_up(Q, READ_STEP)))
     is_read_BQ = rows.weight_BQ > 0
     n_read = is_read_BQ.sum(axis=1, keepdims=True) if are_apart else is_read_BQ.sum()

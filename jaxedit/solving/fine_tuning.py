@@ -86,7 +86,7 @@ def batch_targets(model: Model, targets: list[TokenisedTarget], size: int) -> Ba
     weight 0.
     """
     size = min(size, len(targets))
-    n_rows, shape = round_up(size, model.mesh.shape["data"]), padded_shape(targets)
+    n_rows, shape = round_up(size, model.mesh.shape["data"]), padded_shape(targets, model.mesh)
     in_batches = [targets[first : first + size] for first in range(0, len(targets), size)]
     batches = [pad_targets(batch, n_rows, shape) for batch in in_batches]
     rows = (

@@ -241,7 +241,7 @@ def _read_turn(hyper: LifelongHyper, model: Model, requests: list[Request]) -> T
     """Read keys and output gradients of a turn, batch by batch of `batch_size` requests."""
     places = tuple((weight, layer) for weight, layers in hyper.slots().items() for layer in layers)
     targets = [tokenise_target(model, request, hyper.leading_space) for request in requests]
-    T, Q = padded_shape(targets)
+    T, Q = padded_shape(targets, model.mesh)
     shape = T, round_up(Q, TARGET_STEP)
     found: dict[tuple[str, int], list[tuple[np.ndarray, np.ndarray]]] = {p: [] for p in places}
     starts = range(0, len(targets), hyper.batch_size)

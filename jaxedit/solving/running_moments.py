@@ -57,10 +57,10 @@ def moments_of(rows: np.ndarray, n_products: int = 0, unbiased: bool = False) ->
       unbiased: multiply the batch's unbiased variance by n, not by n - 1, as the released code of
         UltraEdit does.
     """
-    rows = rows.astype(np.float64)
-    n, mean = len(rows), rows.mean(axis=0)
-    deviation = rows - mean
-    square_sum = np.sum(deviation**2, axis=0)
+    deviation = rows.astype(np.float64)
+    n, mean = len(rows), deviation.mean(axis=0)
+    deviation -= mean
+    square_sum = np.einsum("ny,ny->y", deviation, deviation)
     if unbiased and n > 1:
         square_sum *= n / (n - 1)
     if not n_products:

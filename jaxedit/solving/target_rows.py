@@ -3,15 +3,18 @@
 from typing import NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxedit.edits.request import Request
-from jaxedit.mesh import shard_batch
+from jaxedit.mesh import platform, shard_batch
 from jaxedit.models.model import Model
 from jaxedit.models.packing import pad_tokens
 from jaxedit.models.target_loss import TargetRows
 from jaxedit.rounding import round_up
 from jaxedit.solving.prompt_batch import PREFIX_STEP
 from jaxedit.solving.prompts import tokenise_prompt
+
+ACCELERATOR_STEPS = 32, 8  # of T and of Q
 
 
 class TokenisedTarget(NamedTuple):
@@ -86,10 +89,17 @@ def pad_targets(targets: list[TokenisedTarget], n_rows: int, shape: tuple[int, i
     return TargetRows(token_BT, read_BQ, target_BQ, weight_BQ)
 
 
-def padded_shape(targets: list[TokenisedTarget]) -> tuple[int, int]:
-    """Return (T, Q) for rows of these targets; T is rounded up, so that programs are shared."""
+def padded_shape(targets: list[TokenisedTarget], mesh: Mesh) -> tuple[int, int]:
+    """Return (T, Q) for rows of these targets, rounded up so that programs are shared.
+
+    Accelerators compile longer and pay less for padding: there are few shapes for them.
+    """
     longest = max(len(target.tokens) for target in targets)
-    return round_up(longest, PREFIX_STEP), max(len(target.target) for target in targets)
+    Q = max(len(target.target) for target in targets)
+    if platform(mesh) == "cpu":
+        return round_up(longest, PREFIX_STEP), Q
+    token_step, target_step = ACCELERATOR_STEPS
+    return round_up(longest, token_step), round_up(Q, target_step)
 
 
 def make_target_rows(
@@ -107,5 +117,5 @@ def make_target_rows(
         for request in requests
     ]
     n_rows = round_up(len(targets), model.mesh.shape["data"])
-    rows = pad_targets(targets, n_rows, padded_shape(targets))
+    rows = pad_targets(targets, n_rows, padded_shape(targets, model.mesh))
     return TargetRows(*(shard_batch(model.mesh, "B_", array) for array in rows))
