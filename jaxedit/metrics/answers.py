@@ -14,9 +14,8 @@ import numpy as np
 from jaxedit.edits.edit import Edit
 from jaxedit.edits.per_row import with_per_row_edits
 from jaxedit.edits.spaces import tokenise_answer
+from jaxedit.models.answer_losses import answer_losses
 from jaxedit.models.model import Model
-from jaxedit.models.packing import pack
-from jaxedit.models.score import token_losses
 
 
 class Pair(NamedTuple):
@@ -106,25 +105,17 @@ def score_answers(
         if isinstance(pair, str) or not all(isinstance(part, str) for part in pair):
             raise ValueError(f"pair {i} must be texts (prompt, answer), got {pair!r}")
     tokenised = [_tokenise(model, Pair(*pair)) for pair in pairs]
-    packed = pack([tokens for tokens, _ in tokenised], model.mesh.shape["data"], edit_of)
     model_of = None if edits is None else functools.partial(with_per_row_edits, model, edits)
-    losses = token_losses(model, packed, model_of)
-
-    # Of each text the part that is the answer. Losses begin with the second token: that of token t
-    # stands at t - 1.
-    nll_nats, token_accuracy, n_tokens = [], [], []
-    of_texts = zip(tokenised, losses.nll_nats, losses.is_argmax, strict=True)
-    for (tokens, first), text_nats, is_argmax in of_texts:
-        nll_nats.append(text_nats[first - 1 :].mean())
-        token_accuracy.append(is_argmax[first - 1 :].mean())
-        n_tokens.append(len(tokens) - first)
+    losses = answer_losses(model, tokenised, edit_of, model_of)
+    nll_nats = np.array([of_answer.mean() for of_answer in losses.nll_nats])
+    token_accuracy = np.array([of_answer.mean() for of_answer in losses.is_argmax])
 
     # NaN logits have no argmax, whatever the comparison of running maxima says.
     is_finite = np.isfinite(nll_nats)
     token_accuracy = np.where(is_finite, token_accuracy, 0.0)
     return ScoredAnswers(
         nll_nats=np.where(is_finite, nll_nats, np.inf),
-        n_tokens=np.array(n_tokens),
+        n_tokens=np.array(list(map(len, losses.nll_nats))),
         token_accuracy=token_accuracy,
         is_reproduced=token_accuracy == 1.0,
     )
