@@ -134,6 +134,11 @@ def edit(
     memory = _memory_of(hyper, model, turn)
     after = _with_memory(state, memory)
 
+    is_warm = state.n_turns >= hyper.warmup_turns
+    whiteners = {
+        (F, D): _whitener(moments, D) if hyper.whitens and is_warm else None
+        for (F, D), moments in after.moments.items()
+    }
     deltas, n_rows = [], 0
     for (weight, layer), batches in turn.batches.items():
         h_RF, g_RD = (
@@ -141,9 +146,8 @@ def edit(
         )
         check_finite(f"keys of {weight}", h_RF, layer)
         check_finite(f"output gradients of {weight}", g_RD, layer)
-        moments = after.moments[h_RF.shape[1], g_RD.shape[1]]
-        is_warm = state.n_turns >= hyper.warmup_turns
-        value_RD = _values(hyper, moments, h_RF, g_RD, hyper.whitens and is_warm)
+        shape = h_RF.shape[1], g_RD.shape[1]
+        value_RD = _values(hyper, after.moments[shape], h_RF, g_RD, whiteners[shape])
         deltas.append(_solve(hyper.alpha, weight, layer, h_RF, value_RD))
         check_finite_delta(deltas[-1])
         n_rows = max(n_rows, len(h_RF))
@@ -155,8 +159,7 @@ def edit(
             for delta in deltas
         },
     }
-    made = make_edit(model, deltas, memory)
-    return made, restore(state, made), info
+    return make_edit(model, deltas, memory), after, info
 
 
 def restore(state: LifelongState, made: Edit) -> LifelongState:
@@ -164,21 +167,32 @@ def restore(state: LifelongState, made: Edit) -> LifelongState:
     return _with_memory(state, made.memory)
 
 
+def _whitener(moments: Moments, D: int) -> np.ndarray | None:
+    """Compute S^-1/2 [D, D] of the gradients' covariance; None while there are too few rows."""
+    if moments.product_sum_DD is None or moments.n <= D + 1:
+        return None
+    covariance_DD = moments.product_sum_DD / (moments.n - D - 1 + EPS)
+    eigenvalue_D, eigenvector_DD = np.linalg.eigh(covariance_DD)
+    scale_D = np.maximum(eigenvalue_D, SMALLEST_EIGENVALUE) ** -0.5
+    return (eigenvector_DD * scale_D) @ eigenvector_DD.T
+
+
 def _values(
-    hyper: LifelongHyper, moments: Moments, h_RF: np.ndarray, g_RD: np.ndarray, whitens: bool
+    hyper: LifelongHyper,
+    moments: Moments,
+    h_RF: np.ndarray,
+    g_RD: np.ndarray,
+    whitener_DD: np.ndarray | None,
 ) -> np.ndarray:
     """Compute the values to write: -lr |h~|^2 g~ [R, out]."""
-    F, D = h_RF.shape[1], g_RD.shape[1]
+    F = h_RF.shape[1]
     mean_F, mean_D = np.split(moments.mean, [F])
     std_F, std_D = np.split(moments.std, [F])
     normed_RF = (h_RF - mean_F) / (std_F + EPS)
-    if whitens and moments.product_sum_DD is not None and moments.n > D + 1:
-        covariance_DD = moments.product_sum_DD / (moments.n - D - 1 + EPS)
-        eigenvalue_D, eigenvector_DD = np.linalg.eigh(covariance_DD)
-        scale_D = np.maximum(eigenvalue_D, SMALLEST_EIGENVALUE) ** -0.5
-        normed_RD = (g_RD - mean_D) @ (eigenvector_DD * scale_D) @ eigenvector_DD.T
-    else:
+    if whitener_DD is None:
         normed_RD = (g_RD - mean_D) / (std_D + EPS)
+    else:
+        normed_RD = (g_RD - mean_D) @ whitener_DD
     return -hyper.lr * np.sum(normed_RF**2, axis=1, keepdims=True) * normed_RD
 
 
