@@ -69,7 +69,7 @@ def get_config(entry="gpt2-xl"):
     published = Path(__file__).with_name("published.py")
     config = read_config(published, f"{method}/{model}/{SOURCES[model]}")
     if method == "mend":
-        config.editor.network = f"runs/mend-{model}/network.safetensors"
+        config.update(editor=dict(network=f"runs/mend-{model}/network.safetensors"))
     config.mode = "sequential" if facts else "single"
     if facts:
         config.facts = f"runs/{facts}.json"

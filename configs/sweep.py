@@ -45,9 +45,11 @@ def get_config(variant="locft-bf/layer-5@5e-4"):
         )
     method, hyper = VARIANTS[variant]
     config = default_config(method, **find_published(f"{method}/smollm2-135m").hyper | hyper)
-    config.update(n_facts=200, facts_per_edit=100, guard=dict(action="keep"))
-    config.eval.perplexity_every = 2
-    if method == "lora":
-        config.update(n_facts=40, facts_per_edit=1)
-        config.eval.perplexity_every = 10
+    is_lora = method == "lora"
+    config.update(
+        n_facts=40 if is_lora else 200,
+        facts_per_edit=1 if is_lora else 100,
+        eval=dict(perplexity_every=10 if is_lora else 2),
+        guard=dict(action="keep"),
+    )
     return config

@@ -226,7 +226,7 @@ ROWS = [
     ("ultraedit", "gpt-j-6b", "authors", 18, 26, (), ULTRA_DOWN),
     ("ultraedit", "llama-3-8b", "authors", 11, 24, (), ULTRA_LLAMA | TUNED),
     ("ultraedit", "qwen2.5-7b", "authors", 18, 26, (), ULTRA_GATED | TUNED),
-    ("ultraedit", "smollm2-135m", "measured", 18, 26, (), ULTRA_DOWN | dict(lr=1e-4)),
+    ("ultraedit", "smollm2-135m", "measured", 16, 24, (), ULTRA_GATED | dict(lr=3e-5)),
     ("stableedit", "gpt-j-6b", "authors", 18, 26, (), ULTRA_DOWN | STABLE),
     ("stableedit", "llama-3-8b", "authors", 11, 24, (), ULTRA_LLAMA | STABLE | TUNED),
     ("stableedit", "qwen2.5-7b", "authors", 18, 26, (), ULTRA_GATED | STABLE | TUNED),

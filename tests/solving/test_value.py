@@ -44,6 +44,7 @@ def test_requests_do_not_influence_each_other(golden, monkeypatch):
         )
 
 
+@pytest.mark.same_bits
 def test_sites_differ_in_the_value_before_the_edit(golden):
     """The residual stream after a layer, or the MLP's output that is part of it."""
     model, hyper = golden("gpt2"), TargetHyper(v_num_grad_steps=1)
@@ -137,6 +138,7 @@ def is_target_likeliest(hf_model, backend, request, delta_D, layer: int) -> bool
     return all(hits)
 
 
+@pytest.mark.same_bits
 def test_prob_cutoff_counts_the_passes_in_which_the_target_is_the_likeliest(golden, shared):
     model, layer = golden("gpt2"), 3
     request = jaxedit.Request("The mother tongue belongs to {}", "Danielle Darrieux", "the")
