@@ -8,8 +8,8 @@ one), and all of them looked at in the last model. The guard keeps every edit an
 The places are those of a model of 30 layers: UltraEdit's and StableEdit's are the published ones of
 32 layers (18 to 26; w_gate and w_up in 11 to 22) and others for comparison.
 
-Hardware: a GPU (about three minutes), or two CPU cores (hours). Expected, on SmolLM2-135M-Instruct:
-the table in configs/README.md.
+Hardware: two CPU cores, 4 GB. Time: about a minute a variant, LocFT-BF five. Expected, on
+SmolLM2-135M-Instruct: the table in configs/README.md.
 """
 
 from jaxedit.editors import find_published

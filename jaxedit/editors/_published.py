@@ -230,7 +230,7 @@ ROWS = [
     ("stableedit", "gpt-j-6b", "authors", 18, 26, (), ULTRA_DOWN | STABLE),
     ("stableedit", "llama-3-8b", "authors", 11, 24, (), ULTRA_LLAMA | STABLE | TUNED),
     ("stableedit", "qwen2.5-7b", "authors", 18, 26, (), ULTRA_GATED | STABLE | TUNED),
-    ("stableedit", "smollm2-135m", "measured", 18, 26, (), ULTRA_DOWN | STABLE | dict(lr=1e-4)),
+    ("stableedit", "smollm2-135m", "measured", 18, 26, (), ULTRA_DOWN | STABLE | dict(lr=3e-4)),
     ("mend", "gpt2-xl", "paper easyedit", 45, 47, (), dict(lr_scale=1.0)),
     ("mend", "gpt-j-6b", "paper easyedit", 25, 27, (), dict(lr_scale=1.0)),
     ("mend", "llama-2-7b", "paper easyedit", 29, 31, (), dict(lr_scale=1.0)),

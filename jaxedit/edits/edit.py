@@ -128,7 +128,8 @@ def delta_norm(delta: LowRank | Dense) -> float:
         return float(np.linalg.norm(np.asarray(delta.delta_FD, np.float64)))
     # |u v|² is the trace of (uᵀ u)(v vᵀ): nothing of the weight's size is made.
     u_FR, v_RD = np.asarray(delta.u_FR, np.float64), np.asarray(delta.v_RD, np.float64)
-    return float(np.sqrt(max(0.0, np.sum((u_FR.T @ u_FR) * (v_RD @ v_RD.T)))))
+    squared = np.sum((u_FR.T @ u_FR) * (v_RD @ v_RD.T))
+    return float(np.sqrt(np.maximum(squared, 0.0)))  # of numbers that are not finite: not finite
 
 
 def scale_delta(delta: LowRank | Dense, factor: float) -> LowRank | Dense:

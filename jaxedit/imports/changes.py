@@ -40,7 +40,7 @@ class WeightChange(NamedTuple):
             return float(np.linalg.norm(whole.astype(np.float64)))
         # |left right|² is the trace of (leftᵀ left)(right rightᵀ): nothing of its size is made.
         left, right = (factor.astype(np.float64) for factor in self.factors)
-        return float(np.sqrt(max(0.0, np.sum((left.T @ left) * (right @ right.T)))))
+        return float(np.sqrt(np.maximum(np.sum((left.T @ left) * (right @ right.T)), 0.0)))
 
 
 def change_of_factors(

@@ -24,7 +24,7 @@ from jaxedit.models.packing import Packed, pack
 from jaxedit.models.score import TokenLosses, batch_to_device, next_token_losses
 from jaxedit.rounding import next_power_of_two
 
-FEW_READS = 8  # of a row; their number is rounded up to a power of two, at least to this
+FEW_READS = 32  # of a row; their number is rounded up to a power of two, at least to this
 
 
 class Read(NamedTuple):

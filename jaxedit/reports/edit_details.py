@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxedit.edits.edit import LowRank, to_dense
+from jaxedit.edits.edit import LowRank, delta_norm, to_dense
 from jaxedit.files import flatten_keys
 from jaxedit.reports.formatting import format_number
 from jaxedit.reports.records import is_single, outcome, remark
@@ -45,7 +45,7 @@ def edit_details(journal: Journal, number: int) -> dict[str, Any]:
                 "layer": delta.layer,
                 "rank": delta.u_FR.shape[1] if isinstance(delta, LowRank) else None,
                 "shape": list(delta_FD.shape),
-                "norm": float(np.linalg.norm(delta_FD.astype(np.float64))),
+                "norm": delta_norm(delta),
             }
         )
     details["memory"] = {name: list(np.shape(array)) for name, array in edit.memory.items()}

@@ -51,6 +51,7 @@ def test_screen(run, folder):
 # study and report
 
 
+@pytest.mark.same_bits
 def test_study(studied, folder, tiny):
     found = result(studied)
     assert found["workdir"] == "run"

@@ -283,3 +283,10 @@ def test_metadata_are_equal_whatever_they_hold(golden):
     assert edited.metadata.history != model.metadata.history
     assert edited.metadata == model.metadata
     assert hash(edited.metadata) == hash(model.metadata)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_norm_of_numbers_that_are_not_finite_is_not_finite(bad):
+    u_FR, v_RD = np.ones((3, 1), np.float32), np.full((1, 2), bad, np.float32)
+    deltas = LowRank("mlp/w_down", 0, u_FR, v_RD), Dense("mlp/w_down", 0, u_FR @ v_RD)
+    assert not any(np.isfinite(delta_norm(delta)) for delta in deltas)

@@ -6,7 +6,7 @@ import pytest
 from jaxedit.study import loop
 
 # All of one shape in the tiny gpt2.
-NAMES = ("Bob", "Ann", "Tim", "Sam")
+NAMES = ("Bob", "Tom", "Tim", "Sam")
 FACTS = [
     {"prompt": "{} lives in", "subject": name, "target_new": "Paris", "target_true": "London"}
     for name in NAMES

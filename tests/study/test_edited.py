@@ -155,6 +155,7 @@ def test_a_saved_edit_that_does_not_fit_is_named(saved, config_of, tmp_path, cha
 # Studies that begin with an edited model.
 
 
+@pytest.mark.same_bits
 def test_a_study_on_top_of_another_is_one_study_of_both(config_of, first, tmp_path):
     """Same seeds, templates and order: the edit on top is the one a longer study makes."""
     start = dict(run=str(first), run_steps=(), after_step=None, edit="")
@@ -224,6 +225,7 @@ def test_a_study_as_an_object(config_of, first, tmp_path):
 
 @pytest.mark.parametrize(("method", "hyper"), [("rome", {}), ("ft", dict(num_steps=2))])
 @pytest.mark.parametrize("layer", [1, 4])
+@pytest.mark.same_bits
 def test_a_study_above_or_below_the_edits_it_began_with(
     study_config, saved, golden, tmp_path, method, hyper, layer
 ):

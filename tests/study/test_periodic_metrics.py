@@ -138,6 +138,7 @@ def test_the_heat_map_is_what_the_journal_holds(studied):
     ("method", "at_once", "unusable"),
     [("rome", 16, False), ("rome", 1, False), ("rome", 16, True), ("memit", 16, False)],
 )
+@pytest.mark.same_bits
 def test_single_edits_are_each_measured_with_their_own_edit_once(
     run, folder, golden, method, at_once, unusable
 ):
