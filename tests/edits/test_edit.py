@@ -14,7 +14,7 @@ import jaxedit
 from jaxedit import Dense, LowRank
 from jaxedit.edits import apply as apply_module
 from jaxedit.edits.apply import allocate_for, replay_edits
-from jaxedit.edits.edit import make_edit, to_dense
+from jaxedit.edits.edit import delta_norm, make_edit, to_dense
 from jaxedit.models import layers
 
 WEIGHT = "mlp/w_down"
@@ -288,5 +288,5 @@ def test_metadata_are_equal_whatever_they_hold(golden):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_norm_of_numbers_that_are_not_finite_is_not_finite(bad):
     u_FR, v_RD = np.ones((3, 1), np.float32), np.full((1, 2), bad, np.float32)
-    deltas = LowRank("mlp/w_down", 0, u_FR, v_RD), Dense("mlp/w_down", 0, u_FR @ v_RD)
+    deltas = LowRank("mlp/w_down", 0, u_FR, v_RD), Dense("mlp/w_down", 0, np.asarray(u_FR @ v_RD))
     assert not any(np.isfinite(delta_norm(delta)) for delta in deltas)
