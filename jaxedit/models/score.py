@@ -214,7 +214,7 @@ def next_token_losses(model: Model, h_BTD, target_BT) -> tuple[jax.Array, jax.Ar
     width = min(CPU_HEAD_WIDTH if platform(model.mesh) == "cpu" else HEAD_WIDTH, per_shard)
 
     def chunk(c, carry):
-        highest_BT, total_BT, chosen_BT = carry
+        highest_BT, total_BT, chosen_BT, first_BT = carry
 
         # The last chunk overlaps the one before, so that all have one width.
         first = jnp.minimum(c * width, per_shard - width)
@@ -230,15 +230,23 @@ def next_token_losses(model: Model, h_BTD, target_BT) -> tuple[jax.Array, jax.Ar
         # Entries that the chunk before has counted count no more.
         logits_BTZW = jnp.where(entry_W >= c * width, logits_BTZW, -jnp.inf)
 
+        # The argmax is the first of the highest entries, as in greedy decoding: where a broken
+        # model's logits are all equal, not every token is the likeliest.
+        top_BT = jnp.max(logits_BTZW, (-2, -1))
+        is_top_BTZW = logits_BTZW == top_BT[..., None, None]
+        at_BT = jnp.min(jnp.where(is_top_BTZW, entry_ZW, model.config.V), (-2, -1))
+        at_BT = jnp.where(top_BT == highest_BT, jnp.minimum(first_BT, at_BT), at_BT)
+        first_BT = jnp.where(top_BT >= highest_BT, at_BT, first_BT)
+
         # Running log-sum-exp: the sum is of exp(logit - highest), rescaled where the highest grows.
-        higher_BT = jnp.maximum(highest_BT, jnp.max(logits_BTZW, (-2, -1)))
+        higher_BT = jnp.maximum(highest_BT, top_BT)
         total_BT *= jnp.exp(highest_BT - higher_BT)
         chunk_BT = jnp.sum(jnp.exp(logits_BTZW - higher_BT[..., None, None]), (-2, -1))
-        return higher_BT, total_BT + chunk_BT, chosen_BT
+        return higher_BT, total_BT + chunk_BT, chosen_BT, first_BT
 
     lowest_BT = jnp.full(target_BT.shape, jnp.finfo(jnp.float32).min)
-    carry = (lowest_BT, jnp.zeros(target_BT.shape), lowest_BT)
+    carry = (lowest_BT, jnp.zeros(target_BT.shape), lowest_BT, jnp.zeros_like(target_BT))
     n_chunks = ceil_div(per_shard, width)
-    highest_BT, total_BT, chosen_BT = jax.lax.fori_loop(0, n_chunks, chunk, carry)
+    highest_BT, total_BT, chosen_BT, first_BT = jax.lax.fori_loop(0, n_chunks, chunk, carry)
     nll_BT = highest_BT + jnp.log(total_BT) - chosen_BT
-    return nll_BT, (chosen_BT == highest_BT) & jnp.isfinite(nll_BT)
+    return nll_BT, (first_BT == target_BT) & jnp.isfinite(nll_BT)

@@ -1,5 +1,7 @@
 """Losses of answers are those that whole texts have, and a prompt runs once for its answers."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -51,3 +53,17 @@ def test_answers_of_one_token_share_their_prompt(golden, texts_run):
 def test_answers_of_two_groups_share_nothing(golden, texts_run):
     answer_losses(golden("gpt2"), ANSWERS[:2], [0, 1])
     assert texts_run == [PROMPT, PROMPT]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_of_equal_logits_the_first_is_the_likeliest(golden, family):
+    """A collapsed model's logits can be all the same: greedy decoding then says token 0."""
+    model = golden(family)
+    flat = {
+        name: 0 * array if name.startswith("final/") else array
+        for name, array in model.base.items()
+    }
+    equal = dataclasses.replace(model, base=flat)
+    losses = token_losses(equal, pack([[5, 0, 7, 0, 3]]))
+    np.testing.assert_allclose(losses.nll_nats[0], np.log(model.config.V), rtol=1e-6)
+    assert losses.is_argmax[0].tolist() == [True, False, True, False]
