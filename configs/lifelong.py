@@ -7,9 +7,9 @@ and at the end all facts are looked at again in the last model. Values are the `
 `jaxedit/editors/_published.py`, chosen on this model and on other facts. The guard keeps every
 edit and only reports. LocFT-BF's edits are whole matrices, journalled every ten.
 
-Hardware: one GPU or two CPU cores, 4 GB, 4 GB of disk. Time: on two cores about half an hour for
-UltraEdit's 100 turns; LocFT-BF takes two minutes a turn.
-Expected, on SmolLM2-135M-Instruct: the table in configs/README.md.
+Hardware: two CPU cores, 4 GB, 4 GB of disk. Time: an hour for UltraEdit's 100 turns on two cores
+that had other work besides; LocFT-BF takes minutes a turn. Expected, on SmolLM2-135M-Instruct: the
+table in configs/README.md.
 """
 
 from jaxedit.editors import find_published

@@ -5,8 +5,8 @@
 
 A variant is METHOD/PLACE@LR. Facts are written in two chunks of 100 (LoRA: the first 40, one by
 one), and all of them looked at in the last model. The guard keeps every edit and only reports.
-The places are those of a model of 30 layers: UltraEdit's and StableEdit's are the published ones of
-32 layers (18 to 26; w_gate and w_up in 11 to 22) and others for comparison.
+The places are those of a model of 30 layers. UltraEdit and StableEdit were published with w_down in
+layers 18 to 26 (GPT-J), and with w_gate and w_up (models with a gate).
 
 Hardware: two CPU cores, 4 GB. Time: about a minute a variant, LocFT-BF five. Expected, on
 SmolLM2-135M-Instruct: the table in configs/README.md.

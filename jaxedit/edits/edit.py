@@ -126,8 +126,13 @@ def delta_norm(delta: LowRank | Dense) -> float:
     """Return the Frobenius norm of a delta, in float64."""
     if isinstance(delta, Dense):
         return float(np.linalg.norm(np.asarray(delta.delta_FD, np.float64)))
-    # |u v|² is the trace of (uᵀ u)(v vᵀ): nothing of the weight's size is made.
-    u_FR, v_RD = np.asarray(delta.u_FR, np.float64), np.asarray(delta.v_RD, np.float64)
+    return product_norm(np.asarray(delta.u_FR), np.asarray(delta.v_RD))
+
+
+def product_norm(u_FR: np.ndarray, v_RD: np.ndarray) -> float:
+    """Return the Frobenius norm of u v, in float64; nothing of the product's size is made."""
+    # |u v|² is the trace of (uᵀ u)(v vᵀ).
+    u_FR, v_RD = u_FR.astype(np.float64), v_RD.astype(np.float64)
     squared = np.sum((u_FR.T @ u_FR) * (v_RD @ v_RD.T))
     return float(np.sqrt(np.maximum(squared, 0.0)))  # of numbers that are not finite: not finite
 

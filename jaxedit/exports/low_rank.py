@@ -172,7 +172,7 @@ def _error(change: _Product | np.ndarray, u_FR: np.ndarray, v_RD: np.ndarray) ->
 
 
 def _norm_of_product(u_FR: np.ndarray, v_RD: np.ndarray) -> float:
-    """Return the Frobenius norm of u v without the F x D matrix."""
+    """Return the Frobenius norm of u v, exact also where two products nearly cancel."""
     left = np.asarray(np.linalg.qr(u_FR, mode="r"))
     right = np.asarray(np.linalg.qr(v_RD.T, mode="r"))
     return float(np.linalg.norm(left @ right.T))

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxedit.edits.edit import product_norm
+
 ORIENTATIONS = ("hf", "transposed")  # how a square matrix lies, beside the weight it changes
 
 
@@ -38,9 +40,7 @@ class WeightChange(NamedTuple):
         if self.factors is None:
             whole = self.read(tuple(slice(0, size) for size in self.shape))
             return float(np.linalg.norm(whole.astype(np.float64)))
-        # |left right|² is the trace of (leftᵀ left)(right rightᵀ): nothing of its size is made.
-        left, right = (factor.astype(np.float64) for factor in self.factors)
-        return float(np.sqrt(np.maximum(np.sum((left.T @ left) * (right @ right.T)), 0.0)))
+        return product_norm(*self.factors)
 
 
 def change_of_factors(

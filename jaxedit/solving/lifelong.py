@@ -260,14 +260,13 @@ def _read_turn(hyper: LifelongHyper, model: Model, requests: list[Request]) -> T
     found: dict[tuple[str, int], list[tuple[np.ndarray, np.ndarray]]] = {p: [] for p in places}
     starts = range(0, len(targets), hyper.batch_size)
     batches = [targets[start : start + hyper.batch_size] for start in starts]
-    # All are under way before the first is waited for: an accelerator never waits for the host.
-    under_way = [
-        _read_at_targets(model, places, _mean_over_tokens(hyper, model, batch, shape))
-        for batch in batches
-    ]
-    losses = []
-    for batch, (loss, read) in zip(batches, under_way, strict=True):
-        loss, read = jax.device_get((loss, read))
+    # The next batch is under way before one is waited for: an accelerator never waits for the host.
+    rows_of = (_mean_over_tokens(hyper, model, batch, shape) for batch in batches)
+    computed = (_read_at_targets(model, places, rows) for rows in rows_of)
+    losses, following = [], next(computed)
+    for batch in batches:
+        current, following = following, next(computed, None)
+        loss, read = jax.device_get(current)
         losses.append(float(loss))
         is_read_BQ = np.arange(shape[1]) < np.array([[len(each.target)] for each in batch])
         for place, (h_BQF, g_BQD) in read.items():

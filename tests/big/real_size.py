@@ -30,6 +30,7 @@ from jaxedit.flops import scoring_flops, value_flops
 from jaxedit.metrics.perplexity import perplexity_each, prepare
 from jaxedit.models.model import allocate_deltas
 from jaxedit.plan.models import CONFIGS
+from jaxedit.rounding import ceil_div
 from jaxedit.study.config import editor_from, read_config
 from jaxedit.timing import matmul_rate, memory_rate
 
@@ -242,7 +243,7 @@ def edit_with_ultraedit(setup: Setup) -> None:
     config, lowest = model.config, edit.deltas[0].layer
     of_layer = sum(array.nbytes for array in model.base.values() if array.shape[:1] == (config.L,))
     of_head = config.D * config.V * model.dtype.itemsize
-    n_batches = -(-len(requests) // editor.hyper.batch_size)
+    n_batches = ceil_div(len(requests), editor.hyper.batch_size)
     n_bytes = n_batches * (of_layer * (2 - lowest / config.L) + 2 * of_head)
     least_s = n_bytes / setup.bandwidth
     timed(label, lambda: editor.edit(model, requests, state), least_s, 3, "bandwidth")
