@@ -99,7 +99,7 @@ def draw() -> None:
         top = 2 * float(np.median(cpu_s))
         left.plot(steps, cpu_s, ".", markersize=3, color="#2166ac")
         left.set_ylim(bottom=0, top=top)
-        above = f"above the figure: {np.sum(cpu_s > top):,}, which compiled for a new length"
+        above = f"above the figure, compiling: {np.sum(cpu_s > top):,} of {len(rows):,}"
         left.text(0.02, 0.05, above, transform=left.transAxes, fontsize=8)
         left.set_ylabel("CPU, seconds an edit")
         right.plot(steps, [row["memory_mib"] for row in rows], color="#b2182b")
