@@ -64,6 +64,22 @@ def value_flops(
     n_suffix = sum(n_tokens - fact_position for n_tokens, fact_position in rows)
     # The loss reads the logits of every target token, and those at the KL term's subject.
     n_read = sum(len(row.tokens) - row.first_target for row in tokenised.templates) + 1
+    return optimisation_flops(config, n_prefix, n_suffix, n_read, layer, n_steps)
+
+
+def optimisation_flops(
+    config: DecoderConfig, n_prefix: int, n_suffix: int, n_read: int, layer: int, n_steps: int
+) -> float:
+    """Return the FLOPs of an optimisation of values, as `value_flops` describes it.
+
+    Args:
+      config: the model's.
+      n_prefix: positions that run once, through all layers.
+      n_suffix: those that run once up to the edited layer, and above it in each pass.
+      n_read: positions whose logits a pass reads.
+      layer: the edited one.
+      n_steps: passes, all but the last with a gradient.
+    """
     n_above = config.L - 1 - layer
     once = (n_prefix + n_suffix) * (layer + 1) + n_prefix * n_above
     forward = n_suffix * n_above * layer_flops(config) + n_read * head_flops(config)

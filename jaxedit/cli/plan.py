@@ -6,9 +6,10 @@ jaxedit plan --model=llama-2-7b --topology=v5e:2x4 --mesh=data:1,model:8
 jaxedit plan --model=llama-3-70b --topology=v5p:4x4x4         the smallest mesh that fits
 jaxedit plan --model=DIRECTORY --topology=local --json    this machine; no weights are read
 
-Bytes are those of one device. Bounds are the longest of products, memory and collectives at the
-chip's published rates: no program can be faster. Needs the TPU compiler: pip install
-'jaxedit[plan]'."""
+Bytes are those of one device. Bounds are the longest of products, memory and collectives of the
+compiled program at the chip's published rates: it cannot be faster. The floor is what any program
+would need: products of real tokens in one pass, each weight read once a step, activations once.
+Needs the TPU compiler: pip install 'jaxedit[plan]'."""
 
 import sys
 from typing import Any
@@ -44,6 +45,9 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "suggest", True, "look for the smallest mesh that fits, also where --mesh is given"
     )
+    flags.DEFINE_float(
+        "price", None, "of a chip-hour, in any currency: all phases once are priced", lower_bound=0
+    )
     json_flag()
 
 
@@ -62,6 +66,7 @@ def main() -> None:
         v_num_grad_steps=FLAGS.v_num_grad_steps,
         row_tokens=FLAGS.row_tokens,
         suggest=FLAGS.suggest,
+        price=FLAGS.price,
     )
     found = make_plan(
         config, lambda phase: print(f"compiled: {phase.name}", file=sys.stderr, flush=True)
@@ -77,7 +82,8 @@ def show(found: dict[str, Any]) -> None:
     # A row a phase: what lies on a device, what the phase does, and whether it fits.
     chip, mesh = found["chip"], found["mesh"]
     sizes = ("held", "arguments", "temporaries", f"peak of {chip['hbm_bytes'] / 1e9:.0f} GB")
-    header = ["phase", *sizes, "TFLOP", "GB moved", "GB sent", "bound, s", "verdict"]
+    times = ("bound, s", "floor, s", "bound / floor")
+    header = ["phase", *sizes, "TFLOP", "GB moved", "GB sent", *times, "verdict"]
     rows = []
     for phase in found["phases"]:
         sizes = (
@@ -85,9 +91,8 @@ def show(found: dict[str, Any]) -> None:
             for name in ("held_bytes", "argument_bytes", "temporary_bytes", "peak_bytes")
         )
         work = phase["flops"] / 1e12, phase["moved_bytes"] / 1e9, phase["sent_bytes"] / 1e9
-        bound = "" if phase["bound_s"] is None else f"{phase['bound_s']:.4f}"
-        numbers = (*(f"{size:.2f}" for size in sizes), *(f"{n:.3f}" for n in work), bound)
-        rows.append([phase["name"], *numbers, verdict(phase)])
+        numbers = (*(f"{size:.2f}" for size in sizes), *(f"{n:.3f}" for n in work))
+        rows.append([phase["name"], *numbers, *_times(phase), verdict(phase)])
     splits = f"data:{mesh['data']},model:{mesh['model']}"
     title = f"{found['model']}, {found['dtype']}, {chip['name']}, {splits}"
     show_table(header, rows, left=("phase", "verdict"), title=title)
@@ -96,12 +101,23 @@ def show(found: dict[str, Any]) -> None:
     console = results_console()
     for phase in found["phases"]:
         console.print(f"{phase['name']}: {phase['about']}")
+    if found["chip_hours"] is not None:
+        priced = "" if found["price"] is None else f", a price of {found['price']:.4g}"
+        console.print(f"all phases once: {found['chip_hours']:.5f} chip-hours at least{priced}")
     small = found["smallest"]
     if small:
         splits = f"data:{small['mesh']['data']},model:{small['mesh']['model']}"
         compiled = " and ".join(small["compiled"])
         about = f"of all meshes of 1, 2, 4, ... chips; confirmed by compiling {compiled}"
         console.print(f"smallest mesh that fits: {splits} ({about})")
+
+
+def _times(phase: dict[str, Any]) -> tuple[str, str, str]:
+    """Show a phase's bound, its floor, and how many times the floor the bound is."""
+    bound_s, floor_s = phase["bound_s"], phase["floor_s"]
+    if bound_s is None:
+        return "", "", ""
+    return f"{bound_s:.4f}", f"{floor_s:.4f}", f"{bound_s / floor_s:.2f}"
 
 
 def verdict(phase: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.ops import PRECISION, linear, parameter, rms_norm
+from jaxedit.models.ops import float32_product, linear, parameter, rms_norm
 from jaxedit.models.rope import rotate
 
 KeysAndValues = tuple[jax.Array, jax.Array]
@@ -80,8 +80,7 @@ class Attention(nnx.Module):
         # and values: that would copy the cache for every call.
         sources = [new_kv] if cached_kv is None else [cached_kv, new_kv]
         scores = [
-            jnp.einsum("BKATH,BKSH->BKATS", q_BKATH, k_BKSH, precision=PRECISION)
-            for k_BKSH, _ in sources
+            float32_product("BKATH,BKSH->BKATS", q_BKATH, k_BKSH, dtype) for k_BKSH, _ in sources
         ]
         lowest = jnp.finfo(jnp.float32).min
         score_BKATS = jnp.where(
@@ -95,7 +94,7 @@ class Attention(nnx.Module):
         if cached_kv is not None:
             weights = [weight_BKATS[..., :n_cached], weight_BKATS[..., n_cached:]]
         mixed = [
-            jnp.einsum("BKATS,BKSH->BKATH", part_BKATS, v_BKSH, precision=PRECISION)
+            float32_product("BKATS,BKSH->BKATH", part_BKATS, v_BKSH, dtype)
             for part_BKATS, (_, v_BKSH) in zip(weights, sources, strict=True)
         ]
         mixed_BKATH = functools.reduce(jnp.add, mixed)

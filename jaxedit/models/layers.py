@@ -29,7 +29,7 @@ from jaxedit.models.decoder import (
     normalise,
 )
 from jaxedit.models.model import Model
-from jaxedit.models.ops import split_by_edits
+from jaxedit.models.ops import KEPT_PRODUCT, split_by_edits
 
 
 def block_at(model: Model, layer) -> Block:
@@ -153,7 +153,10 @@ def run_layers(
         h_BTD, _, _ = _run_block(model, h_BTD, attn_context, layer)
         return constrain(model.mesh, "BTD", h_BTD)
 
-    saved = jax.checkpoint_policies.dots_saveable
+    policies = jax.checkpoint_policies
+    saved = policies.save_from_both_policies(
+        policies.dots_saveable, policies.save_only_these_names(KEPT_PRODUCT)
+    )
     if unrolled:
         for layer in range(lo, hi):
             of_layer = jax.checkpoint(functools.partial(step, model, layer), policy=saved)

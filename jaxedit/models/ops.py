@@ -8,12 +8,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxedit import axes
 from jaxedit.models.config import DecoderConfig
 
 # Float32 weights mean float32 products: without this a TPU would use bfloat16 passes.
 PRECISION = lax.Precision.HIGHEST
+# A product that depends on the platform is none to a checkpoint policy, unless it has this name.
+KEPT_PRODUCT = "product"
 # How GPUs compile what runs whole layers; other devices take no notice. The library's kernels take
 # a layer's weight where it lies in the stack. XLA's own are tried out for long and copy it, and so
 # does a product of queries, keys and values with their weights side by side.
@@ -112,6 +115,35 @@ def _product_backward(equation: str, saved: tuple[jax.Array, jax.Array], gradien
 _product.defvjp(_product_forward, _product_backward)
 
 
+def float32_product(equation: str, x, y, dtype: jnp.dtype) -> jax.Array:
+    """Compute a product of float32 arrays that are not weights.
+
+    Args:
+      equation: of the einsum.
+      x: its first operand.
+      y: its second one.
+      dtype: of the model's weights. Beside bfloat16 ones a TPU takes three passes and not six,
+        which loses 2^-16; GPUs and CPUs multiply float32 numbers as such.
+    """
+    exact = functools.partial(jnp.einsum, equation, precision=PRECISION)
+    if dtype == jnp.float32:
+        return exact(x, y)
+    in_three = functools.partial(jnp.einsum, equation, precision=lax.Precision.HIGH)
+    product = lax.platform_dependent(x, y, tpu=in_three, default=exact)
+    return checkpoint_name(product, KEPT_PRODUCT)
+
+
+def product_in_parts(equation: str, x, delta) -> jax.Array:
+    """Compute x delta in two bfloat16 products: x as a weight reads it, delta in two parts.
+
+    The parts hold 16 of delta's 24 bits.
+    """
+    # Not a conversion there and back: compilers take that for nothing.
+    upper = lax.reduce_precision(delta, exponent_bits=8, mantissa_bits=7)
+    parts = (part.astype(jnp.bfloat16) for part in (upper, delta - upper))
+    return functools.reduce(jnp.add, (_product(equation, x, part) for part in parts))
+
+
 def activation(name: str, x) -> jax.Array:
     """Apply the activation of a DecoderConfig: "gelu_tanh", "gelu" or "silu"."""
     if name == "silu":
@@ -148,8 +180,8 @@ def add_delta(
       layer: which, possibly traced.
       x_BTF: the weight's input.
       out_BTD: its output without the edits.
-      dtype: of the weight. On GPUs the edits of a bfloat16 one are multiplied as three products of
-        bfloat16 numbers, which loses 2^-16 of the term.
+      dtype: of the weight. Edits of a bfloat16 one are multiplied in parts on accelerators, which
+        loses 2^-16 of the term (`float32_product`, `product_in_parts`).
     """
     x_BTF = x_BTF.astype(jnp.float32)
 
@@ -163,7 +195,8 @@ def add_delta(
                 return out_BTD + exact(x_BTF, delta_FD)
             in_three = lax.DotAlgorithmPreset.BF16_BF16_F32_X3
             split = functools.partial(jnp.einsum, "BTF,FD->BTD", precision=in_three)
-            term_BTD = lax.platform_dependent(x_BTF, delta_FD, cuda=split, default=exact)
+            parts = functools.partial(product_in_parts, "BTF,FD->BTD")
+            term_BTD = lax.platform_dependent(x_BTF, delta_FD, cuda=split, tpu=parts, default=exact)
             return out_BTD + term_BTD
 
         out_BTD = _add_where_edited(overlay.slot[name], layer, add_edits, out_BTD)
@@ -175,8 +208,8 @@ def add_delta(
         def add_row_edits(slot, out_BTD):
             u_BFR = lax.dynamic_index_in_dim(rows.u_EBFR, slot, 0, keepdims=False)
             v_BRD = lax.dynamic_index_in_dim(rows.v_EBRD, slot, 0, keepdims=False)
-            x_BTR = jnp.einsum("BTF,BFR->BTR", x_BTF, u_BFR, precision=PRECISION)
-            return out_BTD + jnp.einsum("BTR,BRD->BTD", x_BTR, v_BRD, precision=PRECISION)
+            x_BTR = float32_product("BTF,BFR->BTR", x_BTF, u_BFR, dtype)
+            return out_BTD + float32_product("BTR,BRD->BTD", x_BTR, v_BRD, dtype)
 
         out_BTD = _add_where_edited(rows.slot_L, layer, add_row_edits, out_BTD)
     return out_BTD

@@ -16,8 +16,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxedit.models.model import Model
 from jaxedit.plan.chips import Chip
 from jaxedit.plan.count import NO_COST, NO_HINTS, Cost, LoopHints, add_cost, count_program
+from jaxedit.plan.floor import floor_seconds
 from jaxedit.plan.models import device_bytes
-from jaxedit.plan.phases import Phase, Workload
+from jaxedit.plan.phases import Phase
+from jaxedit.plan.workload import Workload
 
 LARGEST_SHOWN = 5  # collectives
 
@@ -42,6 +44,7 @@ class CompiledPhase(NamedTuple):
     unknown_loops: list[str]  # counted once, since their trip counts are not known
     bound_s: float | None
     bound_by: str | None  # "products", "memory", "collectives"
+    floor_s: float | None  # what any program would need (`jaxedit.plan.floor`)
     fits: bool
 
 
@@ -124,6 +127,7 @@ def compile_phase(phase: Phase, model: Model, work: Workload, chip: Chip) -> Com
         unknown_loops=sorted(cost.unknown),
         bound_s=times[bound_by] if bound_by else None,
         bound_by=bound_by,
+        floor_s=floor_seconds(phase.floor(model, work), model.mesh, chip),
         fits=compiles and peak <= chip.hbm_bytes,
     )
 

@@ -12,32 +12,34 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxedit.models import packing, score
+from jaxedit.models import score
 from jaxedit.models.model import Model
 from jaxedit.plan.count import LoopHints
+from jaxedit.plan.floor import (
+    Floor,
+    key_floor,
+    load_floor,
+    perplexity_floor,
+    second_moment_floor,
+    solve_floor,
+    value_floor,
+    whole_perplexity_floor,
+)
 from jaxedit.plan.models import abstract_activation, abstract_parameter, device_bytes
+from jaxedit.plan.workload import (
+    PROMPT_TOKENS,
+    SHARED_TOKENS,
+    VALUE_SHAPE,
+    Workload,
+    count_text_rows,
+    moment_tokens,
+)
 from jaxedit.rounding import ceil_div, round_up
 from jaxedit.solving import keys, packed_prompts, value, value_loop
 from jaxedit.solving import solve as solving
-from jaxedit.solving.prompt_batch import PREFIX_STEP, PaddedShape, PromptBatch
+from jaxedit.solving.prompt_batch import PromptBatch
 from jaxedit.solving.site import Site
 from jaxedit.stats import collect
-
-# Lengths as those of CounterFact with sampled templates of ten tokens, padded as the library pads.
-SHARED_TOKENS = 2 * PREFIX_STEP  # what a template begins with
-PROMPT_TOKENS = PREFIX_STEP  # a prompt up to its subject
-VALUE_SHAPE = PaddedShape(prefix=3 * PREFIX_STEP, suffix=8, n_read=2)
-
-
-class Workload(NamedTuple):
-    """What a study does; one call of a phase is for all requests, or for one batch of texts."""
-
-    layers: tuple[int, ...]  # edited ones, in ascending order
-    n_requests: int  # edited together
-    n_templates: int
-    v_num_grad_steps: int
-    row_tokens: int  # of a row of texts
-
 
 # (jitted function, *its arguments, hints=LoopHints(...), times=...) -> its result, abstract
 Call = Callable[..., Any]
@@ -49,12 +51,14 @@ class Phase(NamedTuple):
     Attributes:
       name: what it is called in a plan.
       run: calls what it runs.
+      floor: what any program would need for it.
       held_bytes: what lies on a device beside the arguments of what it runs.
       about: its size in words.
     """
 
     name: str
     run: Callable[[Model, Workload, Call], None]
+    floor: Callable[[Model, Workload], Floor]
     held_bytes: Callable[[Model, Workload], int]
     about: Callable[[Model, Workload], str]
 
@@ -116,7 +120,7 @@ def perplexity_phase(model: Model, work: Workload, call: Call) -> None:
 
     The residual stream before that layer is kept."""
     lowest, L = work.layers[0], model.config.L
-    rows = _text_rows(model, _n_rows(model, work.row_tokens), work.row_tokens)
+    rows = _text_rows(model, count_text_rows(model.mesh, work.row_tokens), work.row_tokens)
     shape = (*rows[0].shape, model.config.D)
     h_BTD = abstract_activation(model.mesh, "BTD", shape, jnp.float32)
     hints = LoopHints(L - lowest, len(work.layers) / (L - lowest))
@@ -125,7 +129,7 @@ def perplexity_phase(model: Model, work: Workload, call: Call) -> None:
 
 def whole_perplexity_phase(model: Model, work: Workload, call: Call) -> None:
     """Score texts through all layers, as before the first edit and in edits of other layers."""
-    rows = _text_rows(model, _n_rows(model, work.row_tokens), work.row_tokens)
+    rows = _text_rows(model, count_text_rows(model.mesh, work.row_tokens), work.row_tokens)
     hints = LoopHints(model.config.L, len(work.layers) / model.config.L)
     call(score.token_losses_of_batch, model, *rows, None, 0, hints=hints)
 
@@ -133,18 +137,13 @@ def whole_perplexity_phase(model: Model, work: Workload, call: Call) -> None:
 def second_moment_phase(model: Model, work: Workload, call: Call) -> None:
     """Add one batch of texts to the second moments of keys at the edited layers."""
     config, E, last = model.config, len(work.layers), work.layers[-1]
-    T = moment_tokens(model)
-    rows = _text_rows(model, _n_rows(model, T), T)
+    T = moment_tokens(model.config)
+    rows = _text_rows(model, count_text_rows(model.mesh, T), T)
     moment_EMF = abstract_parameter(model.mesh, "EMF", (E, config.F, config.F))
     layer_E = jax.ShapeDtypeStruct((E,), jnp.int32)
     sums = collect.Sums(moment_EMF, moment_EMF)
     hints = LoopHints(last + 1, E / (last + 1))
     call(collect.add_batch, model, *rows, layer_E, sums, hints=hints)
-
-
-def moment_tokens(model: Model) -> int:
-    """Return the width of rows for second moments: the model's positions, up to one batch."""
-    return min(model.config.P, packing.BATCH_TOKENS)
 
 
 def whitener_bytes(model: Model, work: Workload) -> int:
@@ -183,33 +182,34 @@ def _about_solve(model: Model, work: Workload) -> str:
 
 
 def _about_texts(model: Model, work: Workload) -> str:
-    return f"{_n_rows(model, work.row_tokens)} rows of {work.row_tokens} tokens"
+    return f"{count_text_rows(model.mesh, work.row_tokens)} rows of {work.row_tokens} tokens"
 
 
 def _about_moments(model: Model, work: Workload) -> str:
-    T = moment_tokens(model)
-    return f"{_n_rows(model, T)} rows of {T} tokens"
+    T = moment_tokens(model.config)
+    return f"{count_text_rows(model.mesh, T)} rows of {T} tokens"
 
 
 PHASES = (
-    Phase("load", load_phase, _weight_bytes, _about_load),
-    Phase("keys", key_phase, whitener_bytes, _about_keys),
-    Phase("values", value_phase, whitener_bytes, _about_values),
-    Phase("solve", solve_phase, _bytes_beside_whitener, _about_solve),
-    Phase("perplexity", perplexity_phase, whitener_bytes, _about_texts),
-    Phase("perplexity, all layers", whole_perplexity_phase, whitener_bytes, _about_texts),
-    Phase("second moments", second_moment_phase, _no_bytes, _about_moments),
+    Phase("load", load_phase, load_floor, _weight_bytes, _about_load),
+    Phase("keys", key_phase, key_floor, whitener_bytes, _about_keys),
+    Phase("values", value_phase, value_floor, whitener_bytes, _about_values),
+    Phase("solve", solve_phase, solve_floor, _bytes_beside_whitener, _about_solve),
+    Phase("perplexity", perplexity_phase, perplexity_floor, whitener_bytes, _about_texts),
+    Phase(
+        "perplexity, all layers",
+        whole_perplexity_phase,
+        whole_perplexity_floor,
+        whitener_bytes,
+        _about_texts,
+    ),
+    Phase("second moments", second_moment_phase, second_moment_floor, _no_bytes, _about_moments),
 )
 
 
 def _text_rows(model: Model, B: int, T: int) -> list[Any]:
     """Describe rows of texts: tokens, positions and segments."""
     return [abstract_activation(model.mesh, "BT", (B, T))] * 3
-
-
-def _n_rows(model: Model, row_tokens: int) -> int:
-    """Return how many rows of texts make a batch."""
-    return model.mesh.shape["data"] * max(1, packing.BATCH_TOKENS // row_tokens)
 
 
 def _prompt_rows(model: Model, work: Workload) -> tuple[int, int, int]:
@@ -221,7 +221,7 @@ def _prompt_rows(model: Model, work: Workload) -> tuple[int, int, int]:
         else PROMPT_TOKENS
     )
     n_rows = (work.n_templates + 1) * ceil_div(work.n_requests, T // PROMPT_TOKENS)
-    n_batches = ceil_div(n_rows, packed_prompts.ROWS_PER_BATCH * n_data)
+    n_batches = ceil_div(n_rows, packed_prompts.rows_per_batch(model.mesh))
     return n_batches, n_data * ceil_div(n_rows, n_batches * n_data), T
 
 

@@ -15,7 +15,8 @@ from jaxedit.models.model import Model
 from jaxedit.plan.chips import Chip, build_mesh, find_chip
 from jaxedit.plan.compile import CompiledPhase, compile_phase, no_compilation_cache
 from jaxedit.plan.models import abstract_model, device_bytes, edited_layers, read_decoder_config
-from jaxedit.plan.phases import PHASES, Workload, whitener_bytes
+from jaxedit.plan.phases import PHASES, whitener_bytes
+from jaxedit.plan.workload import Workload
 
 # A mesh fits where these phases do: they need the most beside the weights.
 CONFIRMED_BY = ("perplexity, all layers", "second moments")
@@ -35,6 +36,7 @@ class PlanConfig(NamedTuple):
       v_num_grad_steps: of a value's optimisation.
       row_tokens: of a row of texts.
       suggest: whether the smallest mesh that fits is looked for although `mesh` is given.
+      price: of a chip-hour, in any currency; None: not given.
     """
 
     model: str
@@ -47,6 +49,7 @@ class PlanConfig(NamedTuple):
     v_num_grad_steps: int
     row_tokens: int
     suggest: bool
+    price: float | None = None
 
 
 class SmallestMesh(NamedTuple):
@@ -68,7 +71,8 @@ def make_plan(
 
     Returns:
       What was planned, each `CompiledPhase` as a dictionary under "phases", whether all of them fit
-      under "fits", and the smallest mesh (None where it was not looked for or there is none).
+      under "fits", the chip-hours of all phases once and their price (None where a rate is not
+      known), and the smallest mesh (None where it was not looked for or there is none).
 
     Raises:
       ValueError: on a model, topology, mesh, dtype or layer that cannot be.
@@ -110,13 +114,26 @@ def make_plan(
         "work": work._asdict(),
         "fits": all(phase.fits for phase in phases),
         "phases": [phase._asdict() for phase in phases],
-        "smallest": smallest
-        and {
-            "mesh": dict(smallest.mesh.shape),
-            "resident_bytes": smallest.resident_bytes,
-            "compiled": list(smallest.compiled),
-        },
+        **_cost(phases, mesh, config.price),
+        "smallest": smallest and _describe(smallest),
     }
+
+
+def _describe(smallest: SmallestMesh) -> dict[str, Any]:
+    return {
+        "mesh": dict(smallest.mesh.shape),
+        "resident_bytes": smallest.resident_bytes,
+        "compiled": list(smallest.compiled),
+    }
+
+
+def _cost(phases: list[CompiledPhase], mesh: Mesh, price: float | None) -> dict[str, float | None]:
+    """Return the hours of all chips together that the phases need once, and what these cost."""
+    bounds = [phase.bound_s for phase in phases if phase.bound_s is not None]
+    if not bounds or not all(phase.fits for phase in phases):
+        return {"chip_hours": None, "price": None}
+    chip_hours = sum(bounds) * mesh.size / 3600
+    return {"chip_hours": chip_hours, "price": None if price is None else chip_hours * price}
 
 
 def _workload(config: PlanConfig, decoder: DecoderConfig) -> Workload:

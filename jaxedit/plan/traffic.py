@@ -68,8 +68,17 @@ def _operand_arrays(computation: Computation, instruction: Instruction) -> list[
 def _group_size(module: Module, collective: Instruction) -> int:
     """Return how many devices of a collective exchange with each other.
 
-    Groups are written as {{0,1},{2,3}}, as [4,2]<=[8] or as mesh['a'=2,'b'=4] {'b'}."""
-    axes = re.search(r"replica_groups=[^{]*mesh\[([^\]]*)\] \{([^}]*)\}", collective.attributes)
+    Groups are written as {{0,1},{2,3}}, as [4,2]<=[8] or as mesh['a'=2,'b'=4] {'b'}, which may
+    say between the two which devices the mesh is of: device_ids=([4,2]T(1,0)). No groups, or {},
+    are one of all devices.
+
+    Raises:
+      ValueError: where they are written in another way.
+    """
+    axes = re.search(
+        r"replica_groups=[^{]*mesh\[([^\]]*)\](?:, device_ids=\(.*?\))? \{([^}]*)\}",
+        collective.attributes,
+    )
     if axes:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", axes[1]))
         parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", axes[2])
@@ -78,7 +87,11 @@ def _group_size(module: Module, collective: Instruction) -> int:
     if counted:
         return int(counted[1])
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", collective.attributes)
-    return len(listed[1].split(",")) if listed else module.n_devices
+    if listed:
+        return len(listed[1].split(","))
+    if re.search(r"replica_groups=(?!\{\})", collective.attributes):
+        raise ValueError(f"groups of a collective in an unknown form: {collective.attributes}")
+    return module.n_devices
 
 
 def moved_bytes(module: Module, computation: Computation, instruction: Instruction) -> float:

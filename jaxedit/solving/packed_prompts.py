@@ -19,8 +19,10 @@ at Lee and Ann.
 from typing import NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxedit.edits.request import Request
+from jaxedit.mesh import platform
 from jaxedit.models.model import Model
 from jaxedit.models.packing import pack_first_fit, pad_tokens
 from jaxedit.rounding import ceil_div, round_up
@@ -29,8 +31,10 @@ from jaxedit.solving.prompts import fact_token_of, tokenise_prompt, up_to_fact
 
 POOLINGS = ("group_means", "mean")
 # The most rows of a batch and device. Where rows are of KEY_ROW_TOKENS or a little more, this
-# bounds memory and keeps products large.
+# bounds memory and keeps products large. On accelerators each batch reads, and on several gathers,
+# the weights anew.
 ROWS_PER_BATCH = 32
+ACCELERATOR_ROWS_PER_BATCH = 128
 # So many requests are packed into rows of at least so many tokens.
 MANY_REQUESTS = 16
 KEY_ROW_TOKENS = 64
@@ -117,7 +121,7 @@ def pack_prompts(
     return PackedPrompts(
         shared_CO=pad_tokens(shared, len(shared), width),
         n_shared_C=n_shared_C,
-        **_pack(own_CI, model.mesh.shape["data"]),
+        **_pack(own_CI, model.mesh),
         weight_C=np.array(list(weights.values()), np.float32),
         bare=list(weights).index("{}"),
         n_requests=len(requests),
@@ -171,7 +175,14 @@ def _n_shared(token_lists: list[list[int]]) -> int:
     return shortest
 
 
-def _pack(own_CI: list[list[list[int]]], n_data: int) -> dict[str, np.ndarray]:
+def rows_per_batch(mesh: Mesh) -> int:
+    """Return how many rows a batch has at the most, on all devices together."""
+    on_cpu = platform(mesh) == "cpu"
+    per_device = ROWS_PER_BATCH if on_cpu else ACCELERATOR_ROWS_PER_BATCH
+    return per_device * mesh.shape["data"]
+
+
+def _pack(own_CI: list[list[list[int]]], mesh: Mesh) -> dict[str, np.ndarray]:
     """Pack the requests' own tokens; return the fields of `PackedPrompts` with axis G."""
     # Rows of one template each, as (template, requests that lie in the row).
     longest = max(len(tokens) for token_lists in own_CI for tokens in token_lists)
@@ -185,7 +196,8 @@ def _pack(own_CI: list[list[list[int]]], n_data: int) -> dict[str, np.ndarray]:
     ]
 
     # As few batches as there can be, all of one shape, whose rows the devices share evenly.
-    G = ceil_div(len(rows), ROWS_PER_BATCH * n_data)
+    n_data = mesh.shape["data"]
+    G = ceil_div(len(rows), rows_per_batch(mesh))
     B = n_data * ceil_div(len(rows), G * n_data)
     token_GBT, offset_GBT, segment_GBT = np.zeros((3, G, B, T), np.int32)
     template_GB = np.zeros((G, B), np.int32)

@@ -21,7 +21,7 @@ from jaxedit.models.layers import (
     run_layers,
 )
 from jaxedit.models.model import Model
-from jaxedit.models.ops import PRECISION
+from jaxedit.models.ops import float32_product, linear
 from jaxedit.models.packing import ROW_TOKENS
 from jaxedit.stats.sums import Sums, add_exactly
 
@@ -62,11 +62,10 @@ def add_batch_with_gradients(
 
     # Padding has neither keys nor gradients: no loss reads it.
     key_EBTF = key_EBTF.astype(jnp.float32) * (segment_BT > 0)[..., None]
-    outer = functools.partial(jnp.einsum, precision=PRECISION)
-    of_keys = add_exactly(sums, outer("EBTM,EBTF->EMF", key_EBTF, key_EBTF))
-    of_gradients = add_exactly(
-        sums.of_gradients, outer("EBTM,EBTD->EMD", gradient_EBTD, gradient_EBTD)
-    )
+    key_EMF = linear("EBTM,EBTF->EMF", key_EBTF, key_EBTF.astype(model.dtype), None)
+    gradient_EMD = float32_product("EBTM,EBTD->EMD", gradient_EBTD, gradient_EBTD, model.dtype)
+    of_keys = add_exactly(sums, key_EMF)
+    of_gradients = add_exactly(sums.of_gradients, gradient_EMD)
     return of_keys._replace(of_gradients=of_gradients)
 
 

@@ -21,7 +21,7 @@ from jaxedit.files import parse_json, shorten_json, to_safetensors, write_atomic
 from jaxedit.mesh import device_put_global, parameter_sharding, to_host
 from jaxedit.models.layers import causal_attention, embed, run_layer
 from jaxedit.models.model import Model
-from jaxedit.models.ops import PRECISION
+from jaxedit.models.ops import linear
 
 GRADIENTS = ("gradients/high", "gradients/low")  # of a file, beside "high" and "low"
 
@@ -91,7 +91,11 @@ def add_exactly(sums: Sums, batch_EMF: jax.Array) -> Sums:
 
 
 def _sum_batch(model: Model, token_BT, position_BT, segment_BT, layer_E) -> jax.Array:
-    """Sum k k^T over the tokens of a batch, for each layer asked for, float32 [E, M, F]."""
+    """Sum k k^T over the tokens of a batch, for each layer asked for, float32 [E, M, F].
+
+    A key is what the weight multiplies: beside bfloat16 weights rounded to that, and their products
+    are exact in float32.
+    """
     attn_context = causal_attention(position_BT, segment_BT)
     counts_BT = (segment_BT > 0).astype(jnp.float32)
 
@@ -103,7 +107,7 @@ def _sum_batch(model: Model, token_BT, position_BT, segment_BT, layer_E) -> jax.
         slot = jnp.argmax(layer_E == layer)
 
         def add():
-            product_MF = jnp.einsum("QM,QF->MF", key_QF, key_QF, precision=PRECISION)
+            product_MF = linear("QM,QF->MF", key_QF, key_QF.astype(model.dtype), None)
             return sum_EMF.at[slot].add(product_MF)
 
         sum_EMF = jax.lax.cond(jnp.any(layer_E == layer), add, lambda: sum_EMF)

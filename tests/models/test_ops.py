@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from reference.distance import relative
 
 from jaxedit.models.ops import (
     Overlay,
@@ -13,6 +14,7 @@ from jaxedit.models.ops import (
     add_delta,
     layer_norm,
     linear,
+    product_in_parts,
     rms_norm,
 )
 
@@ -123,3 +125,14 @@ def test_an_edit_of_bfloat16_activations_is_added_in_float32(overlay):
     exact = np.asarray(out_BTD, np.float64)
     exact = exact + np.asarray(x_BTF, np.float64) @ np.asarray(overlay.delta[WEIGHT][0])
     np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-6)
+
+
+def test_parts_of_an_edit_lose_little_beside_bfloat16_weights():
+    """A TPU's products: what is read is rounded as for the weight, the edit to 16 bits."""
+    x_BTF, delta_FD = normal(B, T, F), normal(F, D, seed=1)
+    found = jax.jit(product_in_parts, static_argnums=0)("BTF,FD->BTD", x_BTF, delta_FD)
+    rounded_BTF = np.asarray(jnp.asarray(x_BTF, jnp.bfloat16), np.float64)
+    exact = rounded_BTF @ delta_FD.astype(np.float64)
+    assert relative(found, exact) < 2**-16
+    in_one = rounded_BTF @ np.asarray(jnp.asarray(delta_FD, jnp.bfloat16), np.float64)
+    assert relative(in_one, exact) > 2**-11

@@ -113,11 +113,17 @@ def test_the_compilers_own_trip_count_comes_first():
         ("mesh['axis_0'=1,'axis_1'=2,'axis_2'=4] {'axis_2'}", 4),
         ("mesh['a'=2,'b'=4] {'a','b'}", 8),
         ("mesh['a'=2,'b'=4] {'b':(1)2}", 2),
+        ("mesh['a'=1,'b'=2,'c'=4], device_ids=([4,2]T(1,0)) {'b'}", 2),
         ("{}", 8),
     ],
 )
 def test_a_groups_size_is_read_in_every_notation(groups, n):
     assert count_program(program(groups=groups)).sent_bytes == 14 * 2 * (n - 1) / n * 8 * 8 * 4
+
+
+def test_groups_in_an_unknown_notation_are_an_error():
+    with pytest.raises(ValueError, match="unknown form"):
+        count_program(program(groups="pairs of four"))
 
 
 COLLECTIVE = """HloModule jit_f, num_partitions=4

@@ -12,6 +12,7 @@ from jaxedit.models.layers import causal_attention, embed, run_layer, run_layers
 from jaxedit.stats import collect
 from jaxedit.stats.second_moments import Stats
 from jaxedit.stats.spectra import compare_stats
+from jaxedit.stats.sums import add_batch, total_of, zero_sums
 
 FAMILIES = ("gpt2", "gptj", "llama", "qwen2", "gpt_neox")
 
@@ -68,6 +69,22 @@ def test_neither_packing_nor_padding_nor_float32_sums_make_a_difference(golden, 
     key_QF = np.concatenate(keys)
     assert found.n_tokens == len(key_QF)
     assert relative(found.moments[3], key_QF.T @ key_QF / len(key_QF)) < 1e-6
+
+
+def test_a_key_is_what_bfloat16_weights_multiply(shared):
+    """Keys rounded to the weights' dtype, their products exact: to the float64 sum of these."""
+    model = jaxedit.load(str(shared / "golden" / "gpt2"), dtype="bfloat16")
+    token_BT = np.random.default_rng(0).integers(1, 200, size=(2, 64), dtype=np.int32)
+    position_BT = np.broadcast_to(np.arange(64, dtype=np.int32), token_BT.shape)
+    rows = (token_BT, position_BT, np.ones_like(token_BT))
+    found = total_of(add_batch(model, *rows, np.array([3]), zero_sums(model, [3])), 0)
+    key_BTF = keys_of_layer_3(model, token_BT)
+    rounded_QF, exact_QF = (
+        np.asarray(each_BTF, np.float64).reshape(128, -1)
+        for each_BTF in (key_BTF.astype(model.dtype), key_BTF)
+    )
+    assert relative(found, rounded_QF.T @ rounded_QF) < 1e-6
+    assert 1e-6 < relative(found, exact_QF.T @ exact_QF) < 1e-3
 
 
 @pytest.mark.parametrize("n_data", [1, 4])
