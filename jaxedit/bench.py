@@ -1,8 +1,9 @@
 """Measure each phase of a study on this machine, beside what the machine can do.
 
 For each phase: seconds (the least of some runs, after compilation), the FLOPs that had to be done
-(`jaxedit.flops`), and their share of the rate at which the machine multiplies matrices. To compare
-machines, multiply seconds by the matmul rate."""
+(`jaxedit.flops`) and the bytes that had to be moved (`jaxedit.bytes_moved`), and their shares of
+the rates at which the machine multiplies matrices and moves memory. To compare machines, multiply
+seconds by the matmul rate."""
 
 import functools
 import time
@@ -16,16 +17,16 @@ from jaxedit.editors import Editor, make_editor, published_hyper
 from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
-from jaxedit.flops import attention_flops, layer_flops, scoring_flops, value_flops
 from jaxedit.metrics.perplexity import perplexity, perplexity_each, prepare
 from jaxedit.models.load import load
 from jaxedit.models.model import Model, allocate_deltas
+from jaxedit.needs import Need, keys_need, scoring_need, stats_need, value_need
 from jaxedit.solving.keys import compute_keys
 from jaxedit.solving.packed_prompts import pack_prompts
 from jaxedit.solving.rank_one import RankOneState
 from jaxedit.solving.solve import solve
 from jaxedit.stats.collect import collect_stats
-from jaxedit.timing import least_seconds, matmul_rate, peak_bytes, seconds
+from jaxedit.timing import least_seconds, matmul_rate, memory_rate, peak_bytes, seconds
 
 SWEEP_EDITS = 8  # single edits that the sweep makes together
 
@@ -44,6 +45,7 @@ class BenchConfig(NamedTuple):
       requests: whose keys are computed in bulk; the sweep edits the first of them.
       texts: for the perplexity and the second moments.
       edits: that the model has before all that is measured.
+      profile: a folder for a trace of an edit with its perplexity, once both are compiled.
     """
 
     model: str
@@ -56,6 +58,7 @@ class BenchConfig(NamedTuple):
     requests: list[Request]
     texts: list[str]
     edits: tuple[Edit, ...] = ()
+    profile: str | None = None
 
 
 class Phase(NamedTuple):
@@ -65,12 +68,14 @@ class Phase(NamedTuple):
     time_s: float
     flops: float | None  # useful ones; None where a phase is not arithmetic
     share: float | None  # of the matmul rate
+    moved_bytes: float | None  # of one device, where there are FLOPs
+    bandwidth_share: float | None  # of its memory's rate
     peak_bytes: int  # of the process or device so far
     about: str
 
 
-# (name, seconds, useful FLOPs, what it is about): takes down a phase
-Report = Callable[[str, float, float | None, str], None]
+# (name, seconds, what it needs where it is arithmetic, what it is about): takes down a phase
+Report = Callable[[str, float, Need | None, str], None]
 
 
 class BenchContext(NamedTuple):
@@ -100,16 +105,23 @@ def run_bench(
     """
     phases: list[Phase] = []
 
-    def report(name: str, time_s: float, flops: float | None, about: str) -> None:
-        share = None if flops is None else flops / time_s / rate
-        phases.append(Phase(name, time_s, flops, share, peak_bytes(), about))
+    def report(name: str, time_s: float, need: Need | None, about: str) -> None:
+        shares = (None, None, None, None)
+        if need is not None:
+            moved_bytes = need.moved.of_device(model.mesh)
+            share, moved_share = (
+                amount / time_s / rate
+                for amount, rate in ((need.flops, flops_per_s), (moved_bytes, bytes_per_s))
+            )
+            shares = (need.flops, share, moved_bytes, moved_share)
+        phases.append(Phase(name, time_s, *shares, peak_bytes(), about))
         on_phase(phases[-1])
 
-    # The model, and the rate that its products are compared with.
+    # The model, and the rates that its phases are compared with.
     began = time.perf_counter()
     model, layer = jax.block_until_ready(_load(config))
     load_s = time.perf_counter() - began
-    rate, width = matmul_rate(model.dtype)
+    (flops_per_s, width), bytes_per_s = matmul_rate(model.dtype), memory_rate()
     report("load", load_s, None, f"{config.model}, {model.dtype}")
     # The phases of a study, in its order.
     context = _build_context(config, model, layer)
@@ -117,14 +129,18 @@ def run_bench(
     lengths = _time_texts(context, apply(model, edit), report)
     _time_keys(context, report)
     _time_sweep(context, lengths, report)
+    if config.profile:
+        _trace_edit(context, config.profile)
     device = jax.devices()[0]
     return {
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
         "mesh": dict(model.mesh.shape),
-        "matmul_gflops": rate / 1e9,
+        "matmul_gflops": flops_per_s / 1e9,
         "matmul_width": width,
+        "memory_gb_per_s": bytes_per_s / 1e9,
         "phases": [
-            phase._asdict() | {"gflop_equivalents": phase.time_s * rate / 1e9} for phase in phases
+            phase._asdict() | {"gflop_equivalents": phase.time_s * flops_per_s / 1e9}
+            for phase in phases
         ],
     }
 
@@ -197,9 +213,9 @@ def _time_edit(context: BenchContext, report: Report) -> Edit:
     about = "the value's optimisation; or read from the cache"
     report("compile", max(first_s - time_s, 0.0), None, about)
     templates, n_steps = state.context_templates, int(info["n_steps"])
-    flops = value_flops(model, request, templates, context.layer, n_steps)
     about = f"{request.summary}, {len(templates)} templates, {n_steps} steps"
-    report("edit", time_s, flops, about)
+    need = value_need(model, [request], templates, context.layer, [n_steps])
+    report("edit", time_s, need, about)
     key_FR = np.ones((model.config.F, 1), np.float32)
     value_RD = np.ones((1, model.config.D), np.float32)
     solve_s = seconds(lambda: solve(state.regulariser, key_FR, key_FR, value_RD, 0.0))
@@ -215,17 +231,15 @@ def _time_texts(context: BenchContext, edited: Model, report: Report) -> np.ndar
     Then the second moment of the texts' keys at that layer. Returns the texts' lengths in tokens.
     """
     model, layer, texts = context.model, context.layer, context.config.texts
-    config = model.config
     for name, lowest in (("perplexity", layer), ("perplexity, all layers", 0)):
         prepared = prepare(model, texts, start_layer=lowest)
         lengths = perplexity(edited, prepared).n_tokens + 1  # the first token is not scored
         time_s = seconds(functools.partial(perplexity, edited, prepared), repeats=5)
-        flops = scoring_flops(config, lengths, config.L - lowest)
         about = f"{len(lengths)} texts, {int(lengths.sum())} tokens, layers from {lowest}"
-        report(name, time_s, flops, about)
+        report(name, time_s, scoring_need(model, lengths, model.config.L - lowest), about)
     time_s = seconds(lambda: collect_stats(model, texts, [layer]), repeats=2)
-    token_flops = (layer + 1) * layer_flops(config) + 2 * config.F**2
-    report("stats", time_s, int(lengths.sum()) * token_flops, f"layer {layer}, the same texts")
+    need = stats_need(model, int(lengths.sum()), layer)
+    report("stats", time_s, need, f"layer {layer}, the same texts")
     return lengths
 
 
@@ -235,13 +249,8 @@ def _time_keys(context: BenchContext, report: Report) -> None:
     templates = context.state.context_templates
     packed = pack_prompts(model, requests, (templates,), "mean")
     time_s = seconds(lambda: compute_keys(model, packed, layer), repeats=2)
-    # The requests' own tokens stop at the layer's key, behind its attention; those that all
-    # requests share in a template run once, through the whole layer.
-    n_own, n_shared = np.count_nonzero(packed.segment_GBT), packed.n_shared_C.sum()
-    own_flops = layer * layer_flops(model.config) + attention_flops(model.config)
-    flops = n_own * own_flops + n_shared * (layer + 1) * layer_flops(model.config)
     about = f"{len(requests)} requests in {len(templates)} templates"
-    report("keys", time_s, float(flops), about)
+    report("keys", time_s, keys_need(model, packed, layer), about)
 
 
 def _time_sweep(context: BenchContext, lengths: np.ndarray, report: Report) -> None:
@@ -257,13 +266,21 @@ def _time_sweep(context: BenchContext, lengths: np.ndarray, report: Report) -> N
         return perplexity_each(model, texts, list(edits))
 
     time_s = seconds(sweep, repeats=1) / len(requests)
-    edit_flops = [
-        value_flops(model, request, state.context_templates, layer, int(info["n_steps"]))
-        for request, info in zip(requests, infos, strict=True)
-    ]
-    flops = np.mean(edit_flops) + scoring_flops(model.config, lengths, model.config.L - layer)
+    n_steps_I = [int(info["n_steps"]) for info in infos]
+    need = value_need(model, requests, state.context_templates, layer, n_steps_I)
+    for _ in requests:
+        need = need.plus(scoring_need(model, lengths, model.config.L - layer))
     about = f"an edit with its perplexity, {len(requests)} made together"
-    report("sweep", time_s, float(flops), about)
+    report("sweep", time_s, need.shared_by(len(requests)), about)
+
+
+def _trace_edit(context: BenchContext, folder: str) -> None:
+    """Write a trace of an edit and of the texts' perplexity after it; both are compiled."""
+    model, request = context.model, context.config.request
+    texts = prepare(model, context.config.texts, start_layer=context.layer)
+    with jax.profiler.trace(folder):
+        edit, _, _ = context.editor.edit(model, [request], context.state)
+        perplexity(apply(model, edit), texts)
 
 
 def _edit_once_more(context: BenchContext, edited: Model) -> Any:

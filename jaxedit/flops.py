@@ -3,6 +3,8 @@
 2 per multiply-add of every product with weights. Attention's scores and their sums, which depend on
 lengths, are left out; so are padding and what is computed twice."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from jaxedit.edits.request import Request
@@ -38,6 +40,40 @@ def scoring_flops(config: DecoderConfig, lengths: np.ndarray, n_layers: int) -> 
     return float(in_layers + (lengths - 1).sum() * head_flops(config))
 
 
+class Positions(NamedTuple):
+    """What is run for the values of requests, as `optimisation_flops` takes it.
+
+    Attributes:
+      n_prefix: positions before the subjects' last tokens, run once.
+      n_suffix: those from there on, run in each pass.
+      n_read: those whose logits a pass reads.
+    """
+
+    n_prefix: int
+    n_suffix: int
+    n_read: int
+
+
+def count_positions(model: Model, request: Request, templates: tuple[str, ...]) -> Positions:
+    """Count the positions of a value's optimisation for one request.
+
+    Args:
+      model: gives the tokenizer.
+      request: the fact to write.
+      templates: context templates with one `{}` each.
+    """
+    tokenised = tokenise_request(model, request, templates)
+    # In each template the last target token is only predicted; the KL term's prompt runs whole.
+    rows = [(len(row.tokens) - 1, row.fact_position) for row in tokenised.templates]
+    rows.append((len(tokenised.kl.tokens), tokenised.kl.fact_position))
+    # The loss reads the logits of every target token, and those at the KL term's subject.
+    return Positions(
+        n_prefix=sum(fact_position for _, fact_position in rows),
+        n_suffix=sum(n_tokens - fact_position for n_tokens, fact_position in rows),
+        n_read=sum(len(row.tokens) - row.first_target for row in tokenised.templates) + 1,
+    )
+
+
 def value_flops(
     model: Model, request: Request, templates: tuple[str, ...], layer: int, n_steps: int
 ) -> float:
@@ -55,16 +91,8 @@ def value_flops(
       layer: the edited one.
       n_steps: forward passes, as `edit` counts them.
     """
-    config = model.config
-    tokenised = tokenise_request(model, request, templates)
-    # In each template the last target token is only predicted; the KL term's prompt runs whole.
-    rows = [(len(row.tokens) - 1, row.fact_position) for row in tokenised.templates]
-    rows.append((len(tokenised.kl.tokens), tokenised.kl.fact_position))
-    n_prefix = sum(fact_position for _, fact_position in rows)
-    n_suffix = sum(n_tokens - fact_position for n_tokens, fact_position in rows)
-    # The loss reads the logits of every target token, and those at the KL term's subject.
-    n_read = sum(len(row.tokens) - row.first_target for row in tokenised.templates) + 1
-    return optimisation_flops(config, n_prefix, n_suffix, n_read, layer, n_steps)
+    positions = count_positions(model, request, templates)
+    return optimisation_flops(model.config, *positions, layer, n_steps)
 
 
 def optimisation_flops(

@@ -14,6 +14,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxedit import axes
 from jaxedit.rounding import read_whole_number
 
+# The memory of one device, by what JAX calls its kind.
+TPU_BYTES = {
+    "TPU v4": 32 * 10**9,
+    "TPU v5 lite": 16 * 10**9,
+    "TPU v5": 95 * 10**9,
+    "TPU v5p": 95 * 10**9,
+    "TPU v6 lite": 32 * 10**9,
+}
+
 
 def make_mesh(spec: str = "") -> Mesh:
     """Make a mesh from text such as "data:4,model:2"; an empty text puts every device on `data`.
@@ -99,6 +108,20 @@ def _report_idle(spec: str, n_used: int, n_devices: int, model: int) -> None:
 def platform(mesh: Mesh) -> str:
     """Return what kind of devices a mesh is of: "cpu", "gpu" or "tpu"."""
     return mesh.devices.flat[0].platform
+
+
+def device_bytes_limit(mesh: Mesh) -> int | None:
+    """Return the memory of one of a mesh's devices; None on CPUs, which share the machine's.
+
+    That of a TPU is known by its kind, also where it is only described; a GPU says what it gives.
+    """
+    device = mesh.devices.flat[0]
+    if device.platform == "cpu":
+        return None
+    if device.device_kind in TPU_BYTES:
+        return TPU_BYTES[device.device_kind]
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    return None if limit is None else int(limit)
 
 
 def parameter_sharding(mesh: Mesh, name: str, shape: tuple[int, ...]) -> NamedSharding:

@@ -76,6 +76,9 @@ def test_a_share_is_that_of_the_matmul_rate(measured):
         if phase.flops is not None:
             assert phase.share == pytest.approx(phase.flops / phase.time_s / rate)
             assert 0 < phase.share < 1.5
+            per_s = phase.moved_bytes / phase.time_s
+            assert phase.bandwidth_share == pytest.approx(per_s / found["memory_gb_per_s"] / 1e9)
+            assert phase.bandwidth_share > 0
     for phase in found["phases"]:
         assert phase["gflop_equivalents"] == pytest.approx(phase["time_s"] * rate / 1e9)
 
@@ -217,8 +220,10 @@ def test_the_records_numbers_belong_together(phase):
     least, most = (seconds - rounded) * (RATE - 0.05), (seconds + rounded) * (RATE + 0.05)
     assert least <= phase["gflop_equivalents"] <= most
     if phase["flops"] is None:
-        assert phase["share"] is None
+        assert phase["share"] is phase["bandwidth_share"] is None
     else:
+        gb_per_s = phase["moved_bytes"] / 1e9 / seconds
+        assert phase["bandwidth_share"] == digits(gb_per_s / RECORDED["memory_gb_per_s"], places=2)
         assert phase["share"] == digits(phase["flops"] / 1e9 / phase["gflop_equivalents"])
 
 
@@ -255,6 +260,16 @@ def test_the_records_other_measurements_belong_together():
     phases = {phase["name"]: phase["time_s"] for phase in RECORDED["phases"]}
     assert edits[0] == pytest.approx(phases["edit"], rel=0.1)
     assert tokens[0] == pytest.approx(phases["perplexity"], rel=0.1)
+
+
+def test_a_trace_is_of_an_edit_with_its_perplexity(config, tmp_path, monkeypatch):
+    ran = []
+    for name in ("_time_texts", "_time_keys", "_time_sweep"):
+        monkeypatch.setattr(bench, name, lambda *arguments: None)
+    monkeypatch.setattr(bench, "perplexity", lambda model, texts: ran.append(model))
+    run_bench(config._replace(profile=str(tmp_path / "trace")))
+    assert len(ran[0].metadata.history) == 1
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 
 
 def test_templates_are_a_list(tmp_path, capsys):

@@ -43,7 +43,7 @@ FLOORS = [
     {"solving"},
     {"mend"},
     {"datasets", "editors"},
-    {"bench", "flops", "metrics", "plan"},
+    {"bench", "bytes_moved", "flops", "metrics", "needs", "plan"},
     {"study"},
     {"analyses", "exports", "imports"},
     {"reports"},

@@ -3,6 +3,10 @@
 jaxedit bench                        SmolLM2-135M on the built-in texts and facts
 jaxedit bench --texts=ME-PPL_50.json --facts=counterfact.json --n_requests=1000 --json
 jaxedit bench --growth=growth.png    an edit after 1 to 1000 others, more and more texts
+jaxedit bench --profile=trace        a trace of an edit with its perplexity, for TensorBoard
+
+Beside each phase stand the shares that its useful products have of the matmul rate, and the bytes
+that it must move of the rate of memory: the larger one says what bounds it.
 """
 
 from pathlib import Path
@@ -42,6 +46,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("n_requests", 40, "how many of them", lower_bound=1)
     path_flag("texts", "builtin", "texts for the perplexity: a .json, .jsonl or .txt file")
     path_flag("growth", None, "measure growth instead, and draw it to this .png file")
+    path_flag("profile", None, "also write a trace of an edit with its perplexity to this folder")
     json_flag()
 
 
@@ -69,7 +74,7 @@ def main() -> None:
         return
     print(
         f"\n{found['device']}, matmul {found['matmul_gflops']:.0f} GFLOP/s "
-        f"at width {found['matmul_width']}"
+        f"at width {found['matmul_width']}, memory {found['memory_gb_per_s']:.1f} GB/s"
     )
 
 
@@ -99,14 +104,18 @@ def config_of_flags() -> "BenchConfig":
         requests=read_requests(FLAGS.facts).requests[: FLAGS.n_requests],
         texts=read_texts(FLAGS.texts),
         edits=edited.model.metadata.history if edited else (),
+        profile=FLAGS.profile,
     )
 
 
 def show(phase: "Phase") -> None:
     """Print a phase in one line."""
-    share = "" if phase.share is None else f"{100 * phase.share:4.0f} % of the matmul rate"
+    shares = ""
+    if phase.share is not None and phase.bandwidth_share is not None:
+        shares = f"{100 * phase.share:4.0f} % of the matmul rate, "
+        shares += f"{100 * phase.bandwidth_share:.0f} % of the memory's"
     print(
-        f"{phase.name:22s}{phase.time_s:9.4f} s  {share:28s}"
+        f"{phase.name:22s}{phase.time_s:9.4f} s  {shares:44s}"
         f"{phase.peak_bytes / 1e9:6.2f} GB  {phase.about}",
         flush=True,
     )

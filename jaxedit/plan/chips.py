@@ -14,6 +14,7 @@ import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from jaxedit.mesh import TPU_BYTES
 from jaxedit.messages import first_line
 
 
@@ -28,10 +29,10 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-    "v4": Chip("TPU v4", 32 * 10**9, 275e12, 1228e9, 2400e9 / 8),
-    "v5e": Chip("TPU v5e", 16 * 10**9, 197e12, 819e9, 1600e9 / 8),
-    "v5p": Chip("TPU v5p", 95 * 10**9, 459e12, 2765e9, 4800e9 / 8),
-    "v6e": Chip("TPU v6e", 32 * 10**9, 918e12, 1640e9, 3584e9 / 8),
+    "v4": Chip("TPU v4", TPU_BYTES["TPU v4"], 275e12, 1228e9, 2400e9 / 8),
+    "v5e": Chip("TPU v5e", TPU_BYTES["TPU v5 lite"], 197e12, 819e9, 1600e9 / 8),
+    "v5p": Chip("TPU v5p", TPU_BYTES["TPU v5p"], 459e12, 2765e9, 4800e9 / 8),
+    "v6e": Chip("TPU v6e", TPU_BYTES["TPU v6 lite"], 918e12, 1640e9, 3584e9 / 8),
 }
 DEVICE_KINDS = {  # what JAX calls them
     "TPU v4": "v4",

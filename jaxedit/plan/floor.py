@@ -1,9 +1,8 @@
 """The floor of a phase: what any program would have to do for it, on the devices of a mesh.
 
     products      those of `jaxedit.flops`, of the tokens that there are, in one pass each
-    weights       a device's share over the mesh axis `model`, read once in each step
-    activations   the residual stream of a device's tokens, float32, read and written once in each
-                  layer; arrays as large as a whitener once
+    memory        `jaxedit.bytes_moved`: a device's share of the weights once in each step, of the
+                  residual stream once in each layer; arrays as large as a whitener once
 
 Nothing is sent, nothing computed twice, and products and memory do not wait for each other. The
 bound of a compiled program beside it says how much of that program is not the phase itself.
@@ -14,13 +13,14 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxedit.flops import (
-    attention_flops,
-    head_flops,
-    layer_flops,
-    optimisation_flops,
-    scoring_flops,
+from jaxedit.bytes_moved import (
+    FLOAT32_BYTES,
+    BytesMoved,
+    layers_moved,
+    optimisation_moved,
+    scoring_moved,
 )
+from jaxedit.flops import attention_flops, layer_flops, optimisation_flops, scoring_flops
 from jaxedit.models.model import Model
 from jaxedit.plan.chips import Chip
 from jaxedit.plan.workload import (
@@ -31,8 +31,6 @@ from jaxedit.plan.workload import (
     count_text_rows,
     moment_tokens,
 )
-
-FLOAT32_BYTES = 4
 
 
 class Floor(NamedTuple):
@@ -66,9 +64,10 @@ def key_floor(model: Model, work: Workload) -> Floor:
     n_own, n_shared = C * work.n_requests * PROMPT_TOKENS, C * SHARED_TOKENS
     own_flops = n_own * (layer * layer_flops(config) + attention_flops(config))
     shared_flops = n_shared * (layer + 1) * layer_flops(config)
-    weights = (layer + 1) * _layer_bytes(model)
-    streams = _stream_bytes(model, n_own * layer + n_shared * (layer + 1))
-    return Floor(float(own_flops + shared_flops), weights + streams)
+    shared = layers_moved(config, model.dtype, layer + 1, n_shared)
+    own_streams = layers_moved(config, model.dtype, layer, n_own).streams
+    moved = shared.plus(BytesMoved(0.0, own_streams))
+    return Floor(float(own_flops + shared_flops), moved.of_device(model.mesh))
 
 
 def value_floor(model: Model, work: Workload) -> Floor:
@@ -78,12 +77,8 @@ def value_floor(model: Model, work: Workload) -> Floor:
     n_prefix, n_suffix = n_rows * VALUE_SHAPE.prefix, n_rows * VALUE_SHAPE.suffix
     n_read = work.n_requests * (work.n_templates * VALUE_SHAPE.n_read + 1)
     flops = optimisation_flops(config, n_prefix, n_suffix, n_read, layer, n_steps)
-    n_above = config.L - 1 - layer
-    step_weights = n_above * _layer_bytes(model) + _head_bytes(model)
-    once = config.L * _layer_bytes(model) + _stream_bytes(model, (n_prefix + n_suffix) * config.L)
-    step_streams = _stream_bytes(model, n_suffix * n_above)
-    passes = 2 * n_steps - 1  # a pass and its gradient each write their activations
-    return Floor(flops, once + n_steps * step_weights + passes * step_streams)
+    moved = optimisation_moved(config, model.dtype, n_prefix, n_suffix, layer, n_steps)
+    return Floor(flops, moved.of_device(model.mesh))
 
 
 def solve_floor(model: Model, work: Workload) -> Floor:
@@ -106,8 +101,8 @@ def whole_perplexity_floor(model: Model, work: Workload) -> Floor:
 def _scoring_floor(model: Model, work: Workload, n_layers: int) -> Floor:
     n_rows = count_text_rows(model.mesh, work.row_tokens)
     flops = scoring_flops(model.config, np.full(n_rows, work.row_tokens), n_layers)
-    weights = n_layers * _layer_bytes(model) + _head_bytes(model)
-    return Floor(flops, weights + _stream_bytes(model, n_rows * work.row_tokens * n_layers))
+    moved = scoring_moved(model.config, model.dtype, n_rows * work.row_tokens, n_layers)
+    return Floor(flops, moved.of_device(model.mesh))
 
 
 def second_moment_floor(model: Model, work: Workload) -> Floor:
@@ -117,25 +112,9 @@ def second_moment_floor(model: Model, work: Workload) -> Floor:
     n_tokens = count_text_rows(model.mesh, T) * T
     own = last * layer_flops(config) + attention_flops(config)
     flops = n_tokens * (own + 2 * E * config.F**2)
+    moved = layers_moved(config, model.dtype, last + 1, n_tokens)
     sums = 2 * E * _square_bytes(model)  # read and written
-    moved = (last + 1) * _layer_bytes(model) + _stream_bytes(model, n_tokens * last) + sums
-    return Floor(float(flops), moved)
-
-
-def _layer_bytes(model: Model) -> float:
-    """Return a device's bytes of one layer's weights: one multiply-add for each of them."""
-    n_weights = layer_flops(model.config) / 2
-    return n_weights * model.dtype.itemsize / model.mesh.shape["model"]
-
-
-def _head_bytes(model: Model) -> float:
-    return head_flops(model.config) / 2 * model.dtype.itemsize / model.mesh.shape["model"]
-
-
-def _stream_bytes(model: Model, n_tokens_in_layers: int) -> float:
-    """Return a device's bytes of the residual stream, read and written, of tokens times layers."""
-    per_device = n_tokens_in_layers / model.mesh.shape["data"]
-    return 2 * FLOAT32_BYTES * model.config.D * per_device
+    return Floor(float(flops), moved.of_device(model.mesh) + sums)
 
 
 def _square_bytes(model: Model) -> float:

@@ -42,7 +42,7 @@ import numpy as np
 
 from jaxedit.edits.apply import without_edits
 from jaxedit.edits.request import Request
-from jaxedit.mesh import platform, shard_batch
+from jaxedit.mesh import device_bytes_limit, platform, shard_batch
 from jaxedit.models.model import Model
 from jaxedit.rounding import ceil_div, next_power_of_two
 from jaxedit.solving.finite import check_finite
@@ -62,10 +62,14 @@ from jaxedit.solving.value_loop import NUMERIC_HYPERS, LossVariant, optimise_bat
 # be padded to the longest suffix.
 ENOUGH_POSITIONS = 384
 SAVED_BYTES = 2**30  # the most that a device keeps of their forward pass for its gradient
-# On accelerators, where every batch reads the weights above the edited layer anew. By platform and
-# not by what a device has free, so that a resumed study gives the same bits.
+# On accelerators, where every batch reads the weights above the edited layer anew. By the kind of
+# device and not by what it has free, so that a resumed study gives the same bits.
 ACCELERATOR_POSITIONS = 3072
-ACCELERATOR_SAVED_BYTES = 2**33
+ACCELERATOR_SHARE = 0.5  # of a device's memory, for what is kept
+ACCELERATOR_SAVED_BYTES = 2**33  # where its memory is not known
+# A compiled program holds so many times the products that are counted here: layers' inputs,
+# attention's scores and padding besides (2.3 to 2.5 in plans of GPT-J and Llama-2 for v5e).
+HELD_FOR_SAVED = 2.5
 MANY_BATCHES = 4
 RELEASED_CORRECT_TOKENS = 5  # ENCORE's code compares with this number, whatever the target's length
 
@@ -199,7 +203,10 @@ def requests_per_batch(model: Model, shape: PaddedShape, n_templates: int, layer
     config, n_data, n_model = model.config, model.mesh.shape["data"], model.mesh.shape["model"]
     enough_positions, saved_bytes = ENOUGH_POSITIONS, SAVED_BYTES
     if platform(model.mesh) != "cpu":
-        enough_positions, saved_bytes = ACCELERATOR_POSITIONS, ACCELERATOR_SAVED_BYTES
+        enough_positions = ACCELERATOR_POSITIONS
+        limit = device_bytes_limit(model.mesh)
+        held_bytes = ACCELERATOR_SAVED_BYTES if limit is None else ACCELERATOR_SHARE * limit
+        saved_bytes = held_bytes / HELD_FOR_SAVED
     positions = (n_templates + 1) * shape.suffix  # of one request, with its KL prompt
     enough = next_power_of_two(ceil_div(enough_positions * n_data, positions))
 
@@ -208,7 +215,7 @@ def requests_per_batch(model: Model, shape: PaddedShape, n_templates: int, layer
     split = config.H * (config.N + 2 * config.K) + config.F * (1 + config.gated)
     floats = 2 * config.D + ceil_div(split, n_model)
     request_bytes = 4 * floats * positions * (config.L - 1 - layer)
-    return max(1, min(enough, saved_bytes * n_data // request_bytes))
+    return max(1, min(enough, int(saved_bytes * n_data // request_bytes)))
 
 
 def _optimise_chunk(

@@ -29,6 +29,18 @@ def test_accelerators_optimise_more_requests_together(golden, monkeypatch):
     assert value.requests_per_batch(model, shape, n_templates=2, layer=3) == 1
 
 
+def test_requests_together_take_half_of_a_devices_memory_at_most(golden, monkeypatch):
+    """As plans count it: two and a half times the products, outputs of attention and of MLPs."""
+    model, shape = golden("gpt2"), value.PaddedShape(prefix=8, suffix=8, n_read=2)
+    config, n_templates, layer = model.config, 2, 3
+    floats = 2 * config.D + config.H * (config.N + 2 * config.K) + config.F
+    kept_bytes = 4 * floats * (n_templates + 1) * shape.suffix * (config.L - 1 - layer)
+    monkeypatch.setattr(value, "platform", lambda mesh: "tpu")
+    for n, limit in ((5, 5.01 * 5 * kept_bytes), (4, 4.99 * 5 * kept_bytes)):
+        monkeypatch.setattr(value, "device_bytes_limit", lambda mesh, limit=limit: limit)
+        assert value.requests_per_batch(model, shape, n_templates, layer) == n
+
+
 def test_many_batches_are_of_one_suffix_each_and_give_the_same_values(golden, monkeypatch):
     model = golden("gpt2")
     expected = optimise_values(model, REQUESTS, TEMPLATES, 3, HYPER, Site.MLP)
