@@ -164,7 +164,7 @@ def to_batches(settings: Settings, model: Model, requests: list[Request]) -> Bat
         )
         for request in requests
     ]
-    return batch_targets(model, targets, settings.batch_size)
+    return batch_targets(model, targets, settings.batch_size, min(settings.layers))
 
 
 @functools.partial(jax.jit, static_argnames="settings", donate_argnames="training")

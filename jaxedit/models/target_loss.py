@@ -25,15 +25,16 @@ class TargetRows(NamedTuple):
     weight_BQ: Any
 
 
-def target_loss(model: Model, rows: TargetRows, lowest: int = 0) -> jax.Array:
+def loss_above(model: Model, h_BTD, rows: TargetRows, lowest: int) -> jax.Array:
     """Compute the weighted sum of -log p(target) over the positions read.
 
     Args:
       model: with its edits.
+      h_BTD: the residual stream before layer `lowest`, as `run_below` computes it.
       rows: on the devices.
-      lowest: the lowest layer that a gradient is taken of; those below keep nothing for it.
+      lowest: the lowest layer that a gradient is taken of.
     """
-    h_BTD, attn_context = run_below(model, rows.token_BT, lowest)
+    attn_context = causal_attention(_positions(rows.token_BT))
     h_BTD = run_layers(model, h_BTD, attn_context, lowest, model.config.L)
     return loss_of_residual(model, h_BTD, rows)
 
@@ -44,10 +45,14 @@ def run_below(model: Model, token_BT, lowest: int):
     Returns:
       The residual stream before layer `lowest` [B, T, D], a constant, and the attention's context.
     """
-    position_BT = jnp.broadcast_to(jnp.arange(token_BT.shape[1]), token_BT.shape)
+    position_BT = _positions(token_BT)
     attn_context = causal_attention(position_BT)
     h_BTD = run_layers(model, embed(model, token_BT, position_BT), attn_context, 0, lowest)
     return jax.lax.stop_gradient(h_BTD), attn_context
+
+
+def _positions(token_BT) -> jax.Array:
+    return jnp.broadcast_to(jnp.arange(token_BT.shape[1]), token_BT.shape)
 
 
 def loss_of_residual(model: Model, h_BTD, rows: TargetRows) -> jax.Array:

@@ -61,7 +61,10 @@ def write_comparison(
 
 
 def measured_at(studies: list[FinishedStudy], most: int = 6) -> list[int]:
-    """List steps at which every study measured the perplexity: evenly spaced, with the last."""
+    """List numbers of facts after which every study measured the perplexity, with the last.
+
+    They are evenly spaced.
+    """
     common = sorted(set.intersection(*(set(study.perplexities) for study in studies)))
     if not common:
         return []
@@ -76,7 +79,7 @@ def comparison_header(studies: list[FinishedStudy]) -> list[str]:
         titles = [
             f"{title} {when}" for title in titles for when in ("after its edit", "after all edits")
         ]
-        ppl = [f"ppl after {step}" for step in measured_at(studies)]
+        ppl = [f"ppl after {n_facts}" for n_facts in measured_at(studies)]
     beside = ["paraphrase", "neighbourhood", "S"]
     return ["method", "facts", *titles, *beside, "highest ppl", *ppl, "s per edit"]
 
@@ -108,11 +111,12 @@ def comparison_row(study: FinishedStudy, studies: list[FinishedStudy]) -> list[s
     shares += [paraphrase, neighbourhood, score]
 
     # Perplexities, and times.
-    perplexities = {each.step: each.perplexity for each in made if each.perplexity}
+    facts_after = study.facts_after
+    perplexities = {facts_after[each.step]: each.perplexity for each in made if each.perplexity}
     worst = max(perplexities.values(), key=severity, default=None)
     cells = ["–" if worst is None else format_perplexity(worst)]
     if sequential:
-        cells += [format_perplexity(perplexities[step]) for step in measured_at(studies)]
+        cells += [format_perplexity(perplexities[n_facts]) for n_facts in measured_at(studies)]
     times_s = [(record.time_s or {})["edit"] for record in made]
     n_facts = sum(record.n_requests or 1 for record in made)
     median = f"{np.median(times_s):.1f}" if made else "–"

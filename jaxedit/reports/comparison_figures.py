@@ -109,9 +109,10 @@ def _draw_trade_off(studies: list[FinishedStudy], axes: "Axes") -> None:
 
 
 def _draw_perplexities(studies: list[FinishedStudy], axes: "Axes", curves: Sequence[Curve]) -> None:
-    """Draw perplexity against edits on a logarithmic axis, a line a study, named at its end.
+    """Draw perplexity on a logarithmic axis, a line a study, named at its end.
 
-    A perplexity that is not finite is drawn at ten times the highest of the others.
+    It is drawn against edits, or against facts where an edit may write several. What is not finite
+    is drawn at ten times the highest of the others.
     """
     # A line a study, from the unedited model on.
     measured = [{0: study.unedited, **study.perplexities} for study in studies]
@@ -119,11 +120,12 @@ def _draw_perplexities(studies: list[FinishedStudy], axes: "Axes", curves: Seque
     clipped, top = clip_for_plot(perplexities)
     heights, labels = iter(clipped.tolist()), []
     for i, (study, points) in enumerate(zip(studies, measured, strict=True)):
-        steps, look = list(points), _look(i)
-        y = [next(heights) for _ in steps]
-        axes.plot(steps, y, label=study.name, **look)
-        labels.append(EndLabel(study.name, steps[-1], y[-1], look["color"]))
-    last = max((study.made[-1].step for study in studies if study.made), default=0)
+        x, look = list(points), _look(i)
+        y = [next(heights) for _ in x]
+        axes.plot(x, y, label=study.name, **look)
+        labels.append(EndLabel(study.name, x[-1], y[-1], look["color"]))
+    written = [study.facts_after for study in studies]
+    last = max((max(facts_after.values(), default=0) for facts_after in written), default=0)
     labels += draw_curves(axes, curves, last)
 
     # The perplexity at which a model counts as collapsed, where any comes near it.
@@ -136,7 +138,8 @@ def _draw_perplexities(studies: list[FinishedStudy], axes: "Axes", curves: Seque
     if at_top is not None:
         labels.append(EndLabel(at_top, None, top, LEVEL_COLOR))
     _number_perplexities(axes)
-    axes.set_xlabel("edits")
+    is_a_fact_each = all(step == n for facts_after in written for step, n in facts_after.items())
+    axes.set_xlabel("edits" if is_a_fact_each else "facts written")
     axes.set_ylabel("perplexity (mean over texts)")
     axes.xaxis.set_major_locator(whole_numbers())
     label_line_ends(axes, labels)

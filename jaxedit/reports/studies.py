@@ -1,5 +1,6 @@
 """Finished studies as a comparison reads them."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,8 +37,20 @@ class FinishedStudy(NamedTuple):
 
     @property
     def perplexities(self) -> dict[int, float]:
-        """Step -> perplexity, where it was measured."""
-        return measured_steps(self.made)
+        """Facts written -> perplexity, where it was measured."""
+        facts_after = self.facts_after
+        return {facts_after[step]: found for step, found in measured_steps(self.made).items()}
+
+    @property
+    def facts_after(self) -> dict[int, int]:
+        """Step -> how many facts are written by then: the step itself, where each writes one."""
+        steps = edit_steps(self.journal)
+        sizes = [record.n_requests or 1 for record in steps]
+        if all(size == 1 for size in sizes):
+            return {record.step: record.step for record in steps}
+        return dict(
+            zip((record.step for record in steps), itertools.accumulate(sizes), strict=True)
+        )
 
 
 def read_studies(folder: Path, variants: tuple[str, ...]) -> list[FinishedStudy]:

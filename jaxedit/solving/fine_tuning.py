@@ -8,6 +8,7 @@ over its requests of the mean of -log p over the target's tokens. As in the rele
 and an epoch whose mean loss is below it is the last.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from jaxedit.edits.request import Request
 from jaxedit.mesh import device_put_global, parameter_sharding, shard_batch, to_host
 from jaxedit.models.model import Model, allocate_deltas, with_overlay
 from jaxedit.models.ops import Overlay
-from jaxedit.models.target_loss import TargetRows, target_loss
+from jaxedit.models.target_loss import TargetRows, loss_above, run_below
 from jaxedit.rounding import round_up
 from jaxedit.solving.finite import check_finite, check_finite_delta
 from jaxedit.solving.hyper import BreadthFirstHyper
@@ -35,6 +36,7 @@ from jaxedit.solving.target_rows import (
 )
 
 STOP_LOSS = 1e-2
+KEPT_BYTES = 2**31  # of what layers below put out, on the host
 
 Changes = dict[str, jax.Array]  # weight -> float32 changes of its edited layers [E, in, out]
 
@@ -44,10 +46,12 @@ class Batches(NamedTuple):
 
     Attributes:
       rows: each array with G in front.
+      h_GBTD: the residual stream before the lowest layer that is trained, which no step changes.
       count_G: requests in a batch.
     """
 
     rows: TargetRows
+    h_GBTD: Array
     count_G: Array
 
 
@@ -79,21 +83,19 @@ class Trained(NamedTuple):
     n_epochs: int
 
 
-def batch_targets(model: Model, targets: list[TokenisedTarget], size: int) -> Batches:
+def batch_targets(model: Model, targets: list[TokenisedTarget], size: int, lowest: int) -> Batches:
     """Lay tokenised targets into batches of `size`, in this order.
 
     All batches are as wide as the longest row and target; the last one is filled up with rows of
     weight 0.
+
+    Args:
+      model: with its edits.
+      targets: at least one.
+      size: requests of a batch.
+      lowest: the lowest layer that is trained.
     """
-    size = min(size, len(targets))
-    n_rows, shape = round_up(size, model.mesh.shape["data"]), padded_shape(targets, model.mesh)
-    in_batches = [targets[first : first + size] for first in range(0, len(targets), size)]
-    batches = [pad_targets(batch, n_rows, shape) for batch in in_batches]
-    rows = (
-        shard_batch(model.mesh, "_B_", np.stack(arrays)) for arrays in zip(*batches, strict=True)
-    )
-    count_G = np.array([len(batch) for batch in in_batches], np.float32)
-    return Batches(TargetRows(*rows), shard_batch(model.mesh, "_", count_G))
+    return next(_batch_in_orders(model, targets, size, lowest, [range(len(targets))]))
 
 
 def shuffled_epochs(
@@ -104,9 +106,52 @@ def shuffled_epochs(
         tokenise_target(model, request, hyper.leading_space, end_of_text=hyper.end_of_text)
         for request in requests
     ]
-    for _ in range(hyper.epochs):
-        order = rng.permutation(len(targets))
-        yield batch_targets(model, [targets[i] for i in order], hyper.minibatch)
+    orders = (rng.permutation(len(targets)).tolist() for _ in range(hyper.epochs))
+    return _batch_in_orders(model, targets, hyper.minibatch, min(hyper.layers), orders)
+
+
+def _batch_in_orders(
+    model: Model,
+    targets: list[TokenisedTarget],
+    size: int,
+    lowest: int,
+    orders: Iterable[Sequence[int]],
+) -> Iterator[Batches]:
+    """Lay targets into batches in each of some orders, as `batch_targets` does."""
+    size = min(size, len(targets))
+    n_rows, shape = round_up(size, model.mesh.shape["data"]), padded_shape(targets, model.mesh)
+
+    def below(chosen: Sequence[int]) -> np.ndarray:
+        rows = pad_targets([targets[i] for i in chosen], n_rows, shape)
+        h_BTD = _run_below(model, shard_batch(model.mesh, "BT", rows.token_BT), lowest)
+        return to_host(h_BTD)[: len(chosen)]
+
+    # What the layers below put out is the same in every epoch: kept, unless it is too much.
+    all_in_order = _in_batches(range(len(targets)), size)
+    is_kept = len(targets) * shape[0] * model.config.D * 4 <= KEPT_BYTES
+    kept_NTD = np.concatenate([below(batch) for batch in all_in_order]) if is_kept else None
+    for order in orders:
+        batches = _in_batches(order, size)
+        rows = [pad_targets([targets[i] for i in batch], n_rows, shape) for batch in batches]
+        h_GBTD = np.zeros((len(batches), n_rows, shape[0], model.config.D), np.float32)
+        for g, batch in enumerate(batches):
+            h_GBTD[g, : len(batch)] = below(batch) if kept_NTD is None else kept_NTD[batch]
+        count_G = np.array(list(map(len, batches)), np.float32)
+        arrays = (np.stack(each) for each in zip(*rows, strict=True))
+        yield Batches(
+            TargetRows(*(shard_batch(model.mesh, "_B_", array) for array in arrays)),
+            shard_batch(model.mesh, "_BTD", h_GBTD),
+            shard_batch(model.mesh, "_", count_G),
+        )
+
+
+def _in_batches(order: Sequence[int], size: int) -> list[list[int]]:
+    return [list(order[first : first + size]) for first in range(0, len(order), size)]
+
+
+@functools.partial(jax.jit, static_argnames="lowest")
+def _run_below(model: Model, token_BT, lowest: int) -> jax.Array:
+    return run_below(model, token_BT, lowest)[0]
 
 
 def generator_of(seed: int, requests: list[Request]) -> np.random.Generator:
@@ -197,16 +242,17 @@ def run_epoch(
       The training after it, and the mean loss over the requests, each before its step.
     """
 
-    def loss_of(trained, rows: TargetRows):
+    def loss_of(trained, batch: Batches):
         delta = dict(model.overlay.delta)
         for weight, change_EFD in write(trained).items():
             slot_E = jnp.array([model.overlay.slot[weight][layer] for layer in layers])
             delta[weight] = delta[weight].at[slot_E].add(change_EFD)
         edited = with_overlay(model, Overlay(delta, model.overlay.slot))
-        return target_loss(edited, rows, min(layers))
+        return loss_above(edited, batch.h_GBTD, batch.rows, min(layers))
 
+    # The scan takes G away: of one batch h_GBTD is [B, T, D].
     def one_batch(old: Training, batch: Batches):
-        loss, gradient = jax.value_and_grad(loss_of)(old.trained, batch.rows)
+        loss, gradient = jax.value_and_grad(loss_of)(old.trained, batch)
         move, state = optimiser.update(gradient, old.optimiser, old.trained)
         new = Training(project(optax.apply_updates(old.trained, move)), state)
 

@@ -2,6 +2,7 @@
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from reference.fine_tuning import fine_tune
 from reference.models import hf_model
 
 import jaxedit
+from jaxedit.solving import fine_tuning
 from jaxedit.solving.fine_tuning import generator_of
 
 REQUESTS = [
@@ -118,3 +120,26 @@ def test_a_place_that_is_not_there_is_refused(golden, method, hyper, message):
     editor = jaxedit.make_editor(method, **dict(layers=(1,)) | hyper)
     with pytest.raises(ValueError, match=message):
         editor.init(golden("gpt2"), None)
+
+
+def test_layers_below_the_place_run_once_or_in_each_epoch(golden, monkeypatch):
+    """They are kept where they are not too large, and an edit is the same in either case."""
+    ran = []
+    run_below = fine_tuning.run_below
+
+    def count(model, token_BT, lowest):
+        jax.debug.callback(lambda: ran.append(lowest))
+        return run_below(model, token_BT, lowest)
+
+    monkeypatch.setattr(fine_tuning, "run_below", count)
+    model, deltas = golden("gpt2"), []
+    for kept_bytes, n_runs in ((fine_tuning.KEPT_BYTES, 3), (0, 4 * 3)):
+        jax.clear_caches()
+        monkeypatch.setattr(fine_tuning, "KEPT_BYTES", kept_bytes)
+        editor = jaxedit.make_editor("locft-bf", layers=(3,), epochs=4, minibatch=2, lr=2e-3)
+        made, _, _ = editor.edit(model, REQUESTS, editor.init(model, None))
+        jax.effects_barrier()
+        assert ran == [3] * n_runs
+        ran.clear()
+        deltas.append(made.deltas[0].delta_FD)
+    np.testing.assert_allclose(deltas[0], deltas[1], rtol=1e-5, atol=1e-9)

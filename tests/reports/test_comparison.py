@@ -10,6 +10,7 @@ from journals import NOT_POSSIBLE, SINGLE, fact_metrics, measured, write_journal
 
 from jaxedit.reports import comparison
 from jaxedit.reports.comparison import comparison_header, comparison_row
+from jaxedit.reports.comparison_figures import comparison_figure
 from jaxedit.reports.studies import FinishedStudy, read_studies
 from jaxedit.study.config import read_config, read_variants
 from jaxedit.study.journal import read_journal
@@ -218,3 +219,31 @@ def test_a_perplexity_that_is_not_finite_is_the_highest(tmp_path):
     studies = [FinishedStudy("rome", write_journal(tmp_path / "run", steps), [])]
     cells = dict(zip(comparison_header(studies), comparison_row(studies[0], studies), strict=True))
     assert cells["highest ppl"] == "inf"
+
+
+def test_studies_are_compared_by_facts_where_edits_write_several(tmp_path):
+    """One writes a fact at a time, the other four, with one of its edits not possible."""
+
+    def study(name, records):
+        return FinishedStudy(name, write_journal(tmp_path / name, records), [])
+
+    singly = study("a", [measured(step, "a", "b", 26.0 + step) for step in range(1, 13)])
+    in_fours = [measured(step, "a", "b", 40.0 + step) for step in range(1, 4)]
+    in_fours = [dataclasses.replace(record, n_requests=4) for record in in_fours]
+    failed = dataclasses.replace(NOT_POSSIBLE, step=2, n_requests=4)
+    together = study("b", [in_fours[0], failed, in_fours[2]])
+    studies = [singly, together]
+    assert together.perplexities == {4: 41.0, 12: 43.0}
+    assert comparison.measured_at(studies) == [4, 12]
+    rows = [
+        dict(zip(comparison_header(studies), comparison_row(each, studies), strict=True))
+        for each in studies
+    ]
+    assert [row["ppl after 12"] for row in rows] == ["38.0", "43.0"]
+    (axes,) = comparison_figure(studies).axes
+    drawn = {str(line.get_label()): line.get_xydata().tolist() for line in axes.lines}
+    assert drawn["b"][1:] == [[4, 41], [12, 43]]
+    assert drawn["a"][-1] == [12, 38]
+    assert axes.get_xlabel() == "facts written"
+    (axes,) = comparison_figure([singly]).axes
+    assert axes.get_xlabel() == "edits"
