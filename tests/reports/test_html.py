@@ -227,3 +227,19 @@ def test_light_and_dark(page, browser):
         found[scheme] = ground(browser), int(ink.strip("rgb()").split(",")[0])
     assert found["light"][0] > 200 > 100 > found["light"][1]
     assert found["dark"][0] < 60 < 180 < found["dark"][1]
+
+
+def test_a_page_of_five_thousand_edits_is_below_ten_megabytes(tmp_path):
+    """Most of it is the library that draws the figures."""
+    n = 5000
+    journal = write_journal(tmp_path / "long", [measured(1, "a", "b", 26.0)])
+    unedited, step = journal.steps
+    records = (
+        measured(i, f"Somebody whose number is {i}", "an answer", 25.0 + i / n)
+        for i in range(1, n + 1)
+    )
+    steps = [unedited, *(step._replace(record=record) for record in records)]
+    write_page(dataclasses.replace(journal, steps=steps), tmp_path / "long.html")
+    page = (tmp_path / "long.html").read_text(encoding="utf-8")
+    assert page.count("<tr data-outcome") == n
+    assert len(page.encode()) < 10e6
