@@ -218,7 +218,7 @@ ROWS = [
     ("ft", "smollm2-135m", "measured", 5, 5, FT_FREE, {}),
     ("locft-bf", "llama-3-8b", "authors", 22, 22, EPOCHS_25, MINIBATCH | TUNED),
     ("locft-bf", "qwen2.5-7b", "authors", 6, 6, EPOCHS_25, MINIBATCH | TUNED),
-    ("locft-bf", "smollm2-135m", "measured", 5, 5, EPOCHS_25, MINIBATCH),
+    ("locft-bf", "smollm2-135m", "measured", 12, 12, (25, 2e-3), MINIBATCH),
     ("crispedit", "llama-3-8b", "authors", 19, 23, EPOCHS_25, CRISP | TUNED),
     ("crispedit", "qwen2.5-7b", "authors", 15, 19, EPOCHS_25, CRISP | TUNED),
     ("crispedit", "smollm2-135m", "measured", 4, 8, EPOCHS_25, CRISP),
