@@ -222,7 +222,7 @@ ROWS = [
     ("crispedit", "llama-3-8b", "authors", 19, 23, EPOCHS_25, CRISP | TUNED),
     ("crispedit", "qwen2.5-7b", "authors", 15, 19, EPOCHS_25, CRISP | TUNED),
     ("crispedit", "smollm2-135m", "measured", 4, 8, EPOCHS_25, CRISP),
-    ("lora", "smollm2-135m", "measured", 4, 8, (25, 2e-3), MINIBATCH | RANK_8),
+    ("lora", "smollm2-135m", "measured", 4, 8, EPOCHS_25, MINIBATCH | RANK_8),
     ("ultraedit", "gpt-j-6b", "authors", 18, 26, (), ULTRA_DOWN),
     ("ultraedit", "llama-3-8b", "authors", 11, 24, (), ULTRA_LLAMA | TUNED),
     ("ultraedit", "qwen2.5-7b", "authors", 18, 26, (), ULTRA_GATED | TUNED),
