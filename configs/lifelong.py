@@ -8,8 +8,9 @@ and at the end all facts are looked at again in the last model. Values are the `
 edit and only reports. LocFT-BF's edits are whole matrices, journalled every ten.
 
 Hardware: two CPU cores, 4 GB, 4 GB of disk. Time: an hour for UltraEdit's 100 turns on two cores
-that had other work besides; LocFT-BF takes minutes a turn. Expected, on SmolLM2-135M-Instruct: the
-table in configs/README.md.
+that had other work besides; LocFT-BF takes one to three minutes a turn. Expected, on
+SmolLM2-135M-Instruct: the table in configs/README.md, where LocFT-BF's model collapses within a
+thousand facts.
 """
 
 from jaxedit.editors import find_published
