@@ -250,7 +250,8 @@ def _time_keys(context: BenchContext, report: Report) -> None:
     packed = pack_prompts(model, requests, (templates,), "mean")
     time_s = seconds(lambda: compute_keys(model, packed, layer), repeats=2)
     about = f"{len(requests)} requests in {len(templates)} templates"
-    report("keys", time_s, keys_need(model, packed, layer), about)
+    n_own, n_shared = int(np.count_nonzero(packed.segment_GBT)), int(packed.n_shared_C.sum())
+    report("keys", time_s, keys_need(model, n_own, n_shared, layer), about)
 
 
 def _time_sweep(context: BenchContext, lengths: np.ndarray, report: Report) -> None:

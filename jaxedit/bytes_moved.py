@@ -35,6 +35,9 @@ class BytesMoved(NamedTuple):
         return self.weights / mesh.shape["model"] + self.streams / mesh.shape["data"]
 
 
+NOTHING_MOVED = BytesMoved(0.0, 0.0)
+
+
 def layers_moved(
     config: DecoderConfig, dtype: jnp.dtype, n_layers: int, n_tokens: int, n_passes: int = 1
 ) -> BytesMoved:

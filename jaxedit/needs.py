@@ -1,6 +1,6 @@
 """What the phases of a study need on any machine: useful FLOPs, and bytes that must be moved.
 
-`jaxedit.bench` compares them with what a machine does."""
+`jaxedit.bench` compares them with what a machine does, `jaxedit.plan` with what is compiled."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,6 @@ from jaxedit.flops import (
     scoring_flops,
 )
 from jaxedit.models.model import Model
-from jaxedit.solving.packed_prompts import PackedPrompts
 
 
 class Need(NamedTuple):
@@ -88,14 +87,16 @@ def stats_need(model: Model, n_tokens: int, layer: int) -> Need:
     return Need(float(flops), moved.plus(BytesMoved(float(square), 0.0)))
 
 
-def keys_need(model: Model, packed: PackedPrompts, layer: int) -> Need:
-    """Return what keys of packed requests need.
+def keys_need(model: Model, n_own: int, n_shared: int, layer: int) -> Need:
+    """Return what keys of requests need.
 
-    The requests' own tokens stop at the layer's key, behind its attention; those that all requests
-    share in a template run once, through the whole layer.
+    Args:
+      model: gives the sizes.
+      n_own: the requests' own tokens; they stop at the layer's key, behind its attention.
+      n_shared: those that all requests share in a template; they run once, through the whole layer.
+      layer: whose keys.
     """
     config = model.config
-    n_own, n_shared = int(np.count_nonzero(packed.segment_GBT)), int(packed.n_shared_C.sum())
     own_flops = layer * layer_flops(config) + attention_flops(config)
     flops = n_own * own_flops + n_shared * (layer + 1) * layer_flops(config)
     moved = layers_moved(config, model.dtype, layer + 1, n_own + n_shared)

@@ -8,20 +8,19 @@ Nothing is sent, nothing computed twice, and products and memory do not wait for
 bound of a compiled program beside it says how much of that program is not the phase itself.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxedit.bytes_moved import (
     FLOAT32_BYTES,
+    NOTHING_MOVED,
     BytesMoved,
     layers_moved,
     optimisation_moved,
-    scoring_moved,
 )
-from jaxedit.flops import attention_flops, layer_flops, optimisation_flops, scoring_flops
+from jaxedit.flops import layer_flops, optimisation_flops
 from jaxedit.models.model import Model
+from jaxedit.needs import Need, keys_need, scoring_need
 from jaxedit.plan.chips import Chip
 from jaxedit.plan.workload import (
     PROMPT_TOKENS,
@@ -33,44 +32,27 @@ from jaxedit.plan.workload import (
 )
 
 
-class Floor(NamedTuple):
-    """What a phase needs at the least.
-
-    Attributes:
-      flops: of all devices together.
-      moved_bytes: of one device, from and to its memory.
-    """
-
-    flops: float
-    moved_bytes: float
-
-
-def floor_seconds(floor: Floor, mesh: Mesh, chip: Chip) -> float | None:
+def floor_seconds(floor: Need, mesh: Mesh, chip: Chip) -> float | None:
     """Return the longer one of products and memory; None where the chip's rates are not known."""
     if not (chip.flops_per_s and chip.hbm_bandwidth):
         return None
     products_s = floor.flops / mesh.size / chip.flops_per_s
-    return max(products_s, floor.moved_bytes / chip.hbm_bandwidth)
+    return max(products_s, floor.moved.of_device(mesh) / chip.hbm_bandwidth)
 
 
-def load_floor(model: Model, work: Workload) -> Floor:
+def load_floor(model: Model, work: Workload) -> Need:
     """Need nothing: what is on a disk has no part in a plan."""
-    return Floor(0.0, 0.0)
+    return Need(0.0, NOTHING_MOVED)
 
 
-def key_floor(model: Model, work: Workload) -> Floor:
+def key_floor(model: Model, work: Workload) -> Need:
     """Run templates through all edited layers, the requests' own tokens up to the last key."""
-    config, layer, C = model.config, work.layers[-1], work.n_templates + 1
+    C = work.n_templates + 1
     n_own, n_shared = C * work.n_requests * PROMPT_TOKENS, C * SHARED_TOKENS
-    own_flops = n_own * (layer * layer_flops(config) + attention_flops(config))
-    shared_flops = n_shared * (layer + 1) * layer_flops(config)
-    shared = layers_moved(config, model.dtype, layer + 1, n_shared)
-    own_streams = layers_moved(config, model.dtype, layer, n_own).streams
-    moved = shared.plus(BytesMoved(0.0, own_streams))
-    return Floor(float(own_flops + shared_flops), moved.of_device(model.mesh))
+    return keys_need(model, n_own, n_shared, work.layers[-1])
 
 
-def value_floor(model: Model, work: Workload) -> Floor:
+def value_floor(model: Model, work: Workload) -> Need:
     """Run prefixes once, and suffixes through the layers above in each step, with a gradient."""
     config, layer, n_steps = model.config, work.layers[-1], work.v_num_grad_steps
     n_rows = work.n_requests * (work.n_templates + 1)  # with the KL term's prompt
@@ -78,45 +60,44 @@ def value_floor(model: Model, work: Workload) -> Floor:
     n_read = work.n_requests * (work.n_templates * VALUE_SHAPE.n_read + 1)
     flops = optimisation_flops(config, n_prefix, n_suffix, n_read, layer, n_steps)
     moved = optimisation_moved(config, model.dtype, n_prefix, n_suffix, layer, n_steps)
-    return Floor(flops, moved.of_device(model.mesh))
+    return Need(flops, moved)
 
 
-def solve_floor(model: Model, work: Workload) -> Floor:
+def solve_floor(model: Model, work: Workload) -> Need:
     """Multiply keys with the whitener and with its transpose, in each edited layer."""
     F, R, E = model.config.F, work.n_requests, len(work.layers)
     flops = E * (2 * 2 * F**2 * R + 2 * F * R**2 + 2 * F * R * model.config.D)
-    return Floor(float(flops), 2 * E * _square_bytes(model))
+    return Need(float(flops), _squares_moved(model, 2 * E))
 
 
-def perplexity_floor(model: Model, work: Workload) -> Floor:
+def perplexity_floor(model: Model, work: Workload) -> Need:
     """Score texts from the lowest edited layer on."""
     return _scoring_floor(model, work, model.config.L - work.layers[0])
 
 
-def whole_perplexity_floor(model: Model, work: Workload) -> Floor:
+def whole_perplexity_floor(model: Model, work: Workload) -> Need:
     """Score texts through all layers."""
     return _scoring_floor(model, work, model.config.L)
 
 
-def _scoring_floor(model: Model, work: Workload, n_layers: int) -> Floor:
+def _scoring_floor(model: Model, work: Workload, n_layers: int) -> Need:
     n_rows = count_text_rows(model.mesh, work.row_tokens)
-    flops = scoring_flops(model.config, np.full(n_rows, work.row_tokens), n_layers)
-    moved = scoring_moved(model.config, model.dtype, n_rows * work.row_tokens, n_layers)
-    return Floor(flops, moved.of_device(model.mesh))
+    return scoring_need(model, np.full(n_rows, work.row_tokens), n_layers)
 
 
-def second_moment_floor(model: Model, work: Workload) -> Floor:
+def second_moment_floor(model: Model, work: Workload) -> Need:
     """Run texts up to the last edited layer's key; add the products of keys to E square sums."""
     config, last, E = model.config, work.layers[-1], len(work.layers)
     T = moment_tokens(config)
     n_tokens = count_text_rows(model.mesh, T) * T
-    own = last * layer_flops(config) + attention_flops(config)
+    # Of the last layer all but the product with w_down.
+    own = (last + 1) * layer_flops(config) - 2 * config.D * config.F
     flops = n_tokens * (own + 2 * E * config.F**2)
     moved = layers_moved(config, model.dtype, last + 1, n_tokens)
-    sums = 2 * E * _square_bytes(model)  # read and written
-    return Floor(float(flops), moved.of_device(model.mesh) + sums)
+    return Need(float(flops), moved.plus(_squares_moved(model, 2 * E)))  # read and written
 
 
-def _square_bytes(model: Model) -> float:
-    """Return a device's bytes of one float32 array [F, F], split over all devices."""
-    return FLOAT32_BYTES * model.config.F**2 / model.mesh.size
+def _squares_moved(model: Model, n: int) -> BytesMoved:
+    """Return the bytes of n float32 arrays [F, F], which are split over all devices."""
+    n_bytes = n * FLOAT32_BYTES * model.config.F**2
+    return BytesMoved(n_bytes / model.mesh.shape["data"], 0.0)

@@ -14,9 +14,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxedit.models import score
 from jaxedit.models.model import Model
+from jaxedit.needs import Need
 from jaxedit.plan.count import LoopHints
 from jaxedit.plan.floor import (
-    Floor,
     key_floor,
     load_floor,
     perplexity_floor,
@@ -58,7 +58,7 @@ class Phase(NamedTuple):
 
     name: str
     run: Callable[[Model, Workload, Call], None]
-    floor: Callable[[Model, Workload], Floor]
+    floor: Callable[[Model, Workload], Need]
     held_bytes: Callable[[Model, Workload], int]
     about: Callable[[Model, Workload], str]
 

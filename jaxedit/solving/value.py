@@ -66,7 +66,7 @@ SAVED_BYTES = 2**30  # the most that a device keeps of their forward pass for it
 # device and not by what it has free, so that a resumed study gives the same bits.
 ACCELERATOR_POSITIONS = 3072
 ACCELERATOR_SHARE = 0.5  # of a device's memory, for what is kept
-ACCELERATOR_SAVED_BYTES = 2**33  # where its memory is not known
+ACCELERATOR_HELD_BYTES = 2**33  # where its memory is not known
 # A compiled program holds so many times the products that are counted here: layers' inputs,
 # attention's scores and padding besides (2.3 to 2.5 in plans of GPT-J and Llama-2 for v5e).
 HELD_FOR_SAVED = 2.5
@@ -205,7 +205,7 @@ def requests_per_batch(model: Model, shape: PaddedShape, n_templates: int, layer
     if platform(model.mesh) != "cpu":
         enough_positions = ACCELERATOR_POSITIONS
         limit = device_bytes_limit(model.mesh)
-        held_bytes = ACCELERATOR_SAVED_BYTES if limit is None else ACCELERATOR_SHARE * limit
+        held_bytes = ACCELERATOR_HELD_BYTES if limit is None else ACCELERATOR_SHARE * limit
         saved_bytes = held_bytes / HELD_FOR_SAVED
     positions = (n_templates + 1) * shape.suffix  # of one request, with its KL prompt
     enough = next_power_of_two(ceil_div(enough_positions * n_data, positions))

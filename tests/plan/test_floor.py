@@ -5,13 +5,15 @@ import json
 import pytest
 from planned import WORK, phase_called, tiny_model
 
+from jaxedit.bytes_moved import NOTHING_MOVED, BytesMoved
 from jaxedit.cli import plan as command
 from jaxedit.cli import run
-from jaxedit.flops import attention_flops, layer_flops
+from jaxedit.flops import layer_flops
+from jaxedit.needs import Need
 from jaxedit.plan import plan
 from jaxedit.plan.chips import build_mesh
 from jaxedit.plan.compile import compile_phase
-from jaxedit.plan.floor import Floor, floor_seconds
+from jaxedit.plan.floor import floor_seconds
 from jaxedit.plan.phases import PHASES
 from jaxedit.plan.workload import moment_tokens
 
@@ -27,10 +29,10 @@ def test_no_phase_is_planned_below_its_floor(directory, pod):
     head = 2 * (n_tokens - n_tokens / WORK.row_tokens) * config.D * config.V
     assert whole.flops == n_tokens * config.L * layer_flops(config) + head
     streams = 2 * 4 * config.D * config.L * n_tokens / 2
-    assert whole.moved_bytes == 2 * weights / 4 + streams
+    assert whole.moved.of_device(model.mesh) == 2 * weights / 4 + streams
     squares = phase_called("second moments").floor(model, WORK)
     n_tokens = 2 * 8 * moment_tokens(config)
-    in_layers = 3 * layer_flops(config) + attention_flops(config)
+    in_layers = 4 * layer_flops(config) - 2 * config.D * config.F
     assert squares.flops == n_tokens * (in_layers + 2 * E * config.F**2)
     for phase in PHASES[1:]:
         floor_s = floor_seconds(phase.floor(model, WORK), model.mesh, chip)
@@ -43,9 +45,9 @@ def test_no_phase_is_planned_below_its_floor(directory, pod):
 def test_a_floor_is_the_longer_of_products_and_memory(pod):
     devices, chip = pod
     mesh = build_mesh(devices, 2, 4)
-    floor = Floor(flops=8 * chip.flops_per_s, moved_bytes=2 * chip.hbm_bandwidth)
+    floor = Need(8 * chip.flops_per_s, BytesMoved(weights=8 * chip.hbm_bandwidth, streams=0.0))
     assert floor_seconds(floor, mesh, chip) == 2
-    assert floor_seconds(floor._replace(moved_bytes=0), mesh, chip) == 1
+    assert floor_seconds(floor._replace(moved=NOTHING_MOVED), mesh, chip) == 1
     assert floor_seconds(floor, mesh, chip._replace(hbm_bandwidth=None)) is None
 
 

@@ -25,7 +25,7 @@ def test_accelerators_optimise_more_requests_together(golden, monkeypatch):
     on_cpu = value.requests_per_batch(model, shape, n_templates=2, layer=3)
     monkeypatch.setattr(value, "platform", lambda mesh: "gpu")
     assert value.requests_per_batch(model, shape, n_templates=2, layer=3) == 8 * on_cpu
-    monkeypatch.setattr(value, "ACCELERATOR_SAVED_BYTES", 1)
+    monkeypatch.setattr(value, "ACCELERATOR_HELD_BYTES", 1)
     assert value.requests_per_batch(model, shape, n_templates=2, layer=3) == 1
 
 
@@ -52,7 +52,7 @@ def test_many_batches_are_of_one_suffix_each_and_give_the_same_values(golden, mo
 
     monkeypatch.setattr(value, "_optimise_chunk", note_shape)
     monkeypatch.setattr(value, "platform", lambda mesh: "gpu")
-    monkeypatch.setattr(value, "ACCELERATOR_SAVED_BYTES", 1)
+    monkeypatch.setattr(value, "ACCELERATOR_HELD_BYTES", 1)
     found = optimise_values(model, REQUESTS, TEMPLATES, 3, HYPER, Site.MLP)
     assert all(len(suffixes) == 1 for suffixes in shapes)
     for name in value.OptimisedValues._fields:
