@@ -258,7 +258,7 @@ def randomise(model, seed: int = 0) -> None:
 
     generator = torch.Generator().manual_seed(seed)
     # Gemma stores a norm's scale less one.
-    around = 0.0 if model.config.model_type == "gemma" else 1.0
+    around = 0.0 if model.config.model_type.startswith("gemma") else 1.0
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)

@@ -1,4 +1,4 @@
-"""One decoder for every family: Flax NNX modules of a layer, and of the embedding and head.
+"""One decoder for every family: Flax NNX modules of a layer.
 
 The modules hold parameters under the names of `jaxedit.axes.PARAMETERS`. A model's arrays live in a
 flat dictionary `base` (name -> array, layers stacked on a leading L axis); `jaxedit.models.layers`
@@ -10,21 +10,19 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from jaxedit import axes
 from jaxedit.models.attention import Attention, AttentionContext, KeysAndValues
 from jaxedit.models.config import DecoderConfig
+from jaxedit.models.embed_and_head import EmbedAndHead
+from jaxedit.models.norms import normalise, to_residual
 from jaxedit.models.ops import (
     Overlay,
     activation,
     add_delta,
-    layer_norm,
     linear,
     parameter,
-    rms_norm,
 )
 
 Offsets = Mapping[str, jax.Array]  # weight of an MLP, e.g. "mlp/w_up" -> added to its output
@@ -52,7 +50,7 @@ class MLP(nnx.Module):
 
     def __init__(self, config: DecoderConfig):
         self.config = config
-        if not config.shared_norm:
+        if config.pre_norm and not config.shared_norm:
             self.norm_scale = parameter(config, "mlp/norm_scale")
             if config.norm == "layer":
                 self.norm_bias = parameter(config, "mlp/norm_bias")
@@ -63,6 +61,8 @@ class MLP(nnx.Module):
         if config.mlp_bias:
             self.b_up = parameter(config, "mlp/b_up")
             self.b_down = parameter(config, "mlp/b_down")
+        if config.post_norm:
+            self.post_norm_scale = parameter(config, "mlp/post_norm_scale")
 
     def key(self, x_BTD, overlay: Overlay, layer, offset: Offsets | None = None) -> jax.Array:
         """Compute the second layer's input [B, T, F]: the key k of the editing literature."""
@@ -77,7 +77,7 @@ class MLP(nnx.Module):
         return activation(self.config.activation, gate_BTF) * up_BTF
 
     def value(self, key_BTF, overlay: Overlay, layer, offset: Offsets | None = None) -> jax.Array:
-        """Compute the second layer's output [B, T, D]."""
+        """Compute the second layer's output [B, T, D], before a post-norm."""
         out_BTD = linear("BTF,FD->BTD", key_BTF, self.w_down, getattr(self, "b_down", None))
         out_BTD = add_delta(overlay, "mlp/w_down", layer, key_BTF, out_BTD, self.w_down.dtype)
         return _add_offset(offset, "mlp/w_down", out_BTD)
@@ -89,9 +89,6 @@ def _add_offset(offset: Offsets | None, name: str, out: jax.Array) -> jax.Array:
 
 class Block(nnx.Module):
     """One layer: attention and MLP around the residual stream h.
-
-    Every norm stands before what it feeds (pre-norm), so that adding a vector to the MLP's output
-    and adding it to the layer's output is the same thing.
 
         sequential              parallel residual       parallel residual,
         (Llama, GPT-2, Qwen)    (GPT-NeoX)              shared norm (GPT-J, Phi)
@@ -112,6 +109,11 @@ class Block(nnx.Module):
         + <--'
         |
         v
+
+    Above every norm stands before what it feeds (pre-norm), so that adding a vector to the MLP's
+    output and adding it to the layer's output is the same thing. It is not in Gemma 2 and 3, whose
+    sequential layers have a norm after attention and MLP as well, nor in OLMo 2, where only those
+    are; `jaxedit.models.norms` has what stands between.
     """
 
     def __init__(self, config: DecoderConfig):
@@ -143,7 +145,8 @@ class Block(nnx.Module):
           call's own keys and values [B, K, T, H].
         """
         normed_BTD = normalise(self.config, self.attn, h_BTD)
-        attn_BTD, new_kv = self.attn(normed_BTD, attn_context, cached_kv)
+        attn_BTD, new_kv = self.attn(normed_BTD, attn_context, cached_kv, layer)
+        attn_BTD = to_residual(self.config, self.attn, attn_BTD)
         if not self.config.parallel:
             h_BTD = h_BTD + attn_BTD
         if not self.config.shared_norm:
@@ -152,98 +155,8 @@ class Block(nnx.Module):
         value_BTD = self.mlp.value(key_BTF, overlay, layer, offset)
         if self.config.parallel:
             h_BTD = h_BTD + attn_BTD
+        value_BTD = to_residual(self.config, self.mlp, value_BTD)
         return h_BTD + value_BTD, MLPInputs(normed_BTD, key_BTF), new_kv
-
-
-class Final(nnx.Module):
-    """The norm before the head."""
-
-    def __init__(self, config: DecoderConfig):
-        self.norm_scale = parameter(config, "final/norm_scale")
-        if config.norm == "layer":
-            self.norm_bias = parameter(config, "final/norm_bias")
-
-
-class Embed(nnx.Module):
-    """Token and, where the family has them, learned position embeddings."""
-
-    def __init__(self, config: DecoderConfig):
-        self.tokens = parameter(config, "embed/tokens")
-        if config.learned_positions:
-            self.positions = parameter(config, "embed/positions")
-
-
-class Head(nnx.Module):
-    """The output projection; absent where it is tied to the embedding."""
-
-    def __init__(self, config: DecoderConfig):
-        self.w = parameter(config, "head/w")
-        if config.head_bias:
-            self.b = parameter(config, "head/b")
-
-
-class EmbedAndHead(nnx.Module):
-    """The modules before the first layer and after the last one."""
-
-    def __init__(self, config: DecoderConfig):
-        self.config = config
-        self.embed = Embed(config)
-        self.final = Final(config)
-        if not config.tied:
-            self.head = Head(config)
-
-    def embed_tokens(self, token_BT, position_BT) -> jax.Array:
-        """Embed tokens: the residual stream before the first layer, float32 [B, T, D]."""
-        h_BTD = self.embed.tokens[token_BT].astype(jnp.float32)
-        if self.config.embed_scale != 1:
-            h_BTD *= self.config.embed_scale
-        if self.config.learned_positions:
-            h_BTD += self.embed.positions[position_BT].astype(jnp.float32)
-        return h_BTD
-
-    def final_norm(self, h_BTD) -> jax.Array:
-        """Normalise the residual stream after the last layer, in the weights' dtype."""
-        return normalise(self.config, self.final, h_BTD).astype(self.embed.tokens.dtype)
-
-    def unembed(self, h_BTD) -> jax.Array:
-        """Turn the residual stream after the last layer into float32 logits [B, T, V]."""
-        x_BTD = self.final_norm(h_BTD)
-        if self.config.tied:
-            return linear("BTD,VD->BTV", x_BTD, self.embed.tokens, None)
-        return linear("BTD,DV->BTV", x_BTD, self.head.w, getattr(self.head, "b", None))
-
-    def unembed_slice(self, x_BTD, n_shards: int, first, width: int) -> jax.Array:
-        """Compute the logits of a slice of the vocabulary out of each of its shards.
-
-        Args:
-          x_BTD: from `final_norm`.
-          n_shards: equal parts of the vocabulary, as it is split over the mesh axis `model`.
-          first: the first entry of the slice within each shard, possibly traced.
-          width: the slice's entries.
-
-        Returns:
-          float32 logits [B, T, Z, W].
-        """
-        config = self.config
-        per_shard = config.V // n_shards
-        if config.tied:
-            w_ZVD = jnp.asarray(self.embed.tokens).reshape(n_shards, per_shard, config.D)
-            w_ZWD = lax.dynamic_slice_in_dim(w_ZVD, first, width, 1)
-            return linear("BTD,ZWD->BTZW", x_BTD, w_ZWD, None)
-        w_DZV = jnp.asarray(self.head.w).reshape(config.D, n_shards, per_shard)
-        b_ZW = None
-        if config.head_bias:
-            b_ZV = jnp.asarray(self.head.b).reshape(n_shards, per_shard)
-            b_ZW = lax.dynamic_slice_in_dim(b_ZV, first, width, 1)
-        w_DZW = lax.dynamic_slice_in_dim(w_DZV, first, width, 2)
-        return linear("BTD,DZW->BTZW", x_BTD, w_DZW, b_ZW)
-
-
-def normalise(config: DecoderConfig, module, h_BTD) -> jax.Array:
-    """Apply a module's norm over D: layer norm or root-mean-square norm, as the family has it."""
-    if config.norm == "rms":
-        return rms_norm(h_BTD, module.norm_scale, config.norm_offset, config.eps)
-    return layer_norm(h_BTD, module.norm_scale, module.norm_bias, config.eps)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ and, where llama.cpp has the architecture, `GGUF` (its tensor names) and
 """
 
 import importlib
-import math
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +23,6 @@ from typing import Any
 from jaxedit.files import shorten_json
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.fields import Fields
-from jaxedit.models.rope import Rope, scaling_factors
 
 LAYERS_MOST = 10_000  # more than any model has; a count is checked before lists are made of it
 WIDEST_HEAD = 2**16
@@ -32,93 +31,6 @@ WIDEST_HEAD = 2**16
 # and, for fused tensors, `c` for the parts. Several parameters are the entries of the result's
 # leading axis, in order.
 Weights = dict[str, tuple[str, str] | None]
-
-
-def rotary(
-    fields: Fields,
-    H: int,
-    *,
-    thetas: tuple[str, ...] = (),
-    shares: tuple[str, ...] = (),
-    share: float = 1.0,
-) -> Rope:
-    """Read rotary positions from an HF configuration.
-
-    transformers 4 writes them as rope_theta and rope_scaling, transformers 5 as rope_parameters.
-    `rope_factors` are the frequencies' divisors that a GGUF file holds.
-
-    Args:
-      fields: the configuration.
-      H: the width of a head.
-      thetas: further names of rope_theta.
-      shares: names of the share of a head that is rotated; where there are none the whole head is.
-      share: that share where the configuration does not say.
-
-    Raises:
-      ValueError: on a scaling that is not supported or given twice, and where an attribute's names
-        contradict each other.
-    """
-    scaling = {**fields.mapping("rope_scaling"), **fields.mapping("rope_parameters")}
-    theta = _agreed(fields, scaling, ("rope_theta", *thetas), 10000.0, most=1e38)
-    dims = int(H * _agreed(fields, scaling, shares, share, most=1.0))
-    check_rotary(H, dims)
-    factors, from_file = scaling_factors(theta, dims, scaling), _factors_of_file(fields, dims)
-    if factors is not None and from_file is not None:
-        raise ValueError(
-            f"the file scales rotary frequencies twice: by rope_freqs.weight and by {scaling}"
-        )
-    return Rope(theta, dims, factors=factors if from_file is None else from_file)
-
-
-def check_rotary(H: int, dims: int) -> None:
-    """Check that so many entries of a head of width H can be rotated in pairs.
-
-    Raises:
-      ValueError: where there are none, or no room for the last pair.
-    """
-    if not 1 <= dims <= H - dims % 2:
-        raise ValueError(
-            f"{dims} of a head's {H} entries would be rotated in pairs, which cannot be"
-        )
-
-
-def _factors_of_file(fields: Fields, dims: int) -> tuple[float, ...] | None:
-    """Take the frequencies' divisors that a GGUF file holds.
-
-    Raises:
-      ValueError: where they are no positive numbers, or not one for each pair.
-    """
-    factors = fields.sequence("rope_factors", float, default=None)
-    if factors is None:
-        return None
-    if len(factors) != (dims + 1) // 2 or not all(0 < factor < math.inf for factor in factors):
-        raise ValueError(
-            f"rope_freqs.weight holds {len(factors)} divisors of rotary frequencies; expected "
-            f"{(dims + 1) // 2} finite numbers above 0"
-        )
-    return tuple(factors)
-
-
-def _agreed(
-    fields: Fields, scaling: dict, aliases: tuple[str, ...], default: float, most: float
-) -> float:
-    """Take an attribute by all its names from the configuration and from its rotary entry.
-
-    Raises:
-      ValueError: where they contradict each other, or are no numbers above 0 and at most `most`.
-    """
-    given = []
-    entry = Fields(dict(scaling), "the configuration's rotary entry")
-    for name in aliases:
-        given += [each.number(name, None, most=most) for each in (entry, fields)]
-        scaling.pop(name, None)
-    distinct = sorted({value for value in given if value is not None})
-    if len(distinct) > 1:
-        raise ValueError(
-            f"the configuration gives {' or '.join(aliases)} as {distinct}: "
-            "only one of these can be meant"
-        )
-    return distinct[0] if distinct else default
 
 
 def head_width(fields: Fields, D: int, N: int, K: int, H: int | None = None) -> int:
@@ -146,46 +58,87 @@ def head_width(fields: Fields, D: int, N: int, K: int, H: int | None = None) -> 
     return width
 
 
-def window(fields: Fields, *, layers: range | None = None, active: bool = True) -> int | None:
-    """Read the sliding window; None where no layer has one.
-
-    A text up to its length sees no difference between layers.
+def window_width(fields: Fields, default: int | None = 4096) -> int | None:
+    """Read the width of the sliding window; None: there is none.
 
     Args:
       fields: the configuration.
-      layers: those that have a window where `layer_types` does not say; absent: all, whatever it
-        says (Mistral).
-      active: whether windows are in use at all.
+      default: where the attribute is absent, as in transformers; where it is null there is none.
+    """
+    if "sliding_window" not in fields.values:
+        return default
+    return fields.count("sliding_window", None)
+
+
+def windowed_layers(fields: Fields, default: Collection[int]) -> tuple[int, ...] | None:
+    """Read which layers have the sliding window; None: all.
+
+    Args:
+      fields: the configuration.
+      default: those that have it where `layer_types` does not say.
 
     Raises:
-      ValueError: on a layer type that attends in another way, and on a windowed layer without a
-        width.
+      ValueError: on a layer type that attends in another way, and where there are not as many types
+        as layers.
     """
-    # Where the attribute is absent transformers takes 4096; where it is null there is no window.
-    is_given = "sliding_window" in fields.values
-    width = fields.count("sliding_window", None) if is_given else 4096
-    if not active:
-        width = None
-    kinds = fields.sequence("layer_types", str, default=None) or []
-    unknown = sorted(set(kinds) - {"full_attention", "sliding_attention"})
-    if unknown:
-        raise ValueError(
-            f"the configuration has layer_types {unknown[:9]}; "
-            "the decoder supports full and sliding attention"
-        )
-    if "sliding_attention" in kinds and width is None:
+    n_layers = fields.count("num_hidden_layers", most=LAYERS_MOST)
+    layers, kinds = default, fields.sequence("layer_types", str, default=None)
+    if kinds:
+        unknown = sorted(set(kinds) - {"full_attention", "sliding_attention"})
+        if unknown:
+            raise ValueError(
+                f"the configuration has layer_types {unknown[:9]}; "
+                "the decoder supports full and sliding attention"
+            )
+        if len(kinds) != n_layers:
+            raise ValueError(
+                f"the configuration has {len(kinds)} layer_types for {n_layers} layers"
+            )
+        layers = [l for l, kind in enumerate(kinds) if kind == "sliding_attention"]
+    return None if len(layers) == n_layers else tuple(layers)
+
+
+def read_windows(fields: Fields, default: Collection[int], width: int | None) -> dict[str, Any]:
+    """Read the sliding window and its layers, as arguments of `DecoderConfig`.
+
+    Args:
+      fields: the configuration.
+      default: the layers that have it where `layer_types` does not say.
+      width: of the window; None where none is in use.
+
+    Raises:
+      ValueError: as `windowed_layers`, and on a windowed layer without a width.
+    """
+    layers = windowed_layers(fields, default)
+    if width is None and layers != () and fields.values.get("layer_types"):
         raise ValueError(
             "the configuration's layer_types ask for sliding attention, "
             "but no sliding window is in use"
         )
-    slides = layers is None or ("sliding_attention" in kinds if kinds else len(layers) > 0)
-    return width if slides else None
+    if width is None or layers == ():
+        return {}
+    return {"window": width, "window_layers": layers}
 
 
 # Attributes that count experts, and the model types (besides those with "moe" in their name) that
 # always have some.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _MIXTURES = {"mixtral", "deepseek_v2", "deepseek_v3", "gpt_oss", "dbrx", "jamba"}
+
+
+# Model types whose layers keep no keys and values of every position.
+_LINEAR_ATTENTION = ("qwen3_5", "qwen3_next", "mamba", "jamba", "rwkv", "falcon_h1", "lfm2")
+
+
+def reject_linear_attention(values: dict[str, Any]) -> None:
+    """Raise a ValueError on a model some of whose layers have linear attention or none."""
+    kind = str(values.get("model_type"))
+    if kind.startswith(_LINEAR_ATTENTION):
+        raise ValueError(
+            f"model_type {kind[:80]!r} has layers of linear attention (a state for all positions "
+            "before, instead of their keys and values), which the decoder does not compute. Choose "
+            "a model whose every layer attends, such as one of Qwen 3"
+        )
 
 
 def reject_moe(values: dict[str, Any]) -> None:
@@ -196,7 +149,9 @@ def reject_moe(values: dict[str, Any]) -> None:
         with_counts = f" with {str(counts)[:200]}" if counts else ""
         raise ValueError(
             f"model_type {kind!r}{with_counts} is a mixture of experts: its layers have no single "
-            "MLP whose second weight could be edited. Choose a dense model"
+            "MLP whose second weight could be edited. Each expert's second weight is an ordinary "
+            "matrix, but a decoder that routes tokens and a rule for which experts a fact is "
+            "written to would be needed. Choose a dense model"
         )
 
 
@@ -249,6 +204,7 @@ def read_config(values: dict[str, Any], source: object) -> DecoderConfig:
     try:
         reject_custom_code(values, "it")
         reject_moe(values)
+        reject_linear_attention(values)
         return find(values.get("model_type", "(none)")).config(Fields(values))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error

@@ -270,19 +270,21 @@ def _advance(
     S = start.cache[0].shape[3]
     T = S - max_new_tokens
     in_prompt_BS = jnp.arange(S) < length_B[:, None]
+    # New tokens stand after the padded prompts in the cache (from T on), but right after each row's
+    # own prompt in position.
+    is_new_S = jnp.arange(S) >= T
+    position_BS = jnp.arange(S) + jnp.where(is_new_S, length_B[:, None] - T, 0)
 
     def body(step, carry: Decoding) -> Decoding:
         """Run the last token through the network, keep its keys and values, choose the next."""
-        # New tokens stand after the padded prompts in the cache (from T on), but right after each
-        # row's own prompt in position. A token sees its prompt, the new ones before it and itself.
-        is_new_S = jnp.arange(S) >= T
+        # A token sees its prompt, the new ones before it and itself.
         is_past_S = jnp.arange(S) < T + step - 1
         seen_BS = in_prompt_BS | (is_new_S & is_past_S)
         mask_B1S = jnp.concatenate([seen_BS, jnp.ones((B, 1), bool)], axis=1)[:, None]
         position_B1 = (length_B + step - 1)[:, None]
 
         h_B1D = embed(model, carry.token_B[:, None], position_B1)
-        attn_context = AttentionContext(position_B1, mask_B1S, carry.cache)
+        attn_context = AttentionContext(position_B1, mask_B1S, carry.cache, position_BS)
         h_B1D, new_kv = run_layers_with_kv(model, h_B1D, attn_context, 0, model.config.L)
         k_LBKSH, v_LBKSH = (
             jax.lax.dynamic_update_slice_in_dim(old, new, T + step - 1, axis=3)

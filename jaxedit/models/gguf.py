@@ -4,6 +4,7 @@ Weights are dequantised by the `gguf` package; configuration and tokenizer come 
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,69 +26,79 @@ CONTROL, USER_DEFINED = 3, 4  # llama.cpp's types of tokens
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """Open a .gguf file of architecture llama or gpt2.
+    """Open a .gguf file.
 
     Raises:
       ValueError: on a file that is cut short, of another architecture, or quantised in a way `gguf`
         cannot read.
     """
-    import gguf
-
     reader, metadata = _open(path)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
+    family = _find_family(path, metadata)
+    values = _hf_values(path, family, metadata, tensors)
+    if "rope_freqs.weight" in tensors:
+        values["rope_factors"] = _dequantise(path, tensors["rope_freqs.weight"]).tolist()
+    config = families.read_config(values, path)
 
     def shape(name: str) -> tuple[int, ...]:
         # GGUF names the axes from the innermost one on.
         return tuple(map(int, tensors[name].shape[::-1]))
 
     def read(name: str, spans: tuple[slice, ...] = ()) -> np.ndarray:
-        tensor = tensors[name]
-        # Rows of matrices are quantised by themselves, so other rows need not be read.
-        rows, rest = tensor.data, spans
-        if len(spans) > 1:
-            rows, rest = tensor.data[spans[0]], (slice(None), *spans[1:])
-        try:
-            return gguf.quants.dequantize(rows, tensor.tensor_type)[rest]
-        except NotImplementedError as error:
-            raise ValueError(
-                f"{path}: tensor {name!r} is quantised as {tensor.tensor_type.name}: {error}"
-            ) from error
+        array = _dequantise(path, tensors[name], spans)
+        # llama.cpp stores the scale of a norm whole, HF's Gemma less one.
+        return array - config.norm_offset if name.endswith("norm.weight") else array
 
-    family = _find_family(path, metadata)
-    values = _hf_values(path, family, metadata, frozenset(tensors))
-    tokenizer = _read_tokenizer(path, metadata)
-    if "rope_freqs.weight" in tensors:
-        values["rope_factors"] = read("rope_freqs.weight").tolist()
     return Checkpoint(
         place=str(path),
         family=family,
-        config=families.read_config(values, path),
+        config=config,
         weights=family.GGUF,
         names=frozenset(tensors),
         shape=shape,
         read=read,
-        tokenizer=tokenizer,
+        tokenizer=_read_tokenizer(path, metadata),
     )
+
+
+def _dequantise(path: Path, tensor: Any, spans: tuple[slice, ...] = ()) -> np.ndarray:
+    """Read a rectangle of a tensor in float32.
+
+    Raises:
+      ValueError: where it is quantised in a way `gguf` cannot read.
+    """
+    import gguf
+
+    # Rows of matrices are quantised by themselves, so other rows need not be read.
+    rows, rest = tensor.data, spans
+    if len(spans) > 1:
+        rows, rest = tensor.data[spans[0]], (slice(None), *spans[1:])
+    try:
+        return gguf.quants.dequantize(rows, tensor.tensor_type)[rest]
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{path}: tensor {tensor.name!r} is quantised as {tensor.tensor_type.name}: {error}"
+        ) from error
 
 
 def describe_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read what a GGUF file says of its model.
 
     Returns:
-      The metadata, and the HF configuration that they and the tensors' names amount to.
+      The metadata, and the HF configuration that they and the tensors amount to.
 
     Raises:
       ValueError: as `open_gguf`, or where the file divides rotary frequencies by numbers of its
         own, which no HF configuration can say.
     """
     reader, metadata = _open(path)
-    names = frozenset(tensor.name for tensor in reader.tensors)
-    if "rope_freqs.weight" in names:
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    if "rope_freqs.weight" in tensors:
         raise ValueError(
             f"{path} divides rotary frequencies by its tensor rope_freqs.weight, which an HF "
             "config.json cannot say: edit the HF model that it was made of"
         )
-    return metadata, _hf_values(path, _find_family(path, metadata), metadata, names)
+    return metadata, _hf_values(path, _find_family(path, metadata), metadata, tensors)
 
 
 def _open(path: Path) -> tuple[Any, dict[str, Any]]:
@@ -100,7 +111,12 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
 def _find_family(path: Path, metadata: dict[str, Any]) -> ModuleType:
     """Find the family of a file's architecture; its families file must have a table `GGUF`."""
     arch = metadata.get("general.architecture")
-    supported = [name for name in families.family_names() if hasattr(families.find(name), "GGUF")]
+    found = [families.find(name) for name in families.family_names()]
+    supported = {
+        getattr(family, "GGUF_ARCHITECTURE", family.__name__.rpartition(".")[2]): family
+        for family in found
+        if hasattr(family, "GGUF")
+    }
     if arch not in supported:
         raise ValueError(
             f"{path} has architecture {arch!r}; GGUF files are read for {', '.join(supported)}"
@@ -110,22 +126,28 @@ def _find_family(path: Path, metadata: dict[str, Any]) -> ModuleType:
             f"{path} is a mixture of experts: "
             "its layers have no single MLP whose second weight could be edited"
         )
-    return families.find(arch)
+    return supported[arch]
 
 
 def _hf_values(
-    path: Path, family: ModuleType, metadata: dict[str, Any], names: frozenset[str]
+    path: Path, family: ModuleType, metadata: dict[str, Any], tensors: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Translate metadata, and what only the tensors' names tell, to an HF configuration."""
+    """Translate metadata, and what only tensors tell, to an HF configuration."""
     architecture = metadata["general.architecture"]
-    fields = metadata_fields(path, metadata)
+    # Some tensors are configuration: divisors of rotary frequencies.
+    factors = {
+        name.removesuffix(".weight"): _dequantise(path, tensors[name]).tolist()
+        for name in ("rope_factors_long.weight", "rope_factors_short.weight")
+        if name in tensors
+    }
+    fields = metadata_fields(path, metadata | factors)
     check_tokenizer(fields)
     values = family.from_gguf(fields)
     finish_architecture(fields, architecture)
     # The head is a tensor of its own where there is one, as in llama.cpp.
-    values["tie_word_embeddings"] = "output.weight" not in names
+    values["tie_word_embeddings"] = "output.weight" not in tensors
     if architecture == "llama":
-        values["attention_bias"] = "blk.0.attn_q.bias" in names
+        values["attention_bias"] = "blk.0.attn_q.bias" in tensors
     return values
 
 

@@ -88,7 +88,9 @@ def finish_architecture(fields: Fields, architecture: str) -> None:
     """
     fields.expect(f"{architecture}.attention.causal", True)
     fields.expect(f"{architecture}.use_parallel_residual", False)
-    fields.expect(f"{architecture}.rope.scaling.attn_factor", 1.0)
+    attn_factor = f"{architecture}.rope.scaling.attn_factor"
+    if attn_factor not in fields.seen:
+        fields.expect(attn_factor, 1.0)
     fields.expect(f"{architecture}.expert_count", 0)
     known = fields.seen | {f"{architecture}.{name}" for name in _INERT}
     unknown = [name for name in fields.values if name.startswith(f"{architecture}.")]

@@ -21,14 +21,14 @@ from jaxedit.mesh import constrain, shard_batch
 from jaxedit.models.attention import AttentionContext, KeysAndValues
 from jaxedit.models.decoder import (
     Block,
-    EmbedAndHead,
     MLPInputs,
     Offsets,
     definition,
     module_paths,
-    normalise,
 )
+from jaxedit.models.embed_and_head import EmbedAndHead
 from jaxedit.models.model import Model
+from jaxedit.models.norms import normalise, to_residual
 from jaxedit.models.ops import KEPT_PRODUCT, split_by_edits
 
 
@@ -110,13 +110,14 @@ def run_layer_at_positions(
 
     Returns:
       At these positions: the residual stream after the layer [Q, D], the MLP's key [Q, F] and its
-      value, the MLP's output [Q, D].
+      value [Q, D], the MLP's output before a post-norm.
     """
     block, config = block_at(model, layer), model.config
 
     # Attention in whole rows, since every position may be attended to.
     normed_BTD = normalise(config, block.attn, h_BTD)
-    attn_BTD, _ = block.attn(normed_BTD, attn_context, kv_of_layer(attn_context, layer))
+    attn_BTD, _ = block.attn(normed_BTD, attn_context, kv_of_layer(attn_context, layer), layer)
+    attn_BTD = to_residual(config, block.attn, attn_BTD)
 
     # From here on only the positions asked for. What the MLP's norm reads and whether there is one
     # is as drawn in `Block`.
@@ -127,7 +128,8 @@ def run_layer_at_positions(
     # The MLP as a key-value memory. It takes rows of positions: here each row is one position.
     key_Q1F = block.mlp.key(normed_QD[:, None], model.overlay, layer)
     value_QD = block.mlp.value(key_Q1F, model.overlay, layer)[:, 0]
-    return mid_QD + value_QD, key_Q1F[:, 0], value_QD
+    added_QD = to_residual(config, block.mlp, value_QD)
+    return mid_QD + added_QD, key_Q1F[:, 0], value_QD
 
 
 def run_layers(

@@ -151,19 +151,9 @@ def activation(name: str, x) -> jax.Array:
     return jax.nn.gelu(x, approximate=name == "gelu_tanh")
 
 
-def rms_norm(x, scale, offset: float, eps: float) -> jax.Array:
-    """Apply a root-mean-square norm over the last axis, times scale + offset."""
-    scale = jnp.asarray(scale).astype(jnp.float32)
-    if offset:
-        scale += offset
-    return x * lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + eps) * scale
-
-
-def layer_norm(x, scale, bias, eps: float) -> jax.Array:
-    """Apply a layer norm over the last axis."""
-    centred = x - jnp.mean(x, -1, keepdims=True)
-    normed = centred * lax.rsqrt(jnp.mean(centred**2, -1, keepdims=True) + eps)
-    return normed * jnp.asarray(scale).astype(jnp.float32) + jnp.asarray(bias).astype(jnp.float32)
+def softcap(x, cap: float | None) -> jax.Array:
+    """Keep numbers below a cap: c tanh(x / c); None: as they are."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def add_delta(

@@ -1,13 +1,12 @@
 """Rotary position embeddings (Su et al. 2021), in both layouts and with the families' scalings."""
 
 import dataclasses
-import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from jaxedit.models.fields import Fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +20,23 @@ class Rope:
       interleaved: whether neighbours are paired (GPT-J); otherwise entry i is paired with
         i + dims/2 (Llama, GPT-NeoX).
       factors: divisors of the pairs' frequencies, one for each pair.
+      attention_factor: times what is rotated of queries and keys (YaRN, LongRoPE).
+      longest: tokens of the longest text that these frequencies are for, where a longer one has
+        others; None: all texts have these.
     """
 
     theta: float
     dims: int
     interleaved: bool = False
     factors: tuple[float, ...] | None = None
+    attention_factor: float = 1.0
+    longest: int | None = None
+
+    @property
+    def frequency(self) -> np.ndarray:
+        """The radians a position of each pair, float32."""
+        inverse = inverse_frequencies(self.theta, self.dims) / np.asarray(self.factors or 1.0)
+        return inverse.astype(np.float32)
 
 
 def inverse_frequencies(theta: float, dims: int) -> np.ndarray:
@@ -34,62 +44,54 @@ def inverse_frequencies(theta: float, dims: int) -> np.ndarray:
     return theta ** (-np.arange(0, dims, 2, dtype=np.float64) / dims)
 
 
-# HF's types of `rope_scaling`, and what an entry of each holds besides the type.
-_SCALINGS = {
-    "default": set(),
-    "linear": {"factor"},
-    "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
-}
+class Rotation(NamedTuple):
+    """What one layer's rotary embedding does, possibly traced.
 
-
-def scaling_factors(theta: float, dims: int, scaling: dict) -> tuple[float, ...] | None:
-    """Return the frequencies' divisors of an HF `rope_scaling` (or `rope_parameters`) entry.
-
-    Raises:
-      ValueError: on a type other than "default", "linear" and "llama3", on an entry with more or
-        less than its type has, and on a number that is none or out of range.
+    Attributes:
+      frequency: radians a position of each pair; of layers without rotary positions 0.
+      factor: times what is rotated.
+      dims: entries of a head that are rotated.
+      interleaved: as in `Rope`.
     """
-    entry = Fields(scaling, "rotary scaling")
-    kind = entry.text("rope_type", None) or entry.text("type", None) or "default"
-    if kind not in _SCALINGS:
-        raise ValueError(
-            f"rotary scaling of type {kind!r} is not supported; supported: {', '.join(_SCALINGS)}"
-        )
-    held = {name for name, value in scaling.items() if value is not None} - {"rope_type", "type"}
-    if held != _SCALINGS[kind]:
-        expected = sorted(_SCALINGS[kind]) or "nothing else"
-        raise ValueError(f"rotary scaling of type {kind!r} has {expected}, got {sorted(held)}")
-    inverse = inverse_frequencies(theta, dims)
-    if kind == "default":
-        return None
-    if kind == "linear":
-        return (_factor(entry),) * len(inverse)
-    # llama3: long wavelengths are stretched by `factor`, short ones kept, those between blended.
-    turns = entry.count("original_max_position_embeddings") * inverse / (2 * math.pi)
-    low = entry.number("low_freq_factor")
-    high = entry.number("high_freq_factor", above=low)
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return tuple((1 / (kept + (1 - kept) / _factor(entry))).tolist())
+
+    frequency: Any
+    factor: Any
+    dims: int
+    interleaved: bool
 
 
-def _factor(entry: Fields) -> float:
-    """Take how many times as long a text may be; float32 frequencies hold up to 1e30 times."""
-    return entry.number("factor", most=1e30)
-
-
-def rotate(rope: Rope, x_BTNH: jax.Array, position_BT: jax.Array) -> jax.Array:
-    """Rotate the first `dims` (rounded up to even) entries of every head by its position's angles.
+def rotation_at(ropes: Sequence[Rope | None], layer) -> Rotation | None:
+    """Return what the rotary embedding of a layer does; None where no layer has one.
 
     Args:
-      rope: base, width and layout.
+      ropes: of each layer; they differ in frequencies and factors only.
+      layer: which, possibly traced.
+    """
+    distinct = dict.fromkeys(ropes)
+    some = next((rope for rope in distinct if rope is not None), None)
+    if some is None:
+        return None
+    if len(distinct) == 1:
+        return Rotation(some.frequency, some.attention_factor, some.dims, some.interleaved)
+    still = np.zeros_like(some.frequency)
+    frequency_L = [still if rope is None else rope.frequency for rope in ropes]
+    factor_L = [1.0 if rope is None else rope.attention_factor for rope in ropes]
+    tables = (jnp.asarray(np.asarray(each_L, np.float32)) for each_L in (frequency_L, factor_L))
+    return Rotation(*(table_L[layer] for table_L in tables), some.dims, some.interleaved)
+
+
+def rotate(rotation: Rotation, x_BTNH: jax.Array, position_BT: jax.Array) -> jax.Array:
+    """Rotate the first entries of every head by its position's angles.
+
+    Args:
+      rotation: of the layer.
       x_BTNH: queries or keys.
       position_BT: their positions.
     """
-    inverse = inverse_frequencies(rope.theta, rope.dims) / np.asarray(rope.factors or 1.0)
-    angle = position_BT[..., None, None].astype(jnp.float32) * inverse.astype(np.float32)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    rotated, rest = jnp.split(x_BTNH, [2 * len(inverse)], axis=-1)
-    if rope.interleaved:
+    angle = position_BT[..., None, None].astype(jnp.float32) * rotation.frequency
+    cos, sin = jnp.cos(angle) * rotation.factor, jnp.sin(angle) * rotation.factor
+    rotated, rest = jnp.split(x_BTNH, [rotation.dims + rotation.dims % 2], axis=-1)
+    if rotation.interleaved:
         a, b = rotated[..., 0::2], rotated[..., 1::2]
         pairs = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1)
         rotated = pairs.reshape(rotated.shape)

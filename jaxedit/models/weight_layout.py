@@ -1,7 +1,8 @@
 """Slices of parameters out of a checkpoint's tensors, by the einops patterns of a family's table.
 
 A table entry is (parameters, "axes of the tensor -> axes of the parameter"). One tensor may hold
-several parameters, along an axis `c`; `two` and `h` are the halves of a head.
+several parameters, along an axis `c`, or queries', keys' and values' heads one after the other
+along an axis `n`; `two` and `h` are the halves of a head.
 """
 
 import math
@@ -35,17 +36,26 @@ def read_parameter_slice(
     """
     tensor_side, parameter_side = entry[1].split(" -> ")
     sizes = axis_sizes(config, entry)
-    n_copies = config.kv_replication if "K" in sizes else 1
+    is_grouped = "n" in sizes  # queries' heads, then keys', then values'
+    has_copies = part > 0 if is_grouped else "K" in sizes
+    n_copies = config.kv_replication if has_copies else 1
 
     # What is wanted of each of the tensor's axes: everything, or the parameter's cut.
     wanted = {axis: cut.get(axis, (0, size)) for axis, size in sizes.items()}
     if "c" in sizes:
+        wanted["c"] = (part, part + 1)
+    if "c" in sizes and "N" in sizes:
         # Queries, keys and values in one tensor all have as many heads, and one letter for them.
-        wanted |= {"c": (part, part + 1), "N": cut.get("N") or cut["K"]}
+        wanted["N"] = cut.get("N") or cut["K"]
     if n_copies > 1:
         # The tensor's heads of which the cut holds copies; of the first and last maybe not all.
         first, end = cut["K"]
         wanted["K"] = (first // n_copies, ceil_div(end, n_copies))
+    if is_grouped:
+        # The heads of this part, behind those of the parts before.
+        first, end = wanted.get("K") or cut.get("N") or cut["K"]
+        n_before = sum(_fused_heads(config)[:part])
+        wanted["n"] = (n_before + first, n_before + end)
 
     # The smallest rectangle that holds it, taken apart into single axes and cut down to it.
     rectangles = [_rectangle(axes, sizes, wanted) for axes in _dimensions(tensor_side)]
@@ -60,7 +70,7 @@ def read_parameter_slice(
         return found
 
     # Each head as often as the mesh needs it; the cut may begin and end between a head's copies.
-    kv_axis = [group[0] for group in _dimensions(parameter_side)].index("K")
+    kv_axis = [group[0] for group in _dimensions(parameter_side)].index("n" if is_grouped else "K")
     offset = wanted["K"][0] * n_copies
     copies = range(cut["K"][0] - offset, cut["K"][1] - offset)
     return np.take(np.repeat(found, n_copies, kv_axis), copies, kv_axis)
@@ -77,7 +87,12 @@ def to_tensor(
       parameters: those of the line, in its order, one layer's each.
     """
     tensor_side, parameter_side = entry[1].split(" -> ")
-    whole = np.stack(parameters) if "c" in axis_sizes(config, entry) else parameters[0]
+    sizes, whole = axis_sizes(config, entry), parameters[0]
+    if "c" in sizes:
+        whole = np.stack(parameters)
+    if "n" in sizes:
+        heads_axis = [group[0] for group in _dimensions(parameter_side)].index("n")
+        whole = np.concatenate(parameters, heads_axis)
     return einops.rearrange(whole, f"{parameter_side} -> {tensor_side}")
 
 
@@ -128,11 +143,18 @@ def axis_sizes(config: DecoderConfig, entry: tuple[str, str]) -> dict[str, int]:
     sizes = config.sizes() | {
         "K": config.K // config.kv_replication,
         "c": len(parameters.split()),
+        "n": sum(_fused_heads(config)),
         "two": 2,
         "h": config.H // 2,
     }
     used = pattern.replace("(", " ").replace(")", " ").split()
     return {axis: size for axis, size in sizes.items() if axis in used}
+
+
+def _fused_heads(config: DecoderConfig) -> tuple[int, int, int]:
+    """Return the heads of queries, keys and values in a tensor that holds all of them."""
+    K = config.K // config.kv_replication
+    return config.N, K, K
 
 
 def _dimensions(side: str) -> list[list[str]]:

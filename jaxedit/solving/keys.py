@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxedit.mesh import replicate, shard_batch
-from jaxedit.models.decoder import AttentionContext
+from jaxedit.models.attention import AttentionContext
 from jaxedit.models.layers import (
     causal_attention,
     embed,
@@ -141,7 +141,8 @@ def read_positions(
     cache_by_row = jax.tree.map(lambda kv_LCKOH: kv_LCKOH[:, template_B], cache)
 
     mask_BTS = jnp.concatenate([shared_mask_BTO, own_mask_BTS], axis=-1)
-    attn_context = AttentionContext(position_BT, mask_BTS, cache_by_row)
+    position_BO = jnp.broadcast_to(jnp.arange(O), is_shared_BO.shape)
+    attn_context = AttentionContext(position_BT, mask_BTS, cache_by_row, position_BO)
     h_BTD = run_layers(model, embed(model, token_BT, position_BT), attn_context, 0, layer)
     at = (place_Q2[:, 0], place_Q2[:, 1])
     activations = run_layer_at_positions(model, h_BTD, attn_context, layer, at)

@@ -5,7 +5,8 @@ The values z are found once, for the residual stream after the last edited layer
 
     K     the keys of the requests at this layer, pooled over their context templates
     R     (z - what the bare prompts now hold after l_L) / divisor(layers still to write, this one
-          included)
+          included); behind a post-norm, what the MLP must put out more for that
+          (jaxedit.solving.post_norm)
     D     the solver's update for keys K and values R under this layer's M and g
           (jaxedit.solving.solve)
 
@@ -28,6 +29,7 @@ from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.norm_anchor import anchor_norm, find_values
 from jaxedit.solving.packed_prompts import PackedPrompts, pack_prompts
+from jaxedit.solving.post_norm import change_of_values
 from jaxedit.solving.regulariser import KeyRegulariser, shard_regulariser
 from jaxedit.solving.site import Site
 from jaxedit.solving.solve import add_past_keys, least_change
@@ -236,6 +238,9 @@ def update_layers(
         key_IF, _ = compute_keys(model, packed, layer)
         missing_ID = z_ID - compute_values(model, packed, z_layer, spec.site)
         residual_ID = missing_ID / spec.residual_divisor(len(layers) - n_written)
+        if spec.site == Site.RESIDUAL and not model.config.adds_as_is:
+            value_ID = compute_values(model, packed, layer, Site.MLP)
+            residual_ID = change_of_values(model, layer, value_ID, residual_ID)
         check_finite("keys", key_IF, layer)
         check_finite("residual to write", residual_ID, layer)
         # D

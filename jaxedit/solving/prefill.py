@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxedit.models.decoder import AttentionContext, normalise
+from jaxedit.models.attention import AttentionContext
 from jaxedit.models.layers import (
     block_at,
     causal_attention,
@@ -20,7 +20,9 @@ from jaxedit.models.layers import (
     run_layers_with_kv,
 )
 from jaxedit.models.model import Model
+from jaxedit.models.norms import normalise, to_residual
 from jaxedit.solving.prompt_batch import PaddedShape, PromptBatch
+from jaxedit.solving.site import Site
 
 
 class SubjectActivations(NamedTuple):
@@ -28,9 +30,9 @@ class SubjectActivations(NamedTuple):
 
     Attributes:
       key_BF: the MLP's key.
-      value_BD: the MLP's output, W k.
+      value_BD: the MLP's output, W k, before a post-norm.
       residual_BD: the residual stream after the layer.
-      attn_BD: the attention's output.
+      attn_BD: the attention's output, before a post-norm.
       after_attn_BD: the residual stream with the attention's output.
     """
 
@@ -73,13 +75,14 @@ def prefill(model: Model, batch: PromptBatch, layer: int, shape: PaddedShape) ->
     block = block_at(model, layer)
     h_BTD, inputs, _ = block(before_BTD, attn_context, None, model.overlay, layer)
     normed_BTD = normalise(model.config, block.attn, before_BTD)
-    attn_BTD, _ = block.attn(normed_BTD, attn_context, None)
+    attn_BTD, _ = block.attn(normed_BTD, attn_context, None, layer)
+    after_attn_BTD = before_BTD + to_residual(model.config, block.attn, attn_BTD)
 
     # Key, value and the other activations at the fact's tokens.
     fact_B11 = batch.fact_position_B[:, None, None]
     key_B1F, residual_B1D, attn_B1D, after_attn_B1D = (
         jnp.take_along_axis(array, fact_B11, axis=1)
-        for array in (inputs.key_BTF, h_BTD, attn_BTD, before_BTD + attn_BTD)
+        for array in (inputs.key_BTF, h_BTD, attn_BTD, after_attn_BTD)
     )
     value_B1D = block.mlp.value(key_B1F, model.overlay, layer)
     activations = (key_B1F, value_B1D, residual_B1D, attn_B1D, after_attn_B1D)
@@ -101,28 +104,48 @@ def prefill(model: Model, batch: PromptBatch, layer: int, shape: PaddedShape) ->
     h_BUD = jnp.take_along_axis(h_BTD, inside_BU1, axis=1)
     sees_suffix_BUS = causal_attention(position_BU).mask_BTS
     mask_BUS = jnp.concatenate([sees_prefix_BUO, sees_suffix_BUS], axis=-1)
-    return PrefillState(h_BUD, AttentionContext(position_BU, mask_BUS, cache), subject)
+    attn_context = AttentionContext(position_BU, mask_BUS, cache, position_BO)
+    return PrefillState(h_BUD, attn_context, subject)
 
 
-def attention_delta_effect(model: Model, layer: int, after_attn_BD, added_BD) -> jax.Array:
-    """Compute what a vector added to the attention's output adds to the layer's output.
+def change_of_output(
+    model: Model, layer: int, site: Site, subject: SubjectActivations, added_JBD
+) -> jax.Array:
+    """Compute what vectors added at the fact's tokens change of the layer's output [B, D].
 
-    In sequential blocks that is the vector itself and the change of the MLP's output, in parallel
-    ones the vector alone.
+    A vector for the residual stream is that change. One for the MLP's or the attention's output
+    reaches the residual stream as the module's output does: in most families as it is, else through
+    a post-norm (`jaxedit.models.norms`). In sequential blocks attention's passes through the
+    layer's MLP besides, in parallel ones not.
 
     Args:
       model: with the edits so far.
       layer: the edited one.
-      after_attn_BD: the residual stream with the attention's output, without the vector.
-      added_BD: the vector.
+      site: what the vectors are added to.
+      subject: what the layer holds without them.
+      added_JBD: the vectors.
     """
-    if model.config.parallel:
-        return added_BD
-    block = block_at(model, layer)
+    if site == Site.RESIDUAL:
+        return added_JBD[0]
+    config, block = model.config, block_at(model, layer)
 
-    def mlp(h_BD):
-        x_B1D = normalise(model.config, block.mlp, h_BD[:, None])
+    def change_of(module, out_BD, added_BD) -> jax.Array:
+        if not config.post_norm:
+            return added_BD * config.residual_scale
+        return to_residual(config, module, out_BD + added_BD) - to_residual(config, module, out_BD)
+
+    if site == Site.MLP:
+        return change_of(block.mlp, subject.value_BD, added_JBD[0])
+    of_attn_BD = change_of(block.attn, subject.attn_BD, added_JBD[1])
+    if config.parallel:
+        return of_attn_BD + change_of(block.mlp, subject.value_BD, added_JBD[0])
+
+    def mlp(h_BD, added_BD) -> jax.Array:
+        x_B1D = normalise(config, block.mlp, h_BD[:, None])
         key_B1F = block.mlp.key(x_B1D, model.overlay, layer)
-        return block.mlp.value(key_B1F, model.overlay, layer)[:, 0]
+        value_BD = block.mlp.value(key_B1F, model.overlay, layer)[:, 0]
+        return to_residual(config, block.mlp, value_BD + added_BD)
 
-    return added_BD + mlp(after_attn_BD + added_BD) - mlp(after_attn_BD)
+    after_attn_BD = subject.after_attn_BD
+    of_mlp_BD = mlp(after_attn_BD + of_attn_BD, added_JBD[0]) - mlp(after_attn_BD, 0.0)
+    return of_attn_BD + of_mlp_BD

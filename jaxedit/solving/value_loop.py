@@ -118,7 +118,9 @@ def optimise_batch(
     init_norm_JI = jnp.linalg.norm(jnp.stack(inits), axis=-1)
 
     # all updates, then one more pass for the terms of the vectors that are returned
-    loss = functools.partial(value_loss, model, batch, layer, prefilled, init_norm_JI, hyper)
+    loss = functools.partial(
+        value_loss, model, batch, layer, variant.site, prefilled, init_norm_JI, hyper
+    )
     adam = optax.adam(hyper["v_lr"])
 
     def is_unfinished(state: LoopState) -> jax.Array:

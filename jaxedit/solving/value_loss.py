@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxedit.mesh import constrain, platform
 from jaxedit.models.layers import embedding_and_head, run_layer_at_positions, run_layers
 from jaxedit.models.model import Model
-from jaxedit.solving.prefill import PrefillState, attention_delta_effect
+from jaxedit.solving.prefill import PrefillState, change_of_output
 from jaxedit.solving.prompt_batch import PromptBatch
+from jaxedit.solving.site import Site
 
 
 class LossTerms(NamedTuple):
@@ -39,6 +40,7 @@ def value_loss(
     model: Model,
     batch: PromptBatch,
     layer: int,
+    site: Site,
     prefilled: PrefillState,
     init_norm_JI,
     hyper: Mapping[str, jax.Array],
@@ -53,6 +55,7 @@ def value_loss(
       model: with the edits so far.
       batch: the rows.
       layer: the edited one.
+      site: what the vectors are added to.
       prefilled: the part of the pass that the vectors do not change.
       init_norm_JI: |init|.
       hyper: kl_factor and v_weight_decay.
@@ -63,7 +66,7 @@ def value_loss(
     """
     # target loss
     nll_I, is_missed_I, n_said_I, logp_IV = _score_targets(
-        model, batch, layer, prefilled, delta_JID
+        model, batch, layer, site, prefilled, delta_JID
     )
 
     # essence KL: p_0 is what the first pass finds, whose vectors are zero
@@ -80,21 +83,22 @@ def value_loss(
 
 
 def _score_targets(
-    model: Model, batch: PromptBatch, layer: int, prefilled: PrefillState, delta_JID
+    model: Model,
+    batch: PromptBatch,
+    layer: int,
+    site: Site,
+    prefilled: PrefillState,
+    delta_JID,
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Run the suffixes with the vectors added.
 
     Returns:
       nll_I, is_missed_I and n_said_I of `LossTerms`, and log p [I, V] behind the KL prompt.
     """
-    # The vectors at the fact's token, after the edited layer.
+    # The vectors at the fact's token, as they arrive after the edited layer.
     added_JBD = delta_JID[:, batch.request_B]
-    h_BUD = prefilled.h_BUD.at[:, 0].add(added_JBD[0])
-    if len(delta_JID) > 1:
-        after_attn_BD = prefilled.subject.after_attn_BD
-        h_BUD = h_BUD.at[:, 0].add(
-            attention_delta_effect(model, layer, after_attn_BD, added_JBD[1])
-        )
+    change_BD = change_of_output(model, layer, site, prefilled.subject, added_JBD)
+    h_BUD = prefilled.h_BUD.at[:, 0].add(change_BD)
 
     # The layers above, the last one's MLP only where the loss reads: the positions before target
     # tokens, then the KL prompts' fact tokens, which are at offset 0 of their rows.

@@ -59,8 +59,8 @@ EXPECTED = {
         K=1, H=256, activation="gelu_tanh", tied=True, embed_scale=2048**0.5, norm_offset=1.0
     ),
 }
-YARN = {"rope_type": "yarn", "factor": 4.0}
-DYNAMIC = {"type": "dynamic", "factor": 4.0}
+NTK = {"rope_type": "ntk", "factor": 4.0}
+OLD = {"type": "ntk-by-parts", "factor": 4.0}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4}
 PARTIAL = {"rope_type": "default", "partial_rotary_factor": 0.5}
 SLIDES = ["sliding_attention"] * 3
@@ -71,8 +71,8 @@ REFUSED = [
     ("gptj", dict(activation_function="gelu"), r"activation_function='gelu'.*'gelu_new'"),
     ("llama", dict(hidden_act="gelu"), r"hidden_act='gelu'.*'silu'"),
     ("llama", dict(mlp_bias=True), "mlp_bias=True"),
-    ("llama", dict(rope_parameters=YARN), r"'yarn' is not supported.*llama3"),
-    ("llama", dict(rope_parameters=None, rope_scaling=DYNAMIC), "'dynamic' is not supported"),
+    ("llama", dict(rope_parameters=NTK), r"'ntk' is not supported.*llama3"),
+    ("llama", dict(rope_parameters=None, rope_scaling=OLD), "'ntk-by-parts' is not supported"),
     ("llama", dict(rope_parameters=LINEAR), r"'linear' has \['factor'\], got \[\]"),
     ("llama", dict(rope_parameters=PARTIAL), "partial_rotary_factor"),
     ("llama", dict(model_type="retnet"), r"'retnet' is not supported; the families .*gpt2.*llama"),

@@ -4,7 +4,6 @@ Every family, every switch of a family, the golden models, and SmolLM2; stories2
 test_stories.
 """
 
-import dataclasses
 import json
 import struct
 
@@ -23,94 +22,11 @@ from reference.models import (
     padded,
     token_rows,
 )
+from reference.variants import VARIANTS
 
 import jaxedit
 from jaxedit.models import family as families
 from jaxedit.models.load import built_in_file
-
-# Switches are tried together where no other could hide their effect: each compilation costs a
-# second.
-LINEAR = {"rope_type": "linear", "factor": 3.0}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 40,
-}
-EPS_THETA = dict(rms_norm_eps=0.3, rope_theta=50.0)
-WIDE_WINDOW = dict(use_sliding_window=True, sliding_window=48)
-VARIANTS = {
-    "llama": {
-        "ungrouped, eps": dict(num_key_value_heads=4, rms_norm_eps=0.3),
-        "one key head, tied": dict(num_key_value_heads=1, tie_word_embeddings=True),
-        "biases, theta": dict(attention_bias=True, rope_theta=50.0),
-        "linear": dict(rope_scaling=LINEAR),
-        "llama3": dict(rope_scaling=LLAMA3, rope_theta=30.0),
-        "wide heads": dict(head_dim=14),
-    },
-    "gpt2": {
-        "n_inner, eps": dict(n_inner=40, layer_norm_epsilon=0.3),
-        "gelu_pytorch_tanh, wide heads": dict(activation_function="gelu_pytorch_tanh", n_head=2),
-    },
-    "gptj": {
-        "n_inner, eps, rotary_dim 2": dict(n_inner=40, layer_norm_epsilon=0.3, rotary_dim=2),
-        "whole heads rotated": dict(rotary_dim=8),
-    },
-    "gpt_neox": {
-        "one after the other, eps, theta": dict(
-            use_parallel_residual=False, layer_norm_eps=0.3, rotary_emb_base=50.0
-        ),
-        "half of a head, tied, linear": dict(
-            rotary_pct=0.5, tie_word_embeddings=True, rope_scaling=LINEAR
-        ),
-        "odd rotary width": dict(rotary_pct=0.4),
-        "whole heads rotated, no attention biases": dict(rotary_pct=1.0, attention_bias=False),
-        "gelu_fast": dict(hidden_act="gelu_fast"),
-    },
-    "phi": {
-        "grouped, eps, theta": dict(num_key_value_heads=2, layer_norm_eps=0.3, rope_theta=50.0),
-        "a quarter of a head, linear": dict(partial_rotary_factor=0.25, rope_scaling=LINEAR),
-    },
-    "qwen2": {
-        "ungrouped, eps, theta": dict(num_key_value_heads=4, **EPS_THETA),
-        "one key head, tied, window": dict(
-            num_key_value_heads=1, tie_word_embeddings=True, max_window_layers=0, **WIDE_WINDOW
-        ),
-        "window of no layer, linear": dict(
-            use_sliding_window=True, sliding_window=8, rope_scaling=LINEAR
-        ),
-        "window not in use": dict(sliding_window=8, max_window_layers=0),
-    },
-    "qwen3": {
-        "ungrouped, eps, theta, tied": dict(
-            num_key_value_heads=4, tie_word_embeddings=True, **EPS_THETA
-        ),
-        "biases, window in one layer": dict(
-            attention_bias=True, max_window_layers=2, **WIDE_WINDOW
-        ),
-    },
-    "mistral": {
-        "ungrouped, eps, theta, window": dict(
-            num_key_value_heads=4, sliding_window=48, **EPS_THETA
-        ),
-        "no window, wide heads, tied": dict(
-            sliding_window=None, head_dim=14, tie_word_embeddings=True
-        ),
-    },
-    "gemma": {
-        "one key head, eps, theta": dict(num_key_value_heads=1, **EPS_THETA),
-        "biases, untied, linear": dict(
-            attention_bias=True, tie_word_embeddings=False, rope_scaling=LINEAR
-        ),
-    },
-}
-# One layer's window is enough to bound a text.
-WINDOWS = {
-    "mistral": dict(sliding_window=24),
-    "qwen2": dict(use_sliding_window=True, sliding_window=24, max_window_layers=0),
-    "qwen3": dict(use_sliding_window=True, sliding_window=24, max_window_layers=2),
-}
 
 
 @pytest.mark.parametrize("family", families.family_names())
@@ -176,34 +92,6 @@ def test_rotary_positions_go_on_beyond_those_trained(tiny_checkpoint, caplog):
 def test_learned_positions_end(tiny_checkpoint):
     with pytest.raises(ValueError, match=r"65 tokens.*64 positions.*shorten"):
         jaxedit.logits(jaxedit.load(str(tiny_checkpoint("gpt2"))), token_rows(96, length=65))
-
-
-@pytest.mark.parametrize("family", WINDOWS)
-def test_a_window_hides_nothing_up_to_its_length(tiny_checkpoint, family):
-    directory = tiny_checkpoint(family, **WINDOWS[family])
-    model, theirs = jaxedit.load(str(directory)), hf_model(directory)
-    assert model.config.window == 24
-    rows = token_rows(model.config.V, length=25)
-    assert_same_logits(jaxedit.logits(model, rows[:, :24]), hf_logits(theirs, rows[:, :24]))
-    # One further, and the 25th token no longer sees the first.
-    config = dataclasses.replace(model.config, window=None)
-    without = jaxedit.logits(dataclasses.replace(model, config=config), rows)
-    difference = np.abs(np.asarray(without) - hf_logits(theirs, rows)).max(axis=(0, 2))
-    assert difference[:24].max() < 1e-4 < 1e-2 < difference[24]
-
-
-@pytest.mark.parametrize("family", WINDOWS)
-def test_what_is_longer_than_a_window_is_refused(tiny_checkpoint, family):
-    model = jaxedit.load(str(tiny_checkpoint(family, **WINDOWS[family])))
-    row = rf"a row of tokens has 25 tokens.*sliding window of 24 .*{family}.*shorten or split"
-    with pytest.raises(ValueError, match=row):
-        jaxedit.logits(model, token_rows(model.config.V, length=25))
-    text = r"text 0 .* has \d+ tokens, more than the sliding window of 24"
-    with pytest.raises(ValueError, match=text):
-        jaxedit.perplexity(model, ["The mother tongue of the author is French. " * 8])
-    prompt = r"a prompt with its continuation has \d+ tokens, more than the sliding window"
-    with pytest.raises(ValueError, match=prompt):
-        jaxedit.generate(model, ["The tongue"], max_new_tokens=24)
 
 
 def golden_families(root) -> list[str]:

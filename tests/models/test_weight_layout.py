@@ -28,10 +28,14 @@ def tables():
 
 def whole(config, entry, tensor):
     """Return all parameters of a tensor, by the layout alone."""
+    parts = config.N, config.K, config.K
     sizes = config.sizes() | {"c": len(entry[0].split()), "two": 2, "h": config.H // 2}
+    sizes["n"] = sum(parts)
     axes_there = entry[1].replace("(", " ").replace(")", " ").split()
     used = {axis: size for axis, size in sizes.items() if axis in axes_there}
     found = einops.rearrange(tensor, entry[1], **used)
+    if "n" in used:  # queries' heads, then keys', then values'
+        return np.split(found, np.cumsum(parts)[:2], axis=1)
     return list(found) if "c" in used else [found]
 
 
@@ -103,3 +107,19 @@ def test_slices_of_copied_heads_are_those_of_the_heads_repeated(llama, rows, hea
     found_DKH = read_parameter_slice(lambda spans: tensor[spans], copied, entry, 0, cut)
     expected_DKH = np.repeat(array_DKH, 2, axis=1)[slice(*rows), slice(*heads)]
     np.testing.assert_array_equal(found_DKH, expected_DKH)
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
+@pytest.mark.parametrize("heads", [(0, 1), (1, 3), (0, 4)])
+def test_slices_of_copied_heads_in_a_tensor_with_the_queries(part, heads):
+    family = families.find("phi3")
+    values = dict(family.TINY, num_attention_heads=8, num_key_value_heads=2)
+    plain = family.config(Fields(values))
+    copied = replicate_kv_heads_for(plain, 4)
+    entry = family.WEIGHTS["model.layers.{l}.self_attn.qkv_proj.weight"]
+    tensor = np.random.default_rng(0).standard_normal(tensor_shape(copied, entry))
+    array = whole(plain, entry, tensor)[part]
+    cut = {"D": (3, 9), "NKK"[part]: heads, "H": (0, copied.H)}
+    found = read_parameter_slice(lambda spans: tensor[spans], copied, entry, part, cut)
+    expected = array if part == 0 else np.repeat(array, 2, axis=1)
+    np.testing.assert_array_equal(found, expected[3:9, slice(*heads)])

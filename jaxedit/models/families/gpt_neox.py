@@ -5,8 +5,9 @@ norms.
 """
 
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.family import LAYERS_MOST, Weights, head_width, rotary
+from jaxedit.models.family import LAYERS_MOST, Weights, head_width
 from jaxedit.models.fields import Fields
+from jaxedit.models.rope_config import rotary
 
 PREFIX = "gpt_neox."
 
@@ -59,6 +60,7 @@ def config(fields: Fields) -> DecoderConfig:
     fields.expect("hidden_act", "gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh")
     exact = fields.text("hidden_act", "gelu") == "gelu"  # Pythia; GPT-NeoX-20B has gelu_fast
     bias = fields.flag("attention_bias", True)
+    P = fields.count("max_position_embeddings", 2048)
     # Sizes, then the switches that set the family apart.
     read = DecoderConfig(
         family="gpt_neox",
@@ -69,7 +71,7 @@ def config(fields: Fields) -> DecoderConfig:
         K=N,
         H=H,
         V=fields.count("vocab_size"),
-        P=fields.count("max_position_embeddings", 2048),
+        P=P,
         eps=fields.number("layer_norm_eps", 1e-5),
         activation="gelu" if exact else "gelu_tanh",
         norm="layer",
@@ -78,6 +80,7 @@ def config(fields: Fields) -> DecoderConfig:
         rope=rotary(
             fields,
             H,
+            P,
             thetas=("rotary_emb_base",),
             shares=("partial_rotary_factor", "rotary_pct"),
             share=0.25,

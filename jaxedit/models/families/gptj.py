@@ -4,9 +4,10 @@ Attention and MLP in parallel behind one norm, interleaved rotary positions.
 """
 
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.family import LAYERS_MOST, Weights, check_rotary, head_width
+from jaxedit.models.family import LAYERS_MOST, Weights, head_width
 from jaxedit.models.fields import Fields
 from jaxedit.models.rope import Rope
+from jaxedit.models.rope_config import check_rotary
 
 PREFIX = "transformer."
 

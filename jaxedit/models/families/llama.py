@@ -6,8 +6,9 @@ RMS norm, gated MLP, grouped keys and values, rotary positions.
 from typing import Any
 
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.family import LAYERS_MOST, Weights, head_width, rotary
+from jaxedit.models.family import LAYERS_MOST, Weights, head_width
 from jaxedit.models.fields import Fields
+from jaxedit.models.rope_config import rotary
 
 PREFIX = "model."
 
@@ -89,6 +90,7 @@ def llama_like_config(
     H: int | None = None,
     activation: str = "silu",
     tied: bool = False,
+    eps: float = 1e-6,
     **switches: Any,
 ) -> DecoderConfig:
     """Read what the configurations of Llama and its relatives have in common.
@@ -100,11 +102,14 @@ def llama_like_config(
       H: the width of a head; absent: the configuration's head_dim, or D / N.
       activation: of the gated MLP.
       tied: whether the head is the embedding where the configuration does not say.
-      switches: what sets the family apart.
+      eps: of the norms where the configuration does not say.
+      switches: what sets the family apart; `rope` where rotary positions are described otherwise.
     """
     D, N = fields.count("hidden_size"), fields.count("num_attention_heads")
     K = fields.count("num_key_value_heads", None) or N
     H = head_width(fields, D, N, K, H or fields.count("head_dim", None))
+    P = fields.count("max_position_embeddings", P)
+    rope = switches.pop("rope", None) or rotary(fields, H, P)
     return DecoderConfig(
         family=family,
         L=fields.count("num_hidden_layers", most=LAYERS_MOST),
@@ -114,60 +119,79 @@ def llama_like_config(
         K=K,
         H=H,
         V=fields.count("vocab_size"),
-        P=fields.count("max_position_embeddings", P),
-        eps=fields.number("rms_norm_eps", 1e-6),
+        P=P,
+        eps=fields.number("rms_norm_eps", eps),
         activation=activation,
-        rope=rotary(fields, H),
+        rope=rope,
         tied=fields.flag("tie_word_embeddings", tied),
         **switches,
     )
 
 
 def from_gguf(fields: Fields) -> dict:
-    """Translate llama.cpp's metadata to an HF configuration.
+    """Translate llama.cpp's metadata to an HF configuration, see `read_gguf`."""
+    return read_gguf(fields, "llama", "llama")
+
+
+def read_gguf(fields: Fields, architecture: str, model_type: str) -> dict:
+    """Translate the metadata that Llama and its relatives have in common to an HF configuration.
+
+    Args:
+      fields: the metadata.
+      architecture: what the keys begin with.
+      model_type: of the HF configuration.
 
     Raises:
-      ValueError: on a key that is missing or of another type, on heads of which only a part is
+      ValueError: on a key that is missing or of another type, and on heads of which only a part is
         rotated, or whose keys and values differ in width.
     """
-    D, N = fields.count("llama.embedding_length"), fields.count("llama.attention.head_count")
-    K = fields.count("llama.attention.head_count_kv", None) or N
+
+    def key(name: str) -> str:
+        return f"{architecture}.{name}"
+
+    D, N = fields.count(key("embedding_length")), fields.count(key("attention.head_count"))
+    K = fields.count(key("attention.head_count_kv"), None) or N
     # The decoder has one width for a head's queries, keys and values, and rotates the whole head.
-    H = head_width(fields, D, N, K, fields.count("llama.attention.key_length", None))
-    for name in ("llama.attention.value_length", "llama.rope.dimension_count"):
+    H = head_width(fields, D, N, K, fields.count(key("attention.key_length"), None))
+    for name in (key("attention.value_length"), key("rope.dimension_count")):
         if fields.count(name, H) != H:
             raise ValueError(
                 f"the GGUF file says {name}={fields.values[name]}; "
                 f"the decoder needs {H}, the width of a head's keys"
             )
     return {
-        "model_type": "llama",
+        "model_type": model_type,
         "hidden_size": D,
-        "intermediate_size": fields.count("llama.feed_forward_length"),
+        "intermediate_size": fields.count(key("feed_forward_length")),
         "num_attention_heads": N,
         "num_key_value_heads": K,
         "head_dim": H,
-        "num_hidden_layers": fields.count("llama.block_count"),
-        "max_position_embeddings": fields.count("llama.context_length"),
-        "rms_norm_eps": fields.number("llama.attention.layer_norm_rms_epsilon"),
-        "rope_theta": fields.number("llama.rope.freq_base", 10000.0),
-        "rope_scaling": _scaling_of_gguf(fields),
+        "num_hidden_layers": fields.count(key("block_count")),
+        "max_position_embeddings": fields.count(key("context_length")),
+        "rms_norm_eps": fields.number(key("attention.layer_norm_rms_epsilon")),
+        "rope_theta": fields.number(key("rope.freq_base"), 10000.0),
+        "rope_scaling": _scaling_of_gguf(fields, key("rope.")),
         "vocab_size": len(fields.sequence("tokenizer.ggml.tokens", str)),
     }
 
 
-def _scaling_of_gguf(fields: Fields) -> dict:
+def _scaling_of_gguf(fields: Fields, prefix: str) -> dict:
     """Read the rotary scaling as llama.cpp does.
 
     Without a type it is linear; a factor of 0 is none, and files from before there were types have
     it under another key (llama_model::load_hparams in src/llama-model.cpp).
     """
-    kind = fields.text("llama.rope.scaling.type", None)
+    kind = fields.text(f"{prefix}scaling.type", None)
     factors = [
-        fields.number(f"llama.rope.{name}", None, above=-1e-9)
+        fields.number(f"{prefix}{name}", None, above=-1e-9)
         for name in ("scaling.factor", "scale_linear")
     ]
     factor = next((factor for factor in factors if factor is not None), None)
     if kind == "none" or (kind is None and not factor):
         return {"rope_type": "default"}
+    if kind == "yarn":
+        raise ValueError(
+            f"the GGUF file says {prefix}scaling.type='yarn', which is read of Hugging Face "
+            "checkpoints only"
+        )
     return {"rope_type": kind or "linear", "factor": factor}

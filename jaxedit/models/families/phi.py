@@ -4,8 +4,9 @@ Attention and MLP in parallel behind one norm, heads rotated in part, biases eve
 """
 
 from jaxedit.models.config import DecoderConfig
-from jaxedit.models.family import LAYERS_MOST, Weights, head_width, rotary
+from jaxedit.models.family import LAYERS_MOST, Weights, head_width
 from jaxedit.models.fields import Fields
+from jaxedit.models.rope_config import rotary
 
 PREFIX = "model."
 
@@ -48,7 +49,7 @@ def config(fields: Fields) -> DecoderConfig:
     """Read a PhiConfig."""
     D, N = fields.count("hidden_size"), fields.count("num_attention_heads")
     K = fields.count("num_key_value_heads", None) or N
-    H = head_width(fields, D, N, K)
+    H, P = head_width(fields, D, N, K), fields.count("max_position_embeddings", 2048)
     # Only what the decoder computes is accepted.
     fields.expect("hidden_act", "gelu_new", "gelu_pytorch_tanh")
     fields.expect("qk_layernorm", False)
@@ -63,14 +64,14 @@ def config(fields: Fields) -> DecoderConfig:
         K=K,
         H=H,
         V=fields.count("vocab_size"),
-        P=fields.count("max_position_embeddings", 2048),
+        P=P,
         eps=fields.number("layer_norm_eps", 1e-5),
         activation="gelu_tanh",
         norm="layer",
         gated=False,
         parallel=True,
         shared_norm=True,
-        rope=rotary(fields, H, shares=("partial_rotary_factor",), share=0.5),
+        rope=rotary(fields, H, P, shares=("partial_rotary_factor",), share=0.5),
         qkv_bias=True,
         out_bias=True,
         mlp_bias=True,

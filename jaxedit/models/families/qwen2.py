@@ -7,12 +7,22 @@ from typing import Any
 
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.families import llama
-from jaxedit.models.family import LAYERS_MOST, window
+from jaxedit.models.family import LAYERS_MOST, Weights, read_windows, window_width
 from jaxedit.models.fields import Fields
 
 PREFIX = llama.PREFIX
 
 WEIGHTS = llama.WEIGHTS
+
+# llama.cpp stores their rotary pairs as halves, as HF does.
+_HALVES = {
+    f"blk.{{l}}.attn_{part}.{kind}": llama.WEIGHTS[
+        f"model.layers.{{l}}.self_attn.{part}_proj.{kind}"
+    ]
+    for part in "qk"
+    for kind in ("weight", "bias")
+}
+GGUF: Weights = {**llama.GGUF, **_HALVES}
 
 TINY = {**llama.TINY, "model_type": "qwen2"}
 
@@ -41,5 +51,11 @@ def qwen_like_config(
     fields.expect("use_mrope", False)
     first = fields.count("max_window_layers", 28, least=0)
     layers = range(first, fields.count("num_hidden_layers", most=LAYERS_MOST))
-    slides = window(fields, layers=layers, active=fields.flag("use_sliding_window", False))
-    return llama.llama_like_config(fields, family, P=32768, H=H, window=slides, **switches)
+    width, in_use = window_width(fields), fields.flag("use_sliding_window", False)
+    windows = read_windows(fields, layers, width if in_use else None)
+    return llama.llama_like_config(fields, family, P=32768, H=H, **windows, **switches)
+
+
+def from_gguf(fields: Fields) -> dict:
+    """Translate llama.cpp's metadata to an HF configuration."""
+    return llama.read_gguf(fields, "qwen2", "qwen2")

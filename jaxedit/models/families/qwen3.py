@@ -16,6 +16,12 @@ WEIGHTS: Weights = {
     "model.layers.{l}.self_attn.k_norm.weight": ("attn/k_norm_scale", "H -> H"),
 }
 
+GGUF: Weights = {
+    **qwen2.GGUF,
+    "blk.{l}.attn_q_norm.weight": ("attn/q_norm_scale", "H -> H"),
+    "blk.{l}.attn_k_norm.weight": ("attn/k_norm_scale", "H -> H"),
+}
+
 TINY = {**llama.TINY, "model_type": "qwen3", "head_dim": 12}
 
 
@@ -27,3 +33,8 @@ def config(fields: Fields) -> DecoderConfig:
     )
     fields.finish()
     return read
+
+
+def from_gguf(fields: Fields) -> dict:
+    """Translate llama.cpp's metadata to an HF configuration."""
+    return llama.read_gguf(fields, "qwen3", "qwen3")
