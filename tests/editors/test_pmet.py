@@ -16,7 +16,9 @@ from reference.rome import inputs_and_outputs
 import jaxedit
 from jaxedit.editors import pmet
 from jaxedit.models import family as families
-from jaxedit.solving.prefill import attention_delta_effect, prefill
+from jaxedit.models.layers import block_at
+from jaxedit.models.norms import to_residual
+from jaxedit.solving.prefill import change_of_output, prefill
 from jaxedit.solving.prompt_batch import common_shape, to_batch
 from jaxedit.solving.prompts import tokenise_request
 from jaxedit.solving.site import Site
@@ -177,12 +179,22 @@ def test_attention_and_mlp_make_up_the_block(tiny_checkpoint, family):
     shape = common_shape(tokenised)
     batch = jax.tree.map(np.asarray, to_batch(tokenised, shape, 1))
     subject = jax.jit(prefill, static_argnums=(2, 3))(model, batch, 1, shape).subject
+    mlp = block_at(model, 1).mlp
+    of_mlp_BD = to_residual(model.config, mlp, subject.value_BD)
     np.testing.assert_allclose(
-        subject.after_attn_BD + subject.value_BD, subject.residual_BD, rtol=1e-5, atol=1e-5
+        subject.after_attn_BD + of_mlp_BD, subject.residual_BD, rtol=1e-5, atol=1e-5
     )
     rng = np.random.default_rng(0)
     added_BD = rng.standard_normal(subject.attn_BD.shape).astype(np.float32)
-    effect_BD = attention_delta_effect(model, 1, subject.after_attn_BD, added_BD)
-    back_BD = attention_delta_effect(model, 1, subject.after_attn_BD + added_BD, -added_BD)
-    np.testing.assert_allclose(effect_BD, -back_BD, rtol=1e-4, atol=1e-4)
+    added_JBD = np.stack([np.zeros_like(added_BD), added_BD])
+
+    def change(subject, added_JBD):
+        return change_of_output(model, 1, Site.MLP_WITH_ATTENTION, subject, added_JBD)
+
+    effect_BD = change(subject, added_JBD)
+    attn = block_at(model, 1).attn
+    moved_BD = to_residual(model.config, attn, subject.attn_BD + added_BD)
+    moved_BD += subject.after_attn_BD - to_residual(model.config, attn, subject.attn_BD)
+    there = subject._replace(attn_BD=subject.attn_BD + added_BD, after_attn_BD=moved_BD)
+    np.testing.assert_allclose(effect_BD, -change(there, -added_JBD), rtol=1e-4, atol=1e-4)
     assert np.array_equal(effect_BD, added_BD) == model.config.parallel

@@ -72,7 +72,7 @@ def rome(
     u_F = u_F / u_F.norm()
 
     # v = (v* - W k) / (k . u), with the bare prompt's key and value in ROME as released
-    wanted_D, (nll, kl, decay, n_steps) = _target(
+    wanted_D, (nll, kl, decay, n_steps) = find_target(
         hf_model, tokenizer_backend, mlp, request, in_templates, hyper, at
     )
     if not prefixed:
@@ -102,7 +102,7 @@ def inputs_and_outputs(
     return inputs[rows, positions], outputs[rows, positions]
 
 
-def _target(hf_model, tokenizer, mlp: str, request, in_templates: list[str], hyper: dict, at):
+def find_target(hf_model, tokenizer, mlp: str, request, in_templates: list[str], hyper: dict, at):
     """Find v* = target_init + delta; return (nll, kl, decay, number of passes) of the last pass."""
     # All but the last target token behind each prompt; labels at the positions before the target's.
     target = token_ids(tokenizer, " " + request.target_new)
