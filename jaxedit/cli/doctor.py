@@ -64,7 +64,7 @@ def check_installation() -> tuple[dict[str, Any], dict[str, str]]:
     except Exception as error:  # whatever a broken driver raises
         problems[f"jax finds no device: {first_line(error)}"] = "JAX_PLATFORMS=cpu runs on the CPU"
 
-    # Memory, and the built-in model.
+    # Memory, and the built-in models.
     page_gb = os.sysconf("SC_PAGE_SIZE") / 1e9
     total_gb = os.sysconf("SC_PHYS_PAGES") * page_gb
     found["memory"] = f"{total_gb:.1f} GB, {os.cpu_count()} cores"
@@ -73,12 +73,14 @@ def check_installation() -> tuple[dict[str, Any], dict[str, str]]:
     if total_gb < NEEDED_GB:
         remedy = f"{NEEDED_GB:.0f} GB are needed; --config.dtype=bfloat16 halves the model"
         problems[f"{total_gb:.1f} GB of memory"] = remedy
-    try:
-        from jaxedit.models.load import built_in_file
+    from jaxedit.models.built_in import BUILT_IN, DEFAULT, built_in_file
 
-        path = built_in_file()
-        found["smollm2-135m"] = f"{path.name}, {path.stat().st_size / 1e6:.0f} MB"
-    except ValueError as error:
-        what, _, remedy = str(error).partition("; ")
-        problems[what] = remedy
+    for name in BUILT_IN:
+        try:
+            path = built_in_file(name)
+            found[name] = f"{path.name}, {path.stat().st_size / 1e6:.0f} MB"
+        except ValueError as error:
+            if name == DEFAULT:  # others are there for who asked for them
+                what, _, remedy = str(error).partition("; ")
+                problems[what] = remedy
     return found, problems

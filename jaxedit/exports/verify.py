@@ -26,8 +26,9 @@ from jaxedit.exports.torch_model import (
     torch_perplexity,
 )
 from jaxedit.metrics.perplexity import perplexity
+from jaxedit.models.built_in import BUILT_IN
 from jaxedit.models.layers import logits
-from jaxedit.models.load import BUILT_IN, load
+from jaxedit.models.load import load
 from jaxedit.models.model import Model
 from jaxedit.study.edited import EditedModel, open_edit, open_run
 
@@ -130,7 +131,7 @@ def _make_again(record: ExportRecord, base: str | None) -> EditedModel | None:
     if path is None or not path.exists():
         return None
     # Dequantised weights are others than those of the HF base that an adapter is put on.
-    is_gguf = record.base == BUILT_IN or record.base.endswith(".gguf")
+    is_gguf = record.base in BUILT_IN or record.base.endswith(".gguf")
     if is_gguf and record.format != "hf":
         return None
     if path.is_file():
@@ -166,7 +167,7 @@ def _prompt_rows(model: Model, record: ExportRecord) -> tuple[np.ndarray, np.nda
     """
     asked = [request.prompt_text for request in record.requests[:MOST_PROMPTS]]
     asked += [*record.texts[:MOST_SENTENCES], *SENTENCES]
-    most = min(MOST_TOKENS, model.config.P, model.config.window or MOST_TOKENS)
+    most = min(MOST_TOKENS, model.config.P)
     lists = [model.tokenizer.encode(text, bos=record.add_bos)[:most] for text in asked]
     lengths = np.array([len(tokens) for tokens in lists])
     rows_BT = np.zeros((len(lists), lengths.max()), np.int64)

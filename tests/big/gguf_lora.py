@@ -54,8 +54,8 @@ from jaxedit import Dense, LowRank
 from jaxedit.edits.apply import without_edits
 from jaxedit.edits.edit import make_edit
 from jaxedit.exports.export import export
+from jaxedit.models.built_in import built_in_file
 from jaxedit.models.generate import continue_tokens
-from jaxedit.models.load import built_in_file
 from jaxedit.study.config import default_config
 from jaxedit.study.edited import EditedModel, open_run
 from jaxedit.study.loop import run_study

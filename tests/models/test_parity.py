@@ -26,7 +26,7 @@ from reference.variants import VARIANTS
 
 import jaxedit
 from jaxedit.models import family as families
-from jaxedit.models.load import built_in_file
+from jaxedit.models.built_in import built_in_file
 
 
 @pytest.mark.parametrize("family", families.family_names())
