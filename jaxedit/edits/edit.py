@@ -159,8 +159,11 @@ def make_edit(
       model: whose weights are changed.
       deltas: at most one for each weight and layer.
       memory: see `Edit`.
+
+    Raises:
+      ValueError: as `Model.tensor_layout`.
     """
-    layout = {delta.weight: model.metadata.tensor_names[delta.weight] for delta in deltas}
+    layout = {delta.weight: model.tensor_layout(delta.weight) for delta in deltas}
     return Edit(
         tuple(map(_on_host, deltas)), dict(memory or {}), layout, base=model.rounded_fingerprint
     )

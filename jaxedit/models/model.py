@@ -95,6 +95,23 @@ class Model:
         is_anchored = any(edit.anchor for edit in self.metadata.history)
         return (with_bos(self) if is_anchored else self).metadata.tokenizer
 
+    def tensor_layout(self, weight: str) -> tuple[str, str]:
+        """Return a weight's HF tensor name with {l}, and its layout.
+
+        Args:
+          weight: e.g. "mlp/w_down".
+
+        Raises:
+          ValueError: where HF's tensor holds other weights as well, so that a change of this one
+            has no name.
+        """
+        if weight not in self.metadata.tensor_names:
+            raise ValueError(
+                f"checkpoints of the {self.config.family} family hold {weight} in one tensor with "
+                f"other weights, which is not edited; edit mlp/w_down"
+            )
+        return self.metadata.tensor_names[weight]
+
     @property
     def dtype(self) -> jnp.dtype:
         """The stored weights' dtype."""

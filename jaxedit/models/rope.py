@@ -77,7 +77,8 @@ def rotation_at(ropes: Sequence[Rope | None], layer) -> Rotation | None:
     frequency_L = [still if rope is None else rope.frequency for rope in ropes]
     factor_L = [1.0 if rope is None else rope.attention_factor for rope in ropes]
     tables = (jnp.asarray(np.asarray(each_L, np.float32)) for each_L in (frequency_L, factor_L))
-    return Rotation(*(table_L[layer] for table_L in tables), some.dims, some.interleaved)
+    frequency, factor = (table_L[layer] for table_L in tables)
+    return Rotation(frequency, factor, some.dims, some.interleaved)
 
 
 def rotate(rotation: Rotation, x_BTNH: jax.Array, position_BT: jax.Array) -> jax.Array:

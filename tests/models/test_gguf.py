@@ -147,7 +147,7 @@ def test_another_architecture_is_refused(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "mamba")
     writer.add_tensor("x", np.ones(4, np.float32))
     finish(writer)
-    message = r"architecture 'mamba'; GGUF files are read for gpt2, llama"
+    message = r"architecture 'mamba'; GGUF files are read for gemma3, gpt2, llama"
     with pytest.raises(ValueError, match=message):
         jaxedit.load(str(tmp_path / "m.gguf"))
 
@@ -161,7 +161,7 @@ CHANGES = {
             (ADD, "rope_scaling_type", gguf.RopeScalingType.YARN),
             (ADD, "rope_scaling_factor", 4.0),
         ],
-        "'yarn' is not supported",
+        "scaling.type='yarn', which is read of Hugging Face checkpoints only",
     ),
     "linear without a factor": (
         [(ADD, "rope_scaling_type", gguf.RopeScalingType.LINEAR)],

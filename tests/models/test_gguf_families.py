@@ -135,6 +135,12 @@ def test_yarn_in_a_gguf_file_is_refused(tiny_checkpoint, tmp_path):
 
 
 @pytest.fixture(scope="module")
+def gemma3():
+    """Load Gemma 3 270M out of the packages of its parts."""
+    return jaxedit.load("gemma3-270m")
+
+
+@pytest.fixture(scope="module")
 def theirs():
     """Load Gemma 3 270M and its tokenizer by transformers' own reader of GGUF files."""
     path = built_in_file("gemma3-270m")

@@ -7,15 +7,15 @@ import pytest
 import torch
 from reference.distance import relative
 
+from jaxedit.models.norms import layer_norm, rms_norm
 from jaxedit.models.ops import (
     Overlay,
     PerRowEdits,
     activation,
     add_delta,
-    layer_norm,
     linear,
     product_in_parts,
-    rms_norm,
+    softcap,
 )
 
 WEIGHT = "mlp/w_down"
@@ -24,6 +24,12 @@ B, T, F, D, R = 2, 3, 5, 4, 2
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_a_soft_cap_bounds_what_is_large_and_leaves_what_is_small():
+    x = np.array([-100.0, -0.01, 0.0, 3.0, 40.0], np.float32)
+    np.testing.assert_allclose(softcap(x, 5.0), 5 * np.tanh(x / 5), rtol=1e-6)
+    assert softcap(x, None) is x
 
 
 @pytest.mark.parametrize(
