@@ -86,7 +86,8 @@ def measure_surrogate(
         # What was evaluated before is read; else the model at the level is found and evaluated.
         row = next((row for row in done if row["level"] == level), None)
         if row is None:
-            texts = texts or prepare(model, read_texts(journal.run["config"]["texts"]))
+            config = journal.run["config"]
+            texts = texts or prepare(model, read_texts(config["texts"]), config["eval"]["bos"])
             if level is None:
                 score = check_baseline(model, perplexity(model, texts), texts)
                 edited, scaled = model, Scaled(0, 0.0, score.mean, score.pooled)

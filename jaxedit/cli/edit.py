@@ -61,7 +61,7 @@ def main() -> None:
     from jaxedit.edits.request import Request, with_leading_space
     from jaxedit.metrics.baseline import check_baseline
     from jaxedit.metrics.facts import evaluate_facts
-    from jaxedit.metrics.perplexity import perplexity
+    from jaxedit.metrics.perplexity import perplexity, scores_with_bos
     from jaxedit.models.generate import continue_texts
     from jaxedit.stats.second_moments import Stats
     from jaxedit.study.config import editor_from
@@ -80,12 +80,13 @@ def main() -> None:
     stats = Stats.load(Path(FLAGS.stats)) if FLAGS.stats else None
 
     # The unedited model works, or nothing can be said of the edit.
-    scores = [check_baseline(model, perplexity(model, texts), texts)]
+    bos = scores_with_bos(model)
+    scores = [check_baseline(model, perplexity(model, texts, bos), texts)]
 
     # The edit, and both models on the request and the texts.
     edit, _, info = editor.edit(model, [request], editor.init(model, stats))
     edited = apply(model, edit)
-    scores.append(perplexity(edited, texts))
+    scores.append(perplexity(edited, texts, bos))
     result: dict[str, Any] = {
         "request": request.summary,
         "method": FLAGS.method,

@@ -16,7 +16,7 @@ from jaxedit.metrics.baseline import check_baseline
 from jaxedit.metrics.divergence import kl_divergence
 from jaxedit.metrics.downstream import evaluate_tasks
 from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
-from jaxedit.metrics.perplexity import Perplexity, perplexity, prepare
+from jaxedit.metrics.perplexity import Perplexity, perplexity, prepare, scores_with_bos
 from jaxedit.metrics.perturbation import read_key_probe, relative_perturbation
 from jaxedit.models.model import Model
 from jaxedit.models.score import PrefilledTexts
@@ -94,9 +94,10 @@ def check_adapter(
       ValueError: as the metrics; or where the model's own perplexity is not finite.
     """
     # The layers below all changes are run once, for both models and all of these three metrics.
-    prepared = prepare(model, texts, start_layer=_lowest_layer(imported))
+    bos = scores_with_bos(model)
+    prepared = prepare(model, texts, bos, start_layer=_lowest_layer(imported))
     before = check_baseline(model, perplexity(model, prepared), texts)
-    after = perplexity(imported.model, texts if imported.added_to_base else prepared)
+    after = perplexity(imported.model, texts if imported.added_to_base else prepared, bos)
     kl_nats = kl_divergence(imported.model, model, prepared)
     perturbation = _perturbation(model, imported, prepared)
 

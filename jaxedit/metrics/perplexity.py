@@ -134,6 +134,15 @@ def perplexity(model: Model, texts: list[str] | PrefilledTexts, bos: bool = Fals
     return _summed(token_losses(model, texts).nll_nats)
 
 
+def scores_with_bos(model: Model) -> bool:
+    """Return whether studies of a model put a begin-of-text token in front of each text.
+
+    They do where the model's tokenizer always adds one: it was trained behind it, and Gemma 3 says
+    nothing sensible without it.
+    """
+    return model.metadata.tokenizer.add_bos
+
+
 def perplexity_each(model: Model, texts: PrefilledTexts, edits: list[Edit]) -> list[Perplexity]:
     """Compute the perplexities of a model with each of several low-rank edits by itself.
 

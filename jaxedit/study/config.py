@@ -26,6 +26,7 @@ from jaxedit.study.config_file import call_get_config, run_config_file
 from jaxedit.study.renamed import new_name
 
 EVALUATION = dict(
+    bos=None,  # a begin-of-text token before each text; None: as the tokenizer says
     perplexity_every=1,
     kl_every=0,
     fluency_every=0,
@@ -33,7 +34,7 @@ EVALUATION = dict(
     prompts=(),
     reference_texts="",
 )
-START = dict(run="", run_steps=(), after_step=placeholder(int), edit="")
+START = dict(run="", run_steps=(), after_step=None, edit="")
 GUARD = dict(max_ppl_ratio=2.0, action="rollback", max_relative_perturbation=0.1)
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list in []"}
@@ -53,7 +54,7 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     # The model and its devices.
     config.model = "smollm2-135m"  # a name, an HF directory or hub id, a .gguf file
     # Edits that it has from the start: those of a study's folder (as `--run`), or of a file.
-    config.start = ConfigDict(START)
+    config.start = ConfigDict(START | dict(after_step=placeholder(int)))
     config.dtype = placeholder(str)  # of the stored weights: float32, bfloat16 on accelerators
     config.mesh = ""  # e.g. "data:4,model:2"; empty: all devices on data
     # Facts, texts and second moments.
@@ -72,7 +73,7 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     # write them by "c-rome"
     # What is measured after every k edits: the perplexity (also after the last), and the others
     # (0: never).
-    config.eval = ConfigDict(EVALUATION)
+    config.eval = ConfigDict(EVALUATION | dict(bos=placeholder(bool)))
     config.guard = ConfigDict(GUARD)
     config.editor = editor_config(method, **hyper)
     return config

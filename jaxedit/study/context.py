@@ -16,7 +16,7 @@ from jaxedit.editors import Editor
 from jaxedit.edits.request import Request
 from jaxedit.mesh import replicate
 from jaxedit.metrics.consistency import ReferenceTexts, read_references
-from jaxedit.metrics.perplexity import prepare
+from jaxedit.metrics.perplexity import prepare, scores_with_bos
 from jaxedit.metrics.perturbation import KeyProbe, read_key_probe
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.models.score import PrefilledTexts
@@ -139,7 +139,9 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     edited_layers = sorted({layer for layers in slots.values() for layer in layers})
     tables = model.overlay.slot.values()
     lowest = min(layer for slot_L in tables for layer, slot in enumerate(slot_L) if slot >= 0)
-    texts = prepare(model, inputs.texts, start_layer=lowest)
+    if values["eval"]["bos"] is None:
+        values["eval"] = values["eval"] | {"bos": scores_with_bos(model)}
+    texts = prepare(model, inputs.texts, values["eval"]["bos"], start_layer=lowest)
     key_probe = read_key_probe(model, texts, tuple(edited_layers), slots)
 
     single = values["mode"] == "single"

@@ -4,16 +4,18 @@ The rest is the KL to the unedited model, fluency, consistency, and continuation
 prompts.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 
+from jaxedit.datasets import read_texts
 from jaxedit.edits.request import Request
 from jaxedit.metrics.consistency import consistency
 from jaxedit.metrics.divergence import kl_divergence
 from jaxedit.metrics.fluency import fluency, generate_texts
-from jaxedit.metrics.perplexity import Perplexity
+from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.models.generate import continue_texts
 from jaxedit.models.model import Model
 from jaxedit.study.context import StudyContext
@@ -73,6 +75,16 @@ def _measure_fluency(context: StudyContext, edited: Model, batch: list[Request])
     ]
     known = [score for score in scores if score is not None]
     return fields | {"reference_score": float(np.mean(known)) if known else None}
+
+
+def log_without_bos(context: StudyContext) -> None:
+    """Log the unedited perplexity as the paper measures it, beside a study that does otherwise."""
+    texts = read_texts(context.run["config"]["texts"])
+    logging.getLogger("jaxedit").info(
+        "texts are scored behind a begin-of-text token (eval.bos); without it, as in the paper, "
+        "the unedited perplexity is %s",
+        f"{perplexity(context.unedited, texts).mean:,.1f}",
+    )
 
 
 def perplexity_record(edited: Perplexity, base: Perplexity) -> PerplexityRecord:

@@ -21,7 +21,7 @@ from jaxedit.metrics.perplexity import perplexity
 from jaxedit.metrics.retention import evaluate_retention
 from jaxedit.study.chain import CHANGING
 from jaxedit.study.context import StudyContext, build_context
-from jaxedit.study.evaluation import baseline_record
+from jaxedit.study.evaluation import baseline_record, log_without_bos
 from jaxedit.study.guard import ends_study
 from jaxedit.study.journal import Journal, check_workdir, open_journal, read_journal
 from jaxedit.study.record import StepRecord
@@ -83,6 +83,8 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
         record = baseline_record(context, base)
         journal.append(record, {"nll_nats": base.nll_nats, "n_tokens": base.n_tokens}, {})
         on_step(record, total)
+        if context.run["config"]["eval"]["bos"]:
+            log_without_bos(context)
 
     # The steps that are left; single edits are made and measured a batch at a time.
     n_done = max(len(journal.steps) - 1, 0)

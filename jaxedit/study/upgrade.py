@@ -52,7 +52,7 @@ def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
     schema = run.get("schema", 0)
     if "config" not in run:
         return dict(run)
-    config = _with_finite_guard(_with_new_hyper(run["config"]))
+    config = _with_bos(_with_finite_guard(_with_new_hyper(run["config"])))
     # What a study of this schema wrote says with which versions.
     if schema == SCHEMA and "versions" not in run:
         return {**run, "config": config}
@@ -60,7 +60,7 @@ def upgrade_run(run: Mapping[str, Any]) -> dict[str, Any]:
         return {**run, "schema": SCHEMA, "config": _with_new_keys(config)}
     upgraded = {name: config.pop(name) for name in ("guard", "editor") if name in config}
     upgraded = {name: dict(values) for name, values in upgraded.items()}
-    evaluation = dict(EVALUATION)
+    evaluation = EVALUATION | {"bos": False}
     for key, value in config.items():
         new, value = upgrade_key(key, value)
         if new.startswith("eval."):
@@ -86,6 +86,14 @@ def _with_finite_guard(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(guard, Mapping) or guard.get("max_ppl_ratio") != "inf":
         return dict(config)
     return {**config, "guard": {**guard, "max_ppl_ratio": NO_LIMIT}}
+
+
+def _with_bos(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Say of a study that knew no `eval.bos` that it scored texts without a begin-of-text token."""
+    evaluation = config.get("eval")
+    if not isinstance(evaluation, Mapping):
+        return dict(config)
+    return {**config, "eval": {"bos": False, **evaluation}}
 
 
 def _with_new_keys(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def check_types(values: Mapping[str, Any]) -> None:
                 continue
             limit = f"{prefix}{key}" == "guard.max_relative_perturbation" and value is None
             accepted = {int: int, float: (int, float), tuple: (tuple, list)}.get(kind, kind)
-            is_of_kind = isinstance(value, accepted) and not isinstance(value, bool)
+            is_of_kind = isinstance(value, accepted) and isinstance(value, bool) == (kind is bool)
             if not limit and not is_of_kind:
                 expected = KINDS.get(kind, "a text")
                 raise ValueError(f"{prefix}{key}={value!r}: expected {expected}")

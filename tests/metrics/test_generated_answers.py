@@ -1,7 +1,6 @@
 """lm-eval's requests on special tokens, windows and long contexts: as its own HFLM in torch."""
 
 import json
-import shutil
 
 import pytest
 import transformers

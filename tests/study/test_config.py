@@ -41,6 +41,7 @@ def test_defaults():
         "screening": "",
         "mode": "sequential",
         "eval": {
+            "bos": None,
             "perplexity_every": 1,
             "kl_every": 0,
             "fluency_every": 0,
@@ -56,6 +57,13 @@ def test_defaults():
     assert editor == {key: value for key, value in expected.items() if key != "layer"}
     assert editor["v_lr"] == 0.5  # the published value
     assert plain_config(config) == config.to_dict()
+
+
+def test_no_configuration_changes_another():
+    config = default_config()
+    config.dtype, config.eval.bos, config.start.after_step = "float32", True, 3
+    other = default_config()
+    assert (other.dtype, other.eval.bos, other.start.after_step) == (None, None, None)
 
 
 @pytest.mark.parametrize("method", method_names())
