@@ -70,7 +70,8 @@ def get_config(entry="gpt2-xl"):
     config = read_config(published, f"{method}/{model}/{SOURCES[model]}")
     if method == "mend":
         config.update(editor=dict(network=f"runs/mend-{model}/network.safetensors"))
-    config.eval.bos = False  # as in the paper, also where the tokenizer adds a token
+    # as in the paper, also where the tokenizer adds a token
+    config.update(eval=dict(bos=False))
     config.mode = "sequential" if facts else "single"
     if facts:
         config.facts = f"runs/{facts}.json"

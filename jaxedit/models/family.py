@@ -155,14 +155,21 @@ def reject_moe(values: dict[str, Any]) -> None:
         )
 
 
-def reject_custom_code(values: dict[str, Any], name: str) -> None:
+def reject_custom_code(
+    values: dict[str, Any], name: str, own: Collection[str] = frozenset()
+) -> None:
     """Raise a ValueError where a file names Python code of its own; none is run here.
 
     Args:
       values: what the file holds.
       name: the file's, for the message.
+      own: names of code that is what transformers and the decoder compute, and may be left aside.
     """
     code = values.get("auto_map")
+    if isinstance(code, dict) and all(
+        isinstance(each, str) and each in own for each in code.values()
+    ):
+        return
     if code:
         raise ValueError(
             f"{name} has auto_map={shorten_json(code)}: Python code that came with the checkpoint, "
@@ -202,9 +209,11 @@ def read_config(values: dict[str, Any], source: object) -> DecoderConfig:
       ValueError: where the decoder cannot compute the model, or the configuration is not one.
     """
     try:
-        reject_custom_code(values, "it")
+        kind = values.get("model_type", "(none)")
+        own = getattr(find(kind), "OWN_CODE", ()) if kind in family_names() else ()
+        reject_custom_code(values, "it", own)
         reject_moe(values)
         reject_linear_attention(values)
-        return find(values.get("model_type", "(none)")).config(Fields(values))
+        return find(kind).config(Fields(values))
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error

@@ -139,8 +139,8 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     edited_layers = sorted({layer for layers in slots.values() for layer in layers})
     tables = model.overlay.slot.values()
     lowest = min(layer for slot_L in tables for layer, slot in enumerate(slot_L) if slot >= 0)
-    if values["eval"]["bos"] is None:
-        values["eval"] = values["eval"] | {"bos": scores_with_bos(model)}
+    bos = values["eval"]["bos"]
+    values["eval"]["bos"] = scores_with_bos(model) if bos is None else bos
     texts = prepare(model, inputs.texts, values["eval"]["bos"], start_layer=lowest)
     key_probe = read_key_probe(model, texts, tuple(edited_layers), slots)
 

@@ -1,6 +1,7 @@
 """HF configurations: published ones are read, and those the decoder cannot compute are refused."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -58,6 +59,63 @@ EXPECTED = {
     "gemma-2b": dict(
         K=1, H=256, activation="gelu_tanh", tied=True, embed_scale=2048**0.5, norm_offset=1.0
     ),
+    "gemma-2-2b": dict(
+        D=2304,
+        H=256,
+        post_norm=True,
+        attn_softcap=50.0,
+        logit_softcap=30.0,
+        attn_scale=1 / 16,
+        window=4096,
+        window_layers=tuple(range(0, 26, 2)),
+        tied=True,
+    ),
+    "gemma-3-270m": dict(
+        D=640,
+        F=2048,
+        N=4,
+        K=1,
+        H=256,
+        qk_norm=True,
+        post_norm=True,
+        attn_softcap=None,
+        rope=Rope(1e6, 256),
+        window_rope=Rope(1e4, 256),
+        window=512,
+        window_layers=tuple(l for l in range(18) if l % 6 != 5),
+    ),
+    "gemma-3-1b": dict(
+        D=1152,
+        L=26,
+        rope=Rope(1e6, 256),
+        window_rope=Rope(1e4, 256),
+        window=512,
+        window_layers=tuple(l for l in range(26) if l % 6 != 5),
+    ),
+    "phi-4": dict(N=40, K=10, H=128, rope=Rope(250000.0, 128), window=None, tied=False),
+    "phi-4-mini": dict(
+        N=24,
+        K=8,
+        H=128,
+        window=262144,
+        tied=True,
+        rope=Rope(
+            1e4,
+            96,
+            factors=(1.0,) * 48,
+            longest=4096,
+            attention_factor=(1 + math.log(32) / math.log(4096)) ** 0.5,
+        ),
+    ),
+    "olmo-2-7b": dict(
+        pre_norm=False, post_norm=True, qk_norm_all_heads=True, rope=Rope(5e5, 128), eps=1e-6
+    ),
+    "smollm3-3b": dict(
+        K=4, unrotated_layers=tuple(range(3, 36, 4)), rope=Rope(5e6, 128), window=None, tied=True
+    ),
+    "granite-3-2b": dict(
+        embed_scale=12.0, attn_scale=1 / 64, residual_scale=0.22, logit_scale=1 / 8, tied=True
+    ),
 }
 NTK = {"rope_type": "ntk", "factor": 4.0}
 OLD = {"type": "ntk-by-parts", "factor": 4.0}
@@ -76,6 +134,20 @@ REFUSED = [
     ("llama", dict(rope_parameters=LINEAR), r"'linear' has \['factor'\], got \[\]"),
     ("llama", dict(rope_parameters=PARTIAL), "partial_rotary_factor"),
     ("llama", dict(model_type="retnet"), r"'retnet' is not supported; the families .*gpt2.*llama"),
+    ("qwen3", dict(model_type="qwen3_5"), "'qwen3_5' has layers of linear attention"),
+    (
+        "qwen3",
+        dict(model_type="qwen3_next"),
+        "linear attention .* Choose a model whose every layer",
+    ),
+    ("phi3", dict(auto_map={"AutoConfig": "other.Config"}), r"auto_map=.*never run here"),
+    ("smollm3", dict(no_rope_layers=[1, 0]), "no_rope_layers=.* of 2 numbers for 3 layers"),
+    ("gemma2", dict(layer_types=["full_attention"]), "1 layer_types for 3 layers"),
+    ("gemma3_text", dict(final_logit_softcapping=30.0), "final_logit_softcapping=30"),
+    ("gemma3_text", dict(rope_parameters={"other": {}}), r"rope_parameters has \['other'\]"),
+    ("phi3", dict(mlp_bias=True), "mlp_bias=True"),
+    ("olmo2", dict(hidden_act="gelu"), "hidden_act='gelu'"),
+    ("granite", dict(residual_multiplier=0.0), "residual_multiplier=0.0"),
     ("llama", dict(num_key_value_heads=4), r"k_proj.weight'.* has shape \(16, 32\).*'K': 4"),
     ("llama", dict(num_hidden_layers=2), r"not know: \['model.layers.2.*configuration's 2"),
     ("llama", dict(num_hidden_layers=4), "lacks 9 tensors.*model.layers.3"),

@@ -67,9 +67,10 @@ def test_the_edit_command_scores_behind_the_token_too(path, tmp_path):
     given |= {"prompt": "{} lives in", "subject": "BP", "target": "French"}
     given["layer"], hyper = 1, {"v_num_grad_steps": 3, "mom2_adjustment": False}
     arguments = [f"--{name}={value}" for name, value in given.items()]
-    arguments += [f"--set=editor.{name}={value}" for name, value in hyper.items()]
+    arguments += [f"--set=editor.{name}={str(value).lower()}" for name, value in hyper.items()]
     command = [sys.executable, "-m", "jaxedit", "edit", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
     found = json.loads(done.stdout)
     expected = perplexity(jaxedit.load(path), TEXTS, bos=True).mean
     assert found["unedited"]["perplexity"] == pytest.approx(expected, rel=1e-6)

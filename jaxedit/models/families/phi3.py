@@ -36,6 +36,13 @@ GGUF: Weights = {
     if not any(part in name for part in ("_q.", "_k.", "_v.", "ffn_up", "ffn_gate", ".bias"))
 }
 
+# Code beside the first checkpoints, from before transformers had it.
+OWN_CODE = {
+    "configuration_phi3.Phi3Config",
+    "modeling_phi3.Phi3ForCausalLM",
+    "Xenova/gpt-4o",  # a tokenizer's, which the checkpoint has itself
+}
+
 TINY = {**llama.TINY, "model_type": "phi3", "pad_token_id": 0}
 
 
@@ -58,6 +65,7 @@ def config(fields: Fields) -> DecoderConfig:
     fields.finish(
         embd_pdrop="training only",
         resid_pdrop="training only",
+        auto_map="OWN_CODE",
         interpolate_factor="how training went, not what is computed",
     )
     return read
