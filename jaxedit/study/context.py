@@ -139,9 +139,8 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     edited_layers = sorted({layer for layers in slots.values() for layer in layers})
     tables = model.overlay.slot.values()
     lowest = min(layer for slot_L in tables for layer, slot in enumerate(slot_L) if slot >= 0)
-    bos = values["eval"]["bos"]
-    values["eval"]["bos"] = scores_with_bos(model) if bos is None else bos
-    texts = prepare(model, inputs.texts, values["eval"]["bos"], start_layer=lowest)
+    bos = values["eval"]["bos"] = _scores_with_bos(values["eval"], model)
+    texts = prepare(model, inputs.texts, bos, start_layer=lowest)
     key_probe = read_key_probe(model, texts, tuple(edited_layers), slots)
 
     single = values["mode"] == "single"
@@ -187,6 +186,12 @@ def _evaluation(values: Mapping[str, Any], single: bool) -> Evaluation:
         prompts=tuple(values["prompts"]),
         reference_texts=read_references(source) if source else None,
     )
+
+
+def _scores_with_bos(evaluation: Mapping[str, Any], model: Model) -> bool:
+    """Return whether texts are scored behind a begin-of-text token: as asked, else as usual."""
+    asked = evaluation["bos"]
+    return scores_with_bos(model) if asked is None else asked
 
 
 def _last_template(templates: Any) -> str | None:

@@ -17,6 +17,7 @@ MESHES = {  # each mesh and each family; all pairs agree as closely
     "gptj": ("data:8,model:1",),
     "llama": ("data:2,model:4",),  # data:1,model:8 as two processes
     "odd": ("data:2,model:4",),
+    "gemma3_text": ("data:2,model:4",),
 }
 ODD = dict(
     hidden_size=36,
@@ -27,6 +28,10 @@ ODD = dict(
     vocab_size=801,
     max_position_embeddings=256,
 )
+# Norms after attention and MLP, two kinds of layers, windows shorter than the texts.
+POST_NORM = {**ODD, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 1}
+POST_NORM |= dict(head_dim=12, sliding_window=24, layer_types=None, sliding_window_pattern=3)
+TINY = {"odd": ("llama", ODD), "gemma3_text": ("gemma3_text", POST_NORM)}
 CASES_AND_TOKENIZER = (
     "cases.json",
     "tokenizer.json",
@@ -39,15 +44,16 @@ CASES_AND_TOKENIZER = (
 def directory(shared, tiny_checkpoint, tmp_path_factory):
     """Make a function: family -> a model's directory with its cases.
 
-    "odd" is a Llama whose widths no mesh divides.
+    "odd" is a Llama whose widths no mesh divides; it and Gemma 3 are random ones.
     """
 
     def find(family: str) -> Path:
         golden = shared / "golden"
-        if family != "odd":
+        if family not in TINY:
             return golden / family
+        name, attributes = TINY[family]
         copy = shutil.copytree(
-            tiny_checkpoint("llama", **ODD), tmp_path_factory.mktemp("odd"), dirs_exist_ok=True
+            tiny_checkpoint(name, **attributes), tmp_path_factory.mktemp(name), dirs_exist_ok=True
         )
         for name in CASES_AND_TOKENIZER:
             shutil.copy(golden / "llama" / name, copy)
