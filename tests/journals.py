@@ -15,7 +15,7 @@ CONFIG = {
     "model": "tiny$x_{$",
     "mode": "sequential",
     "n_facts": 0,
-    "eval": {"prompts": []},
+    "eval": {"bos": False, "prompts": []},
     "editor": {"method": "c-rome", "layer": 3},
 }
 PHASES = ("edit", "apply", "facts", "generate", "perplexity")

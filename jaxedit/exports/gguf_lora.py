@@ -26,13 +26,19 @@ FILE = "adapter.gguf"
 # Family -> llama.cpp's architecture. It has a name for gptj too, but does not convert or run it.
 ARCHITECTURES = {
     "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "granite": "granite",
     "gpt2": "gpt2",
     "gpt_neox": "gptneox",
     "llama": "llama",
     "mistral": "llama",
+    "olmo2": "olmo2",
     "phi": "phi2",
+    "phi3": "phi3",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "smollm3": "smollm3",
 }
 
 

@@ -123,7 +123,13 @@ def test_a_file_says_what_llama_cpp_asks_of_an_adapter(golden, tmp_path, family,
 
 @pytest.mark.parametrize(
     ("family", "architecture"),
-    [("mistral", "llama"), ("phi", "phi2"), ("gemma", "gemma"), ("qwen3", "qwen3")],
+    [
+        ("mistral", "llama"),
+        ("phi", "phi2"),
+        ("gemma3_text", "gemma3"),
+        *((name, name) for name in ("gemma", "gemma2", "qwen3", "phi3", "olmo2", "smollm3")),
+        ("granite", "granite"),
+    ],
 )
 def test_families_have_llama_cpps_names(tiny_checkpoint, tmp_path, family, architecture):
     model = jaxedit.load(str(tiny_checkpoint(family)))
