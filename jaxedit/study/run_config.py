@@ -42,7 +42,7 @@ def replay_config(
     config = read_run_config(journal)
     if model is not None and model != config.model:
         config.model = model
-        config.eval.bos = None  # as the other model's tokenizer says
+        config.update(eval=dict(bos=None))  # as the other model's tokenizer says
         editor: Any = config.editor
         layers = layer_field(editor.method)
         editor[layers] = editor_config(editor.method)[layers]
