@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxedit.models.hf_directory import open_directory
+from jaxedit.models.hub import split_revision
 from jaxedit.models.load import resolve_path
 from jaxedit.models.orbax import is_converted
 from jaxedit.study.edited import EditedModel
@@ -38,19 +39,20 @@ def find_base(edited: EditedModel, base: str | None) -> HFBase:
     path = resolve_path(edited.source)
     gguf = path if path.suffix == ".gguf" else None
     if base is not None:
-        is_directory = Path(base).expanduser().is_dir()
-        if is_directory:
+        if Path(base).expanduser().is_dir():
             _check_sizes(edited, base)
-        elif base.count("/") != 1 or base.startswith((".", "~", "/")):
+            return HFBase(str(Path(base).expanduser().resolve()), None, False, gguf)
+        hub_id, revision = split_revision(base)
+        if hub_id.count("/") != 1 or base.startswith((".", "~", "/")):
             raise ValueError(f"--base={base} is neither a directory here nor a hub id (owner/name)")
-        name = str(Path(base).expanduser().resolve()) if is_directory else base
-        return HFBase(name, None, not is_directory, gguf)
+        return HFBase(hub_id, revision or None, True, gguf)
     if gguf is not None or is_converted(path):
         return HFBase(None, None, False, gguf)
     if Path(edited.source).expanduser().is_dir():
         return HFBase(str(path.resolve()), None, False, None)
-    revision = path.name if path.parent.name == "snapshots" else None
-    return HFBase(edited.source, revision, True, None)
+    hub_id, revision = split_revision(edited.source)
+    commit = path.name if path.parent.name == "snapshots" else None
+    return HFBase(hub_id, commit or revision or None, True, None)
 
 
 def require_base(edited: EditedModel, base: str | None, format: str) -> HFBase:

@@ -174,5 +174,6 @@ def _no_safetensors(directory: Path) -> str:
     return (
         f"{message}. Of weights only safetensors are read, and fetched from the hub: where a model "
         "is there as pytorch_model.bin alone, load it with transformers and write it with "
-        f"{remedy}, or take a revision that has safetensors"
+        f"{remedy}, or take a revision that has safetensors, such as a pull request's: "
+        "owner/name@refs/pr/N"
     )

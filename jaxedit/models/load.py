@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxedit.mesh import make_mesh
-from jaxedit.messages import first_line
 from jaxedit.models.built_in import BUILT_IN, built_in_file
 from jaxedit.models.checkpoint import load_parameters, log_summary
 from jaxedit.models.checkpoint_checks import check_tensors
@@ -17,6 +16,7 @@ from jaxedit.models.config import replicate_kv_heads_for
 from jaxedit.models.conversion_record import check_same_model
 from jaxedit.models.gguf import open_gguf
 from jaxedit.models.hf_directory import open_directory
+from jaxedit.models.hub import download_model, split_revision
 from jaxedit.models.model import Model, ModelMetadata
 from jaxedit.models.ops import Overlay
 from jaxedit.models.orbax import is_converted, read_orbax
@@ -36,7 +36,8 @@ def load(
 
     Args:
       name_or_path: "smollm2-135m" or "gemma3-270m" (`jaxedit.models.built_in`), an HF directory, a
-        folder of `jaxedit convert`, a .gguf file, or a hub id.
+        folder of `jaxedit convert`, a .gguf file, or a hub id, with a revision behind an @:
+        "EleutherAI/gpt-j-6b@refs/pr/6".
       mesh: a Mesh or its text form, e.g. "data:4,model:2"; absent: all devices on `data`.
       dtype: of the stored weights; absent: float32 on a CPU, bfloat16 on accelerators.
       add_bos: whether edits and generation put a begin-of-text token in front; absent: as the
@@ -112,23 +113,10 @@ def resolve_path(name_or_path: str | os.PathLike[str]) -> Path:
             f"{path} is a file, but not a .gguf one; give an HF directory, a .gguf file or a hub id"
         )
     looks_like_path = path.suffix == ".gguf" or path.is_absolute() or name_or_path.startswith(".")
-    if looks_like_path or name_or_path.count("/") > 1:
+    hub_id, revision = split_revision(name_or_path)
+    if looks_like_path or hub_id.count("/") > 1:
         raise ValueError(
-            f"{path} does not exist; "
-            f"give {_NAMES}, an HF directory, a .gguf file or a hub id (owner/name)"
+            f"{path} does not exist; give {_NAMES}, an HF directory, a .gguf file or a hub id "
+            "(owner/name, owner/name@REVISION)"
         )
-    return _download(name_or_path)
-
-
-def _download(hub_id: str) -> Path:
-    import huggingface_hub
-
-    wanted = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt"]
-    try:
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=wanted))
-    except Exception as error:
-        reason = first_line(error)
-        raise ValueError(
-            f"{hub_id!r} is not a file or directory here, and could not be had from the hub "
-            f"({type(error).__name__}: {reason}). Offline, give a directory or {_NAMES}"
-        ) from error
+    return download_model(hub_id, revision)

@@ -32,13 +32,14 @@ def test_another_models_folder_is_no_base(edited, shared, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_hub_base_is_named_with_its_revision(edited, tmp_path, monkeypatch):
+@pytest.mark.parametrize("source", ["owner/name", "owner/name@refs/pr/6"])
+def test_a_hub_base_is_named_with_its_revision(edited, tmp_path, monkeypatch, source):
     """The folder of a download is .../snapshots/COMMIT."""
     commit = "5f91d94bd9cd7190a9f3216ff93cd1dd95f2c7be"
     monkeypatch.setattr(
         "jaxedit.exports.hf_base.resolve_path", lambda name: tmp_path / "snapshots" / commit
     )
-    named = edited._replace(source="owner/name")
+    named = edited._replace(source=source)
     base = find_base(named, None)
     assert (base.name, base.revision, base.is_on_hub) == ("owner/name", commit, True)
     done = export(named, tmp_path / "edited")
@@ -47,6 +48,8 @@ def test_a_hub_base_is_named_with_its_revision(edited, tmp_path, monkeypatch):
     card = (done.folder / "README.md").read_text()
     assert f"from_pretrained('owner/name', revision='{commit}')" in card
     assert "base_model: owner/name\n" in card
+    other = find_base(named, "someone/other@v1.0")
+    assert (other.name, other.revision, other.is_on_hub) == ("someone/other", "v1.0", True)
 
 
 @pytest.fixture

@@ -7,13 +7,16 @@ import re
 import subprocess
 import sys
 
+import httpx
 import huggingface_hub
 import pytest
+from huggingface_hub import errors
 from reference.checkpoints import assert_same_arrays, edit_json
 
 import jaxedit
 from jaxedit.models import built_in
 
+REQUEST = httpx.Request("GET", "https://hub/someone/tiny")
 FIND_AND_REPORT = """
 import sys
 from jaxedit.models.built_in import built_in_file
@@ -34,16 +37,53 @@ def test_a_hub_id_without_network_says_what_to_do_in_one_line(monkeypatch):
 
 
 def test_a_hub_id_is_downloaded_once_and_opened(monkeypatch, tiny_checkpoint):
-    patterns = {}
+    asked = {}
 
-    def download(name, allow_patterns):
-        patterns[name] = allow_patterns
+    def download(name, **arguments):
+        asked[name] = arguments
         return str(tiny_checkpoint("gpt2"))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert_same_arrays(jaxedit.load("someone/tiny"), jaxedit.load(str(tiny_checkpoint("gpt2"))))
-    wanted = {"*.json", "*.safetensors", "tokenizer.model", "merges.txt"}
-    assert wanted <= set(patterns["someone/tiny"])
+    patterns = asked["someone/tiny"]
+    names = ["model-00001-of-00002.safetensors", "config.json", "tokenizer.model", "README.md"]
+    names += ["consolidated.safetensors", "consolidated.00.pth", "onnx/model.safetensors"]
+    fetched = huggingface_hub.utils.filter_repo_objects(names, **patterns)
+    assert list(fetched) == names[:3]
+
+
+@pytest.mark.parametrize("revision", ["refs/pr/6", "v1.0", "8f2c0d7"])
+def test_a_revision_stands_behind_an_at(monkeypatch, tiny_checkpoint, revision):
+    asked = []
+
+    def download(name, revision=None, **arguments):
+        asked.append((name, revision))
+        return str(tiny_checkpoint("gpt2"))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    jaxedit.load(f"someone/tiny@{revision}")
+    assert asked == [("someone/tiny", revision)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (
+            errors.GatedRepoError,
+            "is gated: accept its terms on its page on the hub, then log in by",
+        ),
+        (errors.RevisionNotFoundError, "has no revision 'other'; give a branch, a tag, a commit"),
+        (errors.RepositoryNotFoundError, "the hub has no model 'someone/tiny'; check the name, or"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_with_what_to_do(monkeypatch, kind, message):
+    def refuse(name, **arguments):
+        raise kind("401 Client Error", response=httpx.Response(401, request=REQUEST))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(ValueError, match=message) as caught:
+        jaxedit.load("someone/tiny@other")
+    assert "\n" not in str(caught.value)
 
 
 def test_the_built_in_file_is_found_without_importing_its_package(tmp_path):

@@ -1,0 +1,59 @@
+"""Models from the Hugging Face hub: a branch, tag, commit or pull request of a repository."""
+
+from pathlib import Path
+
+from jaxedit.messages import first_line
+from jaxedit.models.built_in import BUILT_IN
+
+WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt"]
+# Mistral's repositories hold their weights a second time, and some have other models in folders.
+UNWANTED = ["consolidated*", "*/*"]
+
+
+def split_revision(name: str) -> tuple[str, str]:
+    """Split "owner/name@REVISION" into hub id and revision, which is empty where there is none."""
+    hub_id, _, revision = name.partition("@")
+    return hub_id, revision
+
+
+def download_model(hub_id: str, revision: str = "") -> Path:
+    """Fetch a model's files, once; return their folder.
+
+    Args:
+      hub_id: owner/name.
+      revision: a branch, a tag, a commit, or "refs/pr/N" for pull request N; empty: the default.
+
+    Raises:
+      ValueError: where it cannot be had; the message says why, and what to do.
+    """
+    import huggingface_hub
+
+    asked = {"revision": revision} if revision else {}
+    try:
+        folder = huggingface_hub.snapshot_download(
+            hub_id, allow_patterns=WANTED, ignore_patterns=UNWANTED, **asked
+        )
+    except Exception as error:
+        raise ValueError(_not_had(hub_id, revision, error)) from error
+    return Path(folder)
+
+
+def _not_had(hub_id: str, revision: str, error: Exception) -> str:
+    """Say why a model cannot be had, and what to do."""
+    from huggingface_hub import errors
+
+    login = "log in by `hf auth login`, or set HF_TOKEN"
+    if isinstance(error, errors.GatedRepoError):  # a kind of RepositoryNotFoundError
+        return f"{hub_id} is gated: accept its terms on its page on the hub, then {login}"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return (
+            f"{hub_id} has no revision {revision!r}; give a branch, a tag, a commit, or refs/pr/N "
+            "for pull request N"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"the hub has no model {hub_id!r}; check the name, or if it is private, {login}"
+    offline = " or ".join(map(repr, BUILT_IN))
+    return (
+        f"{hub_id!r} is not a file or directory here, and could not be had from the hub "
+        f"({type(error).__name__}: {first_line(error)}). Offline, give a directory or {offline}"
+    )
