@@ -28,10 +28,12 @@ def download_model(hub_id: str, revision: str = "") -> Path:
     """
     import huggingface_hub
 
-    asked = {"revision": revision} if revision else {}
     try:
         folder = huggingface_hub.snapshot_download(
-            hub_id, allow_patterns=WANTED, ignore_patterns=UNWANTED, **asked
+            hub_id,
+            revision=revision or None,
+            allow_patterns=WANTED,
+            ignore_patterns=UNWANTED,
         )
     except Exception as error:
         raise ValueError(_not_had(hub_id, revision, error)) from error

@@ -46,6 +46,7 @@ def test_a_hub_id_is_downloaded_once_and_opened(monkeypatch, tiny_checkpoint):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert_same_arrays(jaxedit.load("someone/tiny"), jaxedit.load(str(tiny_checkpoint("gpt2"))))
     patterns = asked["someone/tiny"]
+    assert patterns.pop("revision") is None
     names = ["model-00001-of-00002.safetensors", "config.json", "tokenizer.model", "README.md"]
     names += ["consolidated.safetensors", "consolidated.00.pth", "onnx/model.safetensors"]
     fetched = huggingface_hub.utils.filter_repo_objects(names, **patterns)
