@@ -6,8 +6,9 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
-import httpx
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
@@ -16,7 +17,8 @@ from reference.checkpoints import assert_same_arrays, edit_json
 import jaxedit
 from jaxedit.models import built_in
 
-REQUEST = httpx.Request("GET", "https://hub/someone/tiny")
+# As much of an answer of the hub as its errors look at.
+ANSWER: Any = SimpleNamespace(status_code=401, headers={}, request=None)
 FIND_AND_REPORT = """
 import sys
 from jaxedit.models.built_in import built_in_file
@@ -79,7 +81,7 @@ def test_a_revision_stands_behind_an_at(monkeypatch, tiny_checkpoint, revision):
 )
 def test_what_the_hub_refuses_is_said_with_what_to_do(monkeypatch, kind, message):
     def refuse(name, **arguments):
-        raise kind("401 Client Error", response=httpx.Response(401, request=REQUEST))
+        raise kind("401 Client Error", response=ANSWER)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(ValueError, match=message) as caught:
