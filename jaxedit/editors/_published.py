@@ -295,6 +295,6 @@ def published_hyper(method: str, model: Model) -> dict[str, Any]:
             f"no layer is published for {method} on {model.metadata.source} ({config.family}, "
             f"{config.L} layers of width {config.D}); give --layer "
             "(of `jaxedit stats` --layers, in Python layer= or layers=). "
-            "configs/single_edits.py measures what edits at a layer do to a model"
+            "`jaxedit layers` finds one"
         )
     return find_published(f"{method}/{name}").hyper
