@@ -61,7 +61,6 @@ def gemma_like_config(fields: Fields, family: str, **switches: Any) -> DecoderCo
     fields.expect("hidden_act", "gelu_pytorch_tanh")
     fields.expect("hidden_activation", "gelu_pytorch_tanh")
     fields.expect("use_bidirectional_attention", False, None)
-    bias = fields.flag("attention_bias", False)
     return llama.llama_like_config(
         fields,
         family,
@@ -72,7 +71,6 @@ def gemma_like_config(fields: Fields, family: str, **switches: Any) -> DecoderCo
         norm_offset=1.0,
         attn_scale=fields.number("query_pre_attn_scalar", 256.0) ** -0.5,
         post_norm=True,
-        qkv_bias=bias,
-        out_bias=bias,
+        **llama.attention_biases(fields),
         **switches,
     )

@@ -25,7 +25,6 @@ def config(fields: Fields) -> DecoderConfig:
     """Read a GraniteConfig."""
     fields.expect("hidden_act", "silu")
     fields.expect("mlp_bias", False)
-    bias = fields.flag("attention_bias", False)
     read = llama.llama_like_config(
         fields,
         "granite",
@@ -34,8 +33,7 @@ def config(fields: Fields) -> DecoderConfig:
         attn_scale=fields.number("attention_multiplier", 1.0),
         residual_scale=fields.number("residual_multiplier", 1.0),
         logit_scale=1 / fields.number("logits_scaling", 1.0),
-        qkv_bias=bias,
-        out_bias=bias,
+        **llama.attention_biases(fields),
     )
     fields.finish()
     return read

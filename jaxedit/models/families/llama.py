@@ -71,8 +71,7 @@ def config(fields: Fields) -> DecoderConfig:
     """Read a LlamaConfig."""
     fields.expect("hidden_act", "silu")
     fields.expect("mlp_bias", False)
-    bias = fields.flag("attention_bias", False)
-    read = llama_like_config(fields, "llama", P=2048, qkv_bias=bias, out_bias=bias)
+    read = llama_like_config(fields, "llama", P=2048, **attention_biases(fields))
     fields.finish(
         max_sequence_length="the same as max_position_embeddings; Llama 1 has it",
         pretraining_tp="how training was split, not what is computed",
@@ -80,6 +79,12 @@ def config(fields: Fields) -> DecoderConfig:
         is_llama_config="a note of the exporter",
     )
     return read
+
+
+def attention_biases(fields: Fields) -> dict[str, Any]:
+    """Read whether all of attention's projections have biases, as arguments of `DecoderConfig`."""
+    bias = fields.flag("attention_bias", False)
+    return {"qkv_bias": bias, "out_bias": bias}
 
 
 def llama_like_config(
@@ -91,6 +96,7 @@ def llama_like_config(
     activation: str = "silu",
     tied: bool = False,
     eps: float = 1e-6,
+    theta: float = 10000.0,
     **switches: Any,
 ) -> DecoderConfig:
     """Read what the configurations of Llama and its relatives have in common.
@@ -103,13 +109,14 @@ def llama_like_config(
       activation: of the gated MLP.
       tied: whether the head is the embedding where the configuration does not say.
       eps: of the norms where the configuration does not say.
+      theta: the base of rotary positions where the configuration does not say.
       switches: what sets the family apart; `rope` where rotary positions are described otherwise.
     """
     D, N = fields.count("hidden_size"), fields.count("num_attention_heads")
     K = fields.count("num_key_value_heads", None) or N
     H = head_width(fields, D, N, K, H or fields.count("head_dim", None))
     P = fields.count("max_position_embeddings", P)
-    rope = switches.pop("rope", None) or rotary(fields, H, P)
+    rope = switches.pop("rope", None) or rotary(fields, H, P, theta=theta)
     return DecoderConfig(
         family=family,
         L=fields.count("num_hidden_layers", most=LAYERS_MOST),

@@ -26,7 +26,6 @@ TINY = {**llama.TINY, "model_type": "olmo2"}
 def config(fields: Fields) -> DecoderConfig:
     """Read an Olmo2Config."""
     fields.expect("hidden_act", "silu")
-    bias = fields.flag("attention_bias", False)
     read = llama.llama_like_config(
         fields,
         "olmo2",
@@ -35,8 +34,7 @@ def config(fields: Fields) -> DecoderConfig:
         pre_norm=False,
         post_norm=True,
         qk_norm_all_heads=True,
-        qkv_bias=bias,
-        out_bias=bias,
+        **llama.attention_biases(fields),
     )
     fields.finish()
     return read

@@ -4,7 +4,6 @@ from jaxedit.models.config import DecoderConfig
 from jaxedit.models.families import llama
 from jaxedit.models.family import LAYERS_MOST, read_windows, window_width
 from jaxedit.models.fields import Fields
-from jaxedit.models.rope_config import rotary
 
 PREFIX = llama.PREFIX
 
@@ -22,21 +21,16 @@ def config(fields: Fields) -> DecoderConfig:
     """Read a SmolLM3Config."""
     fields.expect("hidden_act", "silu")
     fields.expect("mlp_bias", False)
-    bias = fields.flag("attention_bias", False)
-    D, N = fields.count("hidden_size"), fields.count("num_attention_heads")
-    H = fields.count("head_dim", None) or D // N
-    P = fields.count("max_position_embeddings", 32768)
     unrotated = _unrotated_layers(fields)
     width, in_use = window_width(fields, None), fields.flag("use_sliding_window", False)
     read = llama.llama_like_config(
         fields,
         "smollm3",
-        P=P,
+        P=32768,
         tied=True,
-        rope=rotary(fields, H, P, theta=2e6),
+        theta=2e6,
         unrotated_layers=unrotated,
-        qkv_bias=bias,
-        out_bias=bias,
+        **llama.attention_biases(fields),
         **read_windows(fields, unrotated, width if in_use else None),
     )
     fields.finish(
