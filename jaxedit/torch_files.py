@@ -21,12 +21,13 @@ class Ignored:
         pass
 
 
-def read_torch(path: Path, ignored: Sequence[str] = ()) -> dict[str, Any]:
+def read_torch(path: Path, ignored: Sequence[str] = (), map_file: bool = False) -> dict[str, Any]:
     """Read the dictionary in a torch file.
 
     Args:
       path: of the file.
       ignored: dotted names of classes whose objects are left out.
+      map_file: read a tensor from the disk when it is used; for files that are zip archives.
 
     Raises:
       ValueError: where torch is not installed, or the file holds no dictionary, or something else
@@ -42,7 +43,7 @@ def read_torch(path: Path, ignored: Sequence[str] = ()) -> dict[str, Any]:
     stand_ins: list[Any] = [(Ignored, name) for name in ignored]
     try:
         with torch.serialization.safe_globals(stand_ins):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=map_file)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
         reason = first_line(error)
         raise ValueError(

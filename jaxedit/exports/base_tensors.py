@@ -62,10 +62,9 @@ def base_tensors(model: Model, path: Path) -> dict[str, BaseTensor]:
         read = functools.partial(_gather_parameter, model)
         return _by_table(model, family, read, str(model.dtype), is_gathered=True)
     found = {}
-    for name, (shard, stored) in open_tensors(path, family).items():
-        entry = shard.file.get_slice(stored)
-        header = TensorHeader(stored, entry.get_dtype(), tuple(entry.get_shape()))
-        found[name] = BaseTensor(header, functools.partial(shard.file.get_tensor, stored))
+    for name, stored in open_tensors(path, family).items():
+        header = TensorHeader(stored.name, stored.dtype, stored.shape)
+        found[name] = BaseTensor(header, stored.read_all)
     return found
 
 

@@ -1,8 +1,12 @@
-"""HF model directories: config.json, tokenizer files, and one or several safetensors files."""
+"""HF model directories: config.json, tokenizer files, and weights in one or several files.
 
+Weights are read from safetensors files, and from torch's (.bin) where there are no others.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,16 +14,24 @@ from jaxedit.files import read_json, shorten_json
 from jaxedit.models import family as families
 from jaxedit.models.checkpoint import Checkpoint
 from jaxedit.models.orbax import is_converted
+from jaxedit.models.tensor_files import StoredTensor, open_safetensors, open_torch_tensors
 from jaxedit.models.tokenizer import read_tokenizer
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names of what weights may be stored as
 
 
-class Shard(NamedTuple):
-    """One safetensors file, opened: its name, and what `safetensors.safe_open` returns."""
+class FileKind(NamedTuple):
+    """A kind of file that weights lie in: one file's name, several files' index, how one opens."""
 
-    name: str
-    file: Any
+    single: str
+    index: str
+    open: Callable[[Path], list[StoredTensor]]
+
+
+KINDS = (
+    FileKind("model.safetensors", "model.safetensors.index.json", open_safetensors),
+    FileKind("pytorch_model.bin", "pytorch_model.bin.index.json", open_torch_tensors),
+)
 
 
 def open_directory(directory: Path) -> Checkpoint:
@@ -39,52 +51,34 @@ def open_directory(directory: Path) -> Checkpoint:
     family = families.find(config.family)
 
     # Where its weights are. A converted directory has no safetensors files.
-    files: dict[str, tuple[Shard, str]] = {}
+    tensors: dict[str, StoredTensor] = {}
     if not is_converted(directory):
-        files = open_tensors(directory, family)
-
-    def tensor(name: str) -> Any:
-        shard, stored_name = files[name]
-        return shard.file.get_slice(stored_name)
-
-    def shape(name: str) -> tuple[int, ...]:
-        return tuple(tensor(name).get_shape())
+        tensors = open_tensors(directory, family)
 
     def read(name: str, spans: tuple[slice, ...]) -> np.ndarray:
-        dtype = tensor(name).get_dtype()
-        if dtype not in FLOATS:
-            shard, stored_name = files[name]
+        stored = tensors[name]
+        if stored.dtype not in FLOATS:
             raise ValueError(
-                f"tensor {stored_name!r} of {directory / shard.name} is of type {dtype}; weights "
-                f"are read as {', '.join(FLOATS)}: give the model as it was before quantisation"
+                f"tensor {stored.name!r} of {directory / stored.file} is of type {stored.dtype}; "
+                f"weights are read as {', '.join(FLOATS)}: give the model as it was before "
+                "quantisation"
             )
-        return tensor(name)[spans]
+        return stored.read(spans)
 
     return Checkpoint(
         place=str(directory),
         family=family,
         config=config,
         weights=family.WEIGHTS,
-        names=frozenset(files),
-        shape=shape,
+        names=frozenset(tensors),
+        shape=lambda name: tensors[name].shape,
         read=read,
         tokenizer=read_tokenizer(directory),
     )
 
 
-def _open_safetensors(path: Path) -> Shard:
-    import safetensors
-
-    try:
-        return Shard(path.name, safetensors.safe_open(path, framework="numpy"))
-    except Exception as error:
-        raise ValueError(
-            f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}"
-        ) from error
-
-
-def open_tensors(directory: Path, family: ModuleType) -> dict[str, tuple[Shard, str]]:
-    """Open a directory's safetensors files and check them against their index.
+def open_tensors(directory: Path, family: ModuleType) -> dict[str, StoredTensor]:
+    """Open a directory's files of weights and check them against their index.
 
     Args:
       directory: an HF directory.
@@ -92,52 +86,58 @@ def open_tensors(directory: Path, family: ModuleType) -> dict[str, tuple[Shard, 
         the first GPT-2 leave out everywhere.
 
     Returns:
-      Canonical tensor name -> (file, name in the file).
+      Canonical tensor name -> the tensor.
 
     Raises:
       ValueError: where a file is missing, cut short or contradicts another.
     """
-    index = directory / "model.safetensors.index.json"
-    single = directory / "model.safetensors"
-    if single.is_file():  # first, as transformers does where both are there
-        listed, paths = None, [single]
-    elif index.is_file():
-        listed = _read_weight_map(index)
-        paths = sorted({directory / file for file in listed.values()})
-    else:
-        raise ValueError(_no_safetensors(directory))
+    kind, paths, listed = _find_files(directory)
 
     # Names without the family's prefix get it, but for the head's, which never has one.
     prefix = family.PREFIX
     heads = tuple(name for name in family.WEIGHTS if not name.startswith(prefix))
-    files: dict[str, tuple[Shard, str]] = {}
+    tensors: dict[str, StoredTensor] = {}
     for path in paths:
         if not path.is_file():
             raise ValueError(
-                f"{path} is missing, though {index.name} lists it; is the download complete?"
+                f"{path} is missing, though {kind.index} lists it; is the download complete?"
             )
-        shard = _open_safetensors(path)
-        stored_names = list(shard.file.keys())
-        has_prefix = any(name.startswith(prefix) for name in stored_names)
+        found = kind.open(path)
+        has_prefix = any(stored.name.startswith(prefix) for stored in found)
         missing_prefix = "" if has_prefix else prefix
-        for stored in stored_names:
-            name = stored if stored in heads else missing_prefix + stored
-            if name in files:
-                first = files[name][0].name
+        for stored in found:
+            name = stored.name if stored.name in heads else missing_prefix + stored.name
+            if name in tensors:
+                first = tensors[name].file
                 raise ValueError(f"tensor {name!r} is in {first} and again in {path.name}")
-            if listed is not None and listed.get(stored) != path.name:
+            if listed is not None and listed.get(stored.name) != path.name:
                 raise ValueError(
-                    f"tensor {stored!r} is in {path.name}, "
-                    f"but {index.name} says {listed.get(stored)!r}"
+                    f"tensor {stored.name!r} is in {path.name}, "
+                    f"but {kind.index} says {listed.get(stored.name)!r}"
                 )
-            files[name] = (shard, stored)
+            tensors[name] = stored
 
-    lost = sorted(set(listed or ()) - {stored for _, stored in files.values()})
+    lost = sorted(set(listed or ()) - {stored.name for stored in tensors.values()})
     if lost:
         raise ValueError(
-            f"{index.name} lists {lost[:3]} (of {len(lost)}), which are in none of the files"
+            f"{kind.index} lists {lost[:3]} (of {len(lost)}), which are in none of the files"
         )
-    return files
+    return tensors
+
+
+def _find_files(directory: Path) -> tuple[FileKind, list[Path], dict[str, str] | None]:
+    """Find the files of weights: their kind, their paths, and the index where there is one.
+
+    Raises:
+      ValueError: where there are none that are read.
+    """
+    for kind in KINDS:
+        if (directory / kind.single).is_file():  # first, as transformers does where both are there
+            return kind, [directory / kind.single], None
+        if (directory / kind.index).is_file():
+            listed = _read_weight_map(directory / kind.index)
+            return kind, sorted({directory / file for file in listed.values()}), listed
+    raise ValueError(_no_weights(directory))
 
 
 def _read_weight_map(index: Path) -> dict[str, str]:
@@ -161,19 +161,18 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     return listed
 
 
-def _no_safetensors(directory: Path) -> str:
-    """Say that a directory holds no safetensors file, and what to do with one of another kind."""
-    message = f"{directory} holds neither model.safetensors nor model.safetensors.index.json"
-    other = sorted(path.name for path in directory.glob("*.bin"))
-    remedy = "save_pretrained(DIRECTORY, safe_serialization=True)"
-    if other:
-        return f"{message}; {other[0]} is there: convert it with transformers' {remedy}"
+def _no_weights(directory: Path) -> str:
+    """Say that a directory holds no weights that are read, and what it holds in their place."""
+    names = ", ".join(name for kind in KINDS for name in (kind.single, kind.index))
+    message = f"{directory} holds none of {names}"
     gguf = sorted(path.name for path in directory.glob("*.gguf"))
     if gguf:
         return f"{message}; {gguf[0]} is there: give its own path"
-    return (
-        f"{message}. Of weights only safetensors are read, and fetched from the hub: where a model "
-        "is there as pytorch_model.bin alone, load it with transformers and write it with "
-        f"{remedy}, or take a revision that has safetensors, such as a pull request's: "
-        "owner/name@refs/pr/N"
-    )
+    other = sorted(path.name for path in directory.glob("*.safetensors"))
+    other += sorted(path.name for path in directory.glob("*.bin"))
+    if other:
+        return (
+            f"{message}; {other[0]} is there: load it with transformers and write it by "
+            "save_pretrained(DIRECTORY)"
+        )
+    return message

@@ -1,11 +1,13 @@
 """Models from the Hugging Face hub: a branch, tag, commit or pull request of a repository."""
 
+import importlib.util
 from pathlib import Path
 
 from jaxedit.messages import first_line
 from jaxedit.models.built_in import BUILT_IN
 
-WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt"]
+SMALL_FILES = ["*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+SAFETENSORS, TORCH = "*.safetensors", "pytorch_model*.bin"
 # Mistral's repositories hold their weights a second time, and some have other models in folders.
 UNWANTED = ["consolidated*", "*/*"]
 
@@ -19,6 +21,8 @@ def split_revision(name: str) -> tuple[str, str]:
 def download_model(hub_id: str, revision: str = "") -> Path:
     """Fetch a model's files, once; return their folder.
 
+    Of a model without safetensors files torch's are fetched, where torch is there to read them.
+
     Args:
       hub_id: owner/name.
       revision: a branch, a tag, a commit, or "refs/pr/N" for pull request N; empty: the default.
@@ -26,13 +30,27 @@ def download_model(hub_id: str, revision: str = "") -> Path:
     Raises:
       ValueError: where it cannot be had; the message says why, and what to do.
     """
+    folder = _fetch(hub_id, revision, [*SMALL_FILES, SAFETENSORS])
+    if not any(folder.glob(SAFETENSORS)):
+        if importlib.util.find_spec("torch") is None:
+            raise ValueError(
+                f"{hub_id} has no safetensors files here; install torch to read torch's, by "
+                "pip install 'jaxedit[verify]', or take a revision that has them, such as a pull "
+                f"request's: {hub_id}@refs/pr/N, with the number from its page of pull requests"
+            )
+        folder = _fetch(hub_id, revision, [TORCH])
+    return folder
+
+
+def _fetch(hub_id: str, revision: str, wanted: list[str]) -> Path:
+    """Fetch files of a model, those that are not there yet; return their folder."""
     import huggingface_hub
 
     try:
         folder = huggingface_hub.snapshot_download(
             hub_id,
             revision=revision or None,
-            allow_patterns=WANTED,
+            allow_patterns=wanted,
             ignore_patterns=UNWANTED,
         )
     except Exception as error:

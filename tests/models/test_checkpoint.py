@@ -214,8 +214,8 @@ def test_a_file_that_is_cut_short_is_refused(copy_of, kept):
 
 def test_weights_of_another_kind_are_named_with_a_remedy(copy_of):
     directory = copy_of("llama")
-    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
-    message = r"neither model.safetensors nor .*pytorch_model.bin is there: convert it"
+    (directory / "model.safetensors").rename(directory / "other.bin")
+    message = r"holds none of model.safetensors, .*other.bin is there: .* save_pretrained\("
     with pytest.raises(ValueError, match=message):
         jaxedit.load(str(directory))
 

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,8 +12,10 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub import errors
 from reference.checkpoints import assert_same_arrays, edit_json
+from safetensors.torch import load_file as load_torch
 
 import jaxedit
 from jaxedit.models import built_in
@@ -53,6 +56,29 @@ def test_a_hub_id_is_downloaded_once_and_opened(monkeypatch, tiny_checkpoint):
     names += ["consolidated.safetensors", "consolidated.00.pth", "onnx/model.safetensors"]
     fetched = huggingface_hub.utils.filter_repo_objects(names, **patterns)
     assert list(fetched) == names[:3]
+
+
+def test_torch_files_are_fetched_of_a_model_without_others(monkeypatch, copy_of, tmp_path):
+    directory = copy_of("gpt2")
+    torch.save(load_torch(directory / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (directory / "model.safetensors").unlink()
+    asked = []
+
+    def download(name, allow_patterns, **arguments):
+        asked.append(allow_patterns)
+        if "pytorch_model*.bin" in allow_patterns:
+            shutil.copy(tmp_path / "pytorch_model.bin", directory)
+        return str(directory)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    jaxedit.load("someone/tiny@main")
+    assert len(asked) == 2
+
+    (directory / "pytorch_model.bin").unlink()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = r"no safetensors files here; install torch .*'jaxedit\[verify\]', .*someone/tiny@refs"
+    with pytest.raises(ValueError, match=message):
+        jaxedit.load("someone/tiny@main")
 
 
 @pytest.mark.parametrize("revision", ["refs/pr/6", "v1.0", "8f2c0d7"])
