@@ -33,6 +33,7 @@ FLOORS = [
         "mesh",
         "npy",
         "messages",
+        "remote",
         "rounding",
         "timing",
         "torch_files",

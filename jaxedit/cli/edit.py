@@ -11,7 +11,6 @@ one under its published name. Where none are published, --layer must be given.
 """
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -77,7 +76,7 @@ def main() -> None:
     config = read_editor_config(model)
     (request,) = with_leading_space([request], config.get("leading_space"))
     editor = editor_from(config)
-    stats = Stats.load(Path(FLAGS.stats)) if FLAGS.stats else None
+    stats = Stats.load(FLAGS.stats) if FLAGS.stats else None
 
     # The unedited model works, or nothing can be said of the edit.
     bos = scores_with_bos(model)

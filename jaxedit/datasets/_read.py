@@ -12,6 +12,7 @@ from jaxedit.datasets._sources import HUB_PREFIX, hub_rows
 from jaxedit.downloads import download, is_url
 from jaxedit.edits.request import Request
 from jaxedit.files import parse_json, shorten_json
+from jaxedit.remote import fetch_file, fetch_folder, is_remote
 
 BUILTIN = "builtin"  # the facts and texts that come with the package, in demo/
 
@@ -107,10 +108,12 @@ def read_corpus(source: str, n_texts: int | None = None) -> list[str]:
         rows = hub_rows(source.removeprefix(HUB_PREFIX), n_texts, TEXT_FILES)
         texts = [_text_of(source, i, row) for i, row in enumerate(rows)]
         return [text for text in texts if text.strip()]
+    suffixes = (".txt", ".json", ".jsonl")
     folder = Path(source)
+    if is_remote(source) and _suffix(source) not in suffixes:
+        folder = fetch_folder(source, [f"*{suffix}" for suffix in suffixes], ["*/*"])
     if not folder.is_dir():
         return read_texts(source)
-    suffixes = (".txt", ".json", ".jsonl")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
     if not paths:
         raise ValueError(f"{source} holds no .txt, .json or .jsonl file")
@@ -176,6 +179,8 @@ def _read_source(
 
     if is_url(source):
         return download(source, read)
+    if is_remote(source):
+        return read(fetch_file(source))
     if not Path(source).is_file():
         raise ValueError(
             f"there is no file {source}; expected {BUILTIN!r}, or the path or address of {expected}"

@@ -7,6 +7,7 @@ from jaxedit.models.hf_directory import open_directory
 from jaxedit.models.hub import split_revision
 from jaxedit.models.load import resolve_path
 from jaxedit.models.orbax import is_converted
+from jaxedit.remote import is_remote
 from jaxedit.study.edited import EditedModel
 
 
@@ -46,7 +47,7 @@ def find_base(edited: EditedModel, base: str | None) -> HFBase:
         if hub_id.count("/") != 1 or base.startswith((".", "~", "/")):
             raise ValueError(f"--base={base} is neither a directory here nor a hub id (owner/name)")
         return HFBase(hub_id, revision or None, True, gguf)
-    if gguf is not None or is_converted(path):
+    if gguf is not None or is_converted(path) or is_remote(edited.source):
         return HFBase(None, None, False, gguf)
     if Path(edited.source).expanduser().is_dir():
         return HFBase(str(path.resolve()), None, False, None)
@@ -77,8 +78,8 @@ def require_base(edited: EditedModel, base: str | None, format: str) -> HFBase:
             "with --format=hf the dequantised model as a whole"
         )
     raise ValueError(
-        f"{edited.source} is a folder of `jaxedit convert`, and --format={format} is for an HF "
-        "model: give the one it was made of by --base=DIR or --base=OWNER/NAME"
+        f"{edited.source} is no HF directory here and no hub id, and --format={format} is for an "
+        "HF model: give the one it was made of by --base=DIR or --base=OWNER/NAME"
     )
 
 

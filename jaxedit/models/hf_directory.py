@@ -1,9 +1,10 @@
 """HF model directories: config.json, tokenizer files, and weights in one or several files.
 
-Weights are read from safetensors files, and from torch's (.bin) where there are no others.
+Weights are read from safetensors files, and from torch's (.bin) where there are no others; of a
+directory in a bucket from there (`jaxedit.models.remote_directory`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -14,8 +15,10 @@ from jaxedit.files import read_json, shorten_json
 from jaxedit.models import family as families
 from jaxedit.models.checkpoint import Checkpoint
 from jaxedit.models.orbax import is_converted
+from jaxedit.models.remote_directory import open_remote_safetensors, remote_files
 from jaxedit.models.tensor_files import StoredTensor, open_safetensors, open_torch_tensors
 from jaxedit.models.tokenizer import read_tokenizer
+from jaxedit.remote import Place
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names of what weights may be stored as
 
@@ -91,28 +94,31 @@ def open_tensors(directory: Path, family: ModuleType) -> dict[str, StoredTensor]
     Raises:
       ValueError: where a file is missing, cut short or contradicts another.
     """
-    kind, paths, listed = _find_files(directory)
+    remote = remote_files(directory)
+    kind, names, listed = _find_files(directory, remote)
 
     # Names without the family's prefix get it, but for the head's, which never has one.
     prefix = family.PREFIX
     heads = tuple(name for name in family.WEIGHTS if not name.startswith(prefix))
     tensors: dict[str, StoredTensor] = {}
-    for path in paths:
-        if not path.is_file():
+    for file in names:
+        if file not in remote and not (directory / file).is_file():
             raise ValueError(
-                f"{path} is missing, though {kind.index} lists it; is the download complete?"
+                f"{directory / file} is missing, though {kind.index} lists it; is the download "
+                "complete?"
             )
-        found = kind.open(path)
+        is_here = file not in remote
+        found = kind.open(directory / file) if is_here else open_remote_safetensors(remote[file])
         has_prefix = any(stored.name.startswith(prefix) for stored in found)
         missing_prefix = "" if has_prefix else prefix
         for stored in found:
             name = stored.name if stored.name in heads else missing_prefix + stored.name
             if name in tensors:
                 first = tensors[name].file
-                raise ValueError(f"tensor {name!r} is in {first} and again in {path.name}")
-            if listed is not None and listed.get(stored.name) != path.name:
+                raise ValueError(f"tensor {name!r} is in {first} and again in {file}")
+            if listed is not None and listed.get(stored.name) != file:
                 raise ValueError(
-                    f"tensor {stored.name!r} is in {path.name}, "
+                    f"tensor {stored.name!r} is in {file}, "
                     f"but {kind.index} says {listed.get(stored.name)!r}"
                 )
             tensors[name] = stored
@@ -125,18 +131,24 @@ def open_tensors(directory: Path, family: ModuleType) -> dict[str, StoredTensor]
     return tensors
 
 
-def _find_files(directory: Path) -> tuple[FileKind, list[Path], dict[str, str] | None]:
-    """Find the files of weights: their kind, their paths, and the index where there is one.
+def _find_files(
+    directory: Path, remote: Mapping[str, Place]
+) -> tuple[FileKind, list[str], dict[str, str] | None]:
+    """Find the files of weights: their kind, their names, and the index where there is one.
+
+    Args:
+      directory: the HF directory.
+      remote: the files of weights that lie elsewhere.
 
     Raises:
       ValueError: where there are none that are read.
     """
     for kind in KINDS:
-        if (directory / kind.single).is_file():  # first, as transformers does where both are there
-            return kind, [directory / kind.single], None
+        if kind.single in remote or (directory / kind.single).is_file():
+            return kind, [kind.single], None  # first, as transformers does where both are there
         if (directory / kind.index).is_file():
             listed = _read_weight_map(directory / kind.index)
-            return kind, sorted({directory / file for file in listed.values()}), listed
+            return kind, sorted(set(listed.values())), listed
     raise ValueError(_no_weights(directory))
 
 

@@ -20,7 +20,9 @@ from jaxedit.models.hub import download_model, split_revision
 from jaxedit.models.model import Model, ModelMetadata
 from jaxedit.models.ops import Overlay
 from jaxedit.models.orbax import is_converted, read_orbax
+from jaxedit.models.remote_directory import fetch_model
 from jaxedit.models.tokenizer import Tokenizer
+from jaxedit.remote import is_remote
 
 _NAMES = " or ".join(map(repr, BUILT_IN))
 
@@ -37,7 +39,8 @@ def load(
     Args:
       name_or_path: "smollm2-135m" or "gemma3-270m" (`jaxedit.models.built_in`), an HF directory, a
         folder of `jaxedit convert`, a .gguf file, or a hub id, with a revision behind an @:
-        "EleutherAI/gpt-j-6b@refs/pr/6".
+        "EleutherAI/gpt-j-6b@refs/pr/6"; or such a directory, folder or file in a bucket: gs://,
+        s3://, hf://.
       mesh: a Mesh or its text form, e.g. "data:4,model:2"; absent: all devices on `data`.
       dtype: of the stored weights; absent: float32 on a CPU, bfloat16 on accelerators.
       add_bos: whether edits and generation put a begin-of-text token in front; absent: as the
@@ -97,7 +100,7 @@ def _with_add_bos(tokenizer: Tokenizer, add_bos: bool | None, name: str) -> Toke
 
 
 def resolve_path(name_or_path: str | os.PathLike[str]) -> Path:
-    """Find the directory or .gguf file that a name stands for; download what is a hub id.
+    """Find the directory or .gguf file that a name stands for; fetch what lies elsewhere.
 
     Raises:
       ValueError: where nothing is found; the message says what was tried.
@@ -105,6 +108,8 @@ def resolve_path(name_or_path: str | os.PathLike[str]) -> Path:
     name_or_path = os.fspath(name_or_path)
     if name_or_path in BUILT_IN:
         return built_in_file(name_or_path)
+    if is_remote(name_or_path):
+        return fetch_model(name_or_path)
     path = Path(name_or_path).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path

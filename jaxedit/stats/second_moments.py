@@ -8,23 +8,25 @@ them than it should, and make the large ones too large. A threshold deep among t
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
-import re
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxedit.files import parse_json, shorten_json, to_json, to_safetensors, write_atomic
+from jaxedit.downloads import download, is_url
+from jaxedit.files import to_json, to_safetensors, write_atomic
 from jaxedit.models.fingerprints import compare_fingerprints, fingerprints_without_bos
 from jaxedit.models.model import Model
 from jaxedit.stats import value_norm
+from jaxedit.stats.moments_file import read_moments
+from jaxedit.stats.places import find_stats
 from jaxedit.stats.value_norm import ValueNorm
-
-NAME = re.compile(r"(mom2|grad2)/(0|[1-9][0-9]{0,5})")  # of a layer's matrix in a file
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -180,11 +182,12 @@ class Stats:
         write_atomic(path, to_safetensors(arrays, {"stats": described}))
 
     @classmethod
-    def load(cls, path: Path, layer: int | None = None) -> "Stats":
+    def load(cls, place: str | os.PathLike[str], layer: int | None = None) -> "Stats":
         """Read what `save` wrote, or .npz files of the ROME, MEMIT and EasyEdit repositories.
 
         Args:
-          path: the file, or a directory of .npz files.
+          place: the file, or a directory of .npz files; or where it is fetched from: an address of
+            a file on the web, of one or a folder in a bucket, or hub:OWNER/NAME (`find_stats`).
           layer: of one .npz file whose name does not tell it.
 
         Raises:
@@ -193,12 +196,15 @@ class Stats:
         """
         from jaxedit.stats.npz import read_npz
 
+        if is_url(os.fspath(place)):
+            return download(os.fspath(place), functools.partial(cls.load, layer=layer))
+        path = find_stats(place)
         if path.is_dir() or path.suffix == ".npz":  # of other repositories
             moments, n_tokens = read_npz(path, layer)
             gradients: dict[int, np.ndarray] = {}
             about: dict[str, Any] = {"n_tokens": n_tokens, "made_from": {}}
         elif layer is None:
-            moments, gradients, about = _read_own(path)
+            moments, gradients, about = read_moments(path)
         else:
             raise ValueError(
                 f"layer={layer} is for an .npz file whose name does not tell it; "
@@ -212,48 +218,6 @@ class Stats:
             raise ValueError(f"{path}: {error}") from error
         _check_content(path, stats, about)
         return stats
-
-
-def _read_own(
-    path: Path,
-) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray], dict[str, Any]]:
-    """Read the matrices of a file of our own, of keys and of gradients, and what it says of them.
-
-    Raises:
-      ValueError: where the file is missing, cut short, or holds something else.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise ValueError(f"there are no second moments at {path}; jaxedit stats makes them")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = (file.metadata() or {}).get("stats")
-            names = list(file.keys())
-            arrays = {name: file.get_tensor(name) for name in names if NAME.fullmatch(name)}
-    except (SafetensorError, TypeError) as error:  # TypeError: a dtype that NumPy lacks
-        raise ValueError(
-            f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}"
-        ) from error
-    if metadata is None or len(arrays) < len(names) or not names:
-        raise ValueError(
-            f"{path} holds {sorted(names)[:3]}, not second moments written by jaxedit stats"
-        )
-    about = parse_json(metadata, f"{path}: its metadata 'stats'")
-    n_tokens, made_from = about.get("n_tokens"), about.get("made_from")
-    if type(n_tokens) is not int or not isinstance(made_from, dict):
-        raise ValueError(
-            f"{path}: its metadata must hold a whole number 'n_tokens' and an object 'made_from', "
-            f"as jaxedit stats writes them; got {shorten_json(about)}"
-        )
-    for name, array in arrays.items():
-        if array.dtype != np.float32:
-            raise ValueError(f"{path}: {name} is {array.dtype}; jaxedit stats writes float32")
-    held: dict[str, dict[int, np.ndarray]] = {"mom2": {}, "grad2": {}}
-    for name, array in arrays.items():
-        kind, _, layer = name.partition("/")
-        held[kind][int(layer)] = array
-    return held["mom2"], held["grad2"], about
 
 
 def _check_content(path: Path, stats: Stats, about: Mapping[str, Any]) -> None:

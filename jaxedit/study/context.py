@@ -172,7 +172,7 @@ def _read_inputs(values: Mapping[str, Any]) -> Inputs:
     return Inputs(
         read_requests(values["facts"]),
         read_texts(values["texts"]),
-        Stats.load(Path(values["stats"])) if values["stats"] else None,
+        Stats.load(values["stats"]) if values["stats"] else None,
     )
 
 

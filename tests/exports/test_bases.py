@@ -62,7 +62,7 @@ def converted(edited, golden, shared, tmp_path):
 
 
 def test_a_converted_folder_is_no_base(converted, shared, tmp_path):
-    with pytest.raises(ValueError, match=r"is a folder of `jaxedit convert`.* by --base=DIR"):
+    with pytest.raises(ValueError, match=r"is no HF directory here and no hub id.* by --base=DIR"):
         export(converted, tmp_path / "edited")
     export(converted, tmp_path / "edited", base=str(shared / "golden" / "llama"))
     config = adapter_config(tmp_path / "edited")

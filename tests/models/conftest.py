@@ -1,4 +1,4 @@
-"""Tokenizers as they are stored: GPT-2's vocabulary with merges, and a sentencepiece model."""
+"""Models and tokenizers as they are stored: in several files; merges; sentencepiece."""
 
 import io
 import json
@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import sentencepiece
+from reference.models import hf_model
 
 from jaxedit.models.tokenizer import Tokenizer, read_tokenizer
 
@@ -59,3 +60,17 @@ def pieces_directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pieces(pieces_directory) -> Tokenizer:
     return read_tokenizer(pieces_directory)
+
+
+@pytest.fixture
+def sharded(tiny_checkpoint, tmp_path):
+    """Make a function: family -> the same checkpoint as several files with an index."""
+
+    def shard(family: str):
+        out = shutil.copytree(tiny_checkpoint(family), tmp_path / "sharded")
+        (out / "model.safetensors").unlink()
+        hf_model(tiny_checkpoint(family)).save_pretrained(out, max_shard_size="30KB")
+        assert len(list(out.glob("*.safetensors"))) > 2
+        return out
+
+    return shard

@@ -8,7 +8,6 @@ import einops
 import numpy as np
 import pytest
 from reference.checkpoints import assert_same_arrays, edit_json, edit_tensors
-from reference.models import hf_model
 from safetensors.numpy import load_file
 
 import jaxedit
@@ -18,20 +17,6 @@ from jaxedit.models.weight_layout import axis_sizes
 
 INDEX = "model.safetensors.index.json"
 DOWN = "model.layers.1.mlp.down_proj.weight"
-
-
-@pytest.fixture
-def sharded(tiny_checkpoint, tmp_path):
-    """Make a function: family -> the same checkpoint as several files with an index."""
-
-    def shard(family: str):
-        out = shutil.copytree(tiny_checkpoint(family), tmp_path / "sharded")
-        (out / "model.safetensors").unlink()
-        hf_model(tiny_checkpoint(family)).save_pretrained(out, max_shard_size="30KB")
-        assert len(list(out.glob("*.safetensors"))) > 2
-        return out
-
-    return shard
 
 
 # Arrays
