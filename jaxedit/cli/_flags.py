@@ -154,12 +154,15 @@ def load_edited(dtype: str | None = None) -> "EditedModel":
       ValueError: where neither is given, they do not go together, or what they name is not there.
     """
     from jaxedit.study.edited import open_edit, open_run
+    from jaxedit.study.mirror import fetch_workdir
 
     check_edited_flags()
     mesh = FLAGS.mesh if "mesh" in FLAGS and FLAGS["mesh"].present else None
     if FLAGS.run:
         run_steps = step_numbers("run_steps") if FLAGS.run_steps else None
-        return open_run(Path(FLAGS.run), run_steps, FLAGS.after_step, mesh=mesh, dtype=dtype)
+        return open_run(
+            fetch_workdir(FLAGS.run), run_steps, FLAGS.after_step, mesh=mesh, dtype=dtype
+        )
     if not FLAGS.edit:
         raise ValueError("give --run=RUN, a study's work directory, or --edit=FILE, a saved edit")
     source = FLAGS.model if "model" in FLAGS and FLAGS["model"].present else None
@@ -175,11 +178,12 @@ def apply_start(config: "ConfigDict") -> None:
     from jaxedit.edits.edit import Edit
     from jaxedit.study.config import default_config
     from jaxedit.study.journal import read_journal
+    from jaxedit.study.mirror import fetch_workdir
 
     check_edited_flags()
     is_given = config.model != default_config().model
     if FLAGS.run:
-        source = read_journal(Path(FLAGS.run)).run["config"]["model"]
+        source = read_journal(fetch_workdir(FLAGS.run)).run["config"]["model"]
         if is_given and config.model != source:
             raise ValueError(f"--run={FLAGS.run} edited {source}, not model={config.model}")
         config.model = source

@@ -7,8 +7,6 @@ The file offers VARIANTS, the arguments of its get_config. Finished studies are 
 interrupted one goes on.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from jaxedit.cli._flags import (
@@ -43,15 +41,16 @@ def main() -> None:
     from jaxedit.reports.studies import read_studies
     from jaxedit.study.config import find_config, read_config, read_variants
     from jaxedit.study.loop import run_study
+    from jaxedit.study.mirror import local_workdir
 
     if not FLAGS.config:
         raise ValueError("--config is missing, e.g. --config=sequential")
     path = find_config(FLAGS.config)
     variants = read_variants(path, FLAGS.variants)
-    folder = process_workdir(Path(FLAGS.workdir or f"runs/{path.stem}"))
+    workdir = FLAGS.workdir or f"runs/{path.stem}"
 
     # A study a variant; those that are finished add nothing. What they say beside each other.
-    with own_workdir(folder):
+    with local_workdir(workdir) as local, own_workdir(folder := process_workdir(local)):
         for name in variants:
             config = read_config(path, name)
             apply_set(config)

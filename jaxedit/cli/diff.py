@@ -7,7 +7,6 @@ Edits belong together that write the same request, wherever they stand in their 
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
 from jaxedit.cli._flags import FLAGS, json_flag
@@ -27,9 +26,10 @@ def main(first: str, second: str) -> None:
     from jaxedit.reports.difference import EDIT_HEADER, diff_studies, edit_row
     from jaxedit.reports.records import is_single
     from jaxedit.study.journal import read_journal
+    from jaxedit.study.mirror import fetch_workdir
 
     # What differs; as an object all of it, with the records of the edits.
-    journals = read_journal(Path(first)), read_journal(Path(second))
+    journals = read_journal(fetch_workdir(first)), read_journal(fetch_workdir(second))
     found = diff_studies(*journals)
     if FLAGS.json:
         print_json(

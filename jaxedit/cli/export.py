@@ -59,12 +59,13 @@ def main(place: str | None = None) -> None:
       place: the study's folder or the saved edit; None: --run or --edit names it.
     """
     from jaxedit.exports.export import check_options, export
+    from jaxedit.remote import is_remote
 
     # What is asked, before a model is loaded.
     if place is not None:
         if FLAGS.run or FLAGS.edit:
             raise ValueError(f"{place} and --run or --edit exclude each other: give one of them")
-        FLAGS["run" if Path(place).is_dir() else "edit"].value = place
+        FLAGS["run" if Path(place).is_dir() or is_remote(place) else "edit"].value = place
     if not FLAGS.run and not FLAGS.edit:
         raise ValueError("name what to export: a study's work directory, or a saved edit")
     if not FLAGS.out:

@@ -8,8 +8,6 @@ unedited one, that after which most facts are said on their prompts and paraphra
 a study in the work directory: finished ones are not run again, an interrupted one goes on.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from jaxedit.cli._flags import (
@@ -47,11 +45,11 @@ def main() -> None:
     from jaxedit.reports.records import edit_steps
     from jaxedit.study.journal import read_journal
     from jaxedit.study.loop import run_study
+    from jaxedit.study.mirror import local_workdir
 
     layers = step_numbers("layers") or list(range(load_model().config.L - 1))
-    folder = process_workdir(Path(FLAGS.workdir))
     results = []
-    with own_workdir(folder):
+    with local_workdir(FLAGS.workdir) as local, own_workdir(folder := process_workdir(local)):
         for layer in layers:
             with StepBar(single=True) as bar:
                 run_study(_config(layer), folder / f"layer_{layer}", bar.show_step)

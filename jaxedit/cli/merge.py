@@ -8,8 +8,6 @@ What is merged is what one process would have journalled: a batch of edits is th
 shard it is made.
 """
 
-from pathlib import Path
-
 from jaxedit.cli._flags import FLAGS, json_flag, path_flag
 from jaxedit.cli._output import show_report
 
@@ -23,7 +21,9 @@ def define_flags() -> None:
 def main() -> None:
     """Merge, then report."""
     from jaxedit.study.merge import merge_shards
+    from jaxedit.study.mirror import local_workdir
 
     if not FLAGS.workdir:
         raise ValueError("--workdir is missing, e.g. --workdir=runs/single_edits")
-    show_report(merge_shards(Path(FLAGS.workdir)), FLAGS.json)
+    with local_workdir(FLAGS.workdir) as folder:
+        show_report(merge_shards(folder), FLAGS.json)

@@ -38,17 +38,18 @@ def main(run: str) -> None:
     """Run the new study, then its report."""
     from jaxedit.study.journal import read_journal
     from jaxedit.study.loop import run_study
+    from jaxedit.study.mirror import fetch_workdir, local_workdir
     from jaxedit.study.run_config import replay_config
 
-    source = Path(run)
+    source = fetch_workdir(run)
     config = replay_config(read_journal(source), FLAGS.model, FLAGS.set)
-    folder = Path(FLAGS.workdir) if FLAGS.workdir else _folder_beside(source, config)
-    if folder.resolve() == source.resolve():
-        raise ValueError(f"--workdir={folder} is the study that is replayed: give a new folder")
-    folder = process_workdir(folder)
-    with StepBar(single=config.mode == "single") as bar:
-        run_study(config, folder, bar.show_step)
-    show_report(folder, FLAGS.json)
+    with local_workdir(FLAGS.workdir or _folder_beside(source, config)) as folder:
+        if folder.resolve() == source.resolve():
+            raise ValueError(f"--workdir={folder} is the study that is replayed: give a new folder")
+        folder = process_workdir(folder)
+        with StepBar(single=config.mode == "single") as bar:
+            run_study(config, folder, bar.show_step)
+        show_report(folder, FLAGS.json)
 
 
 def _folder_beside(source: Path, config) -> Path:

@@ -8,8 +8,6 @@
 directory as well: one row a step, with all that the journal says of it.
 """
 
-from pathlib import Path
-
 from absl import flags
 
 from jaxedit.cli._flags import FLAGS, json_flag, path_flag, reference_flag
@@ -28,10 +26,11 @@ def main() -> None:
     """Write the report and show it."""
     from jaxedit.reports.csv_table import write_csv
     from jaxedit.reports.curves import read_curves
+    from jaxedit.study.mirror import local_workdir
 
-    folder = Path(FLAGS.workdir)
-    show_report(folder, FLAGS.json, read_curves(FLAGS.reference))
-    if FLAGS.csv:
-        path = write_csv(folder)
-        if not FLAGS.json:
-            results_console().print(f"Table: {path}")
+    with local_workdir(FLAGS.workdir) as folder:
+        show_report(folder, FLAGS.json, read_curves(FLAGS.reference))
+        if FLAGS.csv:
+            path = write_csv(folder)
+            if not FLAGS.json:
+                results_console().print(f"Table: {path}")

@@ -11,8 +11,6 @@
 An interrupted study goes on with the same command. The report lies in the work directory.
 """
 
-from pathlib import Path
-
 from absl import flags
 from ml_collections import config_flags
 
@@ -36,7 +34,7 @@ def define_flags() -> None:
     config_flag()
     set_flag()
     edited_flags()
-    path_flag("workdir", None, "where journal and report go; runs/NAME OF THE CONFIGURATION")
+    path_flag("workdir", None, "where journal and report go, a path or an address; runs/NAME")
     flags.DEFINE_list(
         "track",
         [],
@@ -54,6 +52,7 @@ def main() -> None:
     from jaxedit.study.config import split_argument
     from jaxedit.study.loop import run_study
     from jaxedit.study.merge import shard_folder
+    from jaxedit.study.mirror import local_workdir
     from jaxedit.study.record import StepRecord
 
     if FLAGS.tensorboard:
@@ -62,19 +61,20 @@ def main() -> None:
     apply_set(config)
     apply_start(config)
     path, argument = split_argument(config_flags.get_config_filename(flags.FLAGS["config"]))
-    folder = Path(FLAGS.workdir or f"runs/{path.stem}{'-' + argument if argument else ''}")
-    name = folder.resolve().name
-    if config.get("shard"):
-        folder = shard_folder(folder, config.shard)
-        name = f"{name}-{folder.name}"
-    tracking = StudyTracking(FLAGS.track, name, folder, config.to_dict())
-    folder = process_workdir(folder)
-    with StepBar(single=config.mode == "single") as bar, tracking:
+    workdir = FLAGS.workdir or f"runs/{path.stem}{'-' + argument if argument else ''}"
+    with local_workdir(workdir) as folder:
+        name = folder.resolve().name
+        if config.get("shard"):
+            folder = shard_folder(folder, config.shard)
+            name = f"{name}-{folder.name}"
+        tracking = StudyTracking(FLAGS.track, name, folder, config.to_dict())
+        folder = process_workdir(folder)
+        with StepBar(single=config.mode == "single") as bar, tracking:
 
-        def on_step(record: StepRecord, total: int) -> None:
-            bar.show_step(record, total)
-            if FLAGS.track and is_first_process():
-                tracking.write_step(record)
+            def on_step(record: StepRecord, total: int) -> None:
+                bar.show_step(record, total)
+                if FLAGS.track and is_first_process():
+                    tracking.write_step(record)
 
-        run_study(config, folder, on_step)
-    show_report(folder, FLAGS.json)
+            run_study(config, folder, on_step)
+        show_report(folder, FLAGS.json)

@@ -38,10 +38,11 @@ def main() -> None:
     from jaxedit.analyses.surrogate import correlations, measure_surrogate
     from jaxedit.reports.comparison_figures import surrogate_figure
     from jaxedit.reports.figures import save_figure
+    from jaxedit.study.mirror import fetch_workdir
 
     if not FLAGS.run:
         raise ValueError("--run is missing: a study of single edits, some of them damaging")
-    folder = Path(FLAGS.run)
+    folder = fetch_workdir(FLAGS.run)
     try:
         levels = tuple(map(float, FLAGS.levels))
     except ValueError as error:

@@ -55,12 +55,13 @@ def main() -> None:
     """Train, with a line for each validation."""
     from jaxedit.reports.tracking import StudyTracking
     from jaxedit.study.config import split_argument
+    from jaxedit.study.mirror import local_workdir
 
     config = FLAGS.config
     apply_set(config)
     path, argument = split_argument(config_flags.get_config_filename(flags.FLAGS["config"]))
-    folder = Path(FLAGS.workdir or f"runs/{path.stem}{'-' + argument if argument else ''}")
-    with exclusive_lock(folder) if is_first_process() else contextlib.nullcontext():
+    workdir = FLAGS.workdir or f"runs/{path.stem}{'-' + argument if argument else ''}"
+    with local_workdir(workdir) as folder, _owned(folder):
         tracking = StudyTracking(FLAGS.track, folder.resolve().name, folder, config.to_dict())
         with tracking:
             progress = train_in(folder, config.to_dict(), tracking)
@@ -76,6 +77,11 @@ def main() -> None:
         )
         return
     print(f"network: {network}, after {best.iteration:,} edits of {progress.iteration:,}")
+
+
+def _owned(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Own the work directory, which the first process writes to."""
+    return exclusive_lock(folder) if is_first_process() else contextlib.nullcontext()
 
 
 def train_in(folder: Path, config: dict[str, Any], tracking: "StudyTracking") -> "Progress":

@@ -9,7 +9,6 @@ are, though they were optimised on a model that had these: they are named.
 """
 
 import logging
-from pathlib import Path
 
 from jaxedit.cli._flags import FLAGS, json_flag
 from jaxedit.cli._output import print_json, results_console
@@ -27,12 +26,14 @@ def main(run: str, *steps: str) -> None:
     """Undo the edits, and write the study's report anew."""
     from jaxedit.reports.formatting import format_ranges
     from jaxedit.reports.markdown import write_report
+    from jaxedit.study.mirror import local_workdir
     from jaxedit.study.undo import undo_steps
 
     # The undo, and which later edits rest on what is undone.
-    folder = Path(run)
-    example = "with spaces between, e.g. 3 7-9"
-    undone = undo_steps(folder, parse_steps(steps, " ".join(steps)[:80], example))
+    numbers = parse_steps(steps, " ".join(steps)[:80], "with spaces between, e.g. 3 7-9")
+    with local_workdir(run) as folder:
+        undone = undo_steps(folder, numbers)
+        report = write_report(folder)
     for each in undone:
         if each.later_steps:
             logging.getLogger("jaxedit").warning(
@@ -40,7 +41,6 @@ def main(run: str, *steps: str) -> None:
                 format_ranges(each.later_steps),
                 each.step,
             )
-    report = write_report(folder)
     if FLAGS.json:
         print_json({"workdir": run, "undone": [each._asdict() for each in undone]})
         return

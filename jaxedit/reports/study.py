@@ -12,6 +12,7 @@ from jaxedit.reports.markdown import write_report
 from jaxedit.reports.records import edit_steps
 from jaxedit.study import loop
 from jaxedit.study.journal import read_journal
+from jaxedit.study.mirror import fetch_workdir, local_workdir
 from jaxedit.study.replay import edited_model
 
 
@@ -69,7 +70,8 @@ def run_study(config: ConfigDict, workdir: str | Path) -> Study:
       ValueError: as `jaxedit.study.loop.run_study`.
       OSError: where a step cannot be written; all steps before are whole.
     """
-    return Study(loop.run_study(config, Path(workdir)))
+    with local_workdir(workdir) as folder:
+        return Study(loop.run_study(config, folder))
 
 
 def open_study(workdir: str | Path) -> Study:
@@ -78,5 +80,6 @@ def open_study(workdir: str | Path) -> Study:
     Raises:
       ValueError: where it is not one.
     """
-    read_journal(Path(workdir))
-    return Study(Path(workdir))
+    folder = fetch_workdir(workdir)
+    read_journal(folder)
+    return Study(folder)

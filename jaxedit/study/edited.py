@@ -22,6 +22,7 @@ from jaxedit.models.model import Model
 from jaxedit.stats.second_moments import Stats
 from jaxedit.study.config import default_config, editor_from
 from jaxedit.study.journal import Journal, find_step, read_journal
+from jaxedit.study.mirror import fetch_workdir
 from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import edited_model
 from jaxedit.study.validation import digest_requests, facts_of_edits
@@ -113,7 +114,8 @@ def _known_of_run(journal: Journal, run_steps: list[int] | None, after_step: int
     before = _Known()
     if start["run"]:
         steps = list(start["run_steps"]) or None
-        before = _known_of_run(read_journal(Path(start["run"])), steps, start["after_step"])
+        journal = read_journal(fetch_workdir(start["run"]))
+        before = _known_of_run(journal, steps, start["after_step"])
     elif start["edit"]:
         before = _known_of_edit(Edit.load(start["edit"]))
 

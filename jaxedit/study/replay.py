@@ -15,6 +15,7 @@ from jaxedit.models.fingerprints import compare_fingerprints
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
 from jaxedit.study.journal import Journal, Step, find_step, read_journal
+from jaxedit.study.mirror import fetch_workdir
 from jaxedit.study.remarks import journal_remarks
 from jaxedit.study.run_file import explain_tokenizer
 from jaxedit.study.validation import digest_edits
@@ -80,7 +81,7 @@ def edited_model(
         two snapshots.
     """
     # The model of the study, and the steps that are asked for.
-    folder = Path(folder)
+    folder = fetch_workdir(folder)
     journal = read_journal(folder)
     config = journal.run["config"]
     model = load_start(config, mesh=config["mesh"] if mesh is None else mesh, dtype=dtype)
@@ -159,7 +160,7 @@ def load_start(
     if start["run"] and start["edit"]:
         raise ValueError("start.run and start.edit exclude each other: expected one of them")
     if start["run"]:
-        folder = Path(start["run"])
+        folder = fetch_workdir(start["run"])
         source = read_journal(folder).run["config"]["model"]
         if source != config["model"]:
             raise ValueError(

@@ -119,7 +119,5 @@ def test_a_place_without_a_model_says_what_is_there(put, tmp_path):
     (tmp_path / "other" / "a.txt").write_text("no model")
     with pytest.raises(ValueError, match=r"bucket/model holds a.txt; expected an HF model"):
         jaxedit.load(put(tmp_path / "other"))
-    with pytest.raises(
-        ValueError, match=r"nothing is at memory|there is nothing at"
-    ):
+    with pytest.raises(ValueError, match=r"nothing is at memory|there is nothing at"):
         jaxedit.load("memory://bucket/other.gguf")
