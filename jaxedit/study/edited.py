@@ -114,8 +114,8 @@ def _known_of_run(journal: Journal, run_steps: list[int] | None, after_step: int
     before = _Known()
     if start["run"]:
         steps = list(start["run_steps"]) or None
-        journal = read_journal(fetch_workdir(start["run"]))
-        before = _known_of_run(journal, steps, start["after_step"])
+        first = read_journal(fetch_workdir(start["run"]))
+        before = _known_of_run(first, steps, start["after_step"])
     elif start["edit"]:
         before = _known_of_edit(Edit.load(start["edit"]))
 
