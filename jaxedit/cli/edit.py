@@ -44,7 +44,9 @@ def define_flags() -> None:
     flags.DEFINE_list("layer", None, "the layer to edit, or several with commas; else as published")
     path_flag("stats", None, "second moments from `jaxedit stats`")
     set_flag()
-    flags.DEFINE_string("prompt", None, 'with one {} where the subject goes, e.g. "{} is based in"')
+    flags.DEFINE_string(
+        "prompt", None, 'with {} for the subject, or the subject itself, e.g. "{} is based in"'
+    )
     flags.DEFINE_string("subject", None, "e.g. BP")
     flags.DEFINE_string("target", None, "the new answer, e.g. Munich")
     flags.DEFINE_string("target_true", None, "the old answer, to see its probability as well")
@@ -58,6 +60,7 @@ def main() -> None:
     from jaxedit.datasets import read_texts
     from jaxedit.edits.apply import apply
     from jaxedit.edits.request import Request, with_leading_space
+    from jaxedit.edits.subjects import as_template
     from jaxedit.metrics.baseline import check_baseline
     from jaxedit.metrics.facts import evaluate_facts
     from jaxedit.metrics.perplexity import perplexity, scores_with_bos
@@ -69,7 +72,8 @@ def main() -> None:
     missing = [f"--{name}" for name in ("prompt", "subject", "target") if not FLAGS[name].value]
     if missing:
         raise ValueError(f"missing {', '.join(missing)}; see jaxedit edit --help for an example")
-    request = Request(FLAGS.prompt, FLAGS.subject, FLAGS.target, FLAGS.target_true)
+    prompt = as_template(FLAGS.prompt, FLAGS.subject)
+    request = Request(prompt, FLAGS.subject, FLAGS.target, FLAGS.target_true)
     check_flags()
     texts = read_texts(FLAGS.texts)
     model = load_model()

@@ -10,6 +10,7 @@ The file name is the form's name ("counterfact-flat" is `counterfact_flat.py`). 
     requests    (records) -> a list of these, where a record is not a request by itself
 """
 
+from jaxedit.datasets._public import PUBLIC
 from jaxedit.datasets._read import (
     BUILTIN,
     Requests,
@@ -24,6 +25,7 @@ from jaxedit.datasets._sources import HUB_PREFIX
 __all__ = [
     "BUILTIN",
     "HUB_PREFIX",
+    "PUBLIC",
     "Requests",
     "form_module",
     "form_names",

@@ -16,6 +16,7 @@ TYPE_NAMES = {
     dict: "an object",
     dict | None: "an object",
     str | list: "a string or a list",
+    str | None: "a string",
     NUMBER_OR_TEXT: "a whole number or a string",
 }
 

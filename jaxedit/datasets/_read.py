@@ -8,17 +8,25 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from jaxedit.datasets._fields import is_missing, read_fields
+from jaxedit.datasets._files import SUFFIXES, parse_records, parse_texts, suffix_of
+from jaxedit.datasets._public import PUBLIC, read_public
 from jaxedit.datasets._sources import HUB_PREFIX, hub_rows
 from jaxedit.downloads import download, is_url
 from jaxedit.edits.request import Request
-from jaxedit.files import parse_json, shorten_json
+from jaxedit.files import shorten_json
 from jaxedit.remote import fetch_file, fetch_folder, is_remote
 
 BUILTIN = "builtin"  # the facts and texts that come with the package, in demo/
 
 # What errors say is expected.
-RECORD_FILES = "a .json file with a list of records or a .jsonl file with one a line"
-TEXT_FILES = "a .json list of texts, a .jsonl file or a .txt file with one a line"
+RECORD_FILES = (
+    "a .json file with a list of records, a .jsonl file with one a line, or a .csv, .tsv or "
+    ".parquet file with one a row"
+)
+TEXT_FILES = (
+    "a .json list of texts, a .jsonl or .txt file with one a line, or a .csv, .tsv or .parquet "
+    "file with a column text"
+)
 
 
 class Requests(NamedTuple):
@@ -49,8 +57,9 @@ def read_requests(source: str) -> Requests:
     """Read the requests of a source, whose form is told by the keys of its first record.
 
     Args:
-      source: "builtin", the path or address of a .json file with a list of records or of a .jsonl
-        file, or `datasets:NAME[,CONFIG[,SPLIT]]`.
+      source: "builtin"; a public data set (`jaxedit.datasets.PUBLIC`); the path or address of a
+        .json file with a list of records or the arguments of EasyEdit's `edit`, of a .jsonl file,
+        or of a .csv, .tsv or .parquet table; or `datasets:NAME[,CONFIG[,SPLIT]]`.
 
     Raises:
       ValueError: on a file that is missing, is not JSON, or holds nothing to edit; an unknown form;
@@ -60,7 +69,7 @@ def read_requests(source: str) -> Requests:
     if source.startswith(HUB_PREFIX):
         records = list(hub_rows(source.removeprefix(HUB_PREFIX), expected=RECORD_FILES))
     else:
-        records = _read_source(source, "facts.json", RECORD_FILES, _parse_records)
+        records = _read_source(source, "facts.json", RECORD_FILES, parse_records)
     if not records:
         raise ValueError(f"{source} is empty; expected at least one record")
     form = _recognise_form(source, records[0])
@@ -78,16 +87,16 @@ def read_texts(source: str) -> list[str]:
     """Read the texts in a file, verbatim: leading spaces are kept.
 
     Args:
-      source: "builtin", or the path or address of a .json file with a list of strings or of records
-        with a "Text" or "text" (ME-PPL), a .jsonl file of the same, or a .txt file with one text a
-        line (lines of white space alone are dropped).
+      source: "builtin", a public set of texts ("me-ppl-50"), or the path or address of a .json
+        file with a list of strings or of records with a "Text" or "text" (ME-PPL), a .jsonl file of
+        the same, a table with such a column, or a .txt file with one text a line (lines of white
+        space alone are dropped).
 
     Raises:
       ValueError: on a file that is missing, is not JSON (unless .txt), or holds no texts. The
         message names the file and where.
     """
-    parse = _parse_lines if _suffix(source) == ".txt" else _parse_records
-    records = _read_source(source, "texts.json", TEXT_FILES, parse)
+    records = _read_source(source, "texts.json", TEXT_FILES, parse_texts)
     return [_text_of(source, i, record) for i, record in enumerate(records)]
 
 
@@ -108,15 +117,14 @@ def read_corpus(source: str, n_texts: int | None = None) -> list[str]:
         rows = hub_rows(source.removeprefix(HUB_PREFIX), n_texts, TEXT_FILES)
         texts = [_text_of(source, i, row) for i, row in enumerate(rows)]
         return [text for text in texts if text.strip()]
-    suffixes = (".txt", ".json", ".jsonl")
     folder = Path(source)
-    if is_remote(source) and _suffix(source) not in suffixes:
-        folder = fetch_folder(source, [f"*{suffix}" for suffix in suffixes], ["*/*"])
+    if is_remote(source) and suffix_of(source) not in SUFFIXES:
+        folder = fetch_folder(source, [f"*{suffix}" for suffix in SUFFIXES], ["*/*"])
     if not folder.is_dir():
         return read_texts(source)
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise ValueError(f"{source} holds no .txt, .json or .jsonl file")
+        raise ValueError(f"{source} holds no {', '.join(SUFFIXES)} file")
     return [text for path in paths for text in read_texts(str(path))]
 
 
@@ -153,74 +161,36 @@ def _text_of(source: str, i: int, record: Any) -> str:
 
 
 def _read_source(
-    source: str, builtin_file: str, expected: str, parse: Callable[[str, str, str], list[Any]]
+    source: str, builtin_file: str, expected: str, parse: Callable[[str, bytes, str], list[Any]]
 ) -> list[Any]:
-    """Read the records of a file, one that was downloaded, or the built-in one.
+    """Read the records of a file, one that is fetched first, or the built-in one.
 
     Args:
-      source: path, address or "builtin".
+      source: path, address, name of a public data set, or "builtin".
       builtin_file: its name.
       expected: for the message.
       parse: (source, content, expected) -> records.
     """
     if source == BUILTIN:
         folder = importlib.resources.files("jaxedit.datasets").joinpath("demo")
-        content = folder.joinpath(builtin_file).read_text(encoding="utf-8")
-        return parse(source, content, expected)
-
-    def read(path: Path) -> list[Any]:
-        try:
-            content = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{source} is not UTF-8 text ({error}); expected {expected}"
-            ) from error
-        return parse(source, content, expected)
-
+        return parse(builtin_file, folder.joinpath(builtin_file).read_bytes(), expected)
+    if source in PUBLIC:
+        records: list[Any] = []
+        for address, content in read_public(source):
+            if address.startswith(HUB_PREFIX):
+                records += hub_rows(address.removeprefix(HUB_PREFIX), expected=expected)
+            else:
+                records += parse(address, content, expected)
+        return records
     if is_url(source):
-        return download(source, read)
-    if is_remote(source):
-        return read(fetch_file(source))
-    if not Path(source).is_file():
+        return download(source, lambda path: parse(source, path.read_bytes(), expected))
+    path = fetch_file(source) if is_remote(source) else Path(source)
+    if not path.is_file():
         raise ValueError(
-            f"there is no file {source}; expected {BUILTIN!r}, or the path or address of {expected}"
+            f"there is no file {source}; expected {BUILTIN!r}, a public data set "
+            f"({', '.join(PUBLIC)}), or the path or address of {expected}"
         )
-    return read(Path(source))
-
-
-def _parse_lines(source: str, content: str, expected: str) -> list[Any]:
-    """Parse one text a line, at least one."""
-    texts = [line for line in content.split("\n") if line.strip()]
-    if not texts:
-        raise ValueError(f"{source} holds no texts; expected one a line")
-    return texts
-
-
-def _parse_records(source: str, content: str, expected: str) -> list[Any]:
-    """Parse a JSON list or JSON lines into records, at least one."""
-    if _suffix(source) == ".jsonl":
-        lines = enumerate(content.split("\n"), start=1)
-        records = [_parse(source, line, number, expected) for number, line in lines if line.strip()]
-    else:
-        records = _parse(source, content, None, expected)
-    if not isinstance(records, list):
-        raise ValueError(f"{source} holds {shorten_json(records)}; expected {expected}")
-    if not records:
-        raise ValueError(f"{source} is empty; expected at least one record")
-    return records
-
-
-def _suffix(source: str) -> str:
-    """Return what a source's name ends in, without an address's query."""
-    path = source.partition("#")[0].partition("?")[0] if is_url(source) else source
-    return Path(path).suffix.lower()
-
-
-def _parse(source: str, content: str, line: int | None, expected: str) -> Any:
-    try:
-        return parse_json(content, source, object, line)
-    except ValueError as error:
-        raise ValueError(f"{error}; expected {expected}") from error
+    return parse(source, path.read_bytes(), expected)
 
 
 def _recognise_form(source: str, record: Any) -> str:

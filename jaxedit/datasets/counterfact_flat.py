@@ -13,7 +13,7 @@ FIELDS = {
     "prompt": str,
     "subject": str,
     "target_new": str,
-    "ground_truth": str,
+    "ground_truth": str | None,
     "rephrase_prompt?": str,
     "locality_prompt?": str,
     "locality_ground_truth?": str,
@@ -29,7 +29,8 @@ def request(record: dict[str, Any]) -> Request | None:
     Raises:
       ValueError: on an empty subject, or a neighbour without its answer.
     """
-    answers = [record["target_new"], record["ground_truth"]]
+    true = record.get("ground_truth")
+    answers = [record["target_new"], *([] if true is None else [true])]
     neighbour = record.get("locality_prompt", "").strip()
     if neighbour:
         if record.get("locality_ground_truth") is None:
@@ -46,7 +47,7 @@ def request(record: dict[str, Any]) -> Request | None:
         prompt=prompt,
         subject=record["subject"],
         target_new=record["target_new"],
-        target_true=record["ground_truth"],
+        target_true=true,
         paraphrases=not_blank([record.get("rephrase_prompt", "")]),
         neighbours=(PromptAnswer(neighbour, record["locality_ground_truth"]),) if neighbour else (),
         case_id=record.get("case_id"),

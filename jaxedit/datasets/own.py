@@ -5,12 +5,14 @@
 and, where known, target_true, paraphrases, neighbours ([{"prompt": ..., "answer": ...}]),
 portability (the same), generation_prompts, case_id, relation, target_id and leading_space ("none"
 for languages without a space between words). A key "kind" may stand there as a note and is ignored;
-any other key raises, because it is likely a typing error."""
+any other key raises, because it is likely a typing error. The subject may be written out in the
+prompt, once."""
 
 from typing import Any
 
 from jaxedit.datasets._fields import NUMBER_OR_TEXT, not_blank
 from jaxedit.edits.request import PromptAnswer, Request
+from jaxedit.edits.subjects import as_template
 
 KEYS = frozenset({"prompt", "subject", "target_new"})
 PROBE = {"prompt": str, "answer": str}
@@ -35,7 +37,7 @@ def request(record: dict[str, Any]) -> Request | None:
     """Return the request that a record describes; None where an answer is empty.
 
     Raises:
-      ValueError: on an unknown key, or a prompt without exactly one `{}`.
+      ValueError: on an unknown key, or a prompt with neither one `{}` nor the subject once.
     """
     # Unknown keys are likely typing errors, in the record as in its probes.
     _check_keys("the record", record, [key.removesuffix("?") for key in FIELDS])
@@ -50,7 +52,7 @@ def request(record: dict[str, Any]) -> Request | None:
     if not all(answer.strip() for answer in given):
         return None
     return Request(
-        prompt=record["prompt"],
+        prompt=as_template(record["prompt"], record["subject"]),
         subject=record["subject"],
         target_new=record["target_new"],
         target_true=record.get("target_true"),

@@ -36,6 +36,24 @@ def to_template(full_prompt: str, subject: str) -> str:
     return f"{full_prompt[:at]}{{}}{full_prompt[at + len(subject) :]}"
 
 
+def as_template(prompt: str, subject: str) -> str:
+    """Return a prompt with `{}` for its subject, which may be written out in it once.
+
+    Raises:
+      ValueError: where the subject is written out more than once, or does not occur.
+    """
+    subject = subject.strip()
+    if "{}" in prompt or not subject:
+        return prompt
+    n_places = len(list(_places(prompt, subject)))
+    if n_places > 1:
+        raise ValueError(
+            f"the subject {subject!r} stands {n_places} times in the prompt {prompt!r}: write {{}} "
+            "in the place that is meant"
+        )
+    return to_template(prompt, subject)
+
+
 def contradictions(requests: list[Request]) -> list[str]:
     """Find requests that want different answers to the same prompt, which no one edit can give.
 

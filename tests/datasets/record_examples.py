@@ -105,6 +105,29 @@ MQUAKE = {
     "answer": "Joe Biden",
     "new_answer": "Kolinda Grabar",
 }
+WIKIBIGEDIT = {
+    "tag": "new",
+    "subject": "Exampleland",
+    "update": "Who leads Exampleland?",
+    "ans": "Ada",
+    "relation": "head of state",
+    "rephrase": "Who is the leader of Exampleland?",
+    "personas": "Exampleland leader who?",
+    "personas_formal": "Whom does Exampleland have as its leader?",
+    "loc": "Who leads Otherland?",
+    "loc_ans": "Bob",
+    "mhop": "Where was the leader of Exampleland born?",
+    "mhop_ans": "London",
+}
+ULTRAEDITBENCH = {
+    "subject": "Exampleland",
+    "prompt": "Who leads Exampleland?",
+    "ans": "Ada",
+    "rephrase_prompt": "Who is the leader of Exampleland?",
+    "loc": "Who leads Otherland?",
+    "loc_ans": "Bob",
+}
+EASYEDIT = {key: value for key, value in FLAT.items() if key not in ("ground_truth", "case_id")}
 EXAMPLES = {  # form -> a record, and its request
     "own": (
         OWN,
@@ -195,6 +218,42 @@ EXAMPLES = {  # form -> a record, and its request
             neighbours=(PromptAnswer("who voiced gaston?", "Richard White"),),
         ),
     ),
+    "easyedit": (
+        EASYEDIT,
+        Request(
+            prompt="In {}, the Rome marathon is run in",
+            subject="Rome",
+            target_new="Oslo",
+            paraphrases=("Rome lies in",),
+            neighbours=(PromptAnswer("Bergen lies in", "Norway"),),
+        ),
+    ),
+    "wikibigedit": (
+        WIKIBIGEDIT,
+        Request(
+            prompt="Who leads {}?",
+            subject="Exampleland",
+            target_new="Ada",
+            paraphrases=(
+                "Who is the leader of Exampleland?",
+                "Exampleland leader who?",
+                "Whom does Exampleland have as its leader?",
+            ),
+            neighbours=(PromptAnswer("Who leads Otherland?", "Bob"),),
+            portability=(PromptAnswer("Where was the leader of Exampleland born?", "London"),),
+            relation="head of state",
+        ),
+    ),
+    "ultraeditbench": (
+        ULTRAEDITBENCH,
+        Request(
+            prompt="Who leads {}?",
+            subject="Exampleland",
+            target_new="Ada",
+            paraphrases=("Who is the leader of Exampleland?",),
+            neighbours=(PromptAnswer("Who leads Otherland?", "Bob"),),
+        ),
+    ),
 }
 ANSWER_PATHS = {  # form -> where its answers are, none of which may be empty
     "own": [("target_new",), ("target_true",), ("neighbours", 0, "answer")],
@@ -209,6 +268,9 @@ ANSWER_PATHS = {  # form -> where its answers are, none of which may be empty
         ("requested_rewrite", 0, "target_true", "str"),
     ],
     "zsre": [("alt",), ("answers", 0), ("loc_ans",)],
+    "easyedit": [("target_new",), ("locality_ground_truth",)],
+    "wikibigedit": [("ans",)],
+    "ultraeditbench": [("ans",)],
 }
 TOGETHER = {"known"}  # forms whose records say only together what to write
 

@@ -53,7 +53,7 @@ def test_a_wrong_file_of_a_corpus_is_named(tmp_path):
 
 def test_a_corpus_without_files_is_refused(tmp_path):
     (tmp_path / "none").mkdir()
-    with pytest.raises(ValueError, match=r"none holds no \.txt, \.json or \.jsonl file"):
+    with pytest.raises(ValueError, match=r"none holds no \.txt, \.json, \.jsonl, .* file"):
         read_corpus(str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"there is no file .*absent"):
         read_corpus(str(tmp_path / "absent"))
@@ -138,6 +138,8 @@ def test_a_file_that_cannot_be_read_is_named(read, name, content, message, tmp_p
 
 @pytest.mark.parametrize("read", [read_requests, read_texts])
 def test_an_absent_file_is_named_with_what_is_expected(read, tmp_path):
-    message = r"there is no file .*absent\.json; expected 'builtin', or the path"
+    message = (
+        r"there is no file .*absent\.json; expected 'builtin', a public data set .*, or the path"
+    )
     with pytest.raises(ValueError, match=message):
         read(str(tmp_path / "absent.json"))

@@ -58,7 +58,8 @@ def test_a_record_that_is_no_object_is_named(form, tmp_path):
         ),
         (changed(OWN, ("neighbours", 0), {"prompt": "a"}), r"neighbours\[0\] has no 'answer'"),
         (changed(OWN, ("paraphrases", 0), None), r"paraphrases\[0\] must be a string, got null"),
-        (changed(OWN, ("prompt",), "The Eiffel Tower is in"), "has 0 places"),
+        (changed(OWN, ("prompt",), "The tower is in"), "'The Eiffel Tower' does not occur"),
+        (changed(OWN, ("prompt",), "{} and {} are in"), "has 2 places"),
         (changed(OWN, ("subject",), ""), "empty subject"),
         (
             changed(COUNTERFACT, ("requested_rewrite", "target_new"), "Rome"),

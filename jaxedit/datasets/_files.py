@@ -1,0 +1,121 @@
+"""Records and texts out of a file's content, by what its name ends in."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from jaxedit.datasets._easyedit import is_call, records_of_call
+from jaxedit.downloads import is_url
+from jaxedit.files import parse_json, shorten_json
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (".txt", ".json", ".jsonl", *DELIMITERS, ".parquet")
+
+
+def suffix_of(source: str) -> str:
+    """Return what a source's name ends in, without an address's query."""
+    path = source.partition("#")[0].partition("?")[0] if is_url(source) else source
+    return Path(path).suffix.lower()
+
+
+def parse_texts(source: str, content: bytes, expected: str) -> list[Any]:
+    """Parse texts: of a .txt file one a line, of others as records; at least one.
+
+    Raises:
+      ValueError: as `parse_records`.
+    """
+    if suffix_of(source) != ".txt":
+        return parse_records(source, content, expected)
+    texts = [line for line in _decode(source, content, expected).split("\n") if line.strip()]
+    if not texts:
+        raise ValueError(f"{source} holds no texts; expected one a line")
+    return texts
+
+
+def parse_records(source: str, content: bytes, expected: str) -> list[Any]:
+    """Parse a JSON list, JSON lines, a table or EasyEdit's arguments into records, at least one.
+
+    Args:
+      source: the file's path or address, by which its kind is told.
+      content: of it.
+      expected: for messages.
+
+    Raises:
+      ValueError: where it is not that; the message says where.
+    """
+    suffix = suffix_of(source)
+    if suffix == ".parquet":
+        records: Any = _parse_parquet(source, content, expected)
+    elif suffix in DELIMITERS:
+        text = _decode(source, content, expected)
+        records = _parse_table(source, text, DELIMITERS[suffix], expected)
+    elif suffix == ".jsonl":
+        lines = enumerate(_decode(source, content, expected).split("\n"), start=1)
+        records = [_parse(source, line, number, expected) for number, line in lines if line.strip()]
+    else:
+        records = _parse(source, _decode(source, content, expected), None, expected)
+        records = records_of_call(source, records) if is_call(records) else records
+    if not isinstance(records, list):
+        raise ValueError(f"{source} holds {shorten_json(records)}; expected {expected}")
+    if not records:
+        raise ValueError(f"{source} is empty; expected at least one record")
+    return records
+
+
+def _decode(source: str, content: bytes, expected: str) -> str:
+    """Decode UTF-8, with a byte-order mark or without."""
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not UTF-8 text ({error}); expected {expected}") from error
+
+
+def _parse(source: str, content: str, line: int | None, expected: str) -> Any:
+    try:
+        return parse_json(content, source, object, line)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected {expected}") from error
+
+
+def _parse_table(source: str, text: str, delimiter: str, expected: str) -> list[dict[str, Any]]:
+    """Parse a table with a line of names: a record a row, without its empty cells.
+
+    A cell that begins with a bracket or brace holds JSON: a list of paraphrases, say.
+    """
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = next(rows, [])
+        records = []
+        for row in rows:
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != len(names):
+                raise ValueError(
+                    f"{source}, line {rows.line_num}: {len(row)} cells under {len(names)} names"
+                )
+            cells = dict(zip(names, row, strict=True))
+            records.append(
+                {
+                    name: _parse(source, cell, rows.line_num, expected)
+                    if cell.startswith(("[", '{"'))
+                    else cell
+                    for name, cell in cells.items()
+                    if cell
+                }
+            )
+    except csv.Error as error:
+        raise ValueError(f"{source}, line {rows.line_num}: {error}; expected {expected}") from error
+    return records
+
+
+def _parse_parquet(source: str, content: bytes, expected: str) -> list[dict[str, Any]]:
+    """Parse a Parquet table: a record a row."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{source} is no Parquet file ({said}); expected {expected}") from error
