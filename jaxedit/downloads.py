@@ -65,8 +65,9 @@ def download(address: str, read: Callable[[Path], T]) -> T:
                 f"{error}. This is {path}, a copy of {address}; delete it to have it fetched again"
             ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own for each process: several may fetch the same file at once.
-    with NamedTemporaryFile(dir=path.parent, delete=False) as file:
+    # A name of its own for each process: several may fetch the same file at once. It ends as the
+    # file's, by which its kind is told.
+    with NamedTemporaryFile(dir=path.parent, suffix=f"-{path.name}", delete=False) as file:
         fetched = Path(file.name)
         try:
             _fetch(address, file)
