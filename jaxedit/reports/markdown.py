@@ -8,6 +8,7 @@ from jaxedit.analyses.damage_prediction import DAMAGE_RATIO, damage_predictors, 
 from jaxedit.analyses.paper import PAPER_TITLE, paper_numbers
 from jaxedit.files import write_atomic
 from jaxedit.messages import escape_controls, escape_markdown
+from jaxedit.metrics.generated import KINDS, WAYS
 from jaxedit.reports.curves import Curve
 from jaxedit.reports.figures import (
     damage_prediction_figure,
@@ -92,6 +93,7 @@ def report_markdown(journal: Journal, steps: list[StepRecord]) -> str:
             "",
             *markdown_table(["#", "edit", "continuation"], said, [True, False, False]),
             "",
+            *generated_lines(steps),
             *damage_prediction_lines(steps, single),
             *paper_lines(journal),
             "## Time",
@@ -118,6 +120,23 @@ def not_made_lines(steps: list[StepRecord]) -> list[str]:
             why = escape_cell(why_not_made(record) or "")
             lines.append(f"- Edit {record.step} was {why}")
     return [*lines, ""] if lines else []
+
+
+def generated_lines(steps: list[StepRecord]) -> list[str]:
+    """Write the shares of generated answers that are right; nothing where none were generated."""
+    found = [record.generated_metrics for record in steps if record.generated_metrics]
+    if not found:
+        return []
+    rows = []
+    for kind in KINDS:
+        shares: list[float | None] = []
+        for way in WAYS:
+            known = [each[name] for each in found if (name := f"generated_{kind}_{way}") in each]
+            shares.append(sum(known) / len(known) if known else None)
+        if any(share is not None for share in shares):
+            rows.append([kind, *("–" if share is None else f"{share:.0%}" for share in shares)])
+    table = markdown_table(["answers as generated", *WAYS], rows, [False, True, True, True])
+    return ["## What the model says by itself", "", *table, ""]
 
 
 def damage_prediction_lines(steps: list[StepRecord], single: bool = True) -> list[str]:

@@ -34,6 +34,8 @@ SCALARS = {
     "model/kl_nats": ("kl_nats",),
     "model/ngram_entropy_bits": ("ngram_entropy_bits",),
     "model/reference_score": ("reference_score",),
+    "generated/efficacy_contains": ("generated_metrics", "generated_efficacy_contains"),
+    "generated/efficacy_exact": ("generated_metrics", "generated_efficacy_exact"),
     "time_s/edit": ("time_s", "edit"),
     "time_s/perplexity": ("time_s", "perplexity"),
 }

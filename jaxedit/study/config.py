@@ -33,6 +33,10 @@ EVALUATION = dict(
     retention_every=0,
     prompts=(),
     reference_texts="",
+    generated_every=0,
+    generated_context="bare",  # or "qa", "chat"
+    judge="",  # address of a server that speaks OpenAI's protocol; empty: no judge
+    judge_model="",
 )
 START = dict(run="", run_steps=(), after_step=None, edit="")
 GUARD = dict(max_ppl_ratio=2.0, action="rollback", max_relative_perturbation=0.1)
@@ -65,14 +69,11 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     # How facts become edits.
     config.mode = "sequential"  # or "single": every edit on the untouched model
     config.facts_per_edit = 1
-    config.single_batch_size = 16  # mode="single" only: edits computed per batch, if the method
-    # supports it. A batch is the unit of resumption.
+    config.single_batch_size = 16  # mode="single": edits computed per batch, the unit of resumption
     config.shard = ""  # "i/n": run only shard i of n (mode="single"); `jaxedit merge` joins them
     config.journal_dense_every = 1  # methods that change whole matrices: journal them every k edits
-    config.screening = ""  # predict each edit's damage first: "log" it, "skip" hard facts, or
-    # write them by "c-rome"
-    # What is measured after every k edits: the perplexity (also after the last), and the others
-    # (0: never).
+    config.screening = ""  # predicted damage: "log" it, "skip" hard facts, or write by "c-rome"
+    # What is measured every k edits: the perplexity (also after the last), others (0: never).
     config.eval = ConfigDict(EVALUATION | dict(bos=placeholder(bool)))
     config.guard = ConfigDict(GUARD)
     config.editor = editor_config(method, **hyper)

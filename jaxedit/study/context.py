@@ -16,6 +16,7 @@ from jaxedit.editors import Editor
 from jaxedit.edits.request import Request
 from jaxedit.mesh import replicate
 from jaxedit.metrics.consistency import ReferenceTexts, read_references
+from jaxedit.metrics.judge import Judge
 from jaxedit.metrics.perplexity import prepare, scores_with_bos
 from jaxedit.metrics.perturbation import KeyProbe, read_key_probe
 from jaxedit.models.model import Model, allocate_deltas
@@ -52,6 +53,9 @@ class Evaluation(NamedTuple):
       retention_every: whether the facts of all kept edits still hold.
       prompts: texts that the model continues whenever the perplexity is due.
       reference_texts: for the consistency.
+      generated_every: what the model says about the edit's facts.
+      generated_context: in which it is asked, one of `jaxedit.metrics.generated.CONTEXTS`.
+      judge: of what it says; None: there is none.
     """
 
     perplexity_every: int
@@ -60,6 +64,9 @@ class Evaluation(NamedTuple):
     retention_every: int
     prompts: tuple[str, ...]
     reference_texts: ReferenceTexts | None
+    generated_every: int
+    generated_context: str
+    judge: Judge | None
 
 
 class StudyContext(NamedTuple):
@@ -185,6 +192,9 @@ def _evaluation(values: Mapping[str, Any], single: bool) -> Evaluation:
         retention_every=0 if single else values["retention_every"],  # nothing is kept
         prompts=tuple(values["prompts"]),
         reference_texts=read_references(source) if source else None,
+        generated_every=values["generated_every"],
+        generated_context=values["generated_context"],
+        judge=Judge(values["judge"], values["judge_model"]) if values["judge"] else None,
     )
 
 

@@ -1,7 +1,7 @@
 """What a study measures of a model besides facts: perplexity where due, the rest now and then.
 
-The rest is the KL to the unedited model, fluency, consistency, and continuations of the study's own
-prompts.
+The rest is the KL to the unedited model, fluency, consistency, what the model says about an edit's
+facts, and continuations of the study's own prompts.
 """
 
 import logging
@@ -15,6 +15,7 @@ from jaxedit.edits.request import Request
 from jaxedit.metrics.consistency import consistency
 from jaxedit.metrics.divergence import kl_divergence
 from jaxedit.metrics.fluency import fluency, generate_texts
+from jaxedit.metrics.generated import generate_answers, generated_metrics
 from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.models.generate import continue_texts
 from jaxedit.models.model import Model
@@ -40,9 +41,13 @@ def _is_regular(context: StudyContext, step: int) -> bool:
 
 
 def due_measurements(context: StudyContext, step: int) -> list[str]:
-    """List what is due besides facts and perplexity: "kl", "fluency", "prompts"."""
+    """List what is due besides facts and perplexity: "kl", "fluency", "generated", "prompts"."""
     evaluation = context.evaluation
-    every = {"kl": evaluation.kl_every, "fluency": evaluation.fluency_every}
+    every = {
+        "kl": evaluation.kl_every,
+        "fluency": evaluation.fluency_every,
+        "generated": evaluation.generated_every,
+    }
     due = [name for name, n in every.items() if n and step % n == 0]
     return due + (["prompts"] if evaluation.prompts and _is_regular(context, step) else [])
 
@@ -54,6 +59,11 @@ def measure_due(context: StudyContext, edited: Model, step: int, due: list[str])
         fields["kl_nats"] = kl_divergence(edited, context.unedited, context.texts)
     if "fluency" in due:
         fields |= _measure_fluency(context, edited, context.batches[step - 1])
+    if "generated" in due:
+        batch, evaluation = context.batches[step - 1], context.evaluation
+        said = generate_answers(edited, batch, evaluation.generated_context, evaluation.judge)
+        fields["generated_metrics"] = generated_metrics(said)
+        fields["generated_answers"] = [each._asdict() for each in said]
     if "prompts" in due:
         prompts = context.evaluation.prompts
         fields["prompt_continuations"] = continuations(edited, prompts, PROMPT_TOKENS)

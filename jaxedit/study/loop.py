@@ -69,6 +69,8 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
     journal = journal.truncate(1 + n_steps_to_keep(context, journal)) if journal.steps else journal
     for step in journal.steps:
         on_step(step.record, total)
+        if context.evaluation.judge is not None:
+            context.evaluation.judge.remember(step.record.generated_answers or [])
 
     # The state after these steps; before the first one, the unedited model's perplexity.
     state = StudyState(context.unedited, context.initial_state)

@@ -41,6 +41,19 @@ class PerplexityRecord(BaselinePerplexity):
     delta_nll_stderr_nats: float
 
 
+class GeneratedAnswer(TypedDict):
+    """What the model says to a question, a `jaxedit.metrics.generated.Generated`."""
+
+    request: int
+    kind: str
+    prompt: str
+    answer: str
+    said: str
+    exact: bool
+    contains: bool
+    judged: bool | None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepRecord:
     """What was asked in a step, what was measured and what was decided.
@@ -73,6 +86,9 @@ class StepRecord:
       kl_nats: KL(unedited || edited) a token of the texts.
       ngram_entropy_bits: fluency of what is generated (GE).
       reference_score: its consistency with reference texts (RS).
+      generated_metrics: of what the model says about the edit's facts
+        (`jaxedit.metrics.generated.generated_metrics`).
+      generated_answers: each answer.
       retention: step of a kept edit -> how its facts hold now.
       snapshot: whether the arrays hold the whole change since the unedited model.
       time_s: seconds of each phase.
@@ -114,6 +130,8 @@ class StepRecord:
     kl_nats: float | None = None
     ngram_entropy_bits: float | None = None
     reference_score: float | None = None
+    generated_metrics: Mapping[str, float] | None = None
+    generated_answers: list[GeneratedAnswer] | None = None
     retention: Mapping[str, Mapping[str, Any]] | None = None
     snapshot: bool | None = None
     time_s: Mapping[str, float] | None = None
@@ -242,6 +260,7 @@ _TEXTS = frozenset(
         "subject",
         "target_new",
         "target_true",
+        "generated_answers",
         "leading_space",
         "contradictions",
         "skipped",

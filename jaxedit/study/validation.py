@@ -12,6 +12,7 @@ from jaxedit.editors import Editor
 from jaxedit.edits.edit import Edit, edit_to_arrays
 from jaxedit.edits.request import Request, with_leading_space
 from jaxedit.files import expand_home
+from jaxedit.metrics.generated import CONTEXTS
 from jaxedit.rounding import read_whole_number
 from jaxedit.study.config import KINDS, default_config
 
@@ -79,7 +80,7 @@ def check_config(values: dict[str, Any]) -> dict[str, Any]:
     if evaluation["perplexity_every"] < 1:
         every = evaluation["perplexity_every"]
         raise ValueError(f"eval.perplexity_every={every}: expected a positive number")
-    for name in ("kl_every", "fluency_every", "retention_every"):
+    for name in ("kl_every", "fluency_every", "retention_every", "generated_every"):
         if evaluation[name] < 0:
             raise ValueError(
                 f"eval.{name}={evaluation[name]}: expected a number of edits, or 0 for never"
@@ -90,7 +91,18 @@ def check_config(values: dict[str, Any]) -> dict[str, Any]:
             f"eval.prompts={prompts!r}: expected a list of texts, each with something in it"
         )
 
+    context = evaluation["generated_context"]
+    if context not in CONTEXTS:
+        raise ValueError(
+            f"eval.generated_context={context!r}: expected one of {', '.join(CONTEXTS)}"
+        )
+
     # What does not go together.
+    if bool(evaluation["judge"]) != bool(evaluation["judge_model"]):
+        raise ValueError(
+            "eval.judge and eval.judge_model go together: the server's address, e.g. "
+            "http://localhost:8000/v1, and a model's name there"
+        )
     stops = values["guard"]["action"] == "stop"
     if values["shard"] and (values["mode"] != "single" or stops):
         raise ValueError(

@@ -48,6 +48,10 @@ def test_defaults():
             "retention_every": 0,
             "prompts": (),
             "reference_texts": "",
+            "generated_every": 0,
+            "generated_context": "bare",
+            "judge": "",
+            "judge_model": "",
         },
         "guard": {"max_ppl_ratio": 2.0, "action": "rollback", "max_relative_perturbation": 0.1},
     }

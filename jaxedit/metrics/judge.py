@@ -1,0 +1,83 @@
+"""A language model as a judge of answers, at any address that speaks OpenAI's protocol."""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+from jaxedit.distributed import broadcast_flag, is_first_process
+from jaxedit.messages import first_line
+
+KEY = "OPENAI_API_KEY"  # in the environment
+NO_KEY = "none"  # servers on one's own machine ask for none
+MAX_TOKENS = 16  # of a verdict
+QUESTION = """You grade answers. You get a question, the right answer, and what was said.
+
+Question: {question}
+Right answer: {answer}
+Said: {said}
+
+Does what was said give the right answer? Other words, more detail and another order do not matter.
+Another answer, several answers or none at all do. Say CORRECT or INCORRECT, and nothing else."""
+
+
+class Judge:
+    """Asks whether answers are right, each question with its answers once.
+
+    Attributes:
+      base_url: of the server, e.g. "http://localhost:8000/v1".
+      model: its name there.
+    """
+
+    def __init__(self, base_url: str, model: str):
+        self.base_url, self.model = base_url, model
+        self._verdicts: dict[tuple[str, str, str], bool] = {}
+
+    def remember(self, answers: Iterable[dict[str, Any]]) -> None:
+        """Take over verdicts of a journal, so that they are not asked for again."""
+        for each in answers:
+            if each.get("judged") is not None:
+                self._verdicts[each["prompt"], each["answer"], each["said"]] = each["judged"]
+
+    def is_right(self, question: str, answer: str, said: str) -> bool:
+        """Return whether what was said is right; of several processes the first one asks.
+
+        Raises:
+          ValueError: where the server cannot be asked, or gives no verdict.
+        """
+        asked = question, answer, said
+        if asked not in self._verdicts:
+            verdict = self._ask(*asked) if is_first_process() else False
+            self._verdicts[asked] = broadcast_flag(verdict)
+        return self._verdicts[asked]
+
+    def _ask(self, question: str, answer: str, said: str) -> bool:
+        """Ask the server."""
+        try:
+            import openai
+        except ImportError as error:
+            raise ValueError(
+                "a judge needs the client openai: pip install 'jaxedit[judge]'"
+            ) from error
+        content = QUESTION.format(question=question, answer=answer, said=said)
+        client = openai.OpenAI(base_url=self.base_url, api_key=os.environ.get(KEY, NO_KEY))
+        try:
+            reply = client.chat.completions.create(
+                model=self.model,
+                messages=[{"role": "user", "content": content}],
+                temperature=0,
+                max_tokens=MAX_TOKENS,
+            )
+        except openai.OpenAIError as error:
+            raise ValueError(
+                f"the judge {self.model} at {self.base_url} could not be asked "
+                f"({type(error).__name__}: {first_line(error)}); the key is taken from {KEY}. What "
+                "was judged is kept: run the same command again to go on"
+            ) from error
+        text = (reply.choices[0].message.content if reply.choices else None) or ""
+        words = text.upper().replace(".", " ").split()
+        if not words or words[0] not in ("CORRECT", "INCORRECT"):
+            raise ValueError(
+                f"the judge {self.model} at {self.base_url} said {text[:80]!r}, where CORRECT or "
+                "INCORRECT was asked for: take another model"
+            )
+        return words[0] == "CORRECT"
