@@ -17,7 +17,7 @@ from jaxedit.editors import Editor, make_editor, published_hyper
 from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
-from jaxedit.metrics.perplexity import perplexity, perplexity_each, prepare
+from jaxedit.metrics.perplexity import perplexity, perplexity_each, prepare, scores_with_bos
 from jaxedit.models.load import load
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.needs import Need, keys_need, scoring_need, stats_need, value_need
@@ -174,7 +174,8 @@ def scaling(
             n_made += 1
         runs.append(functools.partial(_edit_once_more, context, edited))
     # More and more texts, under the model with all these edits.
-    texts = [prepare(model, config.texts * times, start_layer=layer) for times in (1, 2, 4, 8)]
+    bos = scores_with_bos(model)
+    texts = [prepare(model, config.texts * times, bos, start_layer=layer) for times in (1, 2, 4, 8)]
     n_tokens = [sum(map(np.count_nonzero, each.packed.segment_GBT)) for each in texts]
     scored = [functools.partial(perplexity, edited, each) for each in texts]
     return {
@@ -232,7 +233,7 @@ def _time_texts(context: BenchContext, edited: Model, report: Report) -> np.ndar
     """
     model, layer, texts = context.model, context.layer, context.config.texts
     for name, lowest in (("perplexity", layer), ("perplexity, all layers", 0)):
-        prepared = prepare(model, texts, start_layer=lowest)
+        prepared = prepare(model, texts, scores_with_bos(model), start_layer=lowest)
         lengths = perplexity(edited, prepared).n_tokens + 1  # the first token is not scored
         time_s = seconds(functools.partial(perplexity, edited, prepared), repeats=5)
         about = f"{len(lengths)} texts, {int(lengths.sum())} tokens, layers from {lowest}"
@@ -258,7 +259,7 @@ def _time_sweep(context: BenchContext, lengths: np.ndarray, report: Report) -> N
     """Measure a single edit with its perplexity, some of them made together."""
     model, layer, state = context.model, context.layer, context.state
     requests, edit_each = context.config.requests[:SWEEP_EDITS], context.editor.edit_each
-    texts = prepare(model, context.config.texts, start_layer=layer)
+    texts = prepare(model, context.config.texts, scores_with_bos(model), start_layer=layer)
     assert edit_each is not None, "ROME edits each of several requests alone"
     infos = []
 
@@ -278,7 +279,8 @@ def _time_sweep(context: BenchContext, lengths: np.ndarray, report: Report) -> N
 def _trace_edit(context: BenchContext, folder: str) -> None:
     """Write a trace of an edit and of the texts' perplexity after it; both are compiled."""
     model, request = context.model, context.config.request
-    texts = prepare(model, context.config.texts, start_layer=context.layer)
+    bos = scores_with_bos(model)
+    texts = prepare(model, context.config.texts, bos, start_layer=context.layer)
     with jax.profiler.trace(folder):
         edit, _, _ = context.editor.edit(model, [request], context.state)
         perplexity(apply(model, edit), texts)

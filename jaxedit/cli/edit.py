@@ -135,6 +135,7 @@ def save(
       scores: the perplexity before and after.
       facts: the request's metrics before and after.
     """
+    from jaxedit.metrics.perplexity import scores_with_bos
     from jaxedit.study.edited import EditedModel, with_record
     from jaxedit.study.evaluation import perplexity_record
     from jaxedit.study.record import StepRecord
@@ -161,6 +162,7 @@ def save(
         requests=(request,),
         unedited_ppl=None if n_before else scores[0].mean,
         texts=FLAGS.texts,
+        bos=scores_with_bos(model),
     )
     with_record(edit, edited).save(FLAGS.save)
     if n_before:

@@ -44,14 +44,14 @@ def main() -> None:
     """Evaluate."""
     from jaxedit.metrics.baseline import check_baseline
     from jaxedit.metrics.downstream import PromptSettings, evaluate_tasks
-    from jaxedit.metrics.perplexity import perplexity
+    from jaxedit.metrics.perplexity import perplexity, scores_with_bos
     from jaxedit.metrics.task_files import check_output
 
     output_path = Path(FLAGS.output_path) if FLAGS.output_path else None
     check_output(output_path, FLAGS.log_samples)
     model = load_model()
     texts = ["Once upon a time"]  # a model that gives a text no loss answers nothing
-    check_baseline(model, perplexity(model, texts), texts)
+    check_baseline(model, perplexity(model, texts, scores_with_bos(model)), texts)
     found = evaluate_tasks(
         model,
         FLAGS.tasks,

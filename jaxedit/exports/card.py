@@ -184,8 +184,9 @@ def _perplexity(edited: EditedModel, measured: Measured) -> str:
     if measured.perplexity is None:
         return "Not measured."
     before = "not measured" if edited.unedited_ppl is None else _number(edited.unedited_ppl)
+    front = "a begin-of-text token" if edited.bos else "no begin-of-text token"
     return (
-        f"Mean over texts (`{Path(edited.texts).name}`), no begin-of-text token in front.\n\n"
+        f"Mean over texts (`{Path(edited.texts).name}`), {front} in front.\n\n"
         f"- unedited: {before}\n- edited: {_number(measured.perplexity)}"
     )
 

@@ -49,7 +49,7 @@ def measure_as(model: Model, edited: EditedModel) -> Measured:
     ]
     found = evaluate_facts(model, asked) if asked else []
     texts = texts_of(edited)
-    score = perplexity(model, texts) if texts else None
+    score = perplexity(model, texts, edited.bos) if texts else None
     return Measured(
         perplexity=score.mean if score else None,
         probability_new=tuple(float(metrics["probability_new"] or 0.0) for metrics in found),

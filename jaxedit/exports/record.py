@@ -30,6 +30,7 @@ KINDS = {
     "editor": (dict,),
     "requests": (list,),
     "texts": (list,),
+    "bos": (bool,),
     "measured": (dict,),
     "written": (list,),
 }
@@ -54,6 +55,7 @@ class ExportRecord(NamedTuple):
       editor: "method" and its hyper-parameters.
       requests: the facts of the edits.
       texts: the first of those whose perplexity was measured.
+      bos: whether a begin-of-text token stands before each of them then.
       measured: what the edited model gave here, before it was written; its perplexity is of all
         the texts there were.
       written: each changed weight, and how much of its change was lost.
@@ -70,6 +72,7 @@ class ExportRecord(NamedTuple):
     editor: Mapping[str, Any]
     requests: tuple[Request, ...]
     texts: tuple[str, ...]
+    bos: bool
     measured: Measured
     written: tuple[WrittenWeight, ...]
 
@@ -102,6 +105,7 @@ def export_record(
         editor=dict(edited.editor),
         requests=edited.requests,
         texts=tuple(texts_of(edited)[:MOST_TEXTS]),
+        bos=edited.bos,
         measured=measured,
         written=tuple(written),
     )
@@ -132,7 +136,7 @@ def read_export_record(folder: Path) -> ExportRecord:
             f"{path} is missing: expected a folder that `jaxedit export` wrote, which holds it"
         )
     try:
-        values = read_json(path)
+        values = {"bos": False} | read_json(path)  # earlier exports knew no other way
         _check_types(values, KINDS, "the account")
         measured, options = values["measured"], ExportOptions(**values["options"])
         ppl = measured["perplexity"]

@@ -101,7 +101,7 @@ def verify_export(folder: Path, base: str | None = None) -> Verified:
     # What torch computes. An adapter is merged last.
     rows_BT, is_text_BT = _prompt_rows(edited.model, record)
     theirs_QV = torch_logits(theirs, rows_BT)[is_text_BT]
-    texts = [edited.model.tokenizer.encode(text, bos=False) for text in record.texts]
+    texts = [edited.model.tokenizer.encode(text, bos=record.bos) for text in record.texts]
     theirs_ppl = torch_perplexity(theirs, texts) if texts else None
     changes = torch_changes(theirs)
 
@@ -112,7 +112,7 @@ def verify_export(folder: Path, base: str | None = None) -> Verified:
     checks.append(_compare_logits(ours_QV, theirs_QV, len(rows_BT)))
     ppl = None
     if theirs_ppl is not None:
-        ppl = theirs_ppl, perplexity(expected, list(record.texts)).mean
+        ppl = theirs_ppl, perplexity(expected, list(record.texts), record.bos).mean
         name = f"perplexity of {len(texts)} texts in torch and here, relative"
         checks.append(Check(name, _relative(*ppl), PERPLEXITY_TOLERANCE))
     if remade is None:
@@ -155,7 +155,8 @@ def _read_export(folder: Path, record: ExportRecord, base: str | None) -> Edited
             f"the edits were made on weights with the fingerprint {record.fingerprint}, those of "
             f"{base_name} have {model.rounded_fingerprint}: name the base by --base"
         )
-    return EditedModel(model, base_name, record.editor, (), record.requests, None, "")
+    about = EditedModel(model, base_name, record.editor, (), record.requests, None, "")
+    return about._replace(bos=record.bos)
 
 
 def _prompt_rows(model: Model, record: ExportRecord) -> tuple[np.ndarray, np.ndarray]:

@@ -44,6 +44,7 @@ class EditedModel(NamedTuple):
       run_steps: the steps of that study whose edits it has, in order, without those that the study
         began with.
       after_step: of a study that holds no edit by itself, the step after which the model was.
+      bos: whether a begin-of-text token stands before each of the texts where they are scored.
     """
 
     model: Model
@@ -56,6 +57,7 @@ class EditedModel(NamedTuple):
     path: str | None = None
     run_steps: tuple[int, ...] = ()
     after_step: int | None = None
+    bos: bool = False
 
 
 def open_run(
@@ -96,6 +98,7 @@ def open_run(
         path=str(Path(folder).resolve()),
         run_steps=known.run_steps,
         after_step=known.after_step,
+        bos=config["eval"]["bos"],
     )
 
 
@@ -207,6 +210,7 @@ def open_edit(
         unedited_ppl=None if baseline is None else float(baseline),
         texts=record.get("texts", ""),
         path=str(Path(path).resolve()),
+        bos=record.get("bos", False),
     )
 
 
@@ -283,6 +287,7 @@ def with_record(edit: Edit, edited: EditedModel) -> Edit:
         "requests": [dataclasses.asdict(request) for request in edited.requests],
         "unedited_ppl": edited.unedited_ppl,
         "texts": edited.texts,
+        "bos": edited.bos,
     }
     if edited.records:
         record["step"] = edited.records[0].to_dict()
