@@ -208,7 +208,8 @@ def relative_perturbation(probe: KeyProbe, edit: Edit, unedited: Model) -> float
     if not edit.deltas:
         return 0.0
     changes = [
-        _change_of(delta, probe.key_EQF[probe.layers.index(delta.layer)]) for delta in edit.deltas
+        change_of_output(delta, probe.key_EQF[probe.layers.index(delta.layer)])
+        for delta in edit.deltas
     ]
     if unedited.config.adds_as_is:
         return _mean_ratio(unedited, probe, np.sum(changes, axis=0)[None])
@@ -276,7 +277,7 @@ def _in_residual(model: Model, value_EQD, change_EQD, layers: tuple[int, ...]) -
     return replicate(model.mesh, jnp.stack(changes))
 
 
-def _change_of(delta: LowRank | Dense, key_QF: np.ndarray) -> np.ndarray:
+def change_of_output(delta: LowRank | Dense, key_QF: np.ndarray) -> np.ndarray:
     """Compute k dW of one layer [Q, D], for low-rank edits as (k u) v."""
     with np.errstate(over="ignore", invalid="ignore"):
         if isinstance(delta, Dense):
