@@ -1,8 +1,9 @@
 """How well damage was predicted: of a single edit before it is made and from its perturbation.
 
 Predictors of a single edit are what forward passes alone say (`jaxedit.study.screening`), the
-edit's relative perturbation, and 1 / |u . k| of its denominator; of a sequence the relative
-perturbation of all its edits together. Damage is a perplexity over 1.1 times the unedited model's,
+edit's relative perturbation, 1 / |u . k| of its denominator, and the change of the loss that was
+predicted; of a sequence the relative perturbation of all its edits together, and their predicted
+change. Damage is a perplexity over 1.1 times the unedited model's,
 collapse one over 1000 where the unedited model's is not. Its size is the change of the mean loss a
 token (nats), whose ranking is that of the geometric mean of the perplexities.
 """
@@ -104,15 +105,21 @@ def damage_predictors(steps: list[StepRecord], single: bool = True) -> list[Dama
 
 def _predictions(records: list[StepRecord], single: bool) -> dict[str, list[float | None]]:
     """Return for each predictor its value for each edit, None where an edit lacks it."""
+    predicted = {
+        "predicted change of the loss": [
+            None if record.predicted_change is None else record.predicted_change["mean_nats"]
+            for record in records
+        ]
+    }
     if not single:
         total = [record.total_relative_perturbation for record in records]
-        return {"relative perturbation of all edits": total}
+        return {"relative perturbation of all edits": total} | predicted
     denominators = [(record.optimisation or {}).get("denominator") for record in records]
     return {
         "predicted before the edit": [record.predicted_perturbation for record in records],
         "relative perturbation": [record.relative_perturbation for record in records],
         "1 / |u·k|": [1 / value if value else None for value in denominators],
-    }
+    } | predicted
 
 
 def _judge(name: str, value: np.ndarray, damage: Damage) -> DamagePredictor:

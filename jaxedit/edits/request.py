@@ -1,7 +1,7 @@
 """A request: the fact to write, and the prompts that tell whether the edit took."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxedit.edits.spaces import check_leading_space, strip_end
@@ -171,3 +171,13 @@ def with_leading_space(requests: list[Request], leading_space: str | None) -> li
         else dataclasses.replace(request, leading_space=leading_space)
         for request in requests
     ]
+
+
+def request_from_json(values: Mapping[str, Any]) -> Request:
+    """Read a request from JSON, whose lists were tuples."""
+    fields: dict[str, Any] = dict(values)
+    for name in ("paraphrases", "generation_prompts"):
+        fields[name] = tuple(fields.get(name, ()))
+    for name in ("neighbours", "portability"):
+        fields[name] = tuple(PromptAnswer(*pair) for pair in fields.get(name, ()))
+    return Request(**fields)

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxedit.edits.request import Request
+from jaxedit.edits.request import Request, request_from_json
 from jaxedit.exports.measured import Measured, texts_of
 from jaxedit.exports.written import ExportOptions, WrittenWeight
 from jaxedit.files import read_json, shorten_json, to_json, write_atomic
-from jaxedit.study.edited import EditedModel, request_from_json
+from jaxedit.study.edited import EditedModel
 
 RECORD = "jaxedit.json"
 NONE = type(None)

@@ -10,8 +10,7 @@ same texts. For a sequence the changes of all its edits are added up first.
 
 Where w_up or w_gate is edited, k dW is replaced by what it is of w_down alone: the change of what
 the layer's MLP puts out, given what it reads in the unedited model. That runs each of these MLPs
-twice. Where an MLP's output does not reach the residual stream as it is (a post-norm, a factor),
-the change is that of what reaches it.
+twice. Where an MLP's output does not reach the residual stream as it is, that of what does counts.
 """
 
 import functools

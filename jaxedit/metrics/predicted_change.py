@@ -142,17 +142,19 @@ def predict_change(probe: LossProbe, edit: Edit) -> PredictedChange:
     return _predict(probe, edit.deltas)
 
 
-def predict_total_change(probe: LossProbe, model: Model) -> PredictedChange:
-    """Predict what all edits that a model has change together, against the probed model.
+def predict_total_change(probe: LossProbe, before: Model, model: Model) -> PredictedChange:
+    """Predict what all edits of a model change together.
 
     Args:
-      probe: of the model without these edits.
+      probe: of `before`.
+      before: the model without these edits, with room for them.
       model: with them.
     """
     deltas = []
     for weight, layer in probe.places:
         slot = int(np.asarray(model.overlay.slot[weight])[layer])
-        deltas.append(Dense(weight, layer, np.asarray(model.overlay.delta[weight][slot])))
+        change = model.overlay.delta[weight][slot] - before.overlay.delta[weight][slot]
+        deltas.append(Dense(weight, layer, np.asarray(change)))
     return _predict(probe, deltas)
 
 
@@ -240,8 +242,7 @@ def _inputs_and_gradients(
     out_BTD, pull_back, inputs_of = jax.vjp(residual_of, zero_of, has_aux=True)
 
     # One backward pass for the texts' own tokens, and one for each draw of labels.
-    next_BT = jnp.roll(token_BT, -1, axis=1)
-    gradients = _head_gradients(model, out_BTD, next_BT, weight_BT, key, n_draws)
+    gradients = _head_gradients(model, out_BTD, token_BT, weight_BT, key, n_draws)
     (gradient_of,) = jax.lax.map(pull_back, gradients)
     read = {}
     for weight, layer in places:
@@ -251,13 +252,13 @@ def _inputs_and_gradients(
     return read
 
 
-def _head_gradients(model: Model, h_BTD, next_BT, weight_BT, key, n_draws: int) -> jax.Array:
+def _head_gradients(model: Model, h_BTD, token_BT, weight_BT, key, n_draws: int) -> jax.Array:
     """Compute gradients of the losses by the last residual stream [1 + n_draws, B, T, D].
 
     The first are of the tokens that follow, with each text's mean; the others of drawn labels,
     whose sum over a text is over the root of its length.
     """
-    head = embedding_and_head(model)
+    head, next_BT = embedding_and_head(model), jnp.roll(token_BT, -1, axis=1)
     B, T, D = h_BTD.shape
     n_chunks = math.ceil(B * T / HEAD_POSITIONS)
     n_more = n_chunks * HEAD_POSITIONS - B * T

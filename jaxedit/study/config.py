@@ -37,6 +37,7 @@ EVALUATION = dict(
     generated_context="bare",  # or "qa", "chat"
     judge="",  # address of a server that speaks OpenAI's protocol; empty: no judge
     judge_model="",
+    prediction_draws=0,  # of labels, by which the change of the loss is predicted; 0: it is not
 )
 START = dict(run="", run_steps=(), after_step=None, edit="")
 GUARD = dict(max_ppl_ratio=2.0, action="rollback", max_relative_perturbation=0.1)
@@ -55,7 +56,6 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
       ValueError: on an unknown method or hyper-parameter.
     """
     config = ConfigDict()
-    # The model and its devices.
     config.model = "smollm2-135m"  # a name, an HF directory or hub id, a .gguf file
     # Edits that it has from the start: those of a study's folder (as `--run`), or of a file.
     config.start = ConfigDict(START | dict(after_step=placeholder(int)))

@@ -3,7 +3,7 @@
 import functools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from jaxedit.metrics.consistency import ReferenceTexts, read_references
 from jaxedit.metrics.judge import Judge
 from jaxedit.metrics.perplexity import prepare, scores_with_bos
 from jaxedit.metrics.perturbation import KeyProbe, read_key_probe
+from jaxedit.metrics.predicted_change import LossProbe, read_loss_probe
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.models.score import PrefilledTexts
 from jaxedit.rounding import ceil_div
@@ -82,6 +83,7 @@ class StudyContext(NamedTuple):
       single_batch_size: how many single edits are made together; 1 where each waits for the last.
       journal_dense_every: 1 where each edit is journalled by itself.
       key_probe: of the texts, for the relative perturbation.
+      loss_probe: of the texts, for the predicted change of the loss; None: it is not predicted.
       weight_norm: the Frobenius norm of all weights that edits change, unedited.
       prefix: a context template of the editor, behind which facts are asked as well.
     """
@@ -100,6 +102,7 @@ class StudyContext(NamedTuple):
     single_batch_size: int
     journal_dense_every: int
     key_probe: KeyProbe
+    loss_probe: LossProbe | None
     weight_norm: float
     prefix: str | None
 
@@ -142,20 +145,19 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
         _log_journal_size(editor, model, len(batches), values["journal_dense_every"])
     state = editor.init(model, inputs.stats)
 
-    # What no edit changes is computed once: the texts below all edits, those from the start too.
-    edited_layers = sorted({layer for layers in slots.values() for layer in layers})
+    # What no edit changes is computed once.
+    layers = tuple(sorted({layer for layers in slots.values() for layer in layers}))
     tables = model.overlay.slot.values()
     lowest = min(layer for slot_L in tables for layer, slot in enumerate(slot_L) if slot >= 0)
     bos = values["eval"]["bos"] = _scores_with_bos(values["eval"], model)
     texts = prepare(model, inputs.texts, bos, start_layer=lowest)
-    key_probe = read_key_probe(model, texts, tuple(edited_layers), slots)
-
+    key_probe = read_key_probe(model, texts, layers, slots)
     single = values["mode"] == "single"
     together = single and editor.edit_each is not None and values["facts_per_edit"] == 1
     batch_size = values["single_batch_size"] if together else 1
-    templates = editor.context_templates and editor.context_templates(state)
+    used = editor.context_templates and editor.context_templates(state)
     return StudyContext(
-        run=_describe(values, model, inputs, len(batches), templates),
+        run=_describe(values, model, inputs, len(batches), used),
         unedited=model,
         editor=editor,
         initial_state=state,
@@ -169,8 +171,9 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
         single_batch_size=batch_size,
         journal_dense_every=values["journal_dense_every"],
         key_probe=key_probe,
+        loss_probe=_read_loss_probe(values["eval"]["prediction_draws"], model, texts, slots),
         weight_norm=_weight_norm(model, slots),
-        prefix=_last_template(templates),
+        prefix=_last_template(used),
     )
 
 
@@ -181,6 +184,16 @@ def _read_inputs(values: Mapping[str, Any]) -> Inputs:
         read_texts(values["texts"]),
         Stats.load(values["stats"]) if values["stats"] else None,
     )
+
+
+def _read_loss_probe(
+    n_draws: int, model: Model, texts: PrefilledTexts, slots: Mapping[str, Sequence[int]]
+) -> LossProbe | None:
+    """Read what the texts' losses depend on, where their change is to be predicted."""
+    if not n_draws:
+        return None
+    places = tuple((weight, layer) for weight, layers in slots.items() for layer in layers)
+    return read_loss_probe(model, texts, places, n_draws)
 
 
 def _evaluation(values: Mapping[str, Any], single: bool) -> Evaluation:

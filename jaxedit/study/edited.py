@@ -16,7 +16,12 @@ from jaxedit.datasets import read_requests
 from jaxedit.editors import layer_field, published_hyper, with_own_layer_name
 from jaxedit.edits.apply import apply, apply_saved
 from jaxedit.edits.edit import Edit
-from jaxedit.edits.request import PromptAnswer, Request, check_requests, with_leading_space
+from jaxedit.edits.request import (
+    Request,
+    check_requests,
+    request_from_json,
+    with_leading_space,
+)
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
 from jaxedit.stats.second_moments import Stats
@@ -292,13 +297,3 @@ def with_record(edit: Edit, edited: EditedModel) -> Edit:
     if edited.records:
         record["step"] = edited.records[0].to_dict()
     return dataclasses.replace(edit, record=record)
-
-
-def request_from_json(values: Mapping[str, Any]) -> Request:
-    """Read a request from JSON, whose lists were tuples."""
-    fields: dict[str, Any] = dict(values)
-    for name in ("paraphrases", "generation_prompts"):
-        fields[name] = tuple(fields.get(name, ()))
-    for name in ("neighbours", "portability"):
-        fields[name] = tuple(PromptAnswer(*pair) for pair in fields.get(name, ()))
-    return Request(**fields)

@@ -83,6 +83,9 @@ class StepRecord:
       edit_norm_ratio: that over the norm of the edited weights.
       relative_perturbation: of the edit (`jaxedit.metrics.perturbation`).
       total_relative_perturbation: of all kept edits and this one together.
+      predicted_change: of the mean loss by the edit, in a sequence by all kept ones with it, in
+        nats a token: `mean_nats` with its `stderr_nats`, and its orders `first_nats` and
+        `second_nats` (`jaxedit.metrics.predicted_change`).
       kl_nats: KL(unedited || edited) a token of the texts.
       ngram_entropy_bits: fluency of what is generated (GE).
       reference_score: its consistency with reference texts (RS).
@@ -127,6 +130,7 @@ class StepRecord:
     edit_norm_ratio: float | None = None
     relative_perturbation: float | None = None
     total_relative_perturbation: float | None = None
+    predicted_change: Mapping[str, float] | None = None
     kl_nats: float | None = None
     ngram_entropy_bits: float | None = None
     reference_score: float | None = None

@@ -18,6 +18,7 @@ from jaxedit.edits.subjects import contradictions
 from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
 from jaxedit.metrics.perturbation import relative_perturbation, total_relative_perturbation
+from jaxedit.metrics.predicted_change import predict_change, predict_total_change
 from jaxedit.models.model import Model
 from jaxedit.rounding import round_up
 from jaxedit.study.context import StudyContext
@@ -128,9 +129,29 @@ def run_step(
         edit_norm=edit_norm,
         edit_norm_ratio=edit_norm / context.weight_norm,
         total_relative_perturbation=total,
+        predicted_change=_predict_change(context, measured.edit, edited),
         **({} if edited is None else measure_due(context, edited, step, due)),
     )
     return StepResult(after if kept else state, record, measured.edit)
+
+
+def _predict_change(
+    context: StudyContext, edit: Edit, edited: Model | None
+) -> dict[str, float] | None:
+    """Predict the change of the loss: by this edit, or in a sequence by all kept ones with it."""
+    probe = context.loss_probe
+    if probe is None:
+        return None
+    if context.single or edited is None:
+        found = predict_change(probe, edit)
+    else:
+        found = predict_total_change(probe, context.unedited, edited)
+    return {
+        "mean_nats": found.mean_nats(),
+        "stderr_nats": found.stderr_nats(),
+        "first_nats": found.mean_nats(0.0),
+        "second_nats": found.mean_nats(1.0) - found.mean_nats(0.0),
+    }
 
 
 def _fields_before_edit(context: StudyContext, step: int) -> dict[str, Any]:

@@ -85,6 +85,11 @@ def check_config(values: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"eval.{name}={evaluation[name]}: expected a number of edits, or 0 for never"
             )
+    if evaluation["prediction_draws"] < 0:
+        raise ValueError(
+            f"eval.prediction_draws={evaluation['prediction_draws']}: expected a number of draws, "
+            "or 0 for no prediction"
+        )
     prompts = evaluation["prompts"]
     if isinstance(prompts, str) or not all(isinstance(text, str) and text for text in prompts):
         raise ValueError(

@@ -16,6 +16,7 @@ from jaxedit.metrics.predicted_change import (
     predict_total_change,
     read_loss_probe,
 )
+from jaxedit.models.model import allocate_deltas
 
 TEXTS = [
     "The Eiffel Tower is located in the city of Paris.",
@@ -108,7 +109,7 @@ def test_a_dense_edit_and_a_models_overlay_are_predicted_alike(golden):
     probe = read_loss_probe(model, prepare(model, TEXTS, start_layer=2), places, n_draws=3)
     edits = [random_edit(model, places, seed) for seed in (0, 1)]
     edited = jaxedit.apply(jaxedit.apply(model, edits[0]), edits[1])
-    total = predict_total_change(probe, edited)
+    total = predict_total_change(probe, allocate_deltas(model, "mlp/w_down", (2, 3)), edited)
     summed = make_edit(
         model,
         [
@@ -151,7 +152,5 @@ def test_what_cannot_be_predicted_is_named(golden):
     with pytest.raises(ValueError, match=r"n_draws=0, .*expected at least one draw"):
         read_loss_probe(model, texts, (("mlp/w_down", 3),), n_draws=0)
     probe = read_loss_probe(model, texts, (("mlp/w_down", 3),), n_draws=1)
-    with pytest.raises(
-        ValueError, match=r"changes mlp/w_down of layer 4; probed were mlp"
-    ):
+    with pytest.raises(ValueError, match=r"changes mlp/w_down of layer 4; probed were mlp"):
         predict_change(probe, random_edit(model, (("mlp/w_down", 4),)))

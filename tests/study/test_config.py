@@ -52,6 +52,7 @@ def test_defaults():
             "generated_context": "bare",
             "judge": "",
             "judge_model": "",
+            "prediction_draws": 0,
         },
         "guard": {"max_ppl_ratio": 2.0, "action": "rollback", "max_relative_perturbation": 0.1},
     }
