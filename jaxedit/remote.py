@@ -51,11 +51,11 @@ class Place(NamedTuple):
                 "check the address and that this machine is logged in there"
             ) from error
 
-    def read_bytes(self, first: int = 0, end: int | None = None) -> bytes:
+    def read(self, first: int = 0, end: int | None = None) -> bytes:
         """Read a range of a file, or all of it."""
         return self.call(lambda: self.files.cat_file(self.path, first, end))
 
-    def write_bytes(self, content: bytes) -> None:
+    def put(self, content: bytes) -> None:
         """Write a whole file, which there is afterwards, or as it was before."""
         self.call(lambda: self.files.pipe_file(self.path, content))
 

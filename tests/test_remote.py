@@ -89,7 +89,7 @@ def test_a_bucket_that_refuses_is_named(bucket, monkeypatch):
 
     monkeypatch.setattr(type(bucket), "cat_file", refuse)
     with pytest.raises(ValueError, match=r"memory://bucket/a could not be used .*403: not yours\)"):
-        open_place("memory://bucket/a").read_bytes()
+        open_place("memory://bucket/a").read()
 
 
 def test_names_that_lead_out_of_a_folder_are_refused(bucket, monkeypatch):

@@ -7,7 +7,7 @@ answer should stay. Beside these a record may have more ways of asking, whose ke
 
 from typing import Any
 
-from jaxedit.datasets._fields import is_missing, not_blank
+from jaxedit.datasets._fields import not_blank
 from jaxedit.datasets._subjects import template_of
 from jaxedit.edits.request import PromptAnswer, Request
 
@@ -55,7 +55,5 @@ def request(record: dict[str, Any]) -> Request | None:
 
 def probe_of(record: dict[str, Any], name: str) -> tuple[PromptAnswer, ...]:
     """Return the probe under a name, where the record has it with its answer."""
-    prompt, answer = record.get(name), record.get(f"{name}_ans")
-    if is_missing(prompt) or is_missing(answer) or not (prompt.strip() and answer.strip()):
-        return ()
-    return (PromptAnswer(prompt, answer),)
+    prompt, answer = record.get(name, ""), record.get(f"{name}_ans", "")
+    return (PromptAnswer(prompt, answer),) if prompt.strip() and answer.strip() else ()

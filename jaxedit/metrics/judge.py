@@ -1,7 +1,7 @@
 """A language model as a judge of answers, at any address that speaks OpenAI's protocol."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxedit.distributed import broadcast_flag, is_first_process
@@ -32,7 +32,7 @@ class Judge:
         self.base_url, self.model = base_url, model
         self._verdicts: dict[tuple[str, str, str], bool] = {}
 
-    def remember(self, answers: Iterable[dict[str, Any]]) -> None:
+    def remember(self, answers: Iterable[Mapping[str, Any]]) -> None:
         """Take over verdicts of a journal, so that they are not asked for again."""
         for each in answers:
             if each.get("judged") is not None:

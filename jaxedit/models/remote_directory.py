@@ -74,11 +74,11 @@ def open_remote_safetensors(place: Place) -> list[StoredTensor]:
       ValueError: where it cannot be read, or is none.
     """
     # The header's length, the header, and then the tensors, each of which it says where it lies.
-    length = int.from_bytes(place.read_bytes(0, LENGTH_BYTES), "little")
+    length = int.from_bytes(place.read(0, LENGTH_BYTES), "little")
     if not 0 < length <= MOST_HEADER_BYTES:
         raise ValueError(f"{place.address} is no safetensors file")
     start = LENGTH_BYTES + length
-    header = parse_json(place.read_bytes(LENGTH_BYTES, start), f"the header of {place.address}")
+    header = parse_json(place.read(LENGTH_BYTES, start), f"the header of {place.address}")
     found = []
     for name, about in header.items():
         if name == "__metadata__":
@@ -116,7 +116,7 @@ class _RemoteTensor:
                 f"which are not those of {self.dtype} {self.shape}"
             )
         first = self.first + rows.start * row_bytes
-        content = self.place.read_bytes(first, first + len(rows) * row_bytes)
+        content = self.place.read(first, first + len(rows) * row_bytes)
         if len(content) != len(rows) * row_bytes:
             raise ValueError(
                 f"{self.place.address} ends within {self.name!r}: is the upload complete?"

@@ -95,7 +95,7 @@ class Mirror:
             path, study = self.folder / name, _study_of(name, journals)
             if path.is_file() and study not in fresher:
                 continue
-            write_atomic(path, (self.place / name).read_bytes())
+            write_atomic(path, (self.place / name).read())
             self._pushed[name] = _stamp(path)
         for name in journals:
             self._journal_bytes[name] = int(listed[name]["size"])
@@ -104,7 +104,7 @@ class Mirror:
         """Tell whether a journal here lacks lines that the bucket has."""
         path = self.folder / name
         here = path.read_bytes() if path.is_file() else b""
-        there = (self.place / name).read_bytes()
+        there = (self.place / name).read()
         if here.startswith(there):
             return False
         if there.startswith(here):
@@ -138,7 +138,7 @@ class Mirror:
         for name in sorted(name for name in names if not name.endswith((".part", *LOCK_FILES))):
             stamp = _stamp(self.folder / name)
             if self._pushed.get(name) != stamp:
-                (self.place / name).write_bytes((self.folder / name).read_bytes())
+                (self.place / name).put((self.folder / name).read_bytes())
                 self._pushed[name] = stamp
         for name, (stamp, content) in sorted(ends.items(), key=lambda end: _order(end[0])):
             if self._pushed.get(name) == stamp:
@@ -146,7 +146,7 @@ class Mirror:
             if PurePosixPath(name).name == journal_end.FILE:
                 self._check_journal(name)
                 self._journal_bytes[name] = len(content)
-            (self.place / name).write_bytes(content)
+            (self.place / name).put(content)
             self._pushed[name] = stamp
 
     def _read_ends(self) -> dict[str, tuple[tuple[int, int], bytes]]:

@@ -65,13 +65,13 @@ def test_a_device_reads_its_own_rows(put, tiny_checkpoint, monkeypatch):
     address = put(tiny_checkpoint("llama"))
     jaxedit.load(address)
     reads = []
-    read_bytes = Place.read_bytes
+    read = Place.read
 
     def record(self, first=0, end=None):
         reads.append((first, end))
-        return read_bytes(self, first, end)
+        return read(self, first, end)
 
-    monkeypatch.setattr(Place, "read_bytes", record)
+    monkeypatch.setattr(Place, "read", record)
     source = remote_directory.open_remote_safetensors(
         remote_directory.remote_files(resolve_path(address))["model.safetensors"]
     )

@@ -75,13 +75,13 @@ def test_whole_steps_are_there_while_the_study_runs(whole, configure, monkeypatc
 def test_what_is_written_last_is_what_the_others_are_named_by(configure, monkeypatch):
     """The arrays of every line that is there are there, and no mark says of more lines."""
     written = []
-    write_bytes = Place.write_bytes
+    put = Place.put
 
     def record(self, content):
         written.append(PurePosixPath(self.path).name)
-        write_bytes(self, content)
+        put(self, content)
 
-    monkeypatch.setattr(Place, "write_bytes", record)
+    monkeypatch.setattr(Place, "put", record)
     with local_workdir(ADDRESS) as folder:
         loop.run_study(configure(), folder)
     assert written[-2:] == ["journal.jsonl", "journal_end.json"]
@@ -118,14 +118,14 @@ def test_studies_that_went_different_ways_are_refused(configure, bucket):
 
 
 def test_a_bucket_that_fails_for_a_while_does_not_stop_a_study(configure, monkeypatch, caplog):
-    write_bytes, failing = Place.write_bytes, threading.Event()
+    put, failing = Place.put, threading.Event()
 
     def write(self, content):
         if failing.is_set():
             raise ValueError("the bucket is away")
-        write_bytes(self, content)
+        put(self, content)
 
-    monkeypatch.setattr(Place, "write_bytes", write)
+    monkeypatch.setattr(Place, "put", write)
     monkeypatch.setattr(mirror, "INTERVAL_S", 0.001)
     failing.set()
     with local_workdir(ADDRESS) as folder:
