@@ -51,6 +51,8 @@ COLORS = (
 )
 MARKERS = "osD^vPX*"
 LINES = ("-", "--", ":")
+SHORTEST = 3  # studies' lengths that are so many times apart are drawn on a logarithmic axis
+TICKS = (0, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 
 
 def comparison_figure(studies: list[FinishedStudy], curves: Sequence[Curve] = ()) -> "Figure":
@@ -141,8 +143,27 @@ def _draw_perplexities(studies: list[FinishedStudy], axes: "Axes", curves: Seque
     is_a_fact_each = all(step == n for facts_after in written for step, n in facts_after.items())
     axes.set_xlabel("edits" if is_a_fact_each else "facts written")
     axes.set_ylabel("perplexity (mean over texts)")
-    axes.xaxis.set_major_locator(whole_numbers())
+    _scale_lengths(axes, [max(points) for points in measured])
     label_line_ends(axes, labels)
+
+
+def _scale_lengths(axes: "Axes", lengths: Sequence[int]) -> None:
+    """Scale the axis of edits: by logarithms where a study is over SHORTEST times another.
+
+    Args:
+      axes: of the perplexities.
+      lengths: how many edits, or facts, each study has.
+    """
+    from matplotlib.ticker import NullLocator
+
+    if min(lengths) < 1 or max(lengths) < SHORTEST * min(lengths):
+        axes.xaxis.set_major_locator(whole_numbers())
+        return
+    ticks = [n for n in TICKS if n <= max(lengths)]
+    axes.set_xscale("symlog", linthresh=TICKS[1], linscale=0.5)
+    axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(left=0, right=1.05 * max(lengths))
 
 
 def _number_perplexities(axes: "Axes") -> None:

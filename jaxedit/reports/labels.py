@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 FONT_SIZE = 8
 LINE_HEIGHT_POINTS = 11.5  # what two labels of that size, one above the other, need
+EARLY = 0.9  # of the axes' width: lines that end before it have dotted leaders
 LABEL_X = 1.05  # of the axes' width: where the labels of lines begin
 MARK_POINTS = 3.5  # what a mark takes around its place
 # Where a label may stand beside its point: offset in points, horizontal and vertical alignment.
@@ -71,9 +72,11 @@ def label_line_ends(axes: "Axes", labels: Sequence[EndLabel]) -> None:
     height_points = axes.get_window_extent().height / root_figure(axes).dpi * 72
     heights = spread_apart([y for _, y in ends], LINE_HEIGHT_POINTS / height_points)
 
-    # A thin line leads from each end to its name.
+    # A thin line leads from each end to its name; dotted where it might be taken for the line.
     for label, end, height in zip(labels, ends, heights, strict=True):
         leader = dict(arrowstyle="-", color=label.color, linewidth=0.6, relpos=(0, 0.5))
+        if end[0] < EARLY:
+            leader["linestyle"] = ":"
         axes.annotate(
             label.text,
             end,

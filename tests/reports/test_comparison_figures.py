@@ -97,6 +97,16 @@ def test_axes_of_the_comparison(axes):
     assert [line.get_ydata()[0] for line in levels] == [1000]
 
 
+def test_studies_of_very_different_lengths_are_drawn_on_a_logarithmic_axis(tmp_path):
+    short, long = {20: 170.0, 40: 175.0}, {100: 168.0, 200: 300.0}
+    (axes,) = comparison_figure(
+        [study(tmp_path, "short", short), study(tmp_path, "long", long)]
+    ).axes
+    assert axes.get_xscale() == "symlog"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "20", "50", "100", "200"]
+    np.testing.assert_allclose(lines(axes)["long"], [(0, UNEDITED), *long.items()])
+
+
 def test_each_line_is_named_in_its_colour_where_it_ends(axes):
     colors = {line.get_label(): to_rgb(line.get_color()) for line in axes.lines}
     ends = lines(axes)

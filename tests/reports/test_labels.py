@@ -87,6 +87,8 @@ def test_a_leader_begins_where_its_line_ends():
     np.testing.assert_allclose([note.xy for note in axes.texts], [(0.5, 0.5), (1.0, 0.0)])
     assert all(note.xyann[0] > 1 for note in axes.texts)  # right of the axes
     assert [note.get_color() for note in axes.texts] == ["red", "blue"]
+    # The leader of the line that ends early might be taken for the line itself.
+    assert [note.arrow_patch.get_linestyle() for note in axes.texts] == [":", "solid"]
 
 
 def test_names_of_points_cover_neither_each_other_nor_a_mark():
