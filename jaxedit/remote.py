@@ -57,6 +57,8 @@ class Place(NamedTuple):
 
     def put(self, content: bytes) -> None:
         """Write a whole file, which there is afterwards, or as it was before."""
+        folder = self.path.rpartition("/")[0]
+        self.call(lambda: self.files.makedirs(folder, exist_ok=True))
         self.call(lambda: self.files.pipe_file(self.path, content))
 
     def list_files(self) -> dict[str, dict[str, Any]]:
@@ -130,7 +132,7 @@ def fetch_folder(address: str, wanted: Sequence[str], unwanted: Sequence[str] = 
     folder.mkdir(parents=True, exist_ok=True)
     fetched = folder.with_suffix(".json")  # name -> digest of what was known of it
     known = read_json(fetched) if fetched.is_file() else {}
-    now = {name: _digest_of(about) for name, about in listed.items()}
+    now = {name: digest_of(about) for name, about in listed.items()}
 
     # What is gone there is gone here; what is the same there is not fetched again.
     for name in set(known) - set(now):
@@ -167,7 +169,7 @@ def _fetch(place: Place, path: Path) -> None:
         fetched.unlink(missing_ok=True)
 
 
-def _digest_of(about: Mapping[str, Any]) -> str:
+def digest_of(about: Mapping[str, Any]) -> str:
     """Digest what a file system knows of a file: its size, and its time or version."""
     text = json.dumps({key: str(about[key]) for key in sorted(about)})
     return sha256(text.encode()).hexdigest()

@@ -36,11 +36,14 @@ def define_flags() -> None:
 
 def main(run: str) -> None:
     """Run the new study, then its report."""
+    from jaxedit.remote import is_remote
     from jaxedit.study.journal import read_journal
     from jaxedit.study.loop import run_study
     from jaxedit.study.mirror import fetch_workdir, local_workdir
     from jaxedit.study.run_config import replay_config
 
+    if is_remote(run) and not FLAGS.workdir:
+        raise ValueError(f"--workdir is missing: where the replay of {run} goes")
     source = fetch_workdir(run)
     config = replay_config(read_journal(source), FLAGS.model, FLAGS.set)
     with local_workdir(FLAGS.workdir or _folder_beside(source, config)) as folder:

@@ -10,6 +10,27 @@ from jaxedit.downloads import is_url
 from jaxedit.files import parse_json, shorten_json
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+MOST_LETTERS = 1 << 30  # of a cell; csv's own limit is less than a long article
+INDEX = "__index_level_0__"  # pandas' own column in Parquet files
+# Fields of the forms that may be lists or objects.
+NESTED = frozenset(
+    {
+        "paraphrases",
+        "neighbours",
+        "portability",
+        "generation_prompts",
+        "requested_rewrite",
+        "paraphrase_prompts",
+        "neighborhood_prompts",
+        "attribute_prompts",
+        "answers",
+        "ground_truth",
+        "rephrase",
+        "rephrase_prompt",
+        "locality",
+        "questions",
+    }
+)
 SUFFIXES = (".txt", ".json", ".jsonl", *DELIMITERS, ".parquet")
 
 
@@ -81,8 +102,9 @@ def _parse(source: str, content: str, line: int | None, expected: str) -> Any:
 def _parse_table(source: str, text: str, delimiter: str, expected: str) -> list[dict[str, Any]]:
     """Parse a table with a line of names: a record a row, without its empty cells.
 
-    A cell that begins with a bracket or brace holds JSON: a list of paraphrases, say.
+    Of a field that may be a list or an object, a cell that begins with a bracket or brace is JSON.
     """
+    csv.field_size_limit(MOST_LETTERS)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         names = next(rows, [])
@@ -115,7 +137,8 @@ def _parse_parquet(source: str, content: bytes, expected: str) -> list[dict[str,
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
+        return table.drop_columns([INDEX] if INDEX in table.column_names else []).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"{source} is no Parquet file ({said}); expected {expected}") from error

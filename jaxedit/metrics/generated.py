@@ -89,7 +89,7 @@ def generate_answers(
                 prompt=prompt,
                 answer=answer,
                 said=said,
-                exact=normalise(said) == normalise(answer),
+                exact=bool(said) and normalise(said) == normalise(answer),
                 contains=contains(said, answer),
                 judged=None if judge is None else judge.is_right(prompt, answer, said),
             )
@@ -143,9 +143,12 @@ def first_line_of(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Return a text in lower case, without punctuation, articles and superfluous white space."""
+    """Return a text in lower case, without punctuation, articles and superfluous white space.
+
+    Articles alone stay: "A" may be a vitamin.
+    """
     bare = text.lower().translate(str.maketrans("", "", string.punctuation))
-    return " ".join(ARTICLES.sub(" ", bare).split())
+    return " ".join(ARTICLES.sub(" ", bare).split() or bare.split())
 
 
 def contains(said: str, answer: str) -> bool:

@@ -1,6 +1,7 @@
 """A language model as a judge of answers, at any address that speaks OpenAI's protocol."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -46,7 +47,14 @@ class Judge:
         """
         asked = question, answer, said
         if asked not in self._verdicts:
-            verdict = self._ask(*asked) if is_first_process() else False
+            verdict, failure = False, None
+            if is_first_process():
+                try:
+                    verdict = self._ask(*asked)
+                except ValueError as error:
+                    failure = error
+            if not broadcast_flag(failure is None):  # else the others would wait for ever
+                raise failure or ValueError("the first process of this run could not ask the judge")
             self._verdicts[asked] = broadcast_flag(verdict)
         return self._verdicts[asked]
 
@@ -70,11 +78,11 @@ class Judge:
         except openai.OpenAIError as error:
             raise ValueError(
                 f"the judge {self.model} at {self.base_url} could not be asked "
-                f"({type(error).__name__}: {first_line(error)}); the key is taken from {KEY}. What "
-                "was judged is kept: run the same command again to go on"
+                f"({type(error).__name__}: {first_line(error)}); the key is taken from {KEY}. "
+                "The edits before are kept: run the same command again to go on"
             ) from error
         text = (reply.choices[0].message.content if reply.choices else None) or ""
-        words = text.upper().replace(".", " ").split()
+        words = re.findall("[A-Z]+", text.upper())
         if not words or words[0] not in ("CORRECT", "INCORRECT"):
             raise ValueError(
                 f"the judge {self.model} at {self.base_url} said {text[:80]!r}, where CORRECT or "

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank
+from jaxedit.mesh import replicate, to_host
 from jaxedit.metrics.perturbation import change_of_output
 from jaxedit.models.layers import causal_attention, embed, embedding_and_head, run_layer, run_layers
 from jaxedit.models.model import Model
@@ -154,7 +155,7 @@ def predict_total_change(probe: LossProbe, before: Model, model: Model) -> Predi
     for weight, layer in probe.places:
         slot = int(np.asarray(model.overlay.slot[weight])[layer])
         change = model.overlay.delta[weight][slot] - before.overlay.delta[weight][slot]
-        deltas.append(Dense(weight, layer, np.asarray(change)))
+        deltas.append(Dense(weight, layer, to_host(change)))
     return _predict(probe, deltas)
 
 
@@ -249,7 +250,7 @@ def _inputs_and_gradients(
         inputs = inputs_of[layer]
         x = inputs.key_BTF if weight == EDITED_WEIGHT else inputs.x_BTD
         read[weight, layer] = x.astype(jnp.float32), gradient_of[weight, layer]
-    return read
+    return replicate(model.mesh, read)
 
 
 def _head_gradients(model: Model, h_BTD, token_BT, weight_BT, key, n_draws: int) -> jax.Array:

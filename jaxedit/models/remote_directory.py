@@ -11,7 +11,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.files import parse_json, read_json, shorten_json, write_atomic
+from jaxedit.files import cache_folder, parse_json, read_json, shorten_json, write_atomic
 from jaxedit.models.conversion_record import RECORD
 from jaxedit.models.hub import SAFETENSORS, SMALL_FILES, TORCH, UNWANTED
 from jaxedit.models.tensor_files import StoredTensor
@@ -52,7 +52,7 @@ def fetch_model(address: str) -> Path:
     wanted = SMALL_FILES if has_safetensors else [*SMALL_FILES, TORCH]
     folder = fetch_folder(address, wanted, UNWANTED)
     (folder / WHERE).unlink(missing_ok=True)
-    if has_safetensors:
+    if has_safetensors:  # written last: a file of this name in the bucket is replaced
         weights = sorted(name for name in names if Path(name).match(SAFETENSORS))
         write_atomic(folder / WHERE, json.dumps({"address": address, "files": weights}))
     return folder
@@ -60,7 +60,8 @@ def fetch_model(address: str) -> Path:
 
 def remote_files(directory: Path) -> dict[str, Place]:
     """Return where a directory's files of weights lie in a bucket; empty: they lie in it."""
-    if not (directory / WHERE).is_file():
+    is_ours = directory.parent == cache_folder() / "remote"  # a model may bring such a file itself
+    if not is_ours or not (directory / WHERE).is_file():
         return {}
     about = read_json(directory / WHERE)
     place = open_place(about["address"])

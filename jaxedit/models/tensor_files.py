@@ -43,7 +43,7 @@ class StoredTensor(NamedTuple):
 
     def read_all(self) -> np.ndarray:
         """Read the whole tensor."""
-        return self.read(tuple(slice(0, size) for size in self.shape))
+        return self.read(tuple(slice(None) for _ in self.shape))
 
 
 def open_safetensors(path: Path) -> list[StoredTensor]:

@@ -7,16 +7,18 @@ the bucket holds.
 """
 
 import contextlib
+import json
 import logging
 import os
 import threading
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
-from jaxedit.distributed import is_first_process
-from jaxedit.files import LOCK_FILES, cache_folder, write_atomic
-from jaxedit.remote import Place, is_remote, open_place
+from jaxedit.distributed import is_first_process, own_target
+from jaxedit.files import LOCK_FILES, cache_folder, exclusive_target, read_json, write_atomic
+from jaxedit.remote import Place, digest_of, is_remote, open_place
 from jaxedit.study import journal_end
 
 INTERVAL_S = 30.0  # between two looks for new steps
@@ -31,41 +33,61 @@ def local_workdir(place: str | os.PathLike[str]) -> Iterator[Path]:
       place: a path, or an address (gs://, s3://); of several processes the first one mirrors it.
 
     Raises:
-      ValueError: where it cannot be read or written, or another process has written to it.
+      ValueError: where it cannot be read or written, another process of this machine mirrors it, or
+        one of another machine has written to it.
     """
     place = os.fspath(place)
     if not is_remote(place):
         yield Path(place)
         return
     folder = _folder_of(place)
-    if not is_first_process():
-        yield folder
-        return
-    mirror = Mirror(open_place(place), folder)
-    mirror.pull()
-    stop = threading.Event()
-    thread = threading.Thread(target=mirror.push_until, args=(stop,), daemon=True)
-    thread.start()
-    try:
-        yield folder
-    finally:
-        stop.set()
-        thread.join()
-        mirror.push()
+    with own_target(folder):
+        if not is_first_process():
+            yield folder
+            return
+        mirror = Mirror(open_place(place), folder)
+        mirror.pull()
+        stop = threading.Event()
+        thread = threading.Thread(target=mirror.push_until, args=(stop,), daemon=True)
+        thread.start()
+        try:
+            yield folder
+        finally:
+            stop.set()
+            thread.join()
+            mirror.push()
 
 
 def fetch_workdir(place: str | os.PathLike[str]) -> Path:
     """Return a study's work directory on this machine, for reading; fetch that of an address.
 
     Raises:
-      ValueError: where it cannot be read.
+      ValueError: where nothing is there, or it cannot be read.
     """
     place = os.fspath(place)
     if not is_remote(place):
         return Path(place)
     mirror = Mirror(open_place(place), _folder_of(place))
-    mirror.pull()
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_target(mirror.folder))
+        except ValueError:  # a study writes to the copy, which has all that the bucket has
+            return mirror.folder
+        if not mirror.pull() and not mirror.folder.is_dir():
+            raise ValueError(f"there is nothing at {place}")
     return mirror.folder
+
+
+class Known(NamedTuple):
+    """A file as it was when it was the same here and there.
+
+    Attributes:
+      here: its time and size on this machine.
+      there: a digest of what the bucket knew of it.
+    """
+
+    here: tuple[int, int]
+    there: str
 
 
 class Mirror:
@@ -73,32 +95,55 @@ class Mirror:
 
     Attributes:
       place: in the bucket.
-      folder: here.
+      folder: here. What was the same here and there is kept beside it, for the next process.
     """
 
     def __init__(self, place: Place, folder: Path):
         self.place, self.folder = place, folder
-        self._pushed: dict[str, tuple[int, int]] = {}  # name -> time and size of what is there
-        self._journal_bytes: dict[str, int] = {}  # a journal's name -> how long it is there
+        self._state = folder.with_name(f"{folder.name}.mirrored.json")
+        self._known: dict[str, Known] = {}
+        self._journal_sizes: dict[
+            str, set[int]
+        ] = {}  # a journal's name -> how long it may be there
 
-    def pull(self) -> None:
-        """Fetch what the bucket has and this machine has not.
+    def pull(self) -> int:
+        """Fetch what the bucket has and this machine has not; return how many files are there.
 
         Raises:
-          ValueError: where a journal here and the one there went different ways.
+          ValueError: where a file here and the one there went different ways.
         """
-        self.place.files.invalidate_cache()
-        listed = self.place.list_files()
+        listed = self._list()
+        known = read_json(self._state) if self._state.is_file() else {}
+        was = {name: Known(tuple(value[0]), value[1]) for name, value in known.items()}
         journals = [name for name in listed if PurePosixPath(name).name == journal_end.FILE]
         fresher = {str(PurePosixPath(name).parent) for name in journals if self._is_behind(name)}
         for name in sorted(listed, key=_order):
             path, study = self.folder / name, _study_of(name, journals)
-            if path.is_file() and study not in fresher:
+            there = digest_of(listed[name])
+            is_wanted = study in fresher if study else self._is_newer(name, there, was.get(name))
+            if is_wanted or not path.is_file():
+                write_atomic(path, (self.place / name).read())
+            elif was.get(name) != Known(_stamp(path), there):
                 continue
-            write_atomic(path, (self.place / name).read())
-            self._pushed[name] = _stamp(path)
+            self._known[name] = Known(_stamp(path), there)
         for name in journals:
-            self._journal_bytes[name] = int(listed[name]["size"])
+            self._journal_sizes[name] = {int(listed[name]["size"])}
+        return len(listed)
+
+    def _is_newer(self, name: str, there: str, was: Known | None) -> bool:
+        """Tell whether the bucket has a file of no study in a newer form than this machine.
+
+        Raises:
+          ValueError: where both have changed since they were the same.
+        """
+        path = self.folder / name
+        if not path.is_file() or (was is not None and was.there == there):
+            return False
+        if was is not None and was.here == _stamp(path):
+            return True
+        if (self.place / name).read() == path.read_bytes():
+            return False
+        raise ValueError(self._parted(name))
 
     def _is_behind(self, name: str) -> bool:
         """Tell whether a journal here lacks lines that the bucket has."""
@@ -109,8 +154,11 @@ class Mirror:
             return False
         if there.startswith(here):
             return True
-        raise ValueError(
-            f"the study at {self.place.address}/{name} and its copy here, {path}, have gone "
+        raise ValueError(self._parted(name))
+
+    def _parted(self, name: str) -> str:
+        return (
+            f"{self.place.address}/{name} and its copy here, {self.folder / name}, have gone "
             "different ways: delete the copy to go on with the one, or give another --workdir"
         )
 
@@ -130,24 +178,43 @@ class Mirror:
         """
         # Marks, then journals, then all else: what these speak of is on the disk before they are.
         ends = self._read_ends()
-        names = {
-            path.relative_to(self.folder).as_posix()
-            for path in self.folder.rglob("*")
-            if path.is_file() and path.name not in LAST
+        paths = [path for path in self.folder.rglob("*") if path.is_file()]
+        stamps = {
+            path.relative_to(self.folder).as_posix(): _stamp(path)
+            for path in paths
+            if path.name not in LAST and not path.name.endswith((".part", *LOCK_FILES))
         }
-        for name in sorted(name for name in names if not name.endswith((".part", *LOCK_FILES))):
-            stamp = _stamp(self.folder / name)
-            if self._pushed.get(name) != stamp:
-                (self.place / name).put((self.folder / name).read_bytes())
-                self._pushed[name] = stamp
-        for name, (stamp, content) in sorted(ends.items(), key=lambda end: _order(end[0])):
-            if self._pushed.get(name) == stamp:
-                continue
+        stamps |= {name: stamp for name, (stamp, _) in ends.items()}
+        changed = [name for name, stamp in stamps.items() if self._stamp_there(name) != stamp]
+        if not changed:
+            return
+        for name in ends:
             if PurePosixPath(name).name == journal_end.FILE:
                 self._check_journal(name)
-                self._journal_bytes[name] = len(content)
+
+        # All else, then journals, then marks.
+        for name in sorted(changed, key=lambda name: (_order(name), name)):
+            content = ends[name][1] if name in ends else (self.folder / name).read_bytes()
+            if PurePosixPath(name).name == journal_end.FILE:
+                # Also where the bucket's reply is lost.
+                self._journal_sizes.setdefault(name, {0}).add(len(content))
             (self.place / name).put(content)
-            self._pushed[name] = stamp
+            if name in self._journal_sizes:
+                self._journal_sizes[name] = {len(content)}
+            self._known[name] = Known(stamps[name], "")
+        self._keep_state()
+
+    def _stamp_there(self, name: str) -> tuple[int, int] | None:
+        """Return the time and size here of what the bucket has under a name."""
+        return self._known[name].here if name in self._known else None
+
+    def _keep_state(self) -> None:
+        """Write down what is the same here and there."""
+        listed = self._list()
+        for name in set(self._known) & set(listed):
+            self._known[name] = self._known[name]._replace(there=digest_of(listed[name]))
+        state = {name: [list(known.here), known.there] for name, known in self._known.items()}
+        write_atomic(self._state, json.dumps(state))
 
     def _read_ends(self) -> dict[str, tuple[tuple[int, int], bytes]]:
         """Read the marks of journals' ends, then their whole lines: name -> time and size, content.
@@ -170,12 +237,17 @@ class Mirror:
         files.invalidate_cache()
         is_there = there.call(lambda: files.exists(there.path))
         found = int(there.call(lambda: files.size(there.path))) if is_there else 0
-        expected = self._journal_bytes.get(name, 0)
-        if found != expected:
+        expected = self._journal_sizes.get(name, {0})
+        if found not in expected:
             raise ValueError(
-                f"{there.address} has {found:,} bytes, where this process left {expected:,}: "
+                f"{there.address} has {found:,} bytes, where this process left {max(expected):,}: "
                 "another process writes to this work directory; stop one of the two"
             )
+
+    def _list(self) -> dict[str, dict[str, Any]]:
+        """List the bucket's folder as it is now."""
+        self.place.files.invalidate_cache()
+        return self.place.list_files()
 
 
 def _folder_of(address: str) -> Path:

@@ -138,7 +138,8 @@ def test_an_answer_ends_at_its_first_line_break(text, line):
         ("Romeo and Juliet", "Rome", False, False),
         ("Italy, Rome", "Rome Italy", False, False),
         ("", "Rome", False, False),
-        ("a", "the", True, False),
+        ("a", "the", False, False),
+        ("A.", "A", True, True),
     ],
 )
 def test_answers_are_compared_as_squad_does(said, answer, is_exact, is_in):

@@ -136,6 +136,77 @@ def test_a_bucket_that_fails_for_a_while_does_not_stop_a_study(configure, monkey
     assert len(records(fetch_workdir(ADDRESS))) == 5
 
 
+def test_a_write_that_fails_once_is_made_up_for(configure, monkeypatch):
+    """Whether or not the bucket took what it gave no reply to."""
+    put, failed = Place.put, []
+
+    def write(self, content):
+        if self.path.endswith("journal.jsonl") and len(failed) < 2:
+            failed.append(self.path)
+            if len(failed) == 2:
+                put(self, content)
+            raise ValueError("no reply")
+        put(self, content)
+
+    mine = local_workdir(ADDRESS)
+    loop.run_study(configure(), mine.__enter__())
+    monkeypatch.setattr(Place, "put", write)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no reply"):
+            mine.__exit__(None, None, None)
+        mine = local_workdir(ADDRESS)
+        mine.__enter__()
+    mine.__exit__(None, None, None)
+    forget_copy()
+    assert len(records(fetch_workdir(ADDRESS))) == 5
+
+
+def test_a_second_machine_overwrites_nothing(configure, bucket, monkeypatch, tmp_path):
+    """It began before the first one wrote anything, and is refused at its first write."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    other = local_workdir(ADDRESS)
+    loop.run_study(configure(ratio=1.02), other.__enter__())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with local_workdir(ADDRESS) as folder:
+        loop.run_study(configure(), folder)
+    before = {path: bucket.cat_file(path) for path in bucket.find("/bucket")}
+    with pytest.raises(ValueError, match="another process writes to this work directory"):
+        other.__exit__(None, None, None)
+    assert {path: bucket.cat_file(path) for path in bucket.find("/bucket")} == before
+
+
+def test_what_is_there_already_is_not_written_again(configure, monkeypatch):
+    with local_workdir(ADDRESS) as folder:
+        loop.run_study(configure(), folder)
+    written = []
+    monkeypatch.setattr(Place, "put", lambda self, content: written.append(self.path))
+    with local_workdir(ADDRESS):
+        pass
+    assert written == []
+
+
+def test_files_of_no_study_are_as_they_were_written_last(monkeypatch, tmp_path):
+    """As of a training: one machine goes on with what another one wrote."""
+    for cache, found, text in (("a", None, "1"), ("b", "1", "2"), ("a", "2", "3")):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
+        with local_workdir(ADDRESS) as folder:
+            path = folder / "state.json"
+            assert (path.read_text() if path.exists() else None) == found
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+
+def test_a_copy_in_use_is_read_as_it_is(configure):
+    with local_workdir(ADDRESS) as folder:
+        loop.run_study(configure(), folder)
+        assert fetch_workdir(ADDRESS) == folder
+        with pytest.raises(ValueError, match="in use by"), local_workdir(ADDRESS):
+            pass
+    forget_copy()
+    with pytest.raises(ValueError, match="there is nothing at memory://bucket/none"):
+        fetch_workdir("memory://bucket/none")
+
+
 def test_the_library_takes_addresses(configure, whole):
     study = jaxedit.run_study(configure(), ADDRESS)
     assert_same_study(study.folder, whole())
