@@ -134,8 +134,8 @@ def test_help_and_version(run):
             ["lap is not a configuration: expected a Python file with get_config()", "laptop"],
         ),
         (
-            [*EDIT, "--prompt=Bob lives in"],
-            ["'Bob lives in' has 0 places {} for the subject, expected exactly one"],
+            [*EDIT, "--prompt=They live in"],
+            ["does not occur in the prompt 'They live in'"],
         ),
         (
             [*EDIT, "--prompt={} lives in {}"],
