@@ -95,10 +95,10 @@ def test_the_second_order_is_the_fisher_form_of_the_loss(golden, shared):
     places = (("mlp/w_down", 2), ("mlp/w_down", 4))
     edit = random_edit(model, places, seed=1, scale=1e-4)
     texts = prepare(model, TEXTS, start_layer=2)
-    found = predict_change(read_loss_probe(model, texts, places, n_draws=1500), edit)
+    found = predict_change(read_loss_probe(model, texts, places, n_draws=400), edit)
     expected = fisher_form(model, shared / "golden" / "gpt2", edit)
-    stderr = np.std(found.second_nats, axis=0, ddof=1) / np.sqrt(1500)
-    assert np.all(stderr < 0.06 * expected)
+    stderr = np.std(found.second_nats, axis=0, ddof=1) / np.sqrt(400)
+    assert np.all(stderr < 0.12 * expected)
     np.testing.assert_array_less(np.abs(found.second_nats.mean(axis=0) - expected), 4 * stderr)
 
 
