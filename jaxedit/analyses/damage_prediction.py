@@ -47,6 +47,11 @@ class DamagePredictor(NamedTuple):
     worst_share: float
     collapsing_in_top: int
 
+    @property
+    def is_signed(self) -> bool:
+        """Whether it tells edits that help from edits that hurt: some values are negative."""
+        return bool(np.any(self.value < 0))
+
 
 class Damage(NamedTuple):
     """What measured edits did to the model.

@@ -5,9 +5,7 @@ words; `loc` is a question whose answer should stay."""
 
 from typing import Any
 
-from jaxedit.datasets._fields import not_blank
-from jaxedit.datasets._subjects import template_of
-from jaxedit.datasets.wikibigedit import probe_of
+from jaxedit.datasets._questions import request_of_question
 from jaxedit.edits.request import Request
 
 KEYS = frozenset({"subject", "prompt", "ans"})
@@ -29,15 +27,4 @@ def request(record: dict[str, Any]) -> Request | None:
     Raises:
       ValueError: on an empty subject.
     """
-    if not record["ans"].strip():
-        return None
-    prompt = template_of(record["prompt"], record["subject"])
-    if prompt is None:
-        return None
-    return Request(
-        prompt=prompt,
-        subject=record["subject"],
-        target_new=record["ans"],
-        paraphrases=not_blank([record.get("rephrase_prompt") or ""]),
-        neighbours=probe_of(record, "loc"),
-    )
+    return request_of_question(record, record["prompt"], [record.get("rephrase_prompt")])

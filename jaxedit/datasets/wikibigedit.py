@@ -7,9 +7,8 @@ answer should stay. Beside these a record may have more ways of asking, whose ke
 
 from typing import Any
 
-from jaxedit.datasets._fields import not_blank
-from jaxedit.datasets._subjects import template_of
-from jaxedit.edits.request import PromptAnswer, Request
+from jaxedit.datasets._questions import request_of_question
+from jaxedit.edits.request import Request
 
 KEYS = frozenset({"subject", "update", "ans"})
 FIELDS = {
@@ -34,26 +33,5 @@ def request(record: dict[str, Any]) -> Request | None:
     Raises:
       ValueError: on an empty subject.
     """
-    if not record["ans"].strip():
-        return None
-    prompt = template_of(record["update"], record["subject"])
-    if prompt is None:
-        return None
-    asked = [record.get("rephrase")] + [
-        value for key, value in record.items() if key.startswith("personas")
-    ]
-    return Request(
-        prompt=prompt,
-        subject=record["subject"],
-        target_new=record["ans"],
-        paraphrases=not_blank(text for text in asked if isinstance(text, str)),
-        neighbours=probe_of(record, "loc"),
-        portability=probe_of(record, "mhop"),
-        relation=record.get("relation"),
-    )
-
-
-def probe_of(record: dict[str, Any], name: str) -> tuple[PromptAnswer, ...]:
-    """Return the probe under a name, where the record has it with its answer."""
-    prompt, answer = record.get(name, ""), record.get(f"{name}_ans", "")
-    return (PromptAnswer(prompt, answer),) if prompt.strip() and answer.strip() else ()
+    asked = [value for key, value in record.items() if key.startswith("personas")]
+    return request_of_question(record, record["update"], [record.get("rephrase"), *asked])

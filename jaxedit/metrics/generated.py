@@ -16,7 +16,7 @@ the prompt as the question; `chat`, the prompt as a user's message in the tokeni
 import re
 import string
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TypedDict
 
 import numpy as np
 
@@ -33,7 +33,7 @@ WAYS = ("exact", "contains", "judged")
 KINDS = ("efficacy", "paraphrase", "neighbourhood", "portability")
 
 
-class Generated(NamedTuple):
+class GeneratedAnswer(TypedDict):
     """What a model says to a question.
 
     Attributes:
@@ -59,7 +59,7 @@ class Generated(NamedTuple):
 
 def generate_answers(
     model: Model, requests: Sequence[Request], context: str = "bare", judge: Judge | None = None
-) -> list[Generated]:
+) -> list[GeneratedAnswer]:
     """Ask a model about facts, and compare what it says.
 
     Args:
@@ -83,7 +83,7 @@ def generate_answers(
     for (i, kind, prompt, answer), text in zip(asked, texts, strict=True):
         said = first_line_of(text)
         found.append(
-            Generated(
+            GeneratedAnswer(
                 request=i,
                 kind=kind,
                 prompt=prompt,
@@ -97,7 +97,7 @@ def generate_answers(
     return found
 
 
-def generated_metrics(answers: Sequence[Generated]) -> dict[str, float]:
+def generated_metrics(answers: Sequence[GeneratedAnswer]) -> dict[str, float]:
     """Return the share of answers that are right, by kind and by how they are compared.
 
     A request with several paraphrases counts as one, by their mean.
@@ -110,9 +110,9 @@ def generated_metrics(answers: Sequence[Generated]) -> dict[str, float]:
         for way in WAYS:
             by_request: dict[int, list[bool]] = {}
             for each in answers:
-                verdict = getattr(each, way)
-                if each.kind == kind and verdict is not None:
-                    by_request.setdefault(each.request, []).append(verdict)
+                verdict = each[way]
+                if each["kind"] == kind and verdict is not None:
+                    by_request.setdefault(each["request"], []).append(verdict)
             if by_request:
                 means = [np.mean(verdicts) for verdicts in by_request.values()]
                 shares[f"generated_{kind}_{way}"] = float(np.mean(means))

@@ -169,8 +169,13 @@ def damage_prediction_figure(steps: list[StepRecord], single: bool = True) -> "F
     groups = ((~damaging, "harmless", "o", HARMLESS), (damaging, "damaging", "X", DAMAGING))
     for axes, predictor in zip(all_axes, predictors, strict=True):
         value, change = predictor.value, predictor.change_nats
-        finite = np.isfinite(value) & np.isfinite(change) & (value > 0)
-        axes.set_xscale("log")  # before the points, whose margins depend on it
+        finite = np.isfinite(value) & np.isfinite(change)
+        # Before the points, whose margins depend on it; a change of the loss has a sign.
+        if predictor.is_signed:
+            axes.set_xscale("symlog", linthresh=0.1)
+        else:
+            finite &= value > 0
+            axes.set_xscale("log")
         axes.set_yscale("symlog", linthresh=0.1)
         for chosen, label, marker, color in groups:
             drawn = chosen & finite

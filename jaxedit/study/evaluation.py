@@ -63,7 +63,7 @@ def measure_due(context: StudyContext, edited: Model, step: int, due: list[str])
         batch, evaluation = context.batches[step - 1], context.evaluation
         said = generate_answers(edited, batch, evaluation.generated_context, evaluation.judge)
         fields["generated_metrics"] = generated_metrics(said)
-        fields["generated_answers"] = [each._asdict() for each in said]
+        fields["generated_answers"] = said
     if "prompts" in due:
         prompts = context.evaluation.prompts
         fields["prompt_continuations"] = continuations(edited, prompts, PROMPT_TOKENS)

@@ -13,6 +13,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from jaxedit.edits.request import Request
 from jaxedit.files import shorten_json
+from jaxedit.metrics.generated import GeneratedAnswer
 
 SCHEMA = 3
 
@@ -39,19 +40,6 @@ class PerplexityRecord(BaselinePerplexity):
     ratio: float  # mean / the unedited model's mean
     delta_nll_nats: float  # mean over texts of the change of the loss a token
     delta_nll_stderr_nats: float
-
-
-class GeneratedAnswer(TypedDict):
-    """What the model says to a question, a `jaxedit.metrics.generated.Generated`."""
-
-    request: int
-    kind: str
-    prompt: str
-    answer: str
-    said: str
-    exact: bool
-    contains: bool
-    judged: bool | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

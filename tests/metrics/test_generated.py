@@ -6,6 +6,7 @@ What a study journals of it is tested on the golden gpt2, chats on SmolLM2.
 import http.server
 import json
 import threading
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from jaxedit.metrics import generated
 from jaxedit.metrics.generated import (
     CONTEXTS,
     KINDS,
-    Generated,
+    GeneratedAnswer,
     contains,
     first_line_of,
     generate_answers,
@@ -83,18 +84,18 @@ def served():
 def test_what_is_said_is_what_transformers_generates(golden, shared, context):
     model, directory = golden("gpt2"), shared / "golden" / "gpt2"
     said = generate_answers(model, [REQUEST], context)
-    assert [each.kind for each in said] == ["efficacy", "paraphrase", "paraphrase", *KINDS[2:]]
-    assert [each.answer for each in said] == ["Paris", "Paris", "Paris", "London", "France"]
+    assert [each["kind"] for each in said] == ["efficacy", "paraphrase", "paraphrase", *KINDS[2:]]
+    assert [each["answer"] for each in said] == ["Paris", "Paris", "Paris", "London", "France"]
     reference = hf_model(directory)
     for each in said:
-        asked = put_in_context(model, each.prompt, context)
+        asked = put_in_context(model, each["prompt"], context)
         if context == "qa":
-            assert asked == f"Please answer the question:\n\nQ: {each.prompt}\nA:"
+            assert asked == f"Please answer the question:\n\nQ: {each['prompt']}\nA:"
         tokens = torch.tensor([model.tokenizer.encode(asked)])
         whole = reference.generate(tokens, max_new_tokens=generated.MAX_NEW_TOKENS, do_sample=False)
         new = whole[0, tokens.shape[1] :].tolist()
         text = model.tokenizer.decode(new, skip_special=True)
-        assert each.said == first_line_of(text)
+        assert each["said"] == first_line_of(text)
 
 
 @pytest.mark.smollm2
@@ -109,8 +110,8 @@ def test_a_chat_is_asked_in_the_tokenizers_own_template(smollm2, tmp_path):
     assert put_in_context(smollm2, "Where is the Eiffel Tower?", "chat") == rendered
     fact = Request(prompt="Where is {}?", subject="the Eiffel Tower", target_new="Paris")
     (said,) = generate_answers(smollm2, [fact], "chat")
-    assert (said.contains, said.exact) == (True, False)
-    assert "<|im" not in said.said
+    assert (said["contains"], said["exact"]) == (True, False)
+    assert "<|im" not in said["said"]
 
 
 def test_a_model_without_a_template_has_no_chat(golden):
@@ -149,7 +150,16 @@ def test_answers_are_compared_as_squad_does(said, answer, is_exact, is_in):
 
 def test_shares_are_means_over_requests():
     def said(request, kind, exact, contained):
-        return Generated(request, kind, "p", "a", "s", exact, contained, None)
+        return GeneratedAnswer(
+            request=request,
+            kind=kind,
+            prompt="p",
+            answer="a",
+            said="s",
+            exact=exact,
+            contains=contained,
+            judged=None,
+        )
 
     shares = generated_metrics(
         [
@@ -171,7 +181,9 @@ def test_shares_are_means_over_requests():
 def test_generated_and_teacher_forced_numbers_never_share_a_name():
     from jaxedit.metrics.facts import FactMetrics
 
-    answers = [Generated(0, kind, "p", "a", "s", True, True, True) for kind in KINDS]
+    always = dict(request=0, prompt="p", answer="a", said="s")
+    always |= dict(exact=True, contains=True, judged=True)
+    answers: list[Any] = [{"kind": kind, **always} for kind in KINDS]
     assert len(generated_metrics(answers)) == 3 * len(KINDS)
     assert not set(generated_metrics(answers)) & set(FactMetrics.__annotations__)
 
@@ -235,10 +247,10 @@ def test_a_study_journals_what_is_said(config, served, tmp_path):
     model = jaxedit.edited_model(tmp_path / "run")
     request = Request(prompt="{} lives in", subject="Bob", target_new="Paris")
     (said,) = generate_answers(model, [request])
-    assert records[1].generated_answers == [said._asdict() | {"judged": True}]
+    assert records[1].generated_answers == [said | {"judged": True}]
     assert records[1].generated_metrics == {
-        "generated_efficacy_exact": float(said.exact),
-        "generated_efficacy_contains": float(said.contains),
+        "generated_efficacy_exact": float(said["exact"]),
+        "generated_efficacy_contains": float(said["contains"]),
         "generated_efficacy_judged": 1.0,
     }
     report = jaxedit.open_study(tmp_path / "run").report().read_text()

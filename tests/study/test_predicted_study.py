@@ -1,5 +1,6 @@
 """A study journals the predicted change of the loss: of an edit, or of all kept ones together."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxedit.edits.edit import read_edit
 from jaxedit.metrics.perplexity import prepare
 from jaxedit.metrics.predicted_change import predict_change, predict_total_change, read_loss_probe
 from jaxedit.models.model import allocate_deltas
+from jaxedit.reports.figures import damage_prediction_figure
 from jaxedit.study.journal import read_journal
 from jaxedit.study.loop import run_study
 
@@ -72,6 +74,21 @@ def test_the_report_ranks_edits_by_it(run):
     journal = run(mode="single")
     text = jaxedit.open_study(journal.folder).report().read_text()
     assert "| predicted change of the loss | " in text
+
+
+def test_edits_that_are_predicted_to_help_are_drawn_too(run):
+    """A change has a sign, which a logarithmic axis has not."""
+    records = [step.record for step in run(mode="single").steps[1:]]
+    signed = [
+        dataclasses.replace(record, predicted_change={"mean_nats": value})
+        for record, value in zip(records, (-0.02, -0.01, 0.0, 0.3), strict=True)
+    ]
+    figure = damage_prediction_figure(signed)
+    assert figure is not None
+    axes = figure.axes[-1]
+    assert (axes.get_xlabel(), axes.get_xscale()) == ("predicted change of the loss", "symlog")
+    drawn = sorted(x for line in axes.lines for x in line.get_xdata())
+    assert drawn == [-0.02, -0.01, 0.0, 0.3]
 
 
 def test_without_draws_nothing_is_predicted(run):
