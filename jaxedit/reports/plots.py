@@ -159,7 +159,7 @@ def damage_prediction_plot(steps: list[StepRecord], single: bool) -> "Figure | N
             row=1,
             col=column,
         )
-        scale = dict(type="linear") if each.is_signed else dict(type="log", dtick=1)
+        scale: Any = dict(type="linear") if each.is_signed else dict(type="log", dtick=1)
         figure.update_xaxes(**scale, title=each.name, row=1, col=column)
     figure.update_yaxes(title="change of the mean loss (nats a token)", row=1, col=1)
     return _without_background(figure, 380)
