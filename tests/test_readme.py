@@ -34,12 +34,8 @@ from jaxedit.cli._flags import apply_set
 from jaxedit.cli._main import command_module, command_names, run
 from jaxedit.datasets import form_module, form_names
 from jaxedit.editors import hyper_defaults, method_names
-from jaxedit.study.config import (
-    default_config,
-    find_config,
-    read_config,
-    read_variants,
-)
+from jaxedit.study.config import default_config, read_config, read_variants
+from jaxedit.study.config_file import find_config
 from jaxedit.study.record import StepRecord
 
 MAX_WORDS = 1000

@@ -221,7 +221,7 @@ def config_flag(default: str | None = "laptop") -> None:
         return
     from ml_collections import config_flags
 
-    from jaxedit.study.config import find_config
+    from jaxedit.study.config_file import find_config
 
     # Its keys are flags too; what is read is this project's own, as its errors are.
     config_flags.DEFINE_config_file("config", str(find_config(default)), about)

@@ -39,7 +39,8 @@ def main() -> None:
     from jaxedit.reports.comparison import comparison_header, comparison_row, write_comparison
     from jaxedit.reports.curves import read_curves
     from jaxedit.reports.studies import read_studies
-    from jaxedit.study.config import find_config, read_config, read_variants
+    from jaxedit.study.config import read_config, read_variants
+    from jaxedit.study.config_file import find_config
     from jaxedit.study.loop import run_study
     from jaxedit.study.mirror import local_workdir
 

@@ -18,7 +18,8 @@ def define_flags() -> None:
 
 def main() -> None:
     """List the configurations, or one's arguments."""
-    from jaxedit.study.config import config_names, find_config, variants_of
+    from jaxedit.study.config import variants_of
+    from jaxedit.study.config_file import config_names, find_config
 
     names = [FLAGS.name] if FLAGS.name else config_names()
     described = {}

@@ -58,6 +58,17 @@ class Perplexity:
             return float(np.exp(self.log_pooled_nats))
 
     @property
+    def median(self) -> float:
+        """exp of the median over texts of the loss a token: single broken texts do not count."""
+        with np.errstate(over="ignore"):
+            return float(np.exp(self.log_median_nats))
+
+    @property
+    def log_median_nats(self) -> float:
+        """The logarithm of `median`."""
+        return float(np.median(self.mean_nll))
+
+    @property
     def log_mean_nats(self) -> float:
         """The logarithm of `mean`, finite also where that is more than a number holds."""
         return float(logsumexp(self.mean_nll) - np.log(len(self.mean_nll)))

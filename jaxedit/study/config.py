@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from jaxedit.did_you_mean import did_you_mean
 from jaxedit.editors import (
@@ -22,12 +22,12 @@ from jaxedit.editors import (
 )
 from jaxedit.files import local_path
 from jaxedit.models.model import Model
-from jaxedit.study.config_file import call_get_config, run_config_file
+from jaxedit.study.config_file import call_get_config, find_config, run_config_file
 from jaxedit.study.renamed import new_name
 
 EVALUATION = dict(
     bos=None,  # a begin-of-text token before each text; None: as the tokenizer says
-    perplexity_every=1,
+    perplexity_every=1,  # or "auto"
     kl_every=0,
     fluency_every=0,
     retention_every=0,
@@ -39,10 +39,17 @@ EVALUATION = dict(
     judge_model="",
     prediction_draws=0,  # of labels, by which the change of the loss is predicted; 0: it is not
 )
+AUTO = "auto"
 START = dict(run="", run_steps=(), after_step=None, edit="")
-GUARD = dict(max_ppl_ratio=2.0, action="rollback", max_relative_perturbation=0.1)
+GUARD = dict(max_ppl_ratio=2.0, action="rollback", max_relative_perturbation=0.1, statistic="mean")
 
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a list in []"}
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a list in []",
+    object: f"a whole number, or {AUTO}",
+}
 
 
 def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
@@ -74,7 +81,8 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     config.journal_dense_every = 1  # methods that change whole matrices: journal them every k edits
     config.screening = ""  # predicted damage: "log" it, "skip" hard facts, or write by "c-rome"
     # What is measured every k edits: the perplexity (also after the last), others (0: never).
-    config.eval = ConfigDict(EVALUATION | dict(bos=placeholder(bool)))
+    every = FieldReference(EVALUATION["perplexity_every"], field_type=object)
+    config.eval = ConfigDict(EVALUATION | dict(bos=placeholder(bool), perplexity_every=every))
     config.guard = ConfigDict(GUARD)
     config.editor = editor_config(method, **hyper)
     return config
@@ -168,7 +176,8 @@ def set_key(config: ConfigDict, text: str) -> None:
         raise ValueError(f"--set={text}: expected KEY=VALUE with a key there is{close}")
     kind = entry.get_type(key)
     try:
-        given = value if kind is str else json.loads(value)
+        as_text = kind is str or (kind is object and value == AUTO)
+        given = value if as_text else json.loads(value)
         given = tuple(given) if isinstance(given, list) else given
         entry[key] = float(given) if kind is float and isinstance(given, int) else given
     except (TypeError, ValueError) as error:
@@ -205,42 +214,6 @@ def with_published_layers(config: Mapping[str, Any], model: Model) -> dict[str, 
     if config.get(name) not in (None, (), []):
         return dict(config)
     return {**config, name: published_hyper(config["method"], model)[name]}
-
-
-def config_names() -> list[str]:
-    """Return the names of the configurations that come with the package."""
-    return sorted(path.stem for path in configs_folder().glob("[a-z]*.py"))
-
-
-def configs_folder() -> Path:
-    """Find the folder configs/, in a checkout or in an installed wheel.
-
-    Raises:
-      ValueError: where it is not there.
-    """
-    package = Path(__file__).parents[1]
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / "laptop.py").is_file():
-            return folder
-    raise ValueError("configs/laptop.py is not there: the installation of jaxedit is not whole")
-
-
-def find_config(name_or_path: str | Path) -> Path:
-    """Find a configuration by path, or by its name in the package ("published").
-
-    Raises:
-      ValueError: where there is none.
-    """
-    path = local_path(name_or_path)
-    if path.is_file():
-        return path
-    if str(name_or_path) in config_names():
-        return configs_folder() / f"{name_or_path}.py"
-    names = ", ".join(config_names())
-    raise ValueError(
-        f"{name_or_path} is not a configuration: expected a Python file with get_config(), or one "
-        f"of {names}"
-    )
 
 
 def split_argument(text: str) -> tuple[Path, str | None]:

@@ -1,4 +1,4 @@
-"""Running the Python file of a configuration; what it raises or returns wrongly is one line.
+"""Finding and running the Python file of a configuration; what it raises is one line.
 
 FILE, line N: KeyError: 'x'
 """
@@ -12,7 +12,45 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
+from jaxedit.files import local_path
+
 T = TypeVar("T")
+
+
+def config_names() -> list[str]:
+    """Return the names of the configurations that come with the package."""
+    return sorted(path.stem for path in configs_folder().glob("[a-z]*.py"))
+
+
+def configs_folder() -> Path:
+    """Find the folder configs/, in a checkout or in an installed wheel.
+
+    Raises:
+      ValueError: where it is not there.
+    """
+    package = Path(__file__).parents[1]
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "laptop.py").is_file():
+            return folder
+    raise ValueError("configs/laptop.py is not there: the installation of jaxedit is not whole")
+
+
+def find_config(name_or_path: str | Path) -> Path:
+    """Find a configuration by path, or by its name in the package ("published").
+
+    Raises:
+      ValueError: where there is none.
+    """
+    path = local_path(name_or_path)
+    if path.is_file():
+        return path
+    if str(name_or_path) in config_names():
+        return configs_folder() / f"{name_or_path}.py"
+    names = ", ".join(config_names())
+    raise ValueError(
+        f"{name_or_path} is not a configuration: expected a Python file with get_config(), or one "
+        f"of {names}"
+    )
 
 
 def run_config_file(path: Path) -> ModuleType:

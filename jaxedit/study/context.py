@@ -24,7 +24,7 @@ from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.models.score import PrefilledTexts
 from jaxedit.rounding import ceil_div
 from jaxedit.stats.second_moments import Stats
-from jaxedit.study.config import editor_from, plain_config, with_published_layers
+from jaxedit.study.config import AUTO, editor_from, plain_config, with_published_layers
 from jaxedit.study.guard import Guard
 from jaxedit.study.replay import load_start
 from jaxedit.study.run_file import installed_versions, read_run_file
@@ -47,7 +47,8 @@ class Evaluation(NamedTuple):
     The perplexity is always measured; for the others 0 means never.
 
     Attributes:
-      perplexity_every: of the study's texts; also after the last edit.
+      perplexity_every: of the study's texts; also after the last edit. None: where the predicted
+        change asks for it.
       kl_every: KL(unedited || edited) on the texts.
       fluency_every: fluency of what is generated for the facts, and consistency where there are
         reference texts.
@@ -59,7 +60,7 @@ class Evaluation(NamedTuple):
       judge: of what it says; None: there is none.
     """
 
-    perplexity_every: int
+    perplexity_every: int | None
     kl_every: int
     fluency_every: int
     retention_every: int
@@ -199,7 +200,7 @@ def _read_loss_probe(
 def _evaluation(values: Mapping[str, Any], single: bool) -> Evaluation:
     source = values["reference_texts"]
     return Evaluation(
-        perplexity_every=values["perplexity_every"],
+        perplexity_every=None if values["perplexity_every"] == AUTO else values["perplexity_every"],
         kl_every=values["kl_every"],
         fluency_every=values["fluency_every"],
         retention_every=0 if single else values["retention_every"],  # nothing is kept

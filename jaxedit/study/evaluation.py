@@ -5,7 +5,7 @@ facts, and continuations of the study's own prompts.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +20,7 @@ from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.models.generate import continue_texts
 from jaxedit.models.model import Model
 from jaxedit.study.context import StudyContext
+from jaxedit.study.forecast import Forecast, must_measure
 from jaxedit.study.record import BaselinePerplexity, PerplexityRecord, StepRecord
 
 ANSWER_TOKENS = 8  # of a continuation of a fact's prompt, for people to read
@@ -31,17 +32,41 @@ def continuations(model: Model, prompts: Sequence[str], n_tokens: int) -> list[s
     return continue_texts(model, list(prompts), max_new_tokens=n_tokens)
 
 
-def needs_perplexity(context: StudyContext, step: int, perturbation: float) -> bool:
-    """Tell whether the perplexity is due: every k edits, and after an edit that perturbs much."""
-    return _is_regular(context, step) or context.guard.needs_perplexity(perturbation)
+def needs_perplexity(
+    context: StudyContext,
+    step: int,
+    forecast: Forecast,
+    perturbation: float,
+    predicted: Mapping[str, float] | None,
+) -> bool:
+    """Tell whether the perplexity is due after an edit.
+
+    It is every k edits or where the prediction asks for it, after the last edit, and after one that
+    perturbs much.
+
+    Args:
+      context: the study's.
+      step: the edit's number.
+      forecast: of the records before.
+      perturbation: its relative perturbation.
+      predicted: its `predicted_change`; None: it is not predicted.
+    """
+    if step == len(context.batches) or context.guard.needs_perplexity(perturbation):
+        return True
+    every = context.evaluation.perplexity_every
+    if every is not None:
+        return step % every == 0
+    return predicted is None or must_measure(forecast, predicted, context.guard)
 
 
-def _is_regular(context: StudyContext, step: int) -> bool:
-    return step % context.evaluation.perplexity_every == 0 or step == len(context.batches)
+def due_measurements(context: StudyContext, step: int, is_measured: bool) -> list[str]:
+    """List what is due besides facts and perplexity: "kl", "fluency", "generated", "prompts".
 
-
-def due_measurements(context: StudyContext, step: int) -> list[str]:
-    """List what is due besides facts and perplexity: "kl", "fluency", "generated", "prompts"."""
+    Args:
+      context: the study's.
+      step: the edit's number.
+      is_measured: whether the perplexity was measured after it.
+    """
     evaluation = context.evaluation
     every = {
         "kl": evaluation.kl_every,
@@ -49,7 +74,7 @@ def due_measurements(context: StudyContext, step: int) -> list[str]:
         "generated": evaluation.generated_every,
     }
     due = [name for name, n in every.items() if n and step % n == 0]
-    return due + (["prompts"] if evaluation.prompts and _is_regular(context, step) else [])
+    return due + (["prompts"] if evaluation.prompts and is_measured else [])
 
 
 def measure_due(context: StudyContext, edited: Model, step: int, due: list[str]) -> dict[str, Any]:
@@ -109,6 +134,8 @@ def perplexity_record(edited: Perplexity, base: Perplexity) -> PerplexityRecord:
         n_non_finite=edited.n_non_finite,
         log_mean_nats=edited.log_mean_nats,
         log_pooled_nats=edited.log_pooled_nats,
+        median=edited.median,
+        log_median_nats=edited.log_median_nats,
     )
 
 
@@ -122,6 +149,8 @@ def baseline_record(context: StudyContext, base: Perplexity) -> StepRecord:
         n_non_finite=base.n_non_finite,
         log_mean_nats=base.log_mean_nats,
         log_pooled_nats=base.log_pooled_nats,
+        median=base.median,
+        log_median_nats=base.log_median_nats,
     )
     return StepRecord(
         kind="baseline",

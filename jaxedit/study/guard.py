@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from jaxedit.metrics.perplexity import Perplexity
 from jaxedit.study.record import StepRecord
 
 ACTIONS = ("keep", "rollback", "stop")
+STATISTICS = ("mean", "pooled", "median")
 NO_LIMIT = 1e308  # times a perplexity: never reached
 
 
@@ -32,6 +34,8 @@ class Guard:
         model's.
       action: what happens to a damaging edit: "keep" records it and keeps the edit, "rollback"
         undoes it, "stop" undoes it and ends the study.
+      statistic: of the texts' losses that is limited: the papers' `mean` of the texts'
+        perplexities, the `pooled` perplexity of all their tokens, or their `median`.
       max_relative_perturbation: after an edit with a larger relative perturbation
         (`jaxedit.metrics.perturbation`) the perplexity is measured at once, however seldom
         `eval.perplexity_every` asks for it; None: it is not looked at.
@@ -40,12 +44,17 @@ class Guard:
     max_ppl_ratio: float = 2.0
     action: str = "rollback"
     max_relative_perturbation: float | None = 0.1
+    statistic: str = "mean"
 
     def __post_init__(self):
         if self.action == "record":
             raise ValueError("guard.action='record' is called 'keep' now")
         if self.action not in ACTIONS:
             raise ValueError(f"guard.action={self.action!r}: expected one of {', '.join(ACTIONS)}")
+        if self.statistic not in STATISTICS:
+            raise ValueError(
+                f"guard.statistic={self.statistic!r}: expected one of {', '.join(STATISTICS)}"
+            )
         if not 1 < self.max_ppl_ratio < math.inf:
             raise ValueError(
                 f"guard.max_ppl_ratio={self.max_ppl_ratio}: expected a number over 1, and not inf; "
@@ -54,6 +63,15 @@ class Guard:
         limit = self.max_relative_perturbation
         if limit is not None and not 0 < limit < math.inf:
             raise ValueError(f"guard.max_relative_perturbation={limit}: expected a positive number")
+
+    def log_statistic_nats(self, perplexity: Mapping[str, Any]) -> float:
+        """Read the logarithm of the statistic out of a record's perplexity."""
+        return perplexity[f"log_{self.statistic}_nats"]
+
+    def log_ratio_nats(self, edited: Perplexity, unedited: Perplexity) -> float:
+        """Compute the logarithm of the statistic over the unedited model's."""
+        after, before = (getattr(each, f"log_{self.statistic}_nats") for each in (edited, unedited))
+        return after - before
 
     def needs_perplexity(self, relative_perturbation: float) -> bool:
         """Tell whether an edit perturbs so much that the perplexity is to be measured at once."""
@@ -71,9 +89,11 @@ class Guard:
         if edited.n_non_finite:
             reason = f"the loss of {edited.n_non_finite} texts is not finite"
             return Violation("non_finite_loss", reason)
-        ratio = edited.mean / unedited.mean
-        if ratio > self.max_ppl_ratio:
-            return Violation("ppl_ratio", f"perplexity {ratio:.3g} times the unedited model's")
+        after, before = (getattr(each, self.statistic) for each in (edited, unedited))
+        if after / before > self.max_ppl_ratio:
+            name = "perplexity" if self.statistic == "mean" else f"{self.statistic} perplexity"
+            reason = f"{name} {after / before:.3g} times the unedited model's"
+            return Violation("ppl_ratio", reason)
         return None
 
 

@@ -21,14 +21,16 @@ from jaxedit.metrics.perplexity import perplexity
 from jaxedit.metrics.retention import evaluate_retention
 from jaxedit.study.chain import CHANGING
 from jaxedit.study.context import StudyContext, build_context
-from jaxedit.study.evaluation import baseline_record, log_without_bos
+from jaxedit.study.edit_and_measure import Known, Measured, edit_batch
+from jaxedit.study.evaluation import baseline_record, log_without_bos, perplexity_record
+from jaxedit.study.forecast import Forecast, update_forecast
 from jaxedit.study.guard import ends_study
 from jaxedit.study.journal import Journal, check_workdir, open_journal, read_journal
 from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import StudyState, read_baseline, replay
 from jaxedit.study.resume import check_steps, journalled_edit, n_steps_to_keep
 from jaxedit.study.retained import kept_steps, read_retained, write_retained
-from jaxedit.study.step import Measured, edit_batch, run_step
+from jaxedit.study.step import run_step
 
 OnStep = Callable[[StepRecord, int], None]  # (a step's record, how many steps there will be)
 
@@ -92,11 +94,18 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
     n_done = max(len(journal.steps) - 1, 0)
     is_over = n_done > 0 and ends_study(context.guard.action, journal.steps[-1].record)
     kept = [step.record.step for step in journal.steps if step.record.kept]
+    unedited = perplexity_record(base, base)
+    forecast = Forecast()
+    for line in journal.lines:
+        forecast = update_forecast(forecast, line.record, unedited, context.guard)
+    known = Known(base, forecast)
     measured: dict[int, Measured] = {}
     for number in () if is_over else context.steps[n_done:]:
         if context.single_batch_size > 1 and (number - 1) % context.single_batch_size == 0:
-            measured = edit_batch(context, state, number)
-        state, record, edit = run_step(context, state, base, number, measured.get(number))
+            measured = edit_batch(context, state, known, number)
+        state, record, edit = run_step(context, state, known, number, measured.get(number))
+        forecast = update_forecast(known.forecast, record, unedited, context.guard)
+        known = known._replace(forecast=forecast)
         kept += [number] if record.kept else []
         record = _write_step(context, journal, state, record, edit, kept)
         on_step(record, total)

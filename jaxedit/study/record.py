@@ -32,6 +32,9 @@ class BaselinePerplexity(TypedDict):
     # The logarithms of both, finite where they overflow; lines of schema 2 may lack them.
     log_mean_nats: NotRequired[float]
     log_pooled_nats: NotRequired[float]
+    # exp of the median over texts of the loss a token, and that median.
+    median: NotRequired[float]
+    log_median_nats: NotRequired[float]
 
 
 class PerplexityRecord(BaselinePerplexity):
@@ -72,8 +75,9 @@ class StepRecord:
       relative_perturbation: of the edit (`jaxedit.metrics.perturbation`).
       total_relative_perturbation: of all kept edits and this one together.
       predicted_change: of the mean loss by the edit, in a sequence by all kept ones with it, in
-        nats a token: `mean_nats` with its `stderr_nats`, and its orders `first_nats` and
-        `second_nats` (`jaxedit.metrics.predicted_change`).
+        nats a token: `mean_nats` with its `stderr_nats`, its orders `first_nats` and
+        `second_nats`, the `curvature_share` of the second in the sum, and the change of the
+        logarithm of the guard's statistic, `log_ratio_nats` (`jaxedit.metrics.predicted_change`).
       kl_nats: KL(unedited || edited) a token of the texts.
       ngram_entropy_bits: fluency of what is generated (GE).
       reference_score: its consistency with reference texts (RS).

@@ -13,8 +13,9 @@ from jaxedit.edits.edit import Edit, edit_to_arrays
 from jaxedit.edits.request import Request, with_leading_space
 from jaxedit.files import expand_home
 from jaxedit.metrics.generated import CONTEXTS
+from jaxedit.metrics.predicted_change import N_DRAWS
 from jaxedit.rounding import read_whole_number
-from jaxedit.study.config import KINDS, default_config
+from jaxedit.study.config import AUTO, KINDS, default_config
 
 MODES = ("sequential", "single")
 PATH_KEYS = (
@@ -77,9 +78,7 @@ def check_config(values: dict[str, Any]) -> dict[str, Any]:
     for name in ("facts_per_edit", "journal_dense_every", "single_batch_size"):
         if values[name] < 1:
             raise ValueError(f"{name}={values[name]}: expected a positive number")
-    if evaluation["perplexity_every"] < 1:
-        every = evaluation["perplexity_every"]
-        raise ValueError(f"eval.perplexity_every={every}: expected a positive number")
+    check_perplexity_every(evaluation)
     for name in ("kl_every", "fluency_every", "retention_every", "generated_every"):
         if evaluation[name] < 0:
             raise ValueError(
@@ -115,6 +114,27 @@ def check_config(values: dict[str, Any]) -> dict[str, Any]:
             "made in shards"
         )
     return values
+
+
+def check_perplexity_every(evaluation: dict[str, Any]) -> None:
+    """Check how often the perplexity is measured; "auto" needs predictions, and gets them.
+
+    Raises:
+      ValueError: where it is neither a positive number of edits nor "auto", or where the draws of
+        "auto" are too few for a standard error.
+    """
+    every = evaluation["perplexity_every"]
+    if every != AUTO and not (type(every) is int and every >= 1):
+        raise ValueError(
+            f"eval.perplexity_every={every!r}: expected a positive number of edits, or {AUTO!r}"
+        )
+    if every == AUTO:
+        draws = evaluation["prediction_draws"] = evaluation["prediction_draws"] or N_DRAWS
+        if draws < 2:
+            raise ValueError(
+                f"eval.prediction_draws={draws}: eval.perplexity_every={AUTO!r} needs two draws "
+                "or more, which tell how sure a prediction is"
+            )
 
 
 def check_editor(values: Mapping[str, Any], editor: Editor) -> None:

@@ -10,15 +10,14 @@ from ml_collections import ConfigDict
 import jaxedit
 from jaxedit.editors import hyper_defaults, method_names
 from jaxedit.study.config import (
-    config_names,
     default_config,
     editor_from,
-    find_config,
     plain_config,
     read_config,
     set_key,
     with_published_layers,
 )
+from jaxedit.study.config_file import config_names, find_config
 
 
 def test_defaults():
@@ -54,7 +53,12 @@ def test_defaults():
             "judge_model": "",
             "prediction_draws": 0,
         },
-        "guard": {"max_ppl_ratio": 2.0, "action": "rollback", "max_relative_perturbation": 0.1},
+        "guard": {
+            "max_ppl_ratio": 2.0,
+            "action": "rollback",
+            "max_relative_perturbation": 0.1,
+            "statistic": "mean",
+        },
     }
     assert editor.pop("method") == "rome"
     assert editor.pop("layer") == 3
@@ -93,7 +97,8 @@ def test_overriding_keeps_types():
     config.editor.v_num_grad_steps = 3
     config.editor.context_templates = ["{}", "So. {}"]
     config.dtype = "bfloat16"
-    kept = {"max_ppl_ratio": 2.0, "max_relative_perturbation": 0.1}  # the other keys stay
+    # The other keys stay.
+    kept = {"max_ppl_ratio": 2.0, "max_relative_perturbation": 0.1, "statistic": "mean"}
     assert config.guard.to_dict() == {**kept, "action": "keep"}
     assert config.to_dict()["editor"]["context_templates"] == ("{}", "So. {}")
     hyper = editor_from(config.to_dict()["editor"]).hyper

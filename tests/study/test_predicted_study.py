@@ -41,13 +41,17 @@ def predicted(journal):
     return [step.record.predicted_change for step in journal.steps[1:]]
 
 
-def as_journalled(found):
+def as_journalled(found, model):
+    base = jaxedit.perplexity(model, TEXTS)
+    moved = np.exp(base.mean_nll + found.per_text())
     return pytest.approx(
         {
             "mean_nats": found.mean_nats(),
             "stderr_nats": found.stderr_nats(),
             "first_nats": np.mean(found.first_nats),
             "second_nats": np.mean(found.second_nats),
+            "curvature_share": 0.7,
+            "log_ratio_nats": np.log(np.mean(moved) / np.mean(base.per_text)),
         },
         rel=1e-4,
     )
@@ -58,7 +62,7 @@ def test_of_single_edits_it_is_each_edits_own(run, golden, batch):
     journal = run(mode="single", single_batch_size=batch)
     probe = read_loss_probe(golden("gpt2"), prepare(golden("gpt2"), TEXTS, False, 3), PLACES, 3)
     for step, found in zip(journal.steps[1:], predicted(journal), strict=True):
-        assert found == as_journalled(predict_change(probe, read_edit(step.arrays)))
+        assert found == as_journalled(predict_change(probe, read_edit(step.arrays)), golden("gpt2"))
 
 
 def test_of_a_sequence_it_is_that_of_all_kept_edits(run, golden):
@@ -67,7 +71,7 @@ def test_of_a_sequence_it_is_that_of_all_kept_edits(run, golden):
     probe = read_loss_probe(base, prepare(base, TEXTS, False, 3), PLACES, 3)
     for number, found in enumerate(predicted(journal), start=1):
         edited = jaxedit.edited_model(journal.folder, after_step=number)
-        assert found == as_journalled(predict_total_change(probe, base, edited))
+        assert found == as_journalled(predict_total_change(probe, base, edited), base)
 
 
 def test_the_report_ranks_edits_by_it(run):
