@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxedit.analyses.calibration import calibrate
 from jaxedit.analyses.damage_prediction import DAMAGE_RATIO, damage_predictors, measured_damage
 from jaxedit.analyses.paper import PAPER_TITLE, paper_numbers
 from jaxedit.files import write_atomic
@@ -169,7 +170,26 @@ def damage_prediction_lines(steps: list[StepRecord], single: bool = True) -> lis
     )
     table = markdown_table([*header, "collapsing in the worst 1 %"], rows)
     image = "![change of the loss against each predictor](damage_prediction.png)"
-    return ["## How well the damage was predicted", "", about, "", *table, "", image, ""]
+    calibration = calibration_lines(steps)
+    return [
+        "## How well the damage was predicted",
+        *["", about, "", *table, "", *calibration, image, ""],
+    ]
+
+
+def calibration_lines(steps: list[StepRecord]) -> list[str]:
+    """Write how predicted changes compare with measured ones; nothing where there are too few."""
+    found = calibrate(steps)
+    if found is None:
+        return []
+    return [
+        f"Of the {found.n_edits} harmless edits whose change of the loss was predicted, the "
+        f"measured change is {format_statistic(found.slope, 2)} times the predicted one plus "
+        f"{found.offset_nats:.2g} nats a token (Spearman {format_statistic(found.spearman, 3)}), "
+        f"and half of them are within {found.median_error_nats:.2g} nats of it. The share c of the "
+        f"second order that fits them best is {format_statistic(found.curvature_share, 2)}.",
+        "",
+    ]
 
 
 def paper_lines(journal: Journal) -> list[str]:
