@@ -75,6 +75,8 @@ def main() -> None:
     apply_set(config)
     apply_start(config)
     threshold = read_threshold(config.guard.max_relative_perturbation)
+    if FLAGS.facts:  # those of the configuration may be what this command is to write
+        config.update(facts=FLAGS.facts[0], n_facts=0)
     config.screening = ""  # a study's own screening would predict its facts once more
     context = build_context(config, None)
     requests = [request for source in FLAGS.facts for request in read_requests(source).requests]
