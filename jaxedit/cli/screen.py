@@ -77,7 +77,8 @@ def main() -> None:
     threshold = read_threshold(config.guard.max_relative_perturbation)
     if FLAGS.facts:  # those of the configuration may be what this command is to write
         config.update(facts=FLAGS.facts[0], n_facts=0)
-    config.screening = ""  # a study's own screening would predict its facts once more
+    # A study's own screening would predict its facts once more; no edit is made or predicted.
+    config.update(screening="", eval=dict(perplexity_every=1, prediction_draws=0))
     context = build_context(config, None)
     requests = [request for source in FLAGS.facts for request in read_requests(source).requests]
     requests = requests or [request for batch in context.batches for request in batch]

@@ -36,7 +36,7 @@ from jaxedit.models.score import PrefilledTexts, batch_to_device
 
 N_DRAWS = 12
 CURVATURE_SHARE = 0.7  # the constant c, where no measured edit has told another
-HEAD_POSITIONS = 256  # whose logits are held at once
+HEAD_LOGITS = 2**24  # held at once
 
 
 class LossProbe(NamedTuple):
@@ -261,29 +261,32 @@ def _head_gradients(model: Model, h_BTD, token_BT, weight_BT, key, n_draws: int)
     """
     head, next_BT = embedding_and_head(model), jnp.roll(token_BT, -1, axis=1)
     B, T, D = h_BTD.shape
-    n_chunks = math.ceil(B * T / HEAD_POSITIONS)
-    n_more = n_chunks * HEAD_POSITIONS - B * T
+    n_positions = min(B * T, max(1, HEAD_LOGITS // model.config.V))
+    n_chunks = math.ceil(B * T / n_positions)
+    n_more = n_chunks * n_positions - B * T
 
     def in_chunks(array):
         flat = array.reshape(B * T, *array.shape[2:])
         padded = jnp.pad(flat, [(0, n_more)] + [(0, 0)] * (flat.ndim - 1))
-        return padded.reshape(n_chunks, 1, HEAD_POSITIONS, *array.shape[2:])
+        return padded.reshape(n_chunks, 1, n_positions, *array.shape[2:])
 
     def of_chunk(chunk):
         h_1QD, next_1Q, weight_1Q, key = chunk
         logits_1QV, pull_back = jax.vjp(head.unembed, h_1QD)
         p_1QV = jax.nn.softmax(logits_1QV)
-        drawn = jax.random.categorical(key, logits_1QV, shape=(n_draws, *next_1Q.shape))
-        labels = jnp.concatenate([next_1Q[None], drawn])
 
-        # d(-log p(label)) / d logits = p - [label], times the weight of the position's loss.
-        def of_labels(labelled):
-            is_drawn, label_1Q = labelled
+        # d(-log p(label)) / d logits = p - [label], times the weight of the position's loss. The
+        # first labels are the tokens that follow, the others are drawn.
+        def of_labels(draw):
+            is_drawn, key = draw
+            drawn_1Q = jax.random.categorical(key, logits_1QV)
+            label_1Q = jnp.where(is_drawn, drawn_1Q, next_1Q)
             weight = jnp.where(is_drawn, jnp.sqrt(weight_1Q), weight_1Q)
             wrong_1QV = p_1QV - jax.nn.one_hot(label_1Q, p_1QV.shape[-1])
             return pull_back((wrong_1QV * weight[..., None]).astype(logits_1QV.dtype))[0]
 
-        return jax.lax.map(of_labels, (jnp.arange(1 + n_draws) > 0, labels))
+        is_drawn = jnp.arange(1 + n_draws) > 0
+        return jax.lax.map(of_labels, (is_drawn, jax.random.split(key, 1 + n_draws)))
 
     chunks = *map(in_chunks, (h_BTD, next_BT, weight_BT)), jax.random.split(key, n_chunks)
     by_chunk = jax.lax.map(of_chunk, chunks)

@@ -1,0 +1,32 @@
+"""A guard that looks seldom: does it decide as one that measures the perplexity after each edit?
+
+    jaxedit compare --config=seldom --set=texts=ME-PPL_50.json
+
+A variant is HOW-N: `each` measures after every edit, `auto` where the predicted change of the loss
+asks for it; runs/mixed_N.json are 200 facts of CounterFact from position 3000 on, N of which are
+replaced by facts whose subject is one token at the start of the prompt, at equal distances. ROME
+damages the model with these, and the guard rolls them back.
+
+Hardware: two CPU cores, 4 GB. Time: about four seconds an edit. Expected, on SmolLM2-135M-Instruct:
+the table in configs/README.md.
+"""
+
+from jaxedit.study.config import default_config
+
+EVERY = {"each": 1, "auto": "auto"}
+VARIANTS = tuple(f"{how}-{n_hard}" for n_hard in (6, 26) for how in EVERY)
+
+
+def get_config(variant="auto-6"):
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
+        )
+    how, n_hard = variant.split("-")
+    config = default_config("rome", layer=5)
+    config.update(
+        facts=f"runs/mixed_{n_hard}.json",
+        eval=dict(perplexity_every=EVERY[how], prediction_draws=12),
+        guard=dict(max_ppl_ratio=2.0, action="rollback"),
+    )
+    return config
