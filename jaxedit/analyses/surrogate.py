@@ -6,8 +6,6 @@ is what the damage depends on), so that levels are covered evenly and not as cha
 """
 
 import itertools
-import json
-import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxedit.analyses.evaluated import read_evaluated, write_evaluated
 from jaxedit.datasets import read_texts
 from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Edit, scale_edit
-from jaxedit.files import read_json, to_json, write_atomic
 from jaxedit.metrics.baseline import check_baseline
 from jaxedit.metrics.downstream import evaluate_tasks
 from jaxedit.metrics.perplexity import perplexity, prepare
 from jaxedit.models.model import Model
 from jaxedit.models.score import PrefilledTexts
-from jaxedit.study.chain import seal, was_changed
 from jaxedit.study.journal import Step, read_journal
 from jaxedit.study.replay import edited_model
 
@@ -76,7 +73,7 @@ def measure_surrogate(
     journal = read_journal(folder)
     asked = {"tasks": tasks, "limit": limit, "texts": journal.run["texts_sha256"]}
     path = folder / "surrogate.json"
-    done = _read(path, asked)
+    done = read_evaluated(path, asked, _typed_row)
     model = edited_model(folder, run_steps=[])
     texts: PrefilledTexts | None = None
     levels = levels_over(float((journal.steps[0].record.perplexity or {})["mean"]), levels)
@@ -100,37 +97,10 @@ def measure_surrogate(
             # It is on disk before the next model is evaluated.
             row = {"level": level, **scaled._asdict(), "tasks": numbers}
             done = [*done, row]
-            content = json.dumps(seal({"asked": asked, "models": done}), indent=1) + "\n"
-            write_atomic(path, content)
+            write_evaluated(path, asked, done)
         rows.append(row)
         on_model(row)
     return rows
-
-
-def _read(path: Path, asked: dict[str, Any]) -> list[dict[str, Any]]:
-    """Read the models that were evaluated before, for the same tasks.
-
-    Raises:
-      ValueError: where they were evaluated for others.
-    """
-    if not path.is_file():
-        return []
-    try:
-        found = read_json(path)
-        if was_changed(found):
-            raise ValueError(f"{path} was changed since it was written")
-        models = [_typed_row(row) for row in found["models"]]
-    except (ValueError, KeyError, TypeError) as error:
-        logging.getLogger("jaxedit").warning(
-            "%s cannot be read, so it is made anew: %s", path, error
-        )
-        return []
-    if found.get("asked") != to_json(asked):
-        raise ValueError(
-            f"{path} is of other tasks, items or texts ({found.get('asked')}); remove it to begin "
-            "anew"
-        )
-    return models
 
 
 def _typed_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -140,12 +140,6 @@ def edit_batch(
     Each edit acts in its own rows of a batch; no edited model is written out. Nothing is returned
     where that cannot be done: a request cannot be edited, the edits are not low-rank, or some are
     made by another editor. They are then made one by one, and it shows whose fault it is.
-
-    Args:
-      context: the study's.
-      state: the model and editor's state.
-      known: what was measured and predicted before.
-      first_step: the number of the batch's first edit.
     """
     model, unedited = state.model, context.unedited
     end = min(first_step + context.single_batch_size, len(context.batches) + 1)
