@@ -60,7 +60,9 @@ def calibrate(steps: list[StepRecord]) -> Calibration | None:
     squares = float(second @ second)
     return Calibration(
         n_edits=len(finite),
-        spearman=np.nan if is_constant else float(stats.spearmanr(predicted, measured)[0]),
+        spearman=np.nan
+        if is_constant
+        else float(np.asarray(stats.spearmanr(predicted, measured)[0])),
         slope=float(slope),
         offset_nats=float(offset),
         median_error_nats=float(np.median(np.abs(measured - predicted))),

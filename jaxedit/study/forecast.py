@@ -92,7 +92,7 @@ def describe_change(
     }
 
 
-def must_measure(forecast: Forecast, predicted: dict[str, float], guard: Guard) -> bool:
+def must_measure(forecast: Forecast, predicted: Mapping[str, float], guard: Guard) -> bool:
     """Tell whether a kept edit's perplexity must be measured.
 
     Args:
@@ -147,7 +147,7 @@ def update_forecast(
     )
 
 
-def _moved(forecast: Forecast, predicted: dict[str, float]) -> tuple[float, float]:
+def _moved(forecast: Forecast, predicted: Mapping[str, float]) -> tuple[float, float]:
     """Return how far predictions and their standard error will have moved with an edit."""
     first, second, stderr = (abs(predicted[key] - getattr(forecast, key)) for key in ORDERS)
     return forecast.moved_nats + first + second, forecast.moved_stderr_nats + stderr
