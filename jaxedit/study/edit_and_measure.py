@@ -17,7 +17,13 @@ from jaxedit.edits.request import Request
 from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
 from jaxedit.metrics.perturbation import relative_perturbation
-from jaxedit.metrics.predicted_change import predict_change, predict_total_change
+from jaxedit.metrics.predicted_change import (
+    LossProbe,
+    PredictedChange,
+    predict_change,
+    predict_total_change,
+    read_loss_probe,
+)
 from jaxedit.models.model import Model
 from jaxedit.rounding import round_up
 from jaxedit.study.context import StudyContext
@@ -42,16 +48,52 @@ class Measured(NamedTuple):
     batch_first_step: int | None = None
 
 
+class Gradients(NamedTuple):
+    """By which changes of the loss are predicted.
+
+    Attributes:
+      probe: of the study's texts.
+      model: that they were read of.
+      score: its perplexity.
+    """
+
+    probe: LossProbe
+    model: Model
+    score: Perplexity
+
+
 class Known(NamedTuple):
     """What a study knows before an edit.
 
     Attributes:
       base: the unedited model's perplexity.
       forecast: of the records so far.
+      gradients: of the unedited model, or of a later one; None: nothing is predicted.
     """
 
     base: Perplexity
     forecast: Forecast
+    gradients: Gradients | None
+
+
+def read_gradients(
+    context: StudyContext, base: Perplexity, model: Model | None
+) -> Gradients | None:
+    """Read the gradients of a model with edits; None where nothing is predicted.
+
+    Args:
+      context: the study's.
+      base: the unedited model's perplexity.
+      model: with edits; None: the unedited one, whose gradients the context has.
+    """
+    probe = context.loss_probe
+    if probe is None:
+        return None
+    if model is None:
+        return Gradients(probe, context.unedited, base)
+    n_draws = len(probe.gradient_of[probe.places[0]]) - 1
+    again = read_loss_probe(model, context.texts, probe.places, n_draws)
+    return Gradients(again, model, perplexity(model, context.texts))
 
 
 class Stopwatch:
@@ -99,12 +141,12 @@ def edit_alone(
     edited = apply(state.model, edit)
     watch.lap("apply")
     predicted = None
-    if context.loss_probe is not None:
+    if known.gradients is not None:
         if context.single:
-            change = predict_change(context.loss_probe, edit)
+            change = predict_change(known.gradients.probe, edit)
         else:  # by all kept edits with it
-            change = predict_total_change(context.loss_probe, context.unedited, edited)
-        predicted = describe_change(known.forecast, change, known.base, context.guard)
+            change = predict_total_change(known.gradients.probe, known.gradients.model, edited)
+        predicted = _describe(context, known, change)
         watch.lap("prediction")
 
     # Its facts, its continuation and its perplexity, in the unedited model and in this one.
@@ -196,10 +238,16 @@ def _predict_each(
     context: StudyContext, known: Known, edits: list[Edit]
 ) -> Sequence[dict[str, float] | None]:
     """Predict what each edit changes of the loss, where that is asked for."""
-    if context.loss_probe is None:
+    if known.gradients is None:
         return [None] * len(edits)
-    changes = [predict_change(context.loss_probe, edit) for edit in edits]
-    return [describe_change(known.forecast, each, known.base, context.guard) for each in changes]
+    changes = [predict_change(known.gradients.probe, edit) for edit in edits]
+    return [_describe(context, known, change) for change in changes]
+
+
+def _describe(context: StudyContext, known: Known, change: PredictedChange) -> dict[str, float]:
+    """Return what the journal says of a predicted change."""
+    assert known.gradients is not None
+    return describe_change(known.forecast, change, known.gradients.score, known.base, context.guard)
 
 
 def _score_each(

@@ -11,6 +11,10 @@ where `moved` sums what the first and the second order of the predicted change m
 kept edits since then: steps that cancel each other count. It is measured where e + r passes the
 guard's limit, or where |e - m| + r passes MOST_UNKNOWN_NATS.
 
+Where a measurement shows that the prediction was wrong by more than r and REFRESH_NATS, the edits
+have moved the model so far that the gradients are no longer its own: they are read again, of the
+model with all edits so far, and predictions start from there.
+
 All of it is a fold over the journal's records, so a study that is resumed goes on as it would have.
 """
 
@@ -25,6 +29,7 @@ from jaxedit.study.record import StepRecord
 
 ERROR_SHARE = 0.5  # of what the prediction moved by, that it may be wrong by
 MOST_UNKNOWN_NATS = 0.1  # of the statistic's logarithm, between two measurements
+REFRESH_NATS = 0.02  # beyond r, that a prediction is wrong by
 N_FITTED = 8  # measured edits by which the second order's share is fitted
 HARMLESS_NATS = 0.1  # changes over this are no quadratic any more, and not fitted
 ORDERS = "first_nats", "second_nats", "stderr_nats"  # of a predicted change, in the journal
@@ -42,6 +47,8 @@ class Forecast(NamedTuple):
       stderr_nats: its standard error.
       moved_nats: by how much predictions moved since the last measurement.
       moved_stderr_nats: by how much their standard error did.
+      gradients_step: after which edit the gradients were read; 0: of the unedited model.
+      refreshes: whether they are read again where predictions turn out wrong.
       fitted: first order, second order and measured change of the loss of the edits that the share
         is fitted by.
     """
@@ -53,6 +60,8 @@ class Forecast(NamedTuple):
     stderr_nats: float = 0.0
     moved_nats: float = 0.0
     moved_stderr_nats: float = 0.0
+    gradients_step: int = 0
+    refreshes: bool = False
     fitted: tuple[tuple[float, float, float], ...] = ()
 
     @property
@@ -70,18 +79,23 @@ class Forecast(NamedTuple):
 
 
 def describe_change(
-    forecast: Forecast, change: PredictedChange, base: Perplexity, guard: Guard
+    forecast: Forecast,
+    change: PredictedChange,
+    score: Perplexity,
+    base: Perplexity,
+    guard: Guard,
 ) -> dict[str, float]:
     """Return what the journal says of a predicted change.
 
     Args:
       forecast: of the records before.
-      change: of an edit, or of all kept ones with it.
+      change: by an edit, or by all edits since the gradients were read.
+      score: of the model that the gradients were read of.
       base: the unedited model's perplexity.
       guard: whose statistic is predicted.
     """
     share = forecast.curvature_share
-    expected = Perplexity(base.nll_nats + change.per_text(share) * base.n_tokens, base.n_tokens)
+    expected = Perplexity(score.nll_nats + change.per_text(share) * score.n_tokens, score.n_tokens)
     return {
         "mean_nats": change.mean_nats(share),
         "stderr_nats": change.stderr_nats(share),
@@ -89,6 +103,7 @@ def describe_change(
         "second_nats": change.mean_nats(1.0) - change.mean_nats(0.0),
         "log_ratio_nats": guard.log_ratio_nats(expected, base),
         "curvature_share": share,
+        "gradients_step": forecast.gradients_step,
     }
 
 
@@ -100,10 +115,9 @@ def must_measure(forecast: Forecast, predicted: Mapping[str, float], guard: Guar
       predicted: of `describe_change`, for the model with the edit.
       guard: whose limit must not be passed unseen.
     """
-    moved, moved_stderr = _moved(forecast, predicted)
     step_nats = predicted["log_ratio_nats"] - forecast.predicted_nats
     expected = forecast.measured_nats + step_nats
-    uncertainty = ERROR_SHARE * moved + moved_stderr
+    uncertainty = _uncertainty(forecast, predicted)
     limit = math.log(guard.max_ppl_ratio)
     was_over = guard.action == "keep" and forecast.measured_nats > limit
     may_pass = not was_over and not expected + uncertainty <= limit
@@ -121,8 +135,8 @@ def update_forecast(
       unedited: the `perplexity` of the journal's baseline.
       guard: the study's.
     """
-    if record.kind == "undo":  # the next step measures
-        return forecast._replace(moved_nats=math.inf)
+    if record.kind == "undo":  # the next step measures, and predicts from the unedited model
+        return forecast._replace(moved_nats=math.inf, gradients_step=0)
     predicted, score = record.predicted_change, record.perplexity
     if predicted is None or "log_ratio_nats" not in predicted:  # an older version's lack it
         return forecast
@@ -134,17 +148,32 @@ def update_forecast(
     if not record.kept:
         return forecast
     moved, moved_stderr = _moved(forecast, predicted)
+    before, uncertainty = forecast, _uncertainty(forecast, predicted)
     forecast = forecast._replace(
         **{key: predicted[key] for key in ORDERS}, moved_nats=moved, moved_stderr_nats=moved_stderr
     )
     if score is None:
         return forecast
-    return forecast._replace(
-        measured_nats=guard.log_statistic_nats(score) - guard.log_statistic_nats(unedited),
+    measured = guard.log_statistic_nats(score) - guard.log_statistic_nats(unedited)
+    step_nats = predicted["log_ratio_nats"] - before.predicted_nats
+    error = abs(measured - before.measured_nats - step_nats)
+    forecast = forecast._replace(
+        measured_nats=measured,
         predicted_nats=predicted["log_ratio_nats"],
         moved_nats=0.0,
         moved_stderr_nats=0.0,
     )
+    if not (forecast.refreshes and error > uncertainty + REFRESH_NATS):
+        return forecast
+    return forecast._replace(
+        predicted_nats=measured, gradients_step=record.step, **dict.fromkeys(ORDERS, 0.0)
+    )
+
+
+def _uncertainty(forecast: Forecast, predicted: Mapping[str, float]) -> float:
+    """Return r, what the prediction may be wrong by since the last measurement."""
+    moved, moved_stderr = _moved(forecast, predicted)
+    return ERROR_SHARE * moved + moved_stderr
 
 
 def _moved(forecast: Forecast, predicted: Mapping[str, float]) -> tuple[float, float]:

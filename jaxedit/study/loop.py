@@ -17,11 +17,11 @@ from jaxedit.distributed import check_first_has, own_workdir
 from jaxedit.edits.edit import edit_to_arrays
 from jaxedit.metrics.baseline import check_baseline
 from jaxedit.metrics.facts import average_facts, evaluate_facts
-from jaxedit.metrics.perplexity import perplexity
+from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.metrics.retention import evaluate_retention
 from jaxedit.study.chain import CHANGING
 from jaxedit.study.context import StudyContext, build_context
-from jaxedit.study.edit_and_measure import Known, Measured, edit_batch
+from jaxedit.study.edit_and_measure import Known, Measured, edit_batch, read_gradients
 from jaxedit.study.evaluation import baseline_record, log_without_bos, perplexity_record
 from jaxedit.study.forecast import Forecast, update_forecast
 from jaxedit.study.guard import ends_study
@@ -94,17 +94,15 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
     n_done = max(len(journal.steps) - 1, 0)
     is_over = n_done > 0 and ends_study(context.guard.action, journal.steps[-1].record)
     kept = [step.record.step for step in journal.steps if step.record.kept]
-    unedited = perplexity_record(base, base)
-    forecast = Forecast()
-    for line in journal.lines:
-        forecast = update_forecast(forecast, line.record, unedited, context.guard)
-    known = Known(base, forecast)
+    known, unedited = _known(context, journal, base), perplexity_record(base, base)
     measured: dict[int, Measured] = {}
     for number in () if is_over else context.steps[n_done:]:
         if context.single_batch_size > 1 and (number - 1) % context.single_batch_size == 0:
             measured = edit_batch(context, state, known, number)
         state, record, edit = run_step(context, state, known, number, measured.get(number))
         forecast = update_forecast(known.forecast, record, unedited, context.guard)
+        if forecast.gradients_step == number:  # the edits have moved the model away from the old
+            known = known._replace(gradients=read_gradients(context, base, state.model))
         known = known._replace(forecast=forecast)
         kept += [number] if record.kept else []
         record = _write_step(context, journal, state, record, edit, kept)
@@ -115,6 +113,22 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
             break
     if not context.single:
         _write_retained(context, state, workdir)
+
+
+def _known(context: StudyContext, journal: Journal, base: Perplexity) -> Known:
+    """Return what a study knows after the steps in its journal."""
+    # Gradients are read again only where the journal holds every edit by itself.
+    is_auto = context.evaluation.perplexity_every is None
+    refreshes = is_auto and not context.single and context.journal_dense_every == 1
+    forecast = Forecast(refreshes=refreshes)
+    unedited = perplexity_record(base, base)
+    for line in journal.lines:
+        forecast = update_forecast(forecast, line.record, unedited, context.guard)
+    model = None
+    if forecast.gradients_step:  # they are those of the model that the study had then
+        steps = [step for step in journal.steps[1:] if step.record.step <= forecast.gradients_step]
+        model = replay(context.unedited, steps).model
+    return Known(base, forecast, read_gradients(context, base, model))
 
 
 def _write_step(

@@ -8,6 +8,7 @@ import pytest
 
 from jaxedit.metrics.perplexity import Perplexity
 from jaxedit.metrics.predicted_change import PredictedChange
+from jaxedit.study import forecast
 from jaxedit.study.forecast import Forecast, describe_change, must_measure, update_forecast
 from jaxedit.study.guard import Guard
 from jaxedit.study.journal import read_journal
@@ -109,12 +110,26 @@ def test_the_share_is_fitted_by_the_first_measured_edits():
     assert fitted == pytest.approx(0.4, abs=0.05)
 
 
+def test_predictions_that_were_wrong_ask_for_new_gradients():
+    start = Forecast(refreshes=True)
+    # expected 0.02, r = 0.02, measured 0.03 and then log(1.1)
+    near = record(prediction(0.02, 0.02, 0.02), ratio=math.exp(0.03))
+    assert update_forecast(start, near, UNEDITED, GUARD).gradients_step == 0
+    far = record(prediction(0.02, 0.02, 0.02), ratio=1.1)
+    found = update_forecast(start, far, UNEDITED, GUARD)
+    assert found.gradients_step == 1
+    # predictions go on from what was measured, with orders that start at nothing
+    assert found.measured_nats == found.predicted_nats == pytest.approx(math.log(1.1))
+    assert not must_measure(found, prediction(0.01, 0.0, math.log(1.1) + 0.01), GUARD)
+    assert update_forecast(Forecast(), far, UNEDITED, GUARD).gradients_step == 0
+
+
 @pytest.mark.parametrize("statistic", ["mean", "pooled", "median"])
 def test_the_guards_statistic_is_predicted(statistic):
     base = Perplexity(np.array([30.0, 50.0, 20.0]), np.array([10, 10, 5]))
     change = PredictedChange(np.array([0.1, 0.0, -0.2]), np.array([[0.2, 0.0, 0.0], [0.0] * 3]))
     guard = Guard(statistic=statistic)
-    found = describe_change(Forecast(), change, base, guard)
+    found = describe_change(Forecast(), change, base, base, guard)
     losses = np.array([3.1 + 0.07, 5.0, 3.8])
     unedited = np.array([3.0, 5.0, 4.0])
     expected = {
@@ -168,6 +183,24 @@ def test_a_study_that_is_resumed_measures_after_the_same_edits(run):
     found = [record.step for record in resumed if record.perplexity]
     assert set(expected) <= {*found, 4, 5, 6, 8, 9}
     assert {3, 7, 10} <= set(found)
+
+
+def test_gradients_are_read_again_and_a_resumed_study_has_them(run, monkeypatch):
+    """Where every prediction counts as wrong; the numbers are those of a study in one piece."""
+    monkeypatch.setattr(forecast, "REFRESH_NATS", -1.0)
+    whole = run("far", "auto")
+    steps = [made.predicted_change["gradients_step"] for made in whole]
+    assert steps[0] == 0
+    assert len(set(steps)) > 2
+    measured = [made.step for made in whole if made.perplexity and made.kept]
+    for made in whole:
+        assert made.predicted_change["gradients_step"] == max(
+            (step for step in measured if step < made.step), default=0
+        )
+    n_done = measured[-2]
+    run("far_resumed", "auto", n_facts=n_done)
+    resumed = run("far_resumed", "auto")
+    assert [made.predicted_change for made in resumed] == [made.predicted_change for made in whole]
 
 
 def test_single_edits_are_measured_where_they_move_the_prediction(run):

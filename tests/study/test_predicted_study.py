@@ -51,6 +51,7 @@ def as_journalled(found, model):
             "first_nats": np.mean(found.first_nats),
             "second_nats": np.mean(found.second_nats),
             "curvature_share": 0.7,
+            "gradients_step": 0,
             "log_ratio_nats": np.log(np.mean(moved) / np.mean(base.per_text)),
         },
         rel=1e-4,
