@@ -177,6 +177,11 @@ def _more_candidates(
         prompts = {each.prompt for each in state.candidates}
         built_in = built_in_candidates(tokenizer, plan.per_subject)
         new = [each for each in built_in if each.prompt not in prompts]
+        if not built_in and not state.candidates:
+            raise ValueError(
+                f"no built-in fact has a subject that is one token of {config.model} at the start "
+                "of a text: give --base_url, a server that writes candidates"
+            )
         return write_state(folder, state._replace(candidates=state.candidates + new))
     n_barren = 0
     while (

@@ -1,7 +1,7 @@
 """Make new hard cases: facts of which one edit makes the model at hand collapse.
 
     jaxedit hardedit --config.texts=ME-PPL_50.json --n_records=100
-    jaxedit hardedit --config.model=gemma3-270m --set=editor.layer=3 --workdir=runs/gemma_hard
+    jaxedit hardedit --config.model=gemma3-270m --set=editor.layer=1 --workdir=runs/gemma_hard
     jaxedit hardedit --base_url=http://localhost:8000/v1 --server_model=NAME --examples=hard.json
 
 Candidates begin with a subject of one word. Without --base_url they are built-in facts whose
