@@ -60,7 +60,6 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_search_asks_verifies_and_goes_on_after_a_failure(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("openai._constants.DEFAULT_MAX_RETRIES", 0)
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     folder, asked_so_far = tmp_path / "search", []
     replies = local_chat(reply("BP", "Bob", "Ann", bad=True), 401, usage=USAGE)

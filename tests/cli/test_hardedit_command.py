@@ -92,8 +92,7 @@ def test_wrong_flags_are_named(hardedit, arguments, message):
     assert message in errors
 
 
-def test_a_server_that_is_away_is_named(hardedit, monkeypatch):
-    monkeypatch.setattr("openai._constants.DEFAULT_MAX_RETRIES", 0)
+def test_a_server_that_is_away_is_named(hardedit):
     away = "--base_url=http://127.0.0.1:9/v1", "--server_model=writer", "--workdir=away"
     status, _, errors = hardedit(*QUICK, *away)
     assert status == 2
