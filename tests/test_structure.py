@@ -25,6 +25,7 @@ FACE = "jaxedit"  # what `import jaxedit` gives: the top of everything
 FLOORS = [
     {
         "axes",
+        "chat_server",
         "compilation_cache",
         "did_you_mean",
         "distributed",

@@ -75,13 +75,14 @@ PUBLIC = {
         "HardCF, the hard cases of CounterFact (arXiv 2402.09656)",
         (),
         "",
-        remedy="`jaxedit screen` finds the hard cases of any facts for the model at hand",
+        remedy="`jaxedit screen`, and a study of single edits of what it flags, find the hard "
+        "cases of any facts for the model at hand",
     ),
     "hardedit": PublicData(
         "HardEdit, hard cases that were generated (arXiv 2402.09656)",
         (),
         "",
-        remedy="`jaxedit screen` finds the hard cases of any facts for the model at hand",
+        remedy="`jaxedit hardedit` makes such cases for the model at hand",
     ),
     "me-ppl-50": PublicData(
         "ME-PPL_50, the paper's 50 texts (arXiv 2402.09656)",

@@ -1,15 +1,12 @@
 """A language model as a judge of answers, at any address that speaks OpenAI's protocol."""
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from jaxedit.chat_server import ask_chat
 from jaxedit.distributed import broadcast_flag, is_first_process
-from jaxedit.messages import first_line
 
-KEY = "OPENAI_API_KEY"  # in the environment
-NO_KEY = "none"  # servers on one's own machine ask for none
 MAX_TOKENS = 16  # of a verdict
 QUESTION = """You grade answers. You get a question, the right answer, and what was said.
 
@@ -60,28 +57,10 @@ class Judge:
 
     def _ask(self, question: str, answer: str, said: str) -> bool:
         """Ask the server."""
-        try:
-            import openai
-        except ImportError as error:
-            raise ValueError(
-                "a judge needs the client openai: pip install 'jaxedit[judge]'"
-            ) from error
         content = QUESTION.format(question=question, answer=answer, said=said)
-        client = openai.OpenAI(base_url=self.base_url, api_key=os.environ.get(KEY, NO_KEY))
-        try:
-            reply = client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": content}],
-                temperature=0,
-                max_tokens=MAX_TOKENS,
-            )
-        except openai.OpenAIError as error:
-            raise ValueError(
-                f"the judge {self.model} at {self.base_url} could not be asked "
-                f"({type(error).__name__}: {first_line(error)}); the key is taken from {KEY}. "
-                "The edits before are kept: run the same command again to go on"
-            ) from error
-        text = (reply.choices[0].message.content if reply.choices else None) or ""
+        options = dict(temperature=0, max_tokens=MAX_TOKENS)
+        kept = "The edits before are kept"
+        text = ask_chat(self.base_url, self.model, content, "judge", kept, **options).text
         words = re.findall("[A-Z]+", text.upper())
         if not words or words[0] not in ("CORRECT", "INCORRECT"):
             raise ValueError(

@@ -3,14 +3,13 @@
 What a study journals of it is tested on the golden gpt2, chats on SmolLM2.
 """
 
-import http.server
-import json
-import threading
+import contextlib
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from local_chat import local_chat
 from reference.models import hf_model
 
 import jaxedit
@@ -45,39 +44,8 @@ TEXTS = ["The Eiffel Tower is in Paris.", " Once upon a time there was a little 
 @pytest.fixture
 def served():
     """Make a function: (replies) -> a judge's address and the requests it got."""
-    servers = []
-
-    def start(*replies):
-        asked, left = [], list(replies)
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                asked.append((self.path, self.headers["Authorization"], json.loads(body)))
-                reply = left.pop(0) if left else "CORRECT"
-                status = reply if isinstance(reply, int) else 200
-                message = {"role": "assistant", "content": reply}
-                choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-                about = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
-                content = json.dumps(about | {"choices": choices}).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, format, *arguments):
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/v1", asked
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    with contextlib.ExitStack() as servers:
+        yield lambda *replies: servers.enter_context(local_chat(*replies, default="CORRECT"))
 
 
 @pytest.mark.parametrize("context", ["bare", "qa"])
