@@ -19,7 +19,7 @@ from jaxedit.metrics.consistency import ReferenceTexts, read_references
 from jaxedit.metrics.judge import Judge
 from jaxedit.metrics.perplexity import prepare, scores_with_bos
 from jaxedit.metrics.perturbation import KeyProbe, read_key_probe
-from jaxedit.metrics.predicted_change import LossProbe, read_loss_probe
+from jaxedit.models.loss_probe import LossProbe, read_loss_probe
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.models.score import PrefilledTexts
 from jaxedit.rounding import ceil_div

@@ -73,7 +73,7 @@ class StepRecord:
       total_relative_perturbation: of all kept edits and this one together.
       predicted_change: of the mean loss by the edit, in a sequence by all kept ones with it, in
         nats a token: `mean_nats` with its `stderr_nats`, and its orders `first_nats` and
-        `second_nats` (`jaxedit.metrics.predicted_change`).
+        `second_nats` (`jaxedit.edits.predicted_change`).
       kl_nats: KL(unedited || edited) a token of the texts.
       ngram_entropy_bits: fluency of what is generated (GE).
       reference_score: its consistency with reference texts (RS).
