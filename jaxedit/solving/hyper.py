@@ -133,7 +133,7 @@ class HarmHyper:
       harm_projection: w, the weight of the predicted harm, per nat; 0: no projection.
       harm_texts: whose loss is not to rise: "builtin", a .json, .jsonl or .txt file, ... (as
         `texts` of a study, which these must not be).
-      harm_tokens: how many tokens of them are looked at, the first ones.
+      harm_tokens: how many tokens of them are looked at, in parts spread evenly over all.
     """
 
     harm_projection: float = 0.0
