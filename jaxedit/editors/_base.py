@@ -13,7 +13,7 @@ from jaxedit.edits.subjects import contradictions
 from jaxedit.models.model import Model, with_bos
 from jaxedit.solving import lifelong, multi_layer, update_constraints
 from jaxedit.solving.finite import check_finite_delta
-from jaxedit.solving.harm import read_harm_texts
+from jaxedit.solving.harm_texts import read_harm_texts
 from jaxedit.solving.hyper import ClosedFormHyper
 from jaxedit.solving.rank_one import UpdateBound
 from jaxedit.solving.regulariser import KeyRegulariser

@@ -46,6 +46,13 @@ class PredictedChange(NamedTuple):
         """Return its mean over texts, which `delta_nll_nats` is the measured one of."""
         return float(np.mean(self.per_text(curvature_share)))
 
+    def harm_nats(self, curvature_share: float = CURVATURE_SHARE) -> float:
+        """Return the second order's share alone: what other texts are to expect.
+
+        The first order is of these texts; where a model has learnt such texts it averages out.
+        """
+        return curvature_share * float(np.mean(self.second_nats))
+
     def stderr_nats(self, curvature_share: float = CURVATURE_SHARE) -> float:
         """Return the mean's standard error by the draws; NaN of a single draw."""
         draws = np.mean(self.second_nats, axis=1)

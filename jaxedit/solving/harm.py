@@ -3,29 +3,31 @@
 An update D = u v of a layer, as a method solved for it under its M, becomes D + E, E in the rows
 that v spans, where E
 
-    minimises  tr(E^T M E) / tr(D^T M D) + w (f + c s)(D + E)     with K^T E = 0
+    minimises  tr(E^T M E) / tr(D^T M D) + w c s(D + E)     with K^T E = 0
 
-f + c s is the predicted change of the mean loss of the texts (`jaxedit.edits.predicted_change`).
-What the facts' keys K read is as it was, so is what is written, v; and by w it is chosen between
-the method's own measure of a small change and the texts' loss, in nats. For an update that is the
-least one under M, D + E minimises tr(X^T M X) in place of the first term just as well.
+s is the second order of the predicted change of the texts' mean loss, their Fisher form
+(`jaxedit.edits.predicted_change`). What the facts' keys K read is as it was, so is what is written,
+v; and by w it is chosen between the method's own measure of a small change and the texts' loss, in
+nats. Where D is the least update under M, as in all methods but ROME with its two keys, D + E
+minimises tr(X^T M X) in place of the first term just as well.
+
+The first order f is left out: that of a few texts is mostly their own, and an update that may
+follow it is trained on them. On other texts the loss then rises.
 
 With q the orthonormal rows that v spans and E = y q, the change of a text's score is linear in y:
 
     p_r = sum_t x_t (g~_t . q_r)     of each draw and text: J columns of H = c/J sum p p^T
 
 so that H is of low rank, and with P what M^-1 leaves of vectors that keys do not see, the texts'
-scores e after the change and then y are
+scores e after the change, and then y, are
 
-    (I + k sum_r p_r^T P p_r) e = e_0 - k J/c sum_r p_r^T P f_r,    y_r = -k P (J/c f_r + p_r e)
+    (I + k sum_r p_r^T P p_r) e = e_0,    y_r = -k P p_r e,    k = w c tr(D^T M D) / (2 J)
 
-where k = w c tr(D^T M D) / (2 J), f_r are the gradients' own p_r, averaged over texts, and e_0 the
-scores of D and of the layers below. It is exact for any number of facts. The mean of H over texts
-in K-FAC's factors would be C times a number for each r: M = C is this already, and what is won here
-is in what texts' keys and gradients have to do with each other.
+where e_0 are the scores of D and of the layers below. It is exact for any number of facts. Were
+keys and gradients independent of each other, H would be C times a number for each r (K-FAC), and
+M = C would leave nothing to be won.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -34,36 +36,14 @@ import scipy.linalg
 from jaxedit.edits.edit import EDITED_WEIGHT, Dense, LowRank, delta_norm
 from jaxedit.edits.predicted_change import CURVATURE_SHARE, change_of_scores, loss_scores
 from jaxedit.mesh import to_host
-from jaxedit.models.loss_probe import LossProbe, read_loss_probe
-from jaxedit.models.model import Model
-from jaxedit.models.packing import pack
-from jaxedit.models.score import prefill
-from jaxedit.models.texts import check_texts
 from jaxedit.solving import past_keys
 from jaxedit.solving.finite import check_finite_delta
-from jaxedit.solving.hyper import HarmHyper
+from jaxedit.solving.harm_texts import HarmTexts
 from jaxedit.solving.past_keys import no_past_keys
 from jaxedit.solving.regulariser import KeyRegulariser
-from jaxedit.solving.solve import unwhiten_exactly, whiten, whiten_exactly
+from jaxedit.solving.solve import unwhiten_exactly, whiten_exactly
 
-N_DRAWS = 4  # of labels: in the same time more texts tell more than more draws
-PART_TOKENS = 64  # texts are cut into parts of so many tokens, each a text of its own
-LEAST_TOKENS = 16  # shorter parts (headings, remainders) are left out
 SAME_ROW = 1e-6  # singular values of v below this share of the largest are rounding
-
-
-class HarmTexts(NamedTuple):
-    """What the harm projection knows of its texts.
-
-    Attributes:
-      weight: w, per nat.
-      probe: of the texts, at the edited layers.
-      white_QM: layer -> the inputs of its weight in the coordinates of its whitener, float32.
-    """
-
-    weight: float
-    probe: LossProbe
-    white_QM: dict[int, np.ndarray]
 
 
 class Lessened(NamedTuple):
@@ -80,63 +60,6 @@ class Lessened(NamedTuple):
     before: np.ndarray
     after: np.ndarray
     norm_ratio: float = 1.0
-
-
-def read_harm_texts(
-    hyper: HarmHyper,
-    model: Model,
-    texts: list[str],
-    regularisers: Mapping[int, KeyRegulariser],
-) -> HarmTexts:
-    """Read what the texts' loss depends on at the edited layers.
-
-    Args:
-      hyper: how many tokens (`choose_parts`).
-      model: that is to be edited, with the edits it has.
-      texts: verbatim.
-      regularisers: layer -> M without past keys.
-
-    Raises:
-      ValueError: on texts that are none, or all too short.
-    """
-    layers = sorted(regularisers)
-    packed = pack(choose_parts(hyper, model, texts), model.mesh.shape["data"])
-    places = tuple((EDITED_WEIGHT, layer) for layer in layers)
-    probe = read_loss_probe(model, prefill(model, packed, layers[0]), places, N_DRAWS)
-    white_QM = {
-        layer: to_host(whiten(regularisers[layer].whitener_MF, probe.input_of[place].T)).T
-        for layer, place in zip(layers, places, strict=True)
-    }
-    return HarmTexts(hyper.harm_projection, probe, white_QM)
-
-
-def choose_parts(hyper: HarmHyper, model: Model, texts: list[str]) -> list[list[int]]:
-    """Cut texts into parts of PART_TOKENS tokens, and take as many, evenly spread over all.
-
-    Where the model's tokenizer always adds a begin-of-text token, each part has one in front.
-
-    Args:
-      hyper: how many tokens are taken at most.
-      model: gives the tokenizer.
-      texts: verbatim.
-
-    Raises:
-      ValueError: on texts that are none, or all too short.
-    """
-    check_texts(texts, "harm_texts")
-    parts = []
-    for tokens in model.tokenizer.encode_many(texts, bos=False):
-        cut = [tokens[i : i + PART_TOKENS].tolist() for i in range(0, len(tokens), PART_TOKENS)]
-        parts += [part for part in cut if len(part) >= LEAST_TOKENS]
-    n_parts = min(len(parts), hyper.harm_tokens // PART_TOKENS)
-    if not n_parts:
-        raise ValueError(
-            f"harm_texts={hyper.harm_texts!r}, harm_tokens={hyper.harm_tokens}: expected at least "
-            f"one text of {LEAST_TOKENS} tokens or more, and {PART_TOKENS} tokens or more of all"
-        )
-    tokenizer = model.tokenizer
-    front = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
-    return [front + parts[i * len(parts) // n_parts] for i in range(n_parts)]
 
 
 def lessen_harm(
@@ -190,17 +113,19 @@ def harm_info(lessened: list[Lessened]) -> dict[str, float]:
     """Say in numbers what the projection of an edit's layers did; nothing where there was none.
 
     Returns:
-      `harm_before_nats` and `harm_after_nats`, the predicted change of the mean loss of the texts
-      by all layers' updates before it and after it, and `harm_norm_ratio`, by how much the update
+      `harm_before_nats` and `harm_after_nats`, c s of all layers' updates before it and after it,
+      and `harm_norm_ratio`, by how much the update
       that grew most did.
     """
     if not lessened:
         return {}
-    before = change_of_scores(np.sum([each.before for each in lessened], axis=0))
-    after = change_of_scores(np.sum([each.after for each in lessened], axis=0))
+    before, after = (
+        change_of_scores(np.sum(scores, axis=0)).harm_nats()
+        for scores in zip(*((each.before, each.after) for each in lessened), strict=True)
+    )
     return {
-        "harm_before_nats": before.mean_nats(),
-        "harm_after_nats": after.mean_nats(),
+        "harm_before_nats": before,
+        "harm_after_nats": after,
         "harm_norm_ratio": max(each.norm_ratio for each in lessened),
     }
 
@@ -223,36 +148,29 @@ def _harmless_change(
       scores: of the update and those of the layers below [1 + n_draws, texts].
       size: tr(D^T M D).
     """
-    score, n_texts = scores[1:].ravel(), texts.probe.n_texts
+    score = scores[1:].ravel()
     k = texts.weight * CURVATURE_SHARE * size / (2 * score.size)
-    share = score.size / CURVATURE_SHARE
 
-    # What is left of the scores after the change.
-    system, wanted = np.eye(score.size), score.copy()
-    vectors_of = [_score_vectors(texts, layer, row_D) for row_D in row_RD]
-    for vectors in vectors_of:
-        folded = coordinates.fold(vectors)
-        first, second = folded[:, :n_texts].mean(axis=1), folded[:, n_texts:]
-        unseen = coordinates.unseen(np.column_stack([first, second]))
-        seen_again = k * (second.T @ unseen)
-        wanted -= share * seen_again[:, 0]
-        system += seen_again[:, 1:]
-    left = scipy.linalg.solve(system, wanted, assume_a="pos")
-
-    # The change that leaves it.
-    mean = np.full(n_texts, share / n_texts)
-    direction_MR = np.stack([vectors @ np.concatenate([mean, left]) for vectors in vectors_of], 1)
-    return coordinates.back(-k * coordinates.unseen(coordinates.fold(direction_MR)))
+    # What is left of the scores after the change, and the change that leaves it; p, as wide as
+    # there are draws and texts, is made twice, so that only one fact's is held at a time.
+    system = np.eye(score.size)
+    for row_D in row_RD:
+        vectors = coordinates.fold(_score_vectors(texts, layer, row_D))
+        system += k * (vectors.T @ coordinates.unseen(vectors))
+    left = scipy.linalg.solve(system, score, assume_a="pos")
+    whitened = [_score_vectors(texts, layer, row_D) @ left for row_D in row_RD]
+    direction_MR = coordinates.fold(np.stack(whitened, axis=1))
+    return coordinates.back(-k * coordinates.unseen(direction_MR))
 
 
 def _score_vectors(texts: HarmTexts, layer: int, row_D: np.ndarray) -> np.ndarray:
-    """Compute the whitened vectors whose products with a change y give the texts' scores of y q.
+    """Compute p in the whitener's coordinates: its products with y are the texts' scores of y q.
 
     Returns:
-      [M, (1 + n_draws) texts]: p of each text's own gradient, then of each draw's.
+      [M, n_draws * texts], draw by draw.
     """
     probe, white_QM = texts.probe, texts.white_QM[layer]
-    factor = probe.gradient_of[EDITED_WEIGHT, layer] @ row_D.astype(np.float32)
+    factor = probe.gradient_of[EDITED_WEIGHT, layer][1:] @ row_D.astype(np.float32)
     ends = np.searchsorted(probe.text_Q, np.arange(1, probe.n_texts + 1))
     starts = np.concatenate([[0], ends[:-1]])
     by_text = [

@@ -25,7 +25,8 @@ from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.solving.edit_info import edit_info
 from jaxedit.solving.finite import check_finite, check_finite_delta
-from jaxedit.solving.harm import HarmTexts, Lessened, harm_info, lessen_harm
+from jaxedit.solving.harm import Lessened, harm_info, lessen_harm
+from jaxedit.solving.harm_texts import HarmTexts
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.norm_anchor import anchor_norm, find_values

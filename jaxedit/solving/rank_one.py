@@ -17,7 +17,8 @@ from jaxedit.edits.edit import EDITED_WEIGHT, Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
 from jaxedit.solving.finite import check_finite_delta
-from jaxedit.solving.harm import HarmTexts, harm_info, lessen_harm
+from jaxedit.solving.harm import harm_info, lessen_harm
+from jaxedit.solving.harm_texts import HarmTexts
 from jaxedit.solving.hyper import RankOneHyper
 from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.norm_anchor import FoundValues, anchor_norm, find_values

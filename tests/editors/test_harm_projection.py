@@ -10,8 +10,7 @@ import jaxedit
 from jaxedit.editors import hyper_defaults, method_names
 from jaxedit.edits.edit import EDITED_WEIGHT, to_dense
 from jaxedit.edits.predicted_change import loss_scores
-from jaxedit.solving.harm import LEAST_TOKENS, PART_TOKENS, choose_parts
-from jaxedit.solving.hyper import HarmHyper
+from jaxedit.solving.harm_texts import LEAST_TOKENS, PART_TOKENS, choose_parts
 
 TEXTS = [
     "The Eiffel Tower is located in the city of Paris, and the Louvre is not far from it at all.",
@@ -74,9 +73,9 @@ def test_harm_falls_and_without_a_weight_the_bits_are_the_methods(
     editor = make(method, harm_projection=1e4, harm_texts=harm_texts, harm_tokens=192)
     lessened, state, info = edit_of(editor, model, stats, requests)
     assert info["harm_after_nats"] < info["harm_before_nats"]
-    assert info["harm_norm_ratio"] > 0.99
+    assert info["harm_norm_ratio"] > 0.5
     scores = loss_scores(state.harm.probe, lessened.deltas)
-    after = np.mean(scores[0] + 0.7 * np.mean(0.5 * scores[1:] ** 2, axis=0))
+    after = 0.7 * np.mean(0.5 * scores[1:] ** 2)
     assert info["harm_after_nats"] == pytest.approx(after, rel=1e-6)
 
     # The next edit, where there is a history with the keys of this one.
@@ -91,8 +90,8 @@ def test_the_value_is_written_all_the_same(golden, stats, harm_texts):
     model = golden("llama")
     hyper = dict(harm_projection=1e4, harm_texts=harm_texts, harm_tokens=192)
     for method in ("c-rome", "memit-sequential"):
-        plain, state, _ = edit_of(make(method), model, stats, REQUESTS[:1])
-        lessened, _, info = edit_of(make(method, **hyper), model, stats, REQUESTS[:1])
+        plain, _, _ = edit_of(make(method), model, stats, REQUESTS[:1])
+        lessened, _, _ = edit_of(make(method, **hyper), model, stats, REQUESTS[:1])
         key_F = np.asarray(plain.deltas[0].u_FR)[:, 0]
         if "keys/2" in plain.memory:
             key_F = plain.memory["keys/2"][0]
@@ -126,7 +125,7 @@ def test_other_methods_do_not_have_it(method):
 
 
 def test_texts_must_be_given(tmp_path):
-    with pytest.raises(ValueError, match="harm_projection=1.0 needs texts .* give harm_texts="):
+    with pytest.raises(ValueError, match=r"harm_projection=1.0 needs texts .* give harm_texts="):
         make("rome", harm_projection=1.0)
 
 
@@ -136,13 +135,13 @@ def test_parts_are_spread_over_the_texts(golden):
     tokens = [model.tokenizer.encode(text, bos=False) for text in texts]
     n_whole = [len(each) // PART_TOKENS for each in tokens]
     assert min(n_whole) >= 2
-    parts = choose_parts(HarmHyper(harm_tokens=3 * PART_TOKENS), model, texts)
+    parts = choose_parts(model, texts, 3 * PART_TOKENS)
     assert len(parts) == 3
     for part in parts:
         assert LEAST_TOKENS <= len(part) <= PART_TOKENS
         assert any(part == each[i : i + len(part)] for each in tokens for i in range(len(each)))
     assert parts[0] == tokens[0][:PART_TOKENS]
-    with pytest.raises(ValueError, match="expected at least one text of 16 tokens or more"):
-        choose_parts(HarmHyper(harm_texts="x", harm_tokens=4000), model, ["short"])
+    with pytest.raises(ValueError, match="0 parts of 16 tokens or more"):
+        choose_parts(model, ["short"], 4000)
     with pytest.raises(ValueError, match="harm_tokens=63"):
-        choose_parts(HarmHyper(harm_texts="x", harm_tokens=63), model, texts)
+        choose_parts(model, texts, 63)

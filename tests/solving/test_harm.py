@@ -1,12 +1,15 @@
 """The harm projection against a dense minimiser in float64, and what it promises."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from jaxedit.edits.edit import EDITED_WEIGHT, Dense, LowRank, to_dense
 from jaxedit.edits.predicted_change import CURVATURE_SHARE, change_of_scores, loss_scores
 from jaxedit.models.loss_probe import LossProbe
-from jaxedit.solving.harm import HarmTexts, harm_info, lessen_harm
+from jaxedit.solving.harm import harm_info, lessen_harm
+from jaxedit.solving.harm_texts import HarmTexts
 from jaxedit.solving.regulariser import KeyRegulariser
 from jaxedit.solving.solve import add_past_keys, solve, whiten
 from jaxedit.solving.whiteners import inverse_cholesky, null_space
@@ -48,7 +51,7 @@ class Problem:
         return HarmTexts(weight, self.probe, {LAYER: np.asarray(white_MQ).T})
 
     def harm(self, delta):
-        return change_of_scores(loss_scores(self.probe, [delta]) + self.below).mean_nats()
+        return change_of_scores(loss_scores(self.probe, [delta]) + self.below).harm_nats()
 
     def lessen(self, weight):
         return lessen_harm(
@@ -80,7 +83,6 @@ def dense_minimiser(problem: Problem, weight: float) -> np.ndarray:
     hessian = 2 * np.kron(np.eye(n_rows), m_MM) / size
     slope = np.zeros(n_rows * width)
     for text in range(4):
-        slope += weight * vectors(gradients[0], text) / 4
         for draw in range(1, 4):
             p = vectors(gradients[draw], text)
             share = weight * CURVATURE_SHARE / 12
@@ -126,7 +128,7 @@ def test_what_keys_read_stays_and_harm_falls_with_the_weight(case):
         assert np.linalg.norm(now_RD - written_RD) < 1e-5 * np.linalg.norm(written_RD)
         harms.append(problem.harm(lessened.delta))
         np.testing.assert_allclose(lessened.after, loss_scores(problem.probe, [lessened.delta]))
-    assert all(after < before for before, after in zip(harms, harms[1:], strict=False))
+    assert all(after < before for before, after in itertools.pairwise(harms))
 
 
 def test_a_subspace_is_not_left():
@@ -157,7 +159,7 @@ def test_an_update_without_room_is_refused():
     problem = Problem()
     dense = Dense(*PLACE, to_dense(problem.delta))
     key_FR = np.ones((F, F), np.float32)
-    with pytest.raises(ValueError, match="24 facts leave nothing .* give fewer at once"):
+    with pytest.raises(ValueError, match=r"24 facts leave nothing .* give fewer at once"):
         lessen_harm(problem.texts(1.0), problem.regulariser, dense, key_FR)
     broken = problem.delta._replace(v_RD=np.full((1, D), np.nan, np.float32))
     with pytest.raises(ValueError, match="finite"):
@@ -169,6 +171,6 @@ def test_the_numbers_of_an_edit_are_of_all_its_layers():
     lessened = problem.lessen(10.0)
     info = harm_info([lessened, lessened])
     assert harm_info([]) == {}
-    assert info["harm_before_nats"] == change_of_scores(2 * lessened.before).mean_nats()
-    assert info["harm_after_nats"] == change_of_scores(2 * lessened.after).mean_nats()
-    assert info["harm_norm_ratio"] == lessened.norm_ratio >= 1 - 1e-6
+    assert info["harm_before_nats"] == change_of_scores(2 * lessened.before).harm_nats()
+    assert info["harm_after_nats"] == change_of_scores(2 * lessened.after).harm_nats()
+    assert info["harm_norm_ratio"] == lessened.norm_ratio
