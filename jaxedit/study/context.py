@@ -108,11 +108,12 @@ class StudyContext(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a configuration names, read: facts, texts, second moments."""
+    """What a configuration names, read: facts, texts, second moments, texts not to be harmed."""
 
     requests: Requests
     texts: list[str]
     stats: Stats | None
+    harm_texts: list[str] | None
 
 
 def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
@@ -183,7 +184,14 @@ def _read_inputs(values: Mapping[str, Any]) -> Inputs:
         read_requests(values["facts"]),
         read_texts(values["texts"]),
         Stats.load(values["stats"]) if values["stats"] else None,
+        read_texts(values["editor"]["harm_texts"]) if _lessens_harm(values) else None,
     )
+
+
+def _lessens_harm(values: Mapping[str, Any]) -> bool:
+    """Return whether the editor's updates are projected by texts; it then reads them itself."""
+    editor = values["editor"]
+    return bool(editor.get("harm_projection")) and bool(editor["harm_texts"])
 
 
 def _read_loss_probe(
@@ -267,6 +275,7 @@ def _describe(
         "start_sha256": digest_edits(model.metadata.history),
         "facts_sha256": digest_requests(inputs.requests.requests),
         "texts_sha256": digest(inputs.texts),
+        **({"harm_texts_sha256": digest(inputs.harm_texts)} if inputs.harm_texts else {}),
         "stats": None if inputs.stats is None else inputs.stats.digest,
         "n_skipped_facts": inputs.requests.n_skipped,
         "n_edits": n_edits,

@@ -25,6 +25,7 @@ PATH_KEYS = (
     "start.edit",
     "eval.reference_texts",
     "editor.target_cache",
+    "editor.harm_texts",
 )
 
 
