@@ -5,9 +5,14 @@
         --set=editor.v_lr=0.3
 
     jaxedit edit --run=runs/laptop --prompt=...               on top of a study's kept edits
+    jaxedit edit --candidates=ways.json --harm_texts=wikitext.txt --prompt=...
 
 Hyper-parameters are those published for the method and the model's family and size; --set changes
 one under its published name. Where none are published, --layer must be given.
+
+--candidates is a JSON list of ways to write the fact, [{"method": "rome", "layer": 3}, ...]. Of
+those after which the model says the new answer the one is made whose predicted change of the loss
+of --harm_texts is least.
 """
 
 import sys
@@ -15,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from jaxedit.cli._candidates import check_candidate_flags, choose_candidate, show_candidates
 from jaxedit.cli._flags import (
     FLAGS,
     edited_flags,
@@ -52,6 +58,8 @@ def define_flags() -> None:
     flags.DEFINE_string("target_true", None, "the old answer, to see its probability as well")
     path_flag("texts", "builtin", "for the perplexity: a .json, .jsonl or .txt file")
     path_flag("save", None, "write the edit to this .safetensors file")
+    path_flag("candidates", None, "a JSON file with ways to write it: the least harmful is made")
+    path_flag("harm_texts", None, "for --candidates: texts whose loss is to rise least")
     json_flag()
 
 
@@ -69,17 +77,13 @@ def main() -> None:
     from jaxedit.study.config import editor_from
 
     # What is asked, and the model and editor for it.
-    missing = [f"--{name}" for name in ("prompt", "subject", "target") if not FLAGS[name].value]
-    if missing:
-        raise ValueError(f"missing {', '.join(missing)}; see jaxedit edit --help for an example")
+    check_flags()
     prompt = as_template(FLAGS.prompt, FLAGS.subject)
     request = Request(prompt, FLAGS.subject, FLAGS.target, FLAGS.target_true)
-    check_flags()
     texts = read_texts(FLAGS.texts)
     model = load_model()
-    config = read_editor_config(model)
-    (request,) = with_leading_space([request], config.get("leading_space"))
-    editor = editor_from(config)
+    config = {} if FLAGS.candidates else read_editor_config(model)
+    editor = editor_from(config) if config else None
     stats = Stats.load(FLAGS.stats) if FLAGS.stats else None
 
     # The unedited model works, or nothing can be said of the edit.
@@ -87,26 +91,30 @@ def main() -> None:
     scores = [check_baseline(model, perplexity(model, texts, bos), texts)]
 
     # The edit, and both models on the request and the texts.
-    edit, _, info = editor.edit(model, [request], editor.init(model, stats))
+    rows: list[dict[str, Any]] = []
+    if editor is None:
+        chosen, rows = choose_candidate(model, request, stats)
+        config, edit, info = dict(chosen.editor), chosen.edit, chosen.info
+    (request,) = with_leading_space([request], config.get("leading_space"))
+    if editor is not None:
+        edit, _, info = editor.edit(model, [request], editor.init(model, stats))
     edited = apply(model, edit)
     scores.append(perplexity(edited, texts, bos))
     result: dict[str, Any] = {
         "request": request.summary,
-        "method": FLAGS.method,
+        "method": config["method"],
         "model": model.metadata.source,
         "n_edits_before": len(model.metadata.history),
         "optimisation": info,
     }
-    facts = []
-    for when, version, score in zip(("unedited", "edited"), (model, edited), scores, strict=True):
-        facts += evaluate_facts(version, [request])
+    facts = [evaluate_facts(version, [request])[0] for version in (model, edited)]
+    versions = zip(("unedited", "edited"), (model, edited), scores, facts, strict=True)
+    for when, version, score, metrics in versions:
         (said,) = continue_texts(version, [request.prompt_text], max_new_tokens=12)
-        result[when] = {
-            "perplexity": score.mean,
-            "pooled": score.pooled,
-            **facts[-1],
-            "continuation": said,
-        }
+        numbers = {"perplexity": score.mean, "pooled": score.pooled, **metrics}
+        result[when] = {**numbers, "continuation": said}
+    if rows:
+        result["candidates"] = rows
 
     # What is left of it: a file, and the numbers.
     if FLAGS.save and is_first_process():
@@ -173,9 +181,13 @@ def save(
 
 
 def check_flags() -> None:
-    """Check the method and what --set and --layer say, before a model is loaded."""
+    """Check what is asked, the method and what --set and --layer say, before a model is loaded."""
     from jaxedit.study.config import default_config, set_key
 
+    missing = [f"--{name}" for name in ("prompt", "subject", "target") if not FLAGS[name].value]
+    if missing:
+        raise ValueError(f"missing {', '.join(missing)}; see jaxedit edit --help for an example")
+    check_candidate_flags()
     config = default_config(FLAGS.method)
     for text in FLAGS.set:
         if not text.startswith("editor."):
@@ -209,6 +221,8 @@ def show(result: dict[str, Any]) -> None:
 
     console = results_console()
     console.print(f"{result['request']} with {result['method']} in {result['model']}\n")
+    if "candidates" in result:
+        show_candidates(result["candidates"])
     versions = result["unedited"], result["edited"]
     rows = [
         ["perplexity", *(format_number(version["perplexity"]) for version in versions)],

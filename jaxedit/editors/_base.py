@@ -6,14 +6,17 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from jaxedit.datasets import read_texts
 from jaxedit.edits.edit import EDITED_WEIGHT, Edit
 from jaxedit.edits.request import Request, check_requests
 from jaxedit.edits.subjects import contradictions
 from jaxedit.models.model import Model, with_bos
 from jaxedit.solving import lifelong, multi_layer, update_constraints
 from jaxedit.solving.finite import check_finite_delta
-from jaxedit.solving.hyper import MultiLayerHyper
+from jaxedit.solving.harm_texts import read_harm_texts
+from jaxedit.solving.hyper import ClosedFormHyper
 from jaxedit.solving.rank_one import UpdateBound
+from jaxedit.solving.regulariser import KeyRegulariser
 from jaxedit.solving.update_constraints import ConstrainedState, UpdateConstraints
 from jaxedit.stats.second_moments import Stats
 
@@ -172,9 +175,30 @@ def with_checked_requests(editor: Editor) -> Editor:
     )
 
 
-def multi_layer_editor(name: str, hyper: MultiLayerHyper, spec: multi_layer.MethodSpec) -> Editor:
+def with_harm_texts(
+    editor: Editor, regularisers_of: Callable[[Any], Mapping[int, KeyRegulariser]]
+) -> Editor:
+    """Return the editor whose state knows the texts of its harm projection, where it has one.
+
+    Args:
+      editor: whose state has an entry `harm`.
+      regularisers_of: (state) -> layer -> M before the first edit.
+    """
+    hyper = editor.hyper
+    if not hyper.harm_projection:
+        return editor
+
+    def init(model: Model, stats: Stats | None) -> Any:
+        state = editor.init(model, stats)
+        texts = read_texts(hyper.harm_texts)
+        return state._replace(harm=read_harm_texts(hyper, model, texts, regularisers_of(state)))
+
+    return editor._replace(init=init)
+
+
+def multi_layer_editor(name: str, hyper: ClosedFormHyper, spec: multi_layer.MethodSpec) -> Editor:
     """Return the editor of a method that writes batches of facts over several layers."""
-    return Editor(
+    editor = Editor(
         name=name,
         hyper=hyper,
         slots=lambda model: {EDITED_WEIGHT: tuple(hyper.layers)},
@@ -183,6 +207,7 @@ def multi_layer_editor(name: str, hyper: MultiLayerHyper, spec: multi_layer.Meth
         restore=multi_layer.restore,
         context_templates=lambda state: state.context_templates,
     )
+    return with_harm_texts(editor, lambda state: state.regularisers)
 
 
 def lifelong_editor(name: str, hyper: lifelong.LifelongHyper) -> Editor:

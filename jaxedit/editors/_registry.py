@@ -21,6 +21,7 @@ from jaxedit.editors._base import (
 )
 from jaxedit.editors._published import published_hyper
 from jaxedit.models.model import Model
+from jaxedit.solving.hyper import HarmHyper
 from jaxedit.solving.ranges import check_ranges
 from jaxedit.solving.sphere import SphereHyper
 from jaxedit.solving.update_constraints import UpdateConstraints
@@ -128,6 +129,8 @@ def _build(name: str, hyper: dict[str, Any]) -> Editor:
         check_ranges(each)
         if isinstance(each, SphereHyper):
             each.check_sphere()
+        if isinstance(each, HarmHyper):
+            each.check_harm()
     editor: Editor = module.make(own)
     editor = editor if constraints.is_empty else with_constraints(editor, constraints)
     return with_begin_of_text(editor) if editor.hyper.anchor else editor

@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxedit.editors._base import Editor, multi_layer_editor
 from jaxedit.solving import sphere
-from jaxedit.solving.hyper import MultiLayerHyper
+from jaxedit.solving.hyper import ClosedFormHyper
 from jaxedit.solving.multi_layer import MethodSpec
 from jaxedit.solving.ranges import POSITIVE, SHARE
 from jaxedit.solving.sphere import SphereHyper
@@ -27,7 +27,7 @@ from jaxedit.solving.whiteners import null_space
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(MultiLayerHyper, SphereHyper):
+class Hyper(ClosedFormHyper, SphereHyper):
     """AlphaEdit's hyper-parameters: `nullspace_threshold` is a number, or one for each layer."""
 
     L2: Annotated[float, POSITIVE] = 10.0

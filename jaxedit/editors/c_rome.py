@@ -9,7 +9,7 @@ and often not without one (section 4 there).
 
 import functools
 
-from jaxedit.editors._base import Editor
+from jaxedit.editors._base import Editor, with_harm_texts
 from jaxedit.edits.edit import EDITED_WEIGHT
 from jaxedit.solving import rank_one
 from jaxedit.solving.hyper import RankOneHyper
@@ -19,7 +19,7 @@ Hyper = RankOneHyper
 
 def make(hyper: Hyper) -> Editor:
     """Make the C-ROME editor of these hyper-parameters."""
-    return Editor(
+    editor = Editor(
         name="c-rome",
         hyper=hyper,
         slots=lambda model: {EDITED_WEIGHT: (hyper.edited_layer,)},
@@ -31,3 +31,4 @@ def make(hyper: Hyper) -> Editor:
         bound_updates=functools.partial(rank_one.bound_updates, hyper, "prefixed"),
         max_requests=1,
     )
+    return with_harm_texts(editor, lambda state: {hyper.edited_layer: state.regulariser})

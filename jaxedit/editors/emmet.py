@@ -10,13 +10,13 @@ more than one, as released.
 import dataclasses
 
 from jaxedit.editors._base import Editor, multi_layer_editor
-from jaxedit.solving.hyper import MultiLayerHyper
+from jaxedit.solving.hyper import ClosedFormHyper
 from jaxedit.solving.multi_layer import MethodSpec
 from jaxedit.solving.whiteners import inverse_cholesky
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(MultiLayerHyper):
+class Hyper(ClosedFormHyper):
     """EMMET's hyper-parameters; `emmet_lambda` is the solver's slack."""
 
     mom2_update_weight: float = 1.0

@@ -17,14 +17,14 @@ import dataclasses
 from typing import Annotated
 
 from jaxedit.editors._base import Editor, multi_layer_editor
-from jaxedit.solving.hyper import MultiLayerHyper
+from jaxedit.solving.hyper import ClosedFormHyper
 from jaxedit.solving.multi_layer import MethodSpec
 from jaxedit.solving.ranges import MINUS_COUNT
 from jaxedit.solving.whiteners import inverse_cholesky
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(MultiLayerHyper):
+class Hyper(ClosedFormHyper):
     """ENCORE's hyper-parameters: `mom2_update_weight` is lambda, `update_norm_lambda` is b.
 
     Released `prob_cutoff`: -4 for GPT-2 XL, -3 for Llama-2, -2 for Llama-3; None stops at the loss

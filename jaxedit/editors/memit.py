@@ -10,14 +10,14 @@ import dataclasses
 from typing import Annotated
 
 from jaxedit.editors._base import Editor, multi_layer_editor
-from jaxedit.solving.hyper import MultiLayerHyper
+from jaxedit.solving.hyper import ClosedFormHyper
 from jaxedit.solving.multi_layer import MethodSpec
 from jaxedit.solving.ranges import POSITIVE
 from jaxedit.solving.whiteners import inverse_cholesky
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(MultiLayerHyper):
+class Hyper(ClosedFormHyper):
     """MEMIT's hyper-parameters: `mom2_update_weight` is lambda."""
 
     mom2_update_weight: Annotated[float, POSITIVE] = 15000.0

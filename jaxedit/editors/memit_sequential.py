@@ -8,13 +8,13 @@ The keys K_p of earlier edits are kept from being written over: it is MEMIT for 
 import dataclasses
 
 from jaxedit.editors._base import Editor, multi_layer_editor
-from jaxedit.solving.hyper import MultiLayerHyper
+from jaxedit.solving.hyper import ClosedFormHyper
 from jaxedit.solving.multi_layer import MethodSpec
 from jaxedit.solving.whiteners import inverse_cholesky
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(MultiLayerHyper):
+class Hyper(ClosedFormHyper):
     """Hyper-parameters: `mom2_update_weight` is lambda, `update_norm_lambda` is b."""
 
     mom2_update_weight: float = 15000.0

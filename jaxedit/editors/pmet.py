@@ -14,7 +14,7 @@ import math
 from typing import Annotated
 
 from jaxedit.editors._base import Editor, multi_layer_editor
-from jaxedit.solving.hyper import MultiLayerHyper
+from jaxedit.solving.hyper import ClosedFormHyper
 from jaxedit.solving.multi_layer import MethodSpec
 from jaxedit.solving.ranges import AT_LEAST_ONE, POSITIVE
 from jaxedit.solving.site import Site
@@ -22,7 +22,7 @@ from jaxedit.solving.whiteners import inverse_cholesky
 
 
 @dataclasses.dataclass(frozen=True)
-class Hyper(MultiLayerHyper):
+class Hyper(ClosedFormHyper):
     """PMET's hyper-parameters, as released for GPT-J: `mom2_update_weight` is lambda."""
 
     v_num_grad_steps: Annotated[int, AT_LEAST_ONE] = 30

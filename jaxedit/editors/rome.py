@@ -11,7 +11,7 @@ form.
 import dataclasses
 import functools
 
-from jaxedit.editors._base import Editor
+from jaxedit.editors._base import Editor, with_harm_texts
 from jaxedit.edits.edit import EDITED_WEIGHT
 from jaxedit.solving import rank_one
 from jaxedit.solving.hyper import RankOneHyper
@@ -39,7 +39,7 @@ def make(hyper: Hyper) -> Editor:
         raise ValueError(
             f"key_variant={hyper.key_variant!r}: expected one of {', '.join(rank_one.KEY_VARIANTS)}"
         )
-    return Editor(
+    editor = Editor(
         name="rome",
         hyper=hyper,
         slots=lambda model: {EDITED_WEIGHT: (hyper.edited_layer,)},
@@ -51,3 +51,4 @@ def make(hyper: Hyper) -> Editor:
         bound_updates=functools.partial(rank_one.bound_updates, hyper, hyper.key_variant),
         max_requests=1,
     )
+    return with_harm_texts(editor, lambda state: {hyper.edited_layer: state.regulariser})

@@ -122,6 +122,14 @@ def to_dense(delta: LowRank | Dense) -> np.ndarray:
     return np.asarray(delta.delta_FD if isinstance(delta, Dense) else delta.u_FR @ delta.v_RD)
 
 
+def change_of_output(delta: LowRank | Dense, key_QF: np.ndarray) -> np.ndarray:
+    """Compute k dW of one layer [Q, D], for low-rank edits as (k u) v."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if isinstance(delta, Dense):
+            return key_QF @ np.asarray(delta.delta_FD)
+        return (key_QF @ np.asarray(delta.u_FR)) @ np.asarray(delta.v_RD)
+
+
 def delta_norm(delta: LowRank | Dense) -> float:
     """Return the Frobenius norm of a delta, in float64."""
     if isinstance(delta, Dense):

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxedit.edits.apply import apply
-from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank
+from jaxedit.edits.edit import EDITED_WEIGHT, Edit, change_of_output
 from jaxedit.mesh import replicate
 from jaxedit.models.layers import block_at, causal_attention, embed, run_layer
 from jaxedit.models.model import Model
@@ -274,14 +274,6 @@ def _in_residual(model: Model, value_EQD, change_EQD, layers: tuple[int, ...]) -
         before_QD = to_residual(config, mlp, value_QD)
         changes.append(to_residual(config, mlp, value_QD + change_EQD[e]) - before_QD)
     return replicate(model.mesh, jnp.stack(changes))
-
-
-def change_of_output(delta: LowRank | Dense, key_QF: np.ndarray) -> np.ndarray:
-    """Compute k dW of one layer [Q, D], for low-rank edits as (k u) v."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        if isinstance(delta, Dense):
-            return key_QF @ np.asarray(delta.delta_FD)
-        return (key_QF @ np.asarray(delta.u_FR)) @ np.asarray(delta.v_RD)
 
 
 def _mean_ratio(model: Model, probe: KeyProbe, change_EQD) -> float:

@@ -126,7 +126,31 @@ class ValueHyper(TargetHyper):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RankOneHyper(ValueHyper):
+class HarmHyper:
+    """Hyper-parameters of the harm projection (`jaxedit.solving.harm`).
+
+    Attributes:
+      harm_projection: w, the weight of the predicted harm, per nat; 0: no projection.
+      harm_texts: whose loss is not to rise: "builtin", a .json, .jsonl or .txt file, ... (as
+        `texts` of a study, which these must not be).
+      harm_tokens: how many tokens of them are looked at, in parts spread evenly over all.
+    """
+
+    harm_projection: float = 0.0
+    harm_texts: str = ""
+    harm_tokens: Annotated[int, AT_LEAST_ONE] = 4000
+
+    def check_harm(self) -> None:
+        """Raise a ValueError where the projection lacks its texts."""
+        if self.harm_projection and not self.harm_texts:
+            raise ValueError(
+                f"harm_projection={self.harm_projection} needs texts whose loss is not to rise: "
+                "give harm_texts=, a .json, .jsonl or .txt file of others than are evaluated"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RankOneHyper(ValueHyper, HarmHyper):
     """Hyper-parameters of ROME and C-ROME under their published names.
 
     Attributes:
@@ -203,6 +227,11 @@ class MultiLayerHyper(ValueHyper):
             )
         for template in (template for group in groups for template in group):
             check_template(template)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClosedFormHyper(MultiLayerHyper, HarmHyper):
+    """Hyper-parameters of those of the family that solve for each layer's update once."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,8 @@ from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.solving.edit_info import edit_info
 from jaxedit.solving.finite import check_finite, check_finite_delta
+from jaxedit.solving.harm import Lessened, harm_info, lessen_harm
+from jaxedit.solving.harm_texts import HarmTexts
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.norm_anchor import anchor_norm, find_values
@@ -71,11 +73,13 @@ class MultiLayerState(NamedTuple):
       context_templates: in groups, given or sampled.
       regularisers: layer -> M, with what past edits left in it.
       anchor_norm: the norm that NAS gives values; None: it is off.
+      harm: the texts that edits are not to harm; None: they are left as they are.
     """
 
     context_templates: tuple[tuple[str, ...], ...]
     regularisers: Mapping[int, KeyRegulariser]
     anchor_norm: float | None = None
+    harm: HarmTexts | None = None
 
 
 LayerSolver = Callable[[Model, int, np.ndarray, np.ndarray], tuple[LowRank | Dense, float]]
@@ -154,16 +158,23 @@ def edit(
     Raises:
       ValueError: without requests, or where one is longer than the model's positions.
     """
+    lessened: list[Lessened] = []
 
     def solve_layer(
         model: Model, layer: int, key_IF: np.ndarray, residual_ID: np.ndarray
     ) -> tuple[LowRank | Dense, float]:
         regulariser, slack = state.regularisers[layer], spec.slack(len(key_IF))
-        return least_change(
+        delta, residual = least_change(
             regulariser, EDITED_WEIGHT, layer, key_IF.T, residual_ID, slack, hyper.solve_dtype
         )
+        if state.harm is not None:  # with what the layers below do to the texts
+            below = sum((each.after for each in lessened), np.zeros(()))
+            lessened.append(lessen_harm(state.harm, regulariser, delta, key_IF.T, below))
+            delta = lessened[-1].delta
+        return delta, residual
 
     updates, info = write_batch(hyper, spec, model, requests, state, solve_layer)
+    info |= harm_info(lessened)
     memory = edit_memory(updates.keys) if spec.history else {}
     made = make_edit(model, updates.deltas, memory)
     return made, restore(state, made), info

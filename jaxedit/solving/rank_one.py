@@ -17,6 +17,8 @@ from jaxedit.edits.edit import EDITED_WEIGHT, Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
 from jaxedit.solving.finite import check_finite_delta
+from jaxedit.solving.harm import harm_info, lessen_harm
+from jaxedit.solving.harm_texts import HarmTexts
 from jaxedit.solving.hyper import RankOneHyper
 from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.norm_anchor import FoundValues, anchor_norm, find_values
@@ -39,11 +41,13 @@ class RankOneState(NamedTuple):
       context_templates: given or sampled.
       regulariser: C of the edited layer.
       anchor_norm: the norm that NAS gives values; None: it is off.
+      harm: the texts that edits are not to harm; None: they are left as they are.
     """
 
     context_templates: tuple[str, ...]
     regulariser: KeyRegulariser
     anchor_norm: float | None = None
+    harm: HarmTexts | None = None
 
 
 class UpdateBound(NamedTuple):
@@ -147,12 +151,16 @@ def _write(
 
     # v* - W k_right, written at k_right; nothing where NAS skips the fact
     residual_D = values.init_ID[i] + values.delta_ID[i] - now_D
-    more = {}
+    more: dict[str, float] = {}
     if is_skipped_I is not None:
         more = {"n_skipped_facts": int(is_skipped_I[i])}
         residual_D = np.where(is_skipped_I[i], 0, residual_D)
     solution = solve(state.regulariser, left_F[:, None], right_F[:, None], residual_D[None], 0.0)
     delta = LowRank(EDITED_WEIGHT, hyper.edited_layer, solution.u_FR, solution.v_RD)
+    if state.harm is not None:
+        key_FR = np.stack([left_F, right_F], axis=1)
+        lessened = lessen_harm(state.harm, state.regulariser, delta, key_FR)
+        delta, more = lessened.delta, more | harm_info([lessened])
     check_finite_delta(delta)
     return make_edit(model, [delta]), _info(values, i, solution, residual_D) | more
 

@@ -250,6 +250,14 @@ def whiten_exactly(whitener_MF: Array | None, key_FR: Array) -> np.ndarray:
         return to_host(whiten(whitener_MF, to_host(key_FR).astype(np.float64)))
 
 
+def unwhiten_exactly(whitener_MF: Array | None, x_MR: np.ndarray) -> np.ndarray:
+    """Compute W^T x in float64 by the whitener as the devices hold it [F, R], on the host."""
+    if whitener_MF is None:
+        return x_MR
+    with jax.enable_x64(True):
+        return to_host(_unwhitened(whitener_MF.astype(np.float64), x_MR))
+
+
 @jax.jit
 def unwhiten(whitener_MF, x_MR) -> tuple[jax.Array, jax.Array]:
     """Compute W^T x with columns of length one [F, R], and the lengths they had [R]."""

@@ -19,7 +19,7 @@ from jaxedit.metrics.consistency import ReferenceTexts, read_references
 from jaxedit.metrics.judge import Judge
 from jaxedit.metrics.perplexity import prepare, scores_with_bos
 from jaxedit.metrics.perturbation import KeyProbe, read_key_probe
-from jaxedit.metrics.predicted_change import LossProbe, read_loss_probe
+from jaxedit.models.loss_probe import LossProbe, read_loss_probe
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.models.score import PrefilledTexts
 from jaxedit.rounding import ceil_div
@@ -109,11 +109,12 @@ class StudyContext(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What a configuration names, read: facts, texts, second moments."""
+    """What a configuration names, read: facts, texts, second moments, texts not to be harmed."""
 
     requests: Requests
     texts: list[str]
     stats: Stats | None
+    harm_texts: list[str] | None
 
 
 def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
@@ -184,7 +185,14 @@ def _read_inputs(values: Mapping[str, Any]) -> Inputs:
         read_requests(values["facts"]),
         read_texts(values["texts"]),
         Stats.load(values["stats"]) if values["stats"] else None,
+        read_texts(values["editor"]["harm_texts"]) if _lessens_harm(values) else None,
     )
+
+
+def _lessens_harm(values: Mapping[str, Any]) -> bool:
+    """Return whether the editor's updates are projected by texts; it then reads them itself."""
+    editor = values["editor"]
+    return bool(editor.get("harm_projection")) and bool(editor["harm_texts"])
 
 
 def _read_loss_probe(
@@ -268,6 +276,7 @@ def _describe(
         "start_sha256": digest_edits(model.metadata.history),
         "facts_sha256": digest_requests(inputs.requests.requests),
         "texts_sha256": digest(inputs.texts),
+        **({"harm_texts_sha256": digest(inputs.harm_texts)} if inputs.harm_texts else {}),
         "stats": None if inputs.stats is None else inputs.stats.digest,
         "n_skipped_facts": inputs.requests.n_skipped,
         "n_edits": n_edits,

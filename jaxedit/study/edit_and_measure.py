@@ -13,17 +13,12 @@ import numpy as np
 from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Edit
 from jaxedit.edits.per_row import all_low_rank, with_edit_tokenizer, with_per_row_edits
+from jaxedit.edits.predicted_change import PredictedChange, predict_change, predict_total_change
 from jaxedit.edits.request import Request
 from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
 from jaxedit.metrics.perturbation import relative_perturbation
-from jaxedit.metrics.predicted_change import (
-    LossProbe,
-    PredictedChange,
-    predict_change,
-    predict_total_change,
-    read_loss_probe,
-)
+from jaxedit.models.loss_probe import LossProbe, read_loss_probe
 from jaxedit.models.model import Model
 from jaxedit.rounding import round_up
 from jaxedit.study.context import StudyContext

@@ -22,8 +22,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from jaxedit.edits.predicted_change import CURVATURE_SHARE, PredictedChange
 from jaxedit.metrics.perplexity import Perplexity
-from jaxedit.metrics.predicted_change import CURVATURE_SHARE, PredictedChange
 from jaxedit.study.guard import Guard
 from jaxedit.study.record import StepRecord
 

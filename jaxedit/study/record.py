@@ -78,7 +78,7 @@ class StepRecord:
         nats a token: `mean_nats` with its `stderr_nats`, its orders `first_nats` and
         `second_nats`, the `curvature_share` of the second in the sum, the change of the logarithm
         of the guard's statistic, `log_ratio_nats`, and `gradients_step`, after which edit the
-        gradients were read (`jaxedit.metrics.predicted_change`).
+        gradients were read (`jaxedit.edits.predicted_change`).
       kl_nats: KL(unedited || edited) a token of the texts.
       ngram_entropy_bits: fluency of what is generated (GE).
       reference_score: its consistency with reference texts (RS).

@@ -13,7 +13,7 @@ from jaxedit.edits.edit import Edit, edit_to_arrays
 from jaxedit.edits.request import Request, with_leading_space
 from jaxedit.files import expand_home
 from jaxedit.metrics.generated import CONTEXTS
-from jaxedit.metrics.predicted_change import N_DRAWS
+from jaxedit.models.loss_probe import N_DRAWS
 from jaxedit.rounding import read_whole_number
 from jaxedit.study.config import AUTO, KINDS, default_config
 
@@ -26,6 +26,7 @@ PATH_KEYS = (
     "start.edit",
     "eval.reference_texts",
     "editor.target_cache",
+    "editor.harm_texts",
 )
 
 

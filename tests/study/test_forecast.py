@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
+from jaxedit.edits.predicted_change import PredictedChange
 from jaxedit.metrics.perplexity import Perplexity
-from jaxedit.metrics.predicted_change import PredictedChange
 from jaxedit.study import forecast
 from jaxedit.study.forecast import Forecast, describe_change, must_measure, update_forecast
 from jaxedit.study.guard import Guard

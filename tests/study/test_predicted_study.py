@@ -8,8 +8,9 @@ import pytest
 
 import jaxedit
 from jaxedit.edits.edit import read_edit
+from jaxedit.edits.predicted_change import predict_change, predict_total_change
 from jaxedit.metrics.perplexity import prepare
-from jaxedit.metrics.predicted_change import predict_change, predict_total_change, read_loss_probe
+from jaxedit.models.loss_probe import read_loss_probe
 from jaxedit.models.model import allocate_deltas
 from jaxedit.reports.figures import damage_prediction_figure
 from jaxedit.study.journal import read_journal

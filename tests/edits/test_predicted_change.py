@@ -9,13 +9,9 @@ from reference.models import hf_model
 
 import jaxedit
 from jaxedit.edits.edit import Dense, LowRank, make_edit, to_dense
+from jaxedit.edits.predicted_change import PredictedChange, predict_change, predict_total_change
 from jaxedit.metrics.perplexity import perplexity, prepare
-from jaxedit.metrics.predicted_change import (
-    PredictedChange,
-    predict_change,
-    predict_total_change,
-    read_loss_probe,
-)
+from jaxedit.models.loss_probe import read_loss_probe
 from jaxedit.models.model import allocate_deltas
 
 TEXTS = [

@@ -1,41 +1,30 @@
-"""An edit's change of the texts' loss, in sign and size, predicted without running the model.
+"""What the loss of texts depends on at weights that will be edited: inputs and gradients.
 
-Of a text d with n_d scored tokens let L_d be the mean loss a token, y_t what an edited weight puts
-out at token t, dy_t = x_t dW its change by the edit, and g_t = dL_d / dy_t. Then
+Of a text d with n_d scored tokens let L_d be the mean loss a token, x_t what a weight reads at a
+token t and y_t what it puts out. Read are x_t, g_t = dL_d / dy_t, and g~_t: the gradient of the
+summed loss of labels drawn from the model's own distribution of the next token, at each position
+by itself, over sqrt(n_d). Scores at different positions are uncorrelated, so one backward pass a
+draw estimates the whole Gauss-Newton form of L_d, cross terms between tokens included.
 
-    first order     f_d = sum_t g_t . dy_t
-    second order    s_d = 1/2 E_labels [ (sum_t g~_t . dy_t)^2 ]
-    predicted       f_d + c s_d
-
-where the labels are drawn from the model's own distribution of the next token, at each position by
-itself, and g~_t is the gradient of their summed loss over sqrt(n_d). Scores at different positions
-are uncorrelated, so one backward pass a draw estimates the whole Gauss-Newton form of L_d, cross
-terms between tokens included. Several edited weights are summed before squaring. c is below 1, as
-the loss curves less than this form.
-
-Inputs x_t and the 1 + n_draws gradients are read once; an edit of low rank then costs some
-products with them, about a ten-thousandth of an evaluation.
+`jaxedit.edits.predicted_change` predicts with it what an edit does, `jaxedit.solving.harm` lessens
+that.
 """
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank
-from jaxedit.mesh import replicate, to_host
-from jaxedit.metrics.perturbation import change_of_output
+from jaxedit.mesh import replicate
 from jaxedit.models.layers import causal_attention, embed, embedding_and_head, run_layer, run_layers
 from jaxedit.models.model import Model
 from jaxedit.models.output_gradients import Places
 from jaxedit.models.score import PrefilledTexts, batch_to_device
 
 N_DRAWS = 12
-CURVATURE_SHARE = 0.7  # the constant c, where no measured edit has told another
 HEAD_LOGITS = 2**24  # held at once
 
 
@@ -47,7 +36,7 @@ class LossProbe(NamedTuple):
       input_of: place -> what the weight reads at each token of the texts, float32 [Q, in].
       gradient_of: place -> gradients with respect to what it puts out there, float32
         [1 + n_draws, Q, out]: of the texts' mean losses, then of drawn labels'.
-      text_Q: which text each token belongs to.
+      text_Q: which text each token belongs to, ascending.
       n_texts: how many there are.
     """
 
@@ -56,33 +45,6 @@ class LossProbe(NamedTuple):
     gradient_of: dict[tuple[str, int], np.ndarray]
     text_Q: np.ndarray
     n_texts: int
-
-
-class PredictedChange(NamedTuple):
-    """The predicted change of each text's mean loss, in nats a token.
-
-    Attributes:
-      first_nats: the first order of each text.
-      second_nats: the second order by each draw of labels, [n_draws, texts].
-    """
-
-    first_nats: np.ndarray
-    second_nats: np.ndarray
-
-    def per_text(self, curvature_share: float = CURVATURE_SHARE) -> np.ndarray:
-        """Return the predicted change of each text: first order and a share c of the second."""
-        return self.first_nats + curvature_share * np.mean(self.second_nats, axis=0)
-
-    def mean_nats(self, curvature_share: float = CURVATURE_SHARE) -> float:
-        """Return its mean over texts, which `delta_nll_nats` is the measured one of."""
-        return float(np.mean(self.per_text(curvature_share)))
-
-    def stderr_nats(self, curvature_share: float = CURVATURE_SHARE) -> float:
-        """Return the mean's standard error by the draws; NaN of a single draw."""
-        draws = np.mean(self.second_nats, axis=1)
-        if len(draws) < 2:
-            return math.nan
-        return curvature_share * float(np.std(draws, ddof=1) / math.sqrt(len(draws)))
 
 
 def read_loss_probe(
@@ -121,65 +83,17 @@ def read_loss_probe(
             inputs[place].append(x[is_text_BT])
             gradients[place].append(gradient[:, is_text_BT])
         text_of.append(segment_BT[is_text_BT] - 1)
+
+    # Tokens text by text, as they were before packing.
+    text_Q = np.concatenate(text_of)
+    order_Q = np.argsort(text_Q, kind="stable")
     return LossProbe(
         tuple(places),
-        {place: np.concatenate(read) for place, read in inputs.items()},
-        {place: np.concatenate(read, axis=1) for place, read in gradients.items()},
-        np.concatenate(text_of),
+        {place: np.concatenate(read)[order_Q] for place, read in inputs.items()},
+        {place: np.concatenate(read, axis=1)[:, order_Q] for place, read in gradients.items()},
+        text_Q[order_Q],
         texts.packed.n_texts,
     )
-
-
-def predict_change(probe: LossProbe, edit: Edit) -> PredictedChange:
-    """Predict what an edit changes of each text's mean loss.
-
-    Args:
-      probe: of the model that the edit is for.
-      edit: of the probed weights.
-
-    Raises:
-      ValueError: where it changes another weight.
-    """
-    return _predict(probe, edit.deltas)
-
-
-def predict_total_change(probe: LossProbe, before: Model, model: Model) -> PredictedChange:
-    """Predict what all edits of a model change together.
-
-    Args:
-      probe: of `before`.
-      before: the model without these edits, with room for them.
-      model: with them.
-    """
-    deltas = []
-    for weight, layer in probe.places:
-        slot = int(np.asarray(model.overlay.slot[weight])[layer])
-        change = model.overlay.delta[weight][slot] - before.overlay.delta[weight][slot]
-        deltas.append(Dense(weight, layer, to_host(change)))
-    return _predict(probe, deltas)
-
-
-def _predict(probe: LossProbe, deltas: Sequence[LowRank | Dense]) -> PredictedChange:
-    """Sum the scores of all changes over each text's tokens; the second order is of the sum."""
-    n_rows = 1 + _n_draws(probe)
-    scores = np.zeros((n_rows, len(probe.text_Q)))
-    for delta in deltas:
-        place = delta.weight, delta.layer
-        if place not in probe.places:
-            raise ValueError(
-                f"the edit changes {delta.weight} of layer {delta.layer}; probed were "
-                f"{', '.join(f'{weight} of layer {layer}' for weight, layer in probe.places)}"
-            )
-        change = change_of_output(delta, probe.input_of[place])
-        scores += np.einsum("nqo,qo->nq", probe.gradient_of[place], change)
-    sums = np.stack(
-        [np.bincount(probe.text_Q, weights=score, minlength=probe.n_texts) for score in scores]
-    )
-    return PredictedChange(sums[0], 0.5 * sums[1:] ** 2)
-
-
-def _n_draws(probe: LossProbe) -> int:
-    return len(probe.gradient_of[probe.places[0]]) - 1
 
 
 def _mean_weights(segment_BT: np.ndarray) -> np.ndarray:
@@ -235,7 +149,7 @@ def _inputs_and_gradients(
             out_BTD = run_layers(model, out_BTD, attn_context, layer + 1, next_layer)
         return out_BTD, inputs_of
 
-    sizes = {EDITED_WEIGHT: model.config.D}
+    sizes = {"mlp/w_down": model.config.D}
     zero_of = {
         place: jnp.zeros((*h_BTD.shape[:2], sizes.get(place[0], model.config.F)))
         for place in places
@@ -248,7 +162,7 @@ def _inputs_and_gradients(
     read = {}
     for weight, layer in places:
         inputs = inputs_of[layer]
-        x = inputs.key_BTF if weight == EDITED_WEIGHT else inputs.x_BTD
+        x = inputs.key_BTF if weight == "mlp/w_down" else inputs.x_BTD
         read[weight, layer] = x.astype(jnp.float32), gradient_of[weight, layer]
     return replicate(model.mesh, read)
 

@@ -1,0 +1,59 @@
+"""Sixty normal facts in sequence: does taking out what would harm texts keep the model whole?
+
+    jaxedit stats --layers=4,5,6,7,8 --corpus=CORPUS --gradients --out=stats.safetensors
+    jaxedit compare --config=harm --set=stats=stats.safetensors \\
+        --set=facts=counterfact.json --set=texts=ME-PPL_50.json
+
+Hardware: two CPU cores, 8 GB. Time: about 6 minutes a study, of which one or two read the texts of
+the projection. These are the lines of `harm_texts.txt` where the command is run, e.g. WikiText-2's
+validation split; they must not be those of --set=texts. Expected: where M is the identity (ROME as
+its authors released it: `rome-identity`; within AlphaEdit's null space) the projection lessens the
+harm, and nothing that is written changes; where M is C, which is K-FAC's estimate of the same form,
+little is left to be won.
+
+Values are the `measured` ones of `jaxedit/editors/_published.py`. Each study predicts the change of
+the loss at every edit (`eval.prediction_draws`) and measures the perplexity every ten. The guard
+keeps every edit and only reports.
+"""
+
+from jaxedit.editors import find_published
+from jaxedit.study.config import default_config
+
+IDENTITY = dict(mom2_adjustment=False)
+
+
+def _harm(weight):
+    return dict(harm_projection=weight, harm_texts="harm_texts.txt")
+
+
+VARIANTS = {
+    "rome-identity": ("rome", IDENTITY),
+    "rome-identity-harm-30": ("rome", IDENTITY | _harm(30.0)),
+    "rome-identity-harm-300": ("rome", IDENTITY | _harm(300.0)),
+    "rome-identity-harm-3000": ("rome", IDENTITY | _harm(3000.0)),
+    "rome": ("rome", {}),
+    "rome-harm-300": ("rome", _harm(300.0)),
+    "c-rome": ("c-rome", {}),
+    "c-rome-harm-300": ("c-rome", _harm(300.0)),
+    "memit": ("memit", {}),
+    "memit-harm-300": ("memit", _harm(300.0)),
+    "memit-sphere": ("memit", dict(sphere_share=0.5)),
+    "alphaedit": ("alphaedit", {}),
+    "alphaedit-harm-300": ("alphaedit", _harm(300.0)),
+    "crispedit": ("crispedit", {}),
+}
+
+
+def get_config(variant="rome-identity-harm-300"):
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
+        )
+    method, hyper = VARIANTS[variant]
+    measured = find_published(f"{method}/smollm2-135m").hyper
+    config = default_config(method, **measured | hyper)
+    evaluation = dict(perplexity_every=10, prediction_draws=4)
+    config.update(n_facts=60, guard=dict(action="keep"), eval=evaluation)
+    if method == "crispedit":
+        config.journal_dense_every = 10
+    return config

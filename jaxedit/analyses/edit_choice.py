@@ -1,0 +1,128 @@
+"""Which of several edits of the same facts to keep: of those that are said, the least harmful.
+
+Layers, clamp factors, fact tokens or methods write the same fact in different places, and their
+harm differs more than their success. Each candidate's change of some texts' mean loss is predicted
+(`jaxedit.edits.predicted_change`): one pass over the texts for all candidates, and no evaluation of
+any edited model on them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxedit.edits.apply import apply
+from jaxedit.edits.edit import Edit
+from jaxedit.edits.predicted_change import predict_change
+from jaxedit.edits.request import Request, check_requests, with_leading_space
+from jaxedit.metrics.facts import evaluate_facts
+from jaxedit.models.model import Model
+from jaxedit.solving.harm_texts import read_parts
+from jaxedit.stats.second_moments import Stats
+from jaxedit.study.config import editor_from
+from jaxedit.study.edited import config_for
+
+HARM_TOKENS = 4000
+
+
+class Candidate(NamedTuple):
+    """A way to write the facts, and what came of it.
+
+    Attributes:
+      editor: "method" and its hyper-parameters, all of them.
+      edit: None where it could not be made.
+      info: the editor's numbers.
+      accuracy: the share of the facts that the edited model says on their bare prompts.
+      harm_nats: the predicted change of the texts' mean loss; NaN where there is no edit.
+      stderr_nats: its standard error by the draws of labels.
+      error: why the edit could not be made; None: it was.
+    """
+
+    editor: Mapping[str, Any]
+    edit: Edit | None = None
+    info: Mapping[str, float] = {}
+    accuracy: float = 0.0
+    harm_nats: float = math.nan
+    stderr_nats: float = math.nan
+    error: str | None = None
+
+
+class EditChoice(NamedTuple):
+    """All candidates, and the one that harms least of those that are said.
+
+    Attributes:
+      candidates: in the order given.
+      chosen: None where none of them is said.
+    """
+
+    candidates: tuple[Candidate, ...]
+    chosen: Candidate | None
+
+
+def choose_edit(
+    model: Model,
+    requests: Request | Sequence[Request],
+    candidates: Sequence[Mapping[str, Any]],
+    texts: list[str],
+    stats: Stats | None = None,
+    n_tokens: int = HARM_TOKENS,
+) -> EditChoice:
+    """Write facts in several ways, and choose the one that harms least at the same success.
+
+    Args:
+      model: with or without edits; unchanged.
+      requests: the fact, or several that each candidate writes in one edit.
+      candidates: of each "method" and hyper-parameters under their published names; the others are
+        those published for the method and the model, or the method's defaults.
+      texts: whose loss is not to rise; not those that an edit is evaluated on.
+      stats: second moments, for methods that use them.
+      n_tokens: of the texts that are read, spread evenly over them.
+
+    Raises:
+      ValueError: without candidates, on one that names no method, an unknown one or an unknown
+        hyper-parameter, and on texts that cannot be used. A candidate whose edit cannot be made is
+        none that can be chosen, and says why.
+    """
+    asked = check_requests([requests] if isinstance(requests, Request) else requests)
+    if not candidates or any("method" not in each for each in candidates):
+        raise ValueError(
+            f"candidates={list(candidates)!r}: expected at least one, each with its method, e.g. "
+            '{"method": "rome", "layer": 5}'
+        )
+    configs = [
+        config_for(model, **_with_tuples(candidate)).to_dict()["editor"] for candidate in candidates
+    ]
+    editors = [editor_from(config) for config in configs]
+
+    # The texts are read once, at all places that any candidate changes.
+    places = {
+        (weight, layer): None
+        for editor in editors
+        for weight, layers in editor.slots(model).items()
+        for layer in layers
+    }
+    probe = read_parts(model, texts, n_tokens, tuple(sorted(places)))
+
+    tried = []
+    for config, editor in zip(configs, editors, strict=True):
+        facts = with_leading_space(asked, config.get("leading_space"))
+        try:
+            edit, _, info = editor.edit(model, facts, editor.init(model, stats))
+        except ValueError as error:
+            tried.append(Candidate(config, error=str(error)))
+            continue
+        said = evaluate_facts(apply(model, edit), facts)
+        accuracy = sum(float(each["efficacy_accuracy"]) for each in said) / len(said)
+        change = predict_change(probe, edit)
+        harm = change.mean_nats(), change.stderr_nats()
+        tried.append(Candidate(config, edit, info, accuracy, *harm))
+    said_ones = [each for each in tried if each.accuracy == 1 and math.isfinite(each.harm_nats)]
+    chosen = min(said_ones, key=lambda each: each.harm_nats, default=None)
+    return EditChoice(tuple(tried), chosen)
+
+
+def _with_tuples(candidate: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hyper-parameters as a configuration takes them: lists of JSON as tuples."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in candidate.items()
+    }
