@@ -231,7 +231,16 @@ class MultiLayerHyper(ValueHyper):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClosedFormHyper(MultiLayerHyper, HarmHyper):
-    """Hyper-parameters of those of the family that solve for each layer's update once."""
+    """Hyper-parameters of those of the family that solve for each layer's update once.
+
+    Attributes:
+      bare_key: whether the bare prompt's key is written by itself, beside the pooled one.
+      preserved_subjects: subjects for which the answer to a fact's prompt shall stay, where it is
+        written at the prompt's last token (`jaxedit.solving.key_constraints`).
+    """
+
+    bare_key: bool = False
+    preserved_subjects: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

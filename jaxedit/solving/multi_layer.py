@@ -27,7 +27,8 @@ from jaxedit.solving.edit_info import edit_info
 from jaxedit.solving.finite import check_finite, check_finite_delta
 from jaxedit.solving.harm import Lessened, harm_info, lessen_harm
 from jaxedit.solving.harm_texts import HarmTexts
-from jaxedit.solving.hyper import MultiLayerHyper
+from jaxedit.solving.hyper import ClosedFormHyper, MultiLayerHyper
+from jaxedit.solving.key_constraints import add_constraints, pack_constraints
 from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.norm_anchor import anchor_norm, find_values
 from jaxedit.solving.packed_prompts import PackedPrompts, pack_prompts
@@ -159,10 +160,19 @@ def edit(
       ValueError: without requests, or where one is longer than the model's positions.
     """
     lessened: list[Lessened] = []
+    keys: dict[int, np.ndarray] = {}
+    constraints = None
+    if isinstance(hyper, ClosedFormHyper) and (hyper.bare_key or hyper.preserved_subjects):
+        constraints = pack_constraints(
+            model, requests, hyper.fact_token, hyper.bare_key, hyper.preserved_subjects
+        )
 
     def solve_layer(
         model: Model, layer: int, key_IF: np.ndarray, residual_ID: np.ndarray
     ) -> tuple[LowRank | Dense, float]:
+        if constraints is not None:
+            key_IF, residual_ID = add_constraints(model, layer, constraints, key_IF, residual_ID)
+        keys[layer] = key_IF
         regulariser, slack = state.regularisers[layer], spec.slack(len(key_IF))
         delta, residual = least_change(
             regulariser, EDITED_WEIGHT, layer, key_IF.T, residual_ID, slack, hyper.solve_dtype
@@ -175,7 +185,7 @@ def edit(
 
     updates, info = write_batch(hyper, spec, model, requests, state, solve_layer)
     info |= harm_info(lessened)
-    memory = edit_memory(updates.keys) if spec.history else {}
+    memory = edit_memory(keys) if spec.history else {}
     made = make_edit(model, updates.deltas, memory)
     return made, restore(state, made), info
 
