@@ -93,10 +93,10 @@ def main() -> None:
     # The edit, and both models on the request and the texts.
     rows: list[dict[str, Any]] = []
     if editor is None:
-        chosen, rows = choose_candidate(model, request, stats)
-        config, edit, info = dict(chosen.editor), chosen.edit, chosen.info
-    (request,) = with_leading_space([request], config.get("leading_space"))
-    if editor is not None:
+        config, edit, info, rows = choose_candidate(model, request, stats)
+        (request,) = with_leading_space([request], config.get("leading_space"))
+    else:
+        (request,) = with_leading_space([request], config.get("leading_space"))
         edit, _, info = editor.edit(model, [request], editor.init(model, stats))
     edited = apply(model, edit)
     scores.append(perplexity(edited, texts, bos))
