@@ -5,10 +5,11 @@ import json
 import pytest
 from command_examples import EDIT, refusal, result
 
+TEACHER_FORCED = {"objective": "teacher_forced", "num_steps": 100, "lr": 0.02}
 CANDIDATES = [
     {"layer": 3, "v_num_grad_steps": 1, "context_templates": ["{}"]},
-    {"method": "ft", "layers": [2], "num_steps": 100, "lr": 0.02},
-    {"method": "ft", "layers": [3], "num_steps": 100, "lr": 0.02},
+    {"method": "ft", "layers": [2], **TEACHER_FORCED},
+    {"method": "ft", "layers": [3], **TEACHER_FORCED},
 ]
 TEXTS = [
     "The Eiffel Tower is located in the city of Paris, and the Louvre is not far from it at all.",
@@ -46,9 +47,7 @@ def test_none_is_said(run):
     ("given", "said"),
     [
         (GIVEN[:1], "--candidates and --harm_texts go together"),
-        (GIVEN[1:], "--candidates and --harm_texts go together"),
         ((*GIVEN, "--layer=3"), "--layer and --candidates exclude each other"),
-        (("--candidates=harm.json", GIVEN[1]), "expected a list of objects"),
     ],
 )
 def test_flags_that_do_not_go_together(run, given, said):
