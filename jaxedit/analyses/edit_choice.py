@@ -111,7 +111,7 @@ def choose_edit(
             tried.append(Candidate(config, error=str(error)))
             continue
         said = evaluate_facts(apply(model, edit), facts)
-        accuracy = sum(float(each["efficacy_accuracy"]) for each in said) / len(said)
+        accuracy = sum(bool(each["efficacy_accuracy"]) for each in said) / len(said)
         change = predict_change(probe, edit)
         harm = change.mean_nats(), change.stderr_nats()
         tried.append(Candidate(config, edit, info, accuracy, *harm))

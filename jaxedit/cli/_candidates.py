@@ -8,7 +8,7 @@ from absl import flags
 from jaxedit.cli._output import results_console, show_table
 
 if TYPE_CHECKING:
-    from jaxedit.analyses.edit_choice import Candidate
+    from jaxedit.edits.edit import Edit
     from jaxedit.edits.request import Request
     from jaxedit.models.model import Model
     from jaxedit.stats.second_moments import Stats
@@ -52,11 +52,12 @@ def read_candidates() -> list[dict[str, Any]]:
 
 def choose_candidate(
     model: "Model", request: "Request", stats: "Stats | None"
-) -> tuple["Candidate", list[dict[str, Any]]]:
+) -> tuple[dict[str, Any], "Edit", dict[str, float], list[dict[str, Any]]]:
     """Choose among the candidates of --candidates.
 
     Returns:
-      The chosen one, and all of them in numbers.
+      Of the chosen one the editor's configuration, its edit and its numbers; and of all of them
+      what the choice was made by.
 
     Raises:
       ValueError: where the model says the new answer after none of them.
@@ -77,13 +78,14 @@ def choose_candidate(
         }
         for given, each in zip(asked, choice.candidates, strict=True)
     ]
-    if choice.chosen is None:
+    chosen = choice.chosen
+    if chosen is None or chosen.edit is None:
         errors = "; ".join(each.error for each in choice.candidates if each.error)
         raise ValueError(
             f"after none of the {len(rows)} candidates of {FLAGS.candidates} does the model say "
             f"the new answer{': ' if errors else ''}{errors}"
         )
-    return choice.chosen, rows
+    return dict(chosen.editor), chosen.edit, dict(chosen.info), rows
 
 
 def show_candidates(rows: list[dict[str, Any]]) -> None:

@@ -41,6 +41,12 @@ def define_flags() -> None:
     flags.DEFINE_list("tasks", [], "names of lm-eval's tasks, with commas between them")
     flags.DEFINE_integer("limit", None, "at most so many items of each task", lower_bound=1)
     path_flag("task_path", None, "a directory with task files of your own")
+    flags.DEFINE_integer(
+        "prediction_draws",
+        0,
+        "predict the change of the loss by so many draws of labels, e.g. 12; 0: do not",
+        lower_bound=0,
+    )
     flags.DEFINE_enum(
         "orientation",
         None,
@@ -69,6 +75,7 @@ def main(adapter: str) -> int:
         FLAGS.tasks,
         limit=FLAGS.limit,
         task_path=Path(FLAGS.task_path) if FLAGS.task_path else None,
+        prediction_draws=FLAGS.prediction_draws,
     )
     result = describe(adapter, imported, found, len(texts), time.perf_counter() - start)
     if FLAGS.json:
@@ -101,6 +108,12 @@ def describe(
         },
         "kl_nats": found.kl_nats,
         "relative_perturbation": found.relative_perturbation,
+        "delta_nll_nats": found.perplexity[1].paired_difference(found.perplexity[0])[0],
+        "predicted_change": found.predicted_change
+        and {
+            "mean_nats": found.predicted_change.mean_nats(),
+            "stderr_nats": found.predicted_change.stderr_nats(),
+        },
         "limits": {
             "max_ppl_ratio": found.guard.max_ppl_ratio,
             "max_relative_perturbation": found.guard.max_relative_perturbation,
@@ -186,6 +199,10 @@ def metric_rows(result: dict[str, Any]) -> list[list[str]]:
             format_number(limits["max_relative_perturbation"]),
         ]
     )
+    if predicted := result["predicted_change"]:
+        shown = f"{predicted['mean_nats']:.4f} ± {predicted['stderr_nats']:.4f}"
+        rows.append(["change of the loss, predicted, nats a token", "", shown, ""])
+        rows.append(["the same, measured", "", f"{result['delta_nll_nats']:.4f}", ""])
     for key, title in FACTS_SHOWN.items():
         pair = [metrics[key] for metrics in result["facts"] or ()]
         if pair and None not in pair:

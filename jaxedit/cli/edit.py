@@ -67,8 +67,7 @@ def main() -> None:
     """Edit, measure, print."""
     from jaxedit.datasets import read_texts
     from jaxedit.edits.apply import apply
-    from jaxedit.edits.request import Request, with_leading_space
-    from jaxedit.edits.subjects import as_template
+    from jaxedit.edits.request import with_leading_space
     from jaxedit.metrics.baseline import check_baseline
     from jaxedit.metrics.facts import evaluate_facts
     from jaxedit.metrics.perplexity import perplexity, scores_with_bos
@@ -77,9 +76,8 @@ def main() -> None:
     from jaxedit.study.config import editor_from
 
     # What is asked, and the model and editor for it.
+    request = read_request()
     check_flags()
-    prompt = as_template(FLAGS.prompt, FLAGS.subject)
-    request = Request(prompt, FLAGS.subject, FLAGS.target, FLAGS.target_true)
     texts = read_texts(FLAGS.texts)
     model = load_model()
     config = {} if FLAGS.candidates else read_editor_config(model)
@@ -93,10 +91,10 @@ def main() -> None:
     # The edit, and both models on the request and the texts.
     rows: list[dict[str, Any]] = []
     if editor is None:
-        chosen, rows = choose_candidate(model, request, stats)
-        config, edit, info = dict(chosen.editor), chosen.edit, chosen.info
-    (request,) = with_leading_space([request], config.get("leading_space"))
-    if editor is not None:
+        config, edit, info, rows = choose_candidate(model, request, stats)
+        (request,) = with_leading_space([request], config.get("leading_space"))
+    else:
+        (request,) = with_leading_space([request], config.get("leading_space"))
         edit, _, info = editor.edit(model, [request], editor.init(model, stats))
     edited = apply(model, edit)
     scores.append(perplexity(edited, texts, bos))
@@ -123,6 +121,22 @@ def main() -> None:
         print_json(result)
     else:
         show(result)
+
+
+def read_request() -> "Request":
+    """Read what is to be written off the flags.
+
+    Raises:
+      ValueError: where the prompt, the subject or the new answer is missing.
+    """
+    from jaxedit.edits.request import Request
+    from jaxedit.edits.subjects import as_template
+
+    missing = [f"--{name}" for name in ("prompt", "subject", "target") if not FLAGS[name].value]
+    if missing:
+        raise ValueError(f"missing {', '.join(missing)}; see jaxedit edit --help for an example")
+    prompt = as_template(FLAGS.prompt, FLAGS.subject)
+    return Request(prompt, FLAGS.subject, FLAGS.target, FLAGS.target_true)
 
 
 def save(
@@ -181,12 +195,9 @@ def save(
 
 
 def check_flags() -> None:
-    """Check what is asked, the method and what --set and --layer say, before a model is loaded."""
+    """Check the method and what --set and --layer say, before a model is loaded."""
     from jaxedit.study.config import default_config, set_key
 
-    missing = [f"--{name}" for name in ("prompt", "subject", "target") if not FLAGS[name].value]
-    if missing:
-        raise ValueError(f"missing {', '.join(missing)}; see jaxedit edit --help for an example")
     check_candidate_flags()
     config = default_config(FLAGS.method)
     for text in FLAGS.set:

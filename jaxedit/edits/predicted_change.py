@@ -21,8 +21,9 @@ import numpy as np
 
 from jaxedit.edits.edit import Dense, Edit, LowRank, change_of_output
 from jaxedit.mesh import to_host
-from jaxedit.models.loss_probe import LossProbe
+from jaxedit.models.loss_probe import N_DRAWS, LossProbe, read_loss_probe
 from jaxedit.models.model import Model
+from jaxedit.models.score import PrefilledTexts
 
 CURVATURE_SHARE = 0.7  # the constant c, where no measured edit has told another
 
@@ -72,6 +73,21 @@ def predict_change(probe: LossProbe, edit: Edit) -> PredictedChange:
       ValueError: where it changes another weight.
     """
     return change_of_scores(loss_scores(probe, edit.deltas))
+
+
+def predict_edit(
+    model: Model, texts: PrefilledTexts, edit: Edit, n_draws: int = N_DRAWS
+) -> PredictedChange:
+    """Predict what one edit changes, in 1 + n_draws backward passes over the texts.
+
+    Args:
+      model: that the edit is for.
+      texts: from `jaxedit.metrics.perplexity.prepare`, at or below the edit's lowest layer.
+      edit: of any weights.
+      n_draws: of labels.
+    """
+    places = tuple(sorted({(delta.weight, delta.layer) for delta in edit.deltas}))
+    return predict_change(read_loss_probe(model, texts, places, n_draws), edit)
 
 
 def predict_total_change(probe: LossProbe, before: Model, model: Model) -> PredictedChange:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxedit.edits.predicted_change import PredictedChange, predict_edit
 from jaxedit.edits.request import Request
 from jaxedit.imports.adapter import ImportedAdapter
 from jaxedit.metrics.baseline import check_baseline
@@ -33,6 +34,8 @@ class AdapterCheck(NamedTuple):
       kl_nats: KL(without || with) a token of the texts.
       relative_perturbation: `jaxedit.metrics.perturbation`; None: not available, since base weights
         are changed too.
+      predicted_change: of the mean loss (`jaxedit.edits.predicted_change`); None: not asked for, or
+        not available.
       facts: the metrics of the facts, averaged; None: not asked for.
       tasks: lm-eval's metrics; None: not asked for.
       guard: whose limits the verdict goes by.
@@ -42,6 +45,7 @@ class AdapterCheck(NamedTuple):
     perplexity: tuple[Perplexity, Perplexity]
     kl_nats: float
     relative_perturbation: float | None
+    predicted_change: PredictedChange | None
     facts: tuple[FactMetrics, FactMetrics] | None
     tasks: tuple[Tasks, Tasks] | None
     guard: Guard
@@ -78,6 +82,7 @@ def check_adapter(
     *,
     limit: int | None = None,
     task_path: Path | None = None,
+    prediction_draws: int = 0,
 ) -> AdapterCheck:
     """Measure a model with and without an adapter, and judge the difference as the guard does.
 
@@ -89,6 +94,7 @@ def check_adapter(
       tasks: of lm-eval.
       limit: at most so many items of each task.
       task_path: a directory of task files (.yaml), beside lm-eval's own.
+      prediction_draws: of labels, by which the change of the loss is predicted; 0: it is not.
 
     Raises:
       ValueError: as the metrics; or where the model's own perplexity is not finite.
@@ -100,6 +106,7 @@ def check_adapter(
     after = perplexity(imported.model, texts if imported.added_to_base else prepared, bos)
     kl_nats = kl_divergence(imported.model, model, prepared)
     perturbation = _perturbation(model, imported, prepared)
+    predicted = _prediction(model, imported, prepared, prediction_draws)
 
     # What is asked besides, of both.
     models = model, imported.model
@@ -119,11 +126,21 @@ def check_adapter(
         perplexity=(before, after),
         kl_nats=kl_nats,
         relative_perturbation=perturbation,
+        predicted_change=predicted,
         facts=facts,
         tasks=answers,
         guard=guard,
         violation=guard.violation(after, before, norm),
     )
+
+
+def _prediction(
+    model: Model, imported: ImportedAdapter, texts: PrefilledTexts, n_draws: int
+) -> PredictedChange | None:
+    """Predict the change of the loss; None where base weights are changed too, or without draws."""
+    if not n_draws or imported.edit is None or imported.added_to_base:
+        return None
+    return predict_edit(model, texts, imported.edit, n_draws)
 
 
 def _lowest_layer(imported: ImportedAdapter) -> int:

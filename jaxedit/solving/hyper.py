@@ -150,7 +150,7 @@ class HarmHyper:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RankOneHyper(ValueHyper, HarmHyper):
+class RankOneHyper(HarmHyper, ValueHyper):
     """Hyper-parameters of ROME and C-ROME under their published names.
 
     Attributes:
@@ -230,7 +230,7 @@ class MultiLayerHyper(ValueHyper):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClosedFormHyper(MultiLayerHyper, HarmHyper):
+class ClosedFormHyper(HarmHyper, MultiLayerHyper):
     """Hyper-parameters of those of the family that solve for each layer's update once.
 
     Attributes:

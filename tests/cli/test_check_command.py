@@ -9,6 +9,8 @@ from reference.strict_json import read_strict_json
 from safetensors.numpy import save_file
 
 import jaxedit
+from jaxedit.edits.predicted_change import predict_edit
+from jaxedit.metrics.perplexity import prepare
 
 CHECK = ("--model=tiny", "--texts=texts.json", "--facts=facts.json")
 DOWN, QKV = "transformer.h.{l}.mlp.c_proj", "transformer.h.{l}.attn.c_attn"
@@ -43,7 +45,7 @@ def adapters(folder, tiny):
 
 def test_a_harmless_adapter_as_json(run, folder, tiny, adapters):
     """The library's numbers, and status 0."""
-    done = run("check", "small", *CHECK, "--json")
+    done = run("check", "small", *CHECK, "--prediction_draws=3", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     found = read_strict_json(done.stdout)
     texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
@@ -54,6 +56,12 @@ def test_a_harmless_adapter_as_json(run, folder, tiny, adapters):
     assert found["perplexity"]["pooled"] == pytest.approx([s.pooled for s in scores], rel=1e-6)
     assert found["perplexity"]["ratio"] == pytest.approx(scores[1].mean / scores[0].mean)
     assert found["fingerprint"] == tiny.fingerprint
+    delta = scores[1].paired_difference(scores[0])[0]
+    assert found["delta_nll_nats"] == pytest.approx(delta, rel=1e-3)
+    predicted = predict_edit(tiny, prepare(tiny, texts), edit, 3)
+    assert found["predicted_change"] == pytest.approx(
+        {"mean_nats": predicted.mean_nats(), "stderr_nats": predicted.stderr_nats()}, rel=1e-3
+    )
     assert (found["is_damaging"], found["verdict"]) == (False, "no damage seen")
     assert found["limits"] == {"max_ppl_ratio": 2.0, "max_relative_perturbation": 0.1}
     assert 0 < found["relative_perturbation"] < 0.1
@@ -62,7 +70,8 @@ def test_a_harmless_adapter_as_json(run, folder, tiny, adapters):
 
 
 def test_a_damaging_adapter_as_a_page(run, adapters):
-    done = run("check", "large", *CHECK)
+    done = run("check", "large", *CHECK, "--prediction_draws=2")
+    assert "change of the loss, predicted, nats a token" in done.stdout
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.startswith("large on tiny\n")
     lines = [line.split() for line in done.stdout.splitlines()]
@@ -74,7 +83,8 @@ def test_a_damaging_adapter_as_a_page(run, adapters):
 
 
 def test_an_adapter_of_attention_too_as_a_page(run, adapters):
-    done = run("check", "both", *CHECK)
+    done = run("check", "both", *CHECK, "--prediction_draws=2")
+    assert "change of the loss, predicted" not in done.stdout
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split() for line in done.stdout.splitlines()]
     rows = {line[0]: line[1:4] for line in lines if line and line[0].endswith(".weight")}
