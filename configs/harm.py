@@ -36,10 +36,10 @@ VARIANTS = {
     "c-rome": ("c-rome", {}),
     "c-rome-harm-300": ("c-rome", _harm(300.0)),
     "memit": ("memit", {}),
-    "memit-harm-300": ("memit", _harm(300.0)),
+    "memit-harm-10000": ("memit", _harm(10000.0)),
     "memit-sphere": ("memit", dict(sphere_share=0.5)),
     "alphaedit": ("alphaedit", {}),
-    "alphaedit-harm-300": ("alphaedit", _harm(300.0)),
+    "alphaedit-harm-10000": ("alphaedit", _harm(10000.0)),
     "crispedit": ("crispedit", {}),
 }
 
