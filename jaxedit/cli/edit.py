@@ -57,6 +57,12 @@ def define_flags() -> None:
     flags.DEFINE_string("target", None, "the new answer, e.g. Munich")
     flags.DEFINE_string("target_true", None, "the old answer, to see its probability as well")
     path_flag("texts", "builtin", "for the perplexity: a .json, .jsonl or .txt file")
+    flags.DEFINE_integer(
+        "prediction_draws",
+        0,
+        "predict the change of the loss by so many draws of labels, e.g. 12; 0: do not",
+        lower_bound=0,
+    )
     path_flag("save", None, "write the edit to this .safetensors file")
     path_flag("candidates", None, "a JSON file with ways to write it: the least harmful is made")
     path_flag("harm_texts", None, "for --candidates: texts whose loss is to rise least")
@@ -111,8 +117,7 @@ def main() -> None:
         (said,) = continue_texts(version, [request.prompt_text], max_new_tokens=12)
         numbers = {"perplexity": score.mean, "pooled": score.pooled, **metrics}
         result[when] = {**numbers, "continuation": said}
-    if rows:
-        result["candidates"] = rows
+    result |= predict(model, edit, texts, scores) | ({"candidates": rows} if rows else {})
 
     # What is left of it: a file, and the numbers.
     if FLAGS.save and is_first_process():
@@ -121,6 +126,30 @@ def main() -> None:
         print_json(result)
     else:
         show(result)
+
+
+def predict(
+    model: "Model", edit: "Edit", texts: list[str], scores: list["Perplexity"]
+) -> dict[str, Any]:
+    """Predict the change of the texts' loss, where that is asked for, beside the measured one.
+
+    Args:
+      model: without the edit.
+      edit: that was made.
+      texts: whose perplexity was measured.
+      scores: without the edit, and with it.
+    """
+    from jaxedit.edits.predicted_change import predict_edit
+    from jaxedit.metrics.perplexity import prepare, scores_with_bos
+
+    if not FLAGS.prediction_draws:
+        return {}
+    lowest = min(delta.layer for delta in edit.deltas)
+    prepared = prepare(model, texts, scores_with_bos(model), start_layer=lowest)
+    change = predict_edit(model, prepared, edit, FLAGS.prediction_draws)
+    numbers = {"mean_nats": change.mean_nats(), "stderr_nats": change.stderr_nats()}
+    measured = scores[1].paired_difference(scores[0])[0]
+    return {"predicted_change": numbers, "delta_nll_nats": measured}
 
 
 def read_request() -> "Request":
@@ -242,5 +271,10 @@ def show(result: dict[str, Any]) -> None:
         ["continuation", *(version["continuation"] for version in versions)],
     ]
     show_table(["", "unedited", "edited"], rows, left=("", "unedited", "edited"))
+    if predicted := result.get("predicted_change"):
+        console.print(
+            f"\nChange of the loss, nats a token: predicted {predicted['mean_nats']:.4f} ± "
+            f"{predicted['stderr_nats']:.4f}, measured {result['delta_nll_nats']:.4f}"
+        )
     numbers = [f"{name} {format_number(value)}" for name, value in result["optimisation"].items()]
     console.print("\n" + ", ".join(numbers))

@@ -6,12 +6,14 @@ from command_examples import EDIT, TEXTS, result
 
 import jaxedit
 from jaxedit.edits.edit import read_edit, to_dense
+from jaxedit.edits.predicted_change import predict_edit
+from jaxedit.metrics.perplexity import prepare
 
 
 @pytest.fixture(scope="module")
 def edited(run):
     """The edit as JSON, saved."""
-    return run(*EDIT, "--save=saved/edit.safetensors", "--json")
+    return run(*EDIT, "--prediction_draws=3", "--save=saved/edit.safetensors", "--json")
 
 
 def test_edit_as_json_and_saved(edited, folder, tiny):
@@ -33,11 +35,19 @@ def test_edit_as_json_and_saved(edited, folder, tiny):
             model, ["Bob lives in"], max_new_tokens=12
         )[0].removeprefix("Bob lives in")
     assert found["edited"]["probability_new"] > found["unedited"]["probability_new"]
+    change = predict_edit(tiny, prepare(tiny, TEXTS), saved, 3)
+    assert found["predicted_change"] == pytest.approx(
+        {"mean_nats": change.mean_nats(), "stderr_nats": change.stderr_nats()}, rel=1e-3
+    )
+    scores = [jaxedit.perplexity(model, TEXTS) for model in (tiny, jaxedit.apply(tiny, saved))]
+    measured = scores[1].paired_difference(scores[0])[0]
+    assert found["delta_nll_nats"] == pytest.approx(measured, rel=1e-3, abs=1e-6)
 
 
 def test_edit_as_a_table(edited, run):
-    done = run(*EDIT)
+    done = run(*EDIT, "--prediction_draws=2")
     assert done.returncode == 0, done.stderr
+    assert "Change of the loss, nats a token: predicted " in done.stdout
     found = result(edited)
     lines = [line.split() for line in done.stdout.splitlines()]
     assert "Bob lives in → Munich with rome in tiny" in done.stdout
