@@ -21,13 +21,15 @@ SUBJECTS = (
     *("Tokyo", "Africa", "London", "Russia", "Canada", "Google", "Toyota", "Islam"),
     *("Obama", "Beethoven", "Texas", "Sony", "Picasso", "Egypt", "Harvard", "Mercury"),
 )
-METHODS = ("alphaedit", "memit-1000-0", "memit-100-0", "memit-100-8", "memit-100-24")
-MORE_METHODS = ("memit-300-8", "memit-300-24")
+METHODS = (
+    *("alphaedit", "memit-1000-0", "memit-100-0"),
+    *("memit-100-8", "memit-100-24", "memit-300-24"),
+)
 FACTS = {"30": "runs/hard.json", "50": "runs/hard50.json", "single": "runs/hard50.json"}
-VARIANTS = tuple(f"{method}@{facts}" for facts in FACTS for method in (*METHODS, *MORE_METHODS))
+VARIANTS = tuple(f"{method}@{facts}" for facts in FACTS for method in METHODS)
 
 
-def get_config(variant="memit-100-8@30"):
+def get_config(variant="memit-300-24@30"):
     if variant not in VARIANTS:
         raise ValueError(
             f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"

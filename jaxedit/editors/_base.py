@@ -11,7 +11,7 @@ from jaxedit.edits.edit import EDITED_WEIGHT, Edit
 from jaxedit.edits.request import Request, check_requests
 from jaxedit.edits.subjects import contradictions
 from jaxedit.models.model import Model, with_bos
-from jaxedit.solving import lifelong, multi_layer, update_constraints
+from jaxedit.solving import closed_form, lifelong, multi_layer, update_constraints
 from jaxedit.solving.finite import check_finite_delta
 from jaxedit.solving.harm_texts import read_harm_texts
 from jaxedit.solving.hyper import ClosedFormHyper
@@ -203,7 +203,7 @@ def multi_layer_editor(name: str, hyper: ClosedFormHyper, spec: multi_layer.Meth
         hyper=hyper,
         slots=lambda model: {EDITED_WEIGHT: tuple(hyper.layers)},
         init=functools.partial(multi_layer.init, hyper, spec),
-        edit=functools.partial(multi_layer.edit, hyper, spec),
+        edit=functools.partial(closed_form.edit, hyper, spec),
         restore=multi_layer.restore,
         context_templates=lambda state: state.context_templates,
     )

@@ -24,7 +24,7 @@ from jaxedit.editors._base import Editor
 from jaxedit.edits.edit import EDITED_WEIGHT, Edit, delta_norm
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
-from jaxedit.solving import multi_layer
+from jaxedit.solving import closed_form, multi_layer
 from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.key_history import KeyHistory, append, gram
 from jaxedit.solving.multi_layer import MethodSpec, MultiLayerState
@@ -120,7 +120,7 @@ def edit(
     Raises:
       ValueError: where a layer's update is over the norm limit.
     """
-    made, inner, info = multi_layer.edit(hyper, spec, model, requests, state.inner)
+    made, inner, info = closed_form.edit(hyper, spec, model, requests, state.inner)
     norms = {
         delta.layer: delta_norm(delta) / float(np.sqrt(len(requests))) for delta in made.deltas
     }

@@ -7,8 +7,8 @@ The values z are found once, for the residual stream after the last edited layer
     R     (z - what the bare prompts now hold after l_L) / divisor(layers still to write, this one
           included); behind a post-norm, what the MLP must put out more for that
           (jaxedit.solving.post_norm)
-    D     the solver's update for keys K and values R under this layer's M and g
-          (jaxedit.solving.solve)
+    D     the update for keys K and values R (jaxedit.solving.closed_form: the solver's under this
+          layer's M and g)
 
 The methods differ in M, g, the divisor, whether z is the residual stream or the MLP's output, and
 what they keep of K for later edits.
@@ -25,17 +25,15 @@ from jaxedit.edits.request import Request
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.solving.edit_info import edit_info
 from jaxedit.solving.finite import check_finite, check_finite_delta
-from jaxedit.solving.harm import Lessened, harm_info, lessen_harm
 from jaxedit.solving.harm_texts import HarmTexts
-from jaxedit.solving.hyper import ClosedFormHyper, MultiLayerHyper
-from jaxedit.solving.key_constraints import add_constraints, pack_constraints
+from jaxedit.solving.hyper import MultiLayerHyper
 from jaxedit.solving.keys import compute_keys, compute_values
 from jaxedit.solving.norm_anchor import anchor_norm, find_values
 from jaxedit.solving.packed_prompts import PackedPrompts, pack_prompts
 from jaxedit.solving.post_norm import change_of_values
 from jaxedit.solving.regulariser import KeyRegulariser, shard_regulariser
 from jaxedit.solving.site import Site
-from jaxedit.solving.solve import add_past_keys, least_change
+from jaxedit.solving.solve import add_past_keys
 from jaxedit.solving.templates import sample_groups
 from jaxedit.stats.second_moments import Stats
 
@@ -145,49 +143,6 @@ def second_moments(
     if stats is None or not hyper.mom2_adjustment:
         return dict.fromkeys(hyper.layers, np.eye(model.config.F))
     return {layer: stats.of(model, layer) for layer in hyper.layers}
-
-
-def edit(
-    hyper: MultiLayerHyper,
-    spec: MethodSpec,
-    model: Model,
-    requests: list[Request],
-    state: MultiLayerState,
-) -> tuple[Edit, MultiLayerState, dict[str, float]]:
-    """Make one edit of a batch of requests; where the method has a history the state grows by it.
-
-    Raises:
-      ValueError: without requests, or where one is longer than the model's positions.
-    """
-    lessened: list[Lessened] = []
-    keys: dict[int, np.ndarray] = {}
-    constraints = None
-    if isinstance(hyper, ClosedFormHyper) and (hyper.bare_key or hyper.preserved_subjects):
-        constraints = pack_constraints(
-            model, requests, hyper.fact_token, hyper.bare_key, hyper.preserved_subjects
-        )
-
-    def solve_layer(
-        model: Model, layer: int, key_IF: np.ndarray, residual_ID: np.ndarray
-    ) -> tuple[LowRank | Dense, float]:
-        if constraints is not None:
-            key_IF, residual_ID = add_constraints(model, layer, constraints, key_IF, residual_ID)
-        keys[layer] = key_IF
-        regulariser, slack = state.regularisers[layer], spec.slack(len(key_IF))
-        delta, residual = least_change(
-            regulariser, EDITED_WEIGHT, layer, key_IF.T, residual_ID, slack, hyper.solve_dtype
-        )
-        if state.harm is not None:  # with what the layers below do to the texts
-            below = sum((each.after for each in lessened), np.zeros(()))
-            lessened.append(lessen_harm(state.harm, regulariser, delta, key_IF.T, below))
-            delta = lessened[-1].delta
-        return delta, residual
-
-    updates, info = write_batch(hyper, spec, model, requests, state, solve_layer)
-    info |= harm_info(lessened)
-    memory = edit_memory(keys) if spec.history else {}
-    made = make_edit(model, updates.deltas, memory)
-    return made, restore(state, made), info
 
 
 def write_batch(

@@ -8,6 +8,7 @@ from reference.distance import relative
 
 import jaxedit
 from jaxedit.models.model import Model
+from jaxedit.solving import closed_form
 from jaxedit.solving.keys import compute_keys
 from jaxedit.solving.packed_prompts import pack_prompts
 
@@ -102,6 +103,19 @@ def test_other_subjects_keep_their_answer(model, stats, keys):
     for key_F in keys[2]:
         before, after = (np.linalg.norm(each.T @ key_F) for each in (plain_FD, preserved_FD))
         assert after < 0.7 * before
+
+
+def test_they_are_left_out_where_nothing_could_be_written(model, stats, monkeypatch):
+    plain_FD, _, _ = edited(model, stats)
+    editor = jaxedit.make_editor("memit", **SETTINGS, preserved_subjects=OTHERS)
+    state = editor.init(model, stats)
+    _, _, with_them = editor.edit(model, [REQUEST], state)
+    monkeypatch.setattr(closed_form, "MOST_MISSED", with_them["z_miss"] + 1e-3)
+    assert editor.edit(model, [REQUEST], state)[2]["n_preserved"] == 2
+    monkeypatch.setattr(closed_form, "MOST_MISSED", with_them["z_miss"] - 1e-3)
+    edit, _, info = editor.edit(model, [REQUEST], state)
+    assert info["n_preserved"] == 0
+    np.testing.assert_array_equal(next(iter(edit.dense().values())).T, plain_FD)
 
 
 def test_the_history_has_them(model, stats):
