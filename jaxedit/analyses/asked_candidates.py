@@ -8,11 +8,10 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxedit.analyses.hard_candidates import FIELDS, Candidate, check_record
 from jaxedit.chat_server import ask_chat
-from jaxedit.files import parse_json
 
 RECORDS_A_CALL = 10
 MOST_EXAMPLES = 5  # in a question
@@ -130,6 +129,19 @@ def write_question(
     )
 
 
+def _find_records(text: str) -> list[Any] | None:
+    """Find the first JSON array in a text that holds an object, or is the empty one."""
+    decoder = json.JSONDecoder()
+    for start in (at for at, letter in enumerate(text) if letter == "["):
+        try:
+            found, _ = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        if not found or any(isinstance(record, dict) for record in found):
+            return found
+    return None
+
+
 def read_reply(
     text: str, known: Sequence[Candidate], per_subject: int
 ) -> tuple[list[Candidate], Counter[str]]:
@@ -137,10 +149,8 @@ def read_reply(
 
     Code fences and text around the array do not count.
     """
-    start, end = text.find("["), text.rfind("]")
-    try:
-        records = parse_json(text[start : end + 1] if start >= 0 else "", "the reply", list)
-    except ValueError:
+    records = _find_records(text)
+    if records is None:
         return [], Counter({"a reply that is no JSON array": 1})
     found: list[Candidate] = []
     rejected: Counter[str] = Counter()

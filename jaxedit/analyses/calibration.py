@@ -50,6 +50,7 @@ def calibrate(steps: list[StepRecord]) -> Calibration | None:
         if step.perplexity is not None
         and step.predicted_change is not None
         and step.perplexity["ratio"] <= DAMAGE_RATIO
+        and not step.predicted_change.get("gradients_step")  # later ones are of a changed model
     ]
     finite = [row for row in rows if np.all(np.isfinite(row))]
     if len(finite) < FEWEST:

@@ -110,12 +110,11 @@ def damage_predictors(steps: list[StepRecord], single: bool = True) -> list[Dama
 
 def _predictions(records: list[StepRecord], single: bool) -> dict[str, list[float | None]]:
     """Return for each predictor its value for each edit, None where an edit lacks it."""
-    predicted = {
-        "predicted change of the loss": [
-            None if record.predicted_change is None else record.predicted_change["mean_nats"]
-            for record in records
-        ]
-    }
+    changes = [record.predicted_change or {} for record in records]
+    # Where gradients were read again, only the statistic's change is since the unedited model.
+    is_whole = not any(change.get("gradients_step") for change in changes)
+    key = "mean_nats" if is_whole else "log_ratio_nats"
+    predicted = {"predicted change of the loss": [change.get(key) for change in changes]}
     if not single:
         total = [record.total_relative_perturbation for record in records]
         return {"relative perturbation of all edits": total} | predicted

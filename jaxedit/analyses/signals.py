@@ -153,6 +153,20 @@ def fall_between(rows: Sequence[Mapping[str, Any]], metric: str = "acc") -> tupl
     return min(falls, key=lambda pair: pair[1], default=None)
 
 
+def check_metric(tasks: Mapping[str, Any], metric: str = "acc") -> None:
+    """Check that every task has a metric and says of how many items it is.
+
+    Raises:
+      ValueError: where one does not.
+    """
+    lacking = [task for task, numbers in tasks.items() if not {metric, "n"} <= numbers.keys()]
+    if lacking:
+        raise ValueError(
+            f"{', '.join(lacking)}: expected tasks with the metric {metric!r} over a number of "
+            "items; name the tasks of a group by themselves"
+        )
+
+
 def leads(found: Sequence[Signals], fall: int | None) -> list[Lead]:
     """Tell for each signal that was measured when it passes its limit, the earliest first.
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxedit.analyses.evaluated import read_evaluated, write_evaluated
-from jaxedit.analyses.signals import evaluated_steps, fall_between
+from jaxedit.analyses.signals import check_metric, evaluated_steps, fall_between
 from jaxedit.metrics.downstream import evaluate_tasks
 from jaxedit.study.journal import read_journal
 from jaxedit.study.replay import edited_model
+from jaxedit.study.validation import digest
 
 
 def measure_tasks(
@@ -33,24 +34,29 @@ def measure_tasks(
       on_model: called with each row, those found in the folder as well.
 
     Returns:
-      `step` (0: the unedited model) and the `tasks`' numbers, in the order of the steps.
+      `step` (0: the unedited model), a digest of the `edits` that it has, and the `tasks`' numbers,
+      in the order of the steps.
 
     Raises:
       ValueError: on another study's folder, or as `evaluate_tasks`.
     """
     journal = read_journal(folder)
-    asked = {"tasks": tasks, "limit": limit, "texts": journal.run["texts_sha256"]}
+    texts, path = journal.run["texts_sha256"], task_path and str(task_path)
+    asked = {"tasks": tasks, "limit": limit, "task_path": path, "texts": texts}
     path = folder / "signals.json"
     rows = {row["step"]: row for row in read_evaluated(path, asked, _typed_row)}
     n_steps = journal.steps[-1].record.step
+    kept = [step.record.step for step in journal.steps[1:] if step.record.kept]
 
     def measure(steps: list[int]) -> list[dict[str, Any]]:
         for step in steps:
-            if step not in rows:
+            edits = digest([each for each in kept if each <= step])
+            if step not in rows or rows[step]["edits"] != edits:  # none, or some were undone since
                 chosen: dict = {"after_step": step} if step else {"run_steps": []}
                 model = edited_model(folder, **chosen)
                 numbers = evaluate_tasks(model, tasks, limit=limit, task_path=task_path)
-                rows[step] = {"step": step, "tasks": numbers}
+                check_metric(numbers)
+                rows[step] = {"step": step, "edits": edits, "tasks": numbers}
                 # It is on disk before the next model is evaluated.
                 write_evaluated(path, asked, [rows[step] for step in sorted(rows)])
             on_model(rows[step])
@@ -66,4 +72,4 @@ def measure_tasks(
 
 
 def _typed_row(row: dict[str, Any]) -> dict[str, Any]:
-    return {"step": int(row["step"]), "tasks": dict(row["tasks"])}
+    return {"step": int(row["step"]), "edits": str(row["edits"]), "tasks": dict(row["tasks"])}

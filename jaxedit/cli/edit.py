@@ -141,10 +141,11 @@ def predict(
     """
     from jaxedit.edits.predicted_change import predict_edit
     from jaxedit.metrics.perplexity import prepare, scores_with_bos
+    from jaxedit.models.score import lowest_layer
 
     if not FLAGS.prediction_draws:
         return {}
-    lowest = min(delta.layer for delta in edit.deltas)
+    lowest = lowest_layer(model, [delta.layer for delta in edit.deltas])
     prepared = prepare(model, texts, scores_with_bos(model), start_layer=lowest)
     change = predict_edit(model, prepared, edit, FLAGS.prediction_draws)
     numbers = {"mean_nats": change.mean_nats(), "stderr_nats": change.stderr_nats()}

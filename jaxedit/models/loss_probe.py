@@ -22,7 +22,7 @@ from jaxedit.mesh import replicate
 from jaxedit.models.layers import causal_attention, embed, embedding_and_head, run_layer, run_layers
 from jaxedit.models.model import Model
 from jaxedit.models.output_gradients import Places
-from jaxedit.models.score import PrefilledTexts, batch_to_device
+from jaxedit.models.score import PrefilledTexts, batch_to_device, check_prefilled
 
 N_DRAWS = 12
 HEAD_LOGITS = 2**24  # held at once
@@ -60,7 +60,8 @@ def read_loss_probe(
       seed: of the draws.
 
     Raises:
-      ValueError: without places or draws, or where the texts are prefilled beyond one.
+      ValueError: without places or draws, or where the texts are prefilled beyond one of them or
+        of the model's edits, or with another model.
     """
     lowest = min((layer for _, layer in places), default=-1)
     if n_draws < 1 or lowest < texts.layer:
@@ -68,6 +69,7 @@ def read_loss_probe(
             f"n_draws={n_draws}, places={list(places)}: expected at least one draw, and places at "
             f"or above layer {texts.layer}, below which these texts were prefilled"
         )
+    check_prefilled(model, texts)
     inputs: dict[tuple[str, int], list[np.ndarray]] = {place: [] for place in places}
     gradients: dict[tuple[str, int], list[np.ndarray]] = {place: [] for place in places}
     text_of = []

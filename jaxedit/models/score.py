@@ -7,7 +7,7 @@ ever kept.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -118,12 +118,12 @@ def token_losses(
     nll_nats: list[np.ndarray] = [np.zeros(0)] * packed.n_texts
     is_argmax: list[np.ndarray] = [np.zeros(0, bool)] * packed.n_texts
     if model_of is None:
-        _check_prefilled(model, texts)
+        check_prefilled(model, texts)
     for g, segment_BT in enumerate(packed.segment_GBT):
         batch_model = model
         if model_of is not None:
             batch_model = model_of(packed.group_GB[g])
-            _check_prefilled(batch_model, texts)
+            check_prefilled(batch_model, texts)
         batch = batch_to_device(model, packed, g)
         losses = _token_losses(batch_model, *batch, texts.hidden_G[g], texts.layer)
         nll_BT, is_argmax_BT = jax.device_get(losses)
@@ -137,8 +137,19 @@ def token_losses(
     return TokenLosses(nll_nats, is_argmax)
 
 
-def _check_prefilled(model: Model, texts: PrefilledTexts) -> None:
-    """Raise where the model is not the texts', or has edits in the layers that were computed."""
+def lowest_layer(model: Model, layers: Iterable[int]) -> int:
+    """Return the lowest of these layers and of those that the model has room for edits in."""
+    slots = model.overlay.slot.values()
+    edited = (layer for slot_L in slots for layer in np.flatnonzero(np.asarray(slot_L) >= 0))
+    return min((*layers, *map(int, edited)))
+
+
+def check_prefilled(model: Model, texts: PrefilledTexts) -> None:
+    """Check that texts were prefilled with a model, below all of its edits.
+
+    Raises:
+      ValueError: where the model is another, or has edits in the layers that were computed.
+    """
     if texts.embedding is None:
         return
     if model.base["embed/tokens"] is not texts.embedding:

@@ -15,7 +15,7 @@ from jaxedit.models.loss_probe import LossProbe, read_loss_probe
 from jaxedit.models.model import Model
 from jaxedit.models.output_gradients import Places
 from jaxedit.models.packing import pack
-from jaxedit.models.score import prefill
+from jaxedit.models.score import lowest_layer, prefill
 from jaxedit.models.texts import check_texts
 from jaxedit.solving.hyper import HarmHyper
 from jaxedit.solving.regulariser import KeyRegulariser
@@ -79,7 +79,7 @@ def read_parts(model: Model, texts: list[str], n_tokens: int, places: Places) ->
       ValueError: as `choose_parts`.
     """
     packed = pack(choose_parts(model, texts, n_tokens), model.mesh.shape["data"])
-    lowest = min(layer for _, layer in places)
+    lowest = lowest_layer(model, [layer for _, layer in places])
     return read_loss_probe(model, prefill(model, packed, lowest), places, N_DRAWS)
 
 

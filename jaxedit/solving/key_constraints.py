@@ -1,10 +1,11 @@
 """More that an update must satisfy: the bare prompt's key, and prompts whose answer shall stay.
 
-The keys K of MEMIT's family are pooled over context templates, so that no prompt's own key is
-written exactly. Two kinds of columns can be added to K, each with its row of R (2210.07229, eq. 9
+The keys K of MEMIT's family are pooled over context templates, so that no prompt's own key counts
+by itself. Two kinds of columns can be added to K, each with its row of R (2210.07229, eq. 9
 and 10, where K_0 are keys that keep their values):
 
-    the key of the bare prompt, with the request's own residual
+    the key of the bare prompt, with the request's own residual (g allows as much to be missed as of
+    any other; EMMET has its slack then, as for several facts)
     the keys of the prompt about other subjects, with a residual of 0
 
 The second kind is for facts that are written at the prompt's last token, which facts of one
@@ -58,15 +59,16 @@ def pack_constraints(
     bare = preserved = None
     if bare_key:
         bare = pack_prompts(model, requests, BARE, "mean", fact_token)
-    others = [
-        dataclasses.replace(request, subject=subject)
+    others = {
+        (request.prompt, subject): dataclasses.replace(request, subject=subject)
         for request in requests
         if preserved_subjects and fact_token_of(model.tokenizer, request, fact_token) == "last"
         for subject in preserved_subjects
-        if subject != request.subject
-    ]
+    }
+    for request in requests:  # what the edit writes is not preserved
+        others.pop((request.prompt, request.subject), None)
     if others:
-        preserved = pack_prompts(model, others, BARE, "mean", "last")
+        preserved = pack_prompts(model, list(others.values()), BARE, "mean", "last")
     return KeyConstraints(bare, preserved)
 
 

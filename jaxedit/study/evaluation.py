@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from jaxedit.datasets import read_texts
+from jaxedit.distributed import broadcast_flag
 from jaxedit.edits.request import Request
 from jaxedit.metrics.consistency import consistency
 from jaxedit.metrics.divergence import kl_divergence
@@ -56,7 +57,8 @@ def needs_perplexity(
     every = context.evaluation.perplexity_every
     if every is not None:
         return step % every == 0
-    return predicted is None or must_measure(forecast, predicted, context.guard)
+    # Of several processes all go by the first one's: theirs may differ in the last bit.
+    return broadcast_flag(predicted is None or must_measure(forecast, predicted, context.guard))
 
 
 def due_measurements(context: StudyContext, step: int, is_measured: bool) -> list[str]:

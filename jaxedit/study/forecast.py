@@ -49,6 +49,7 @@ class Forecast(NamedTuple):
       moved_stderr_nats: by how much their standard error did.
       gradients_step: after which edit the gradients were read; 0: of the unedited model.
       refreshes: whether they are read again where predictions turn out wrong.
+      fits: whether the share c is fitted; single edits do not depend on which came before.
       fitted: first order, second order and measured change of the loss of the edits that the share
         is fitted by.
     """
@@ -62,6 +63,7 @@ class Forecast(NamedTuple):
     moved_stderr_nats: float = 0.0
     gradients_step: int = 0
     refreshes: bool = False
+    fits: bool = False
     fitted: tuple[tuple[float, float, float], ...] = ()
 
     @property
@@ -140,13 +142,18 @@ def update_forecast(
     predicted, score = record.predicted_change, record.perplexity
     if predicted is None or "log_ratio_nats" not in predicted:  # an older version's lack it
         return forecast
-    if score is not None and len(forecast.fitted) < N_FITTED:
-        change = score["delta_nll_nats"]
-        if abs(change) < HARMLESS_NATS:
-            orders = predicted["first_nats"], predicted["second_nats"]
-            forecast = forecast._replace(fitted=(*forecast.fitted, (*orders, change)))
+    if score is not None and forecast.fits and not forecast.gradients_step:
+        fitted = _fit(forecast, predicted, score["delta_nll_nats"])
+        if fitted.curvature_share != forecast.curvature_share:
+            # What was predicted with another c is not to be compared with what will be: this edit
+            # counts, and the next one is measured.
+            known = fitted._replace(fits=False)
+            return update_forecast(known, record, unedited, guard)._replace(moved_nats=math.inf)
+        forecast = fitted
     if not record.kept:
-        return forecast
+        # Kept edits that were not measured may be what is wrong: the next one is measured.
+        is_unclear = score is not None and forecast.moved_nats > 0
+        return forecast._replace(moved_nats=math.inf) if is_unclear else forecast
     moved, moved_stderr = _moved(forecast, predicted)
     before, uncertainty = forecast, _uncertainty(forecast, predicted)
     forecast = forecast._replace(
@@ -168,6 +175,14 @@ def update_forecast(
     return forecast._replace(
         predicted_nats=measured, gradients_step=record.step, **dict.fromkeys(ORDERS, 0.0)
     )
+
+
+def _fit(forecast: Forecast, predicted: Mapping[str, float], change_nats: float) -> Forecast:
+    """Take in a measured edit for the share c, if it is harmless and more are needed."""
+    if len(forecast.fitted) == N_FITTED or not abs(change_nats) < HARMLESS_NATS:
+        return forecast
+    orders = predicted["first_nats"], predicted["second_nats"]
+    return forecast._replace(fitted=(*forecast.fitted, (*orders, change_nats)))
 
 
 def _uncertainty(forecast: Forecast, predicted: Mapping[str, float]) -> float:

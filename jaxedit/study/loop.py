@@ -120,7 +120,7 @@ def _known(context: StudyContext, journal: Journal, base: Perplexity) -> Known:
     # Gradients are read again only where the journal holds every edit by itself.
     is_auto = context.evaluation.perplexity_every is None
     refreshes = is_auto and not context.single and context.journal_dense_every == 1
-    forecast = Forecast(refreshes=refreshes)
+    forecast = Forecast(refreshes=refreshes, fits=not context.single)
     unedited = perplexity_record(base, base)
     for line in journal.lines:
         forecast = update_forecast(forecast, line.record, unedited, context.guard)

@@ -76,6 +76,15 @@ def test_damaging_edits_and_those_not_measured_do_not_count(orders):
     assert calibrate([]) is None
 
 
+def test_predictions_from_later_gradients_do_not_count(orders):
+    """They are since those were read, the measured change is since the unedited model."""
+    first, second = orders
+    steps = edits(first + 0.7 * second, first, second)
+    for step in steps[4:]:
+        step.predicted_change["gradients_step"] = 4
+    assert calibrate(steps).n_edits == 4
+
+
 def test_the_report_says_it(orders):
     first, second = orders
     text = "\n".join(damage_prediction_lines(edits(0.5 * (first + 0.7 * second), first, second)))

@@ -13,6 +13,7 @@ from jaxedit.edits.predicted_change import PredictedChange, predict_change, pred
 from jaxedit.metrics.perplexity import perplexity, prepare
 from jaxedit.models.loss_probe import read_loss_probe
 from jaxedit.models.model import allocate_deltas
+from jaxedit.models.score import lowest_layer
 
 TEXTS = [
     "The Eiffel Tower is located in the city of Paris.",
@@ -150,3 +151,16 @@ def test_what_cannot_be_predicted_is_named(golden):
     probe = read_loss_probe(model, texts, (("mlp/w_down", 3),), n_draws=1)
     with pytest.raises(ValueError, match=r"changes mlp/w_down of layer 4; probed were mlp"):
         predict_change(probe, random_edit(model, (("mlp/w_down", 4),)))
+
+
+def test_texts_that_lack_the_models_edits_are_refused(golden):
+    """Those prefilled above an edit of the model are of the model without it."""
+    model = golden("gpt2")
+    edit = jaxedit.Edit(
+        (jaxedit.Dense("mlp/w_down", 1, np.full((model.config.F, model.config.D), 0.01)),)
+    )
+    edited = jaxedit.apply(model, edit)
+    with pytest.raises(ValueError, match="prefilled below layer 3, the model has edits at layer 1"):
+        read_loss_probe(edited, prepare(edited, TEXTS, start_layer=3), (("mlp/w_down", 3),))
+    assert lowest_layer(edited, [3]) == 1
+    assert lowest_layer(model, [3]) == 3

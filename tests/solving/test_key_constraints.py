@@ -9,6 +9,7 @@ from reference.distance import relative
 import jaxedit
 from jaxedit.models.model import Model
 from jaxedit.solving import closed_form
+from jaxedit.solving.key_constraints import pack_constraints
 from jaxedit.solving.keys import compute_keys
 from jaxedit.solving.packed_prompts import pack_prompts
 
@@ -116,6 +117,14 @@ def test_they_are_left_out_where_nothing_could_be_written(model, stats, monkeypa
     edit, _, info = editor.edit(model, [REQUEST], state)
     assert info["n_preserved"] == 0
     np.testing.assert_array_equal(next(iter(edit.dense().values())).T, plain_FD)
+
+
+def test_what_an_edit_writes_is_not_preserved(model):
+    """Nor is a prompt preserved twice that two requests share."""
+    other = dataclasses.replace(REQUEST, subject="The Louvre", target_new="London")
+    found = pack_constraints(model, [REQUEST, other], "last", False, ("The Louvre", "Bob"))
+    assert found.preserved.n_requests == 1
+    assert pack_constraints(model, [other], "last", False, ("The Louvre",)).preserved is None
 
 
 def test_the_history_has_them(model, stats):

@@ -31,7 +31,7 @@ def record(predicted, ratio=None, kept=True, change=1.0):
 
 
 def after(*records, guard=GUARD):
-    forecast = Forecast()
+    forecast = Forecast(fits=True)
     for each in records:
         forecast = update_forecast(forecast, each, UNEDITED, guard)
     return forecast
@@ -84,6 +84,37 @@ def test_a_rolled_back_edit_leaves_the_forecast_where_it_was():
     before = after(record(prediction(0.01, 0.01, 0.02), ratio=1.1))
     rejected = record(prediction(1.0, 1.0, 2.0), ratio=9.0, kept=False)
     assert update_forecast(before, rejected, UNEDITED, GUARD) == before
+
+
+def test_a_new_share_has_the_next_edit_measured():
+    """What was predicted with the one before is not compared with what is predicted now."""
+    steps = [
+        record(prediction(0.001 * n, 0.01 * n, 0.008 * n), ratio=math.exp(0.001 * n), change=0.001)
+        for n in range(1, 9)
+    ]
+    assert after(*steps[:7]).moved_nats == 0
+    found = after(*steps)
+    assert found.curvature_share < 0.5
+    assert must_measure(found, steps[-1].predicted_change, GUARD)
+
+
+def test_after_new_gradients_nothing_is_fitted():
+    """Their orders are of the model that they were read of, the measured change is not."""
+    start = Forecast(fits=True, refreshes=True)
+    far = record(prediction(0.02, 0.02, 0.02), ratio=1.1, change=0.09)
+    forecast = update_forecast(start, far, UNEDITED, GUARD)
+    for _ in range(9):
+        near = record(prediction(0.0, 0.01, math.log(1.1)), ratio=1.1, change=0.09)
+        forecast = update_forecast(forecast, near, UNEDITED, GUARD)
+    assert forecast.curvature_share == 0.7
+
+
+def test_a_violation_behind_unmeasured_edits_has_the_next_one_measured():
+    small = prediction(0.001, 0.001, 0.002)
+    unclear = after(record(small), record(prediction(0.5, 0.5, 1.0), ratio=3.0, kept=False))
+    assert must_measure(unclear, small, GUARD)
+    clear = after(record(small, ratio=1.0), record(small, ratio=3.0, kept=False))
+    assert not must_measure(clear, small, GUARD)
 
 
 def test_after_an_undo_the_next_edit_is_measured():
