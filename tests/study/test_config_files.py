@@ -84,6 +84,7 @@ def test_a_tilde_is_the_home_everywhere(tmp_path, monkeypatch):
     config.start.update(run="~/r", edit="")
     config.eval.reference_texts = "~/ref"
     config.editor.target_cache = "~/cache"
+    config.editor.harm_texts = "~/harm.txt"
     found = with_local_paths(plain_config(config))
     home = str(tmp_path)
     for key in set(PATH_KEYS) - {"start.edit"}:

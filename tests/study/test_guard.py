@@ -23,6 +23,29 @@ def test_the_limit_is_a_ratio_of_means():
     assert guard.violation(score(1, 2), unedited, 1.0) is None
 
 
+@pytest.mark.parametrize(
+    ("statistic", "harmless", "damaging", "reason"),
+    [
+        ("mean", (10, 30, 75), (10, 30, 300), "perplexity 2.43 times the unedited model's"),
+        # one broken text of three: the cube root of its ratio
+        ("pooled", (10, 30, 600), (10, 30, 1000), "pooled perplexity 2.15 times the unedited"),
+        ("median", (10, 30, 1e9), (10, 70, 100), "median perplexity 2.33 times the unedited"),
+    ],
+)
+def test_another_statistic_may_be_limited(statistic, harmless, damaging, reason):
+    guard, unedited = Guard(max_ppl_ratio=2.0, statistic=statistic), score(10, 30, 100)
+    assert guard.violation(score(*harmless), unedited, 1.0) is None
+    violation = guard.violation(score(*damaging), unedited, 1.0)
+    assert violation is not None
+    assert violation.code == "ppl_ratio"
+    assert violation.reason.startswith(reason)
+
+
+def test_an_unknown_statistic_is_refused():
+    with pytest.raises(ValueError, match=r"guard\.statistic='mode': expected one of mean, pooled"):
+        Guard(statistic="mode")
+
+
 def test_a_text_whose_loss_is_not_finite_is_a_violation_whatever_the_limit():
     guard = Guard(max_ppl_ratio=1e300)
     for broken in (np.inf, np.nan):

@@ -87,6 +87,8 @@ def test_a_record_says_what_was_measured(whole, model):
         "n_non_finite": 0,
         "log_mean_nats": pytest.approx(np.log(unedited.mean)),
         "log_pooled_nats": pytest.approx(np.log(unedited.pooled)),
+        "median": pytest.approx(np.exp(np.median(np.log(unedited.per_text)))),
+        "log_median_nats": pytest.approx(np.median(np.log(unedited.per_text))),
     }
     np.testing.assert_array_equal(load_file(first.arrays)["nll_nats"], unedited.nll_nats)
     edited, probes = model, read_key_probe(model, prepare(model, TEXTS), (3,))
