@@ -3,7 +3,8 @@
 Beside the requests' keys and residuals the solver is given those that are added
 (`jaxedit.solving.key_constraints`), and what it gives is projected where texts are not to be harmed
 (`jaxedit.solving.harm`). Keys of other subjects can be so like a request's own that with them its
-value cannot be written: where it is missed by more than MOST_MISSED, they are left out.
+value cannot be written: where it is missed by more than MOST_MISSED, they are left out, and where M
+does not let it be written even so, g is made smaller.
 """
 
 import numpy as np
@@ -23,7 +24,8 @@ from jaxedit.solving.multi_layer import (
 )
 from jaxedit.solving.solve import least_change
 
-MOST_MISSED = 0.5  # z_miss, with the keys of other subjects
+MOST_MISSED = 0.5  # z_miss, where other subjects' keys are asked for
+EXACT = 0.01  # of g, where a value is missed without them
 
 
 def edit(
@@ -43,14 +45,16 @@ def edit(
     constraints = pack_constraints(
         model, requests, hyper.fact_token, hyper.bare_key, hyper.preserved_subjects
     )
-    made, after, info = _edit(hyper, spec, model, requests, state, constraints)
     if constraints.preserved is None:
-        return made, after, info
-    is_missed = info["z_miss"] > MOST_MISSED
-    if is_missed:
-        alone = constraints._replace(preserved=None)
-        made, after, info = _edit(hyper, spec, model, requests, state, alone)
-    return made, after, info | {"n_preserved": 0 if is_missed else constraints.preserved.n_requests}
+        return _edit(hyper, spec, model, requests, state, constraints)
+    made, after, info = _edit(hyper, spec, model, requests, state, constraints)
+    n_preserved, alone = constraints.preserved.n_requests, constraints._replace(preserved=None)
+    for share in (1.0, EXACT):
+        if info["z_miss"] <= MOST_MISSED:
+            break
+        made, after, info = _edit(hyper, spec, model, requests, state, alone, share)
+        n_preserved = 0
+    return made, after, info | {"n_preserved": n_preserved}
 
 
 def _edit(
@@ -60,8 +64,9 @@ def _edit(
     requests: list[Request],
     state: MultiLayerState,
     constraints: KeyConstraints,
+    slack_share: float = 1.0,
 ) -> tuple[Edit, MultiLayerState, dict[str, float]]:
-    """Make an edit with these keys added."""
+    """Make an edit with these keys added, and with this share of g."""
     lessened: list[Lessened] = []
     keys: dict[int, np.ndarray] = {}
 
@@ -70,7 +75,7 @@ def _edit(
     ) -> tuple[LowRank | Dense, float]:
         key_IF, residual_ID = add_constraints(model, layer, constraints, key_IF, residual_ID)
         keys[layer] = key_IF
-        regulariser, slack = state.regularisers[layer], spec.slack(len(key_IF))
+        regulariser, slack = state.regularisers[layer], slack_share * spec.slack(len(key_IF))
         delta, residual = least_change(
             regulariser, EDITED_WEIGHT, layer, key_IF.T, residual_ID, slack, hyper.solve_dtype
         )
