@@ -113,10 +113,24 @@ def test_they_are_left_out_where_nothing_could_be_written(model, stats, monkeypa
     _, _, with_them = editor.edit(model, [REQUEST], state)
     monkeypatch.setattr(closed_form, "MOST_MISSED", with_them["z_miss"] + 1e-3)
     assert editor.edit(model, [REQUEST], state)[2]["n_preserved"] == 2
-    monkeypatch.setattr(closed_form, "MOST_MISSED", with_them["z_miss"] - 1e-3)
+    alone = jaxedit.make_editor("memit", **SETTINGS)
+    missed = alone.edit(model, [REQUEST], alone.init(model, stats))[2]["z_miss"]
+    assert missed < with_them["z_miss"] - 1e-3
+    monkeypatch.setattr(closed_form, "MOST_MISSED", missed)
     edit, _, info = editor.edit(model, [REQUEST], state)
     assert info["n_preserved"] == 0
     np.testing.assert_array_equal(next(iter(edit.dense().values())).T, plain_FD)
+
+
+def test_what_is_missed_all_the_same_is_written_more_exactly(
+    model, stats, keys, m_FF, residual_D, monkeypatch
+):
+    """With a hundredth of g."""
+    monkeypatch.setattr(closed_form, "MOST_MISSED", -1.0)
+    found_FD, _, _ = edited(model, stats, preserved_subjects=OTHERS)
+    solved_F = np.linalg.solve(m_FF, keys[0])
+    expected_FD = np.outer(solved_F, residual_D) / (keys[0] @ solved_F + 0.01)
+    assert relative(found_FD, expected_FD) < 1e-4
 
 
 def test_what_an_edit_writes_is_not_preserved(model):
