@@ -3,8 +3,8 @@
 Beside the requests' keys and residuals the solver is given those that are added
 (`jaxedit.solving.key_constraints`), and what it gives is projected where texts are not to be harmed
 (`jaxedit.solving.harm`). Keys of other subjects can be so like a request's own that with them its
-value cannot be written: where it is missed by more than MOST_MISSED, they are left out, and where M
-does not let it be written even so, g is made smaller.
+value cannot be written: where it is missed by more than MOST_MISSED, they are left out. What is
+missed without them too is left so: writing it all the same breaks the model.
 """
 
 import numpy as np
@@ -24,8 +24,7 @@ from jaxedit.solving.multi_layer import (
 )
 from jaxedit.solving.solve import least_change
 
-MOST_MISSED = 0.5  # z_miss, where other subjects' keys are asked for
-EXACT = 0.01  # of g, where a value is missed without them
+MOST_MISSED = 0.5  # z_miss, with the keys of other subjects
 
 
 def edit(
@@ -48,13 +47,11 @@ def edit(
     if constraints.preserved is None:
         return _edit(hyper, spec, model, requests, state, constraints)
     made, after, info = _edit(hyper, spec, model, requests, state, constraints)
-    n_preserved, alone = constraints.preserved.n_requests, constraints._replace(preserved=None)
-    for share in (1.0, EXACT):
-        if info["z_miss"] <= MOST_MISSED:
-            break
-        made, after, info = _edit(hyper, spec, model, requests, state, alone, share)
-        n_preserved = 0
-    return made, after, info | {"n_preserved": n_preserved}
+    if info["z_miss"] <= MOST_MISSED:
+        return made, after, info | {"n_preserved": constraints.preserved.n_requests}
+    alone = constraints._replace(preserved=None)
+    made, after, info = _edit(hyper, spec, model, requests, state, alone)
+    return made, after, info | {"n_preserved": 0}
 
 
 def _edit(
@@ -64,9 +61,8 @@ def _edit(
     requests: list[Request],
     state: MultiLayerState,
     constraints: KeyConstraints,
-    slack_share: float = 1.0,
 ) -> tuple[Edit, MultiLayerState, dict[str, float]]:
-    """Make an edit with these keys added, and with this share of g."""
+    """Make an edit with these keys added."""
     lessened: list[Lessened] = []
     keys: dict[int, np.ndarray] = {}
 
@@ -75,7 +71,7 @@ def _edit(
     ) -> tuple[LowRank | Dense, float]:
         key_IF, residual_ID = add_constraints(model, layer, constraints, key_IF, residual_ID)
         keys[layer] = key_IF
-        regulariser, slack = state.regularisers[layer], slack_share * spec.slack(len(key_IF))
+        regulariser, slack = state.regularisers[layer], spec.slack(len(key_IF))
         delta, residual = least_change(
             regulariser, EDITED_WEIGHT, layer, key_IF.T, residual_ID, slack, hyper.solve_dtype
         )

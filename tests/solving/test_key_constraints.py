@@ -123,17 +123,6 @@ def test_they_are_left_out_where_nothing_could_be_written(model, stats, monkeypa
     np.testing.assert_array_equal(next(iter(edit.dense().values())).T, plain_FD)
 
 
-def test_what_is_missed_all_the_same_is_written_more_exactly(
-    model, stats, keys, m_FF, residual_D, monkeypatch
-):
-    """With a hundredth of g."""
-    monkeypatch.setattr(closed_form, "MOST_MISSED", -1.0)
-    found_FD, _, _ = edited(model, stats, preserved_subjects=OTHERS)
-    solved_F = np.linalg.solve(m_FF, keys[0])
-    expected_FD = np.outer(solved_F, residual_D) / (keys[0] @ solved_F + 0.01)
-    assert relative(found_FD, expected_FD) < 1e-4
-
-
 def test_what_an_edit_writes_is_not_preserved(model):
     """Nor is a prompt preserved twice that two requests share."""
     other = dataclasses.replace(REQUEST, subject="The Louvre", target_new="London")
