@@ -151,8 +151,11 @@ def update_forecast(
             return update_forecast(known, record, unedited, guard)._replace(moved_nats=math.inf)
         forecast = fitted
     if not record.kept:
-        # Kept edits that were not measured may be what is wrong: the next one is measured.
-        is_unclear = score is not None and forecast.moved_nats > 0
+        # Where the edit's own prediction does not say so, kept ones that were not measured may be
+        # what is wrong: the next one is measured.
+        step_nats = predicted["log_ratio_nats"] - forecast.predicted_nats
+        is_told = forecast.measured_nats + step_nats > math.log(guard.max_ppl_ratio)
+        is_unclear = score is not None and forecast.moved_nats > 0 and not is_told
         return forecast._replace(moved_nats=math.inf) if is_unclear else forecast
     moved, moved_stderr = _moved(forecast, predicted)
     before, uncertainty = forecast, _uncertainty(forecast, predicted)

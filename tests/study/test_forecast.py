@@ -111,8 +111,11 @@ def test_after_new_gradients_nothing_is_fitted():
 
 def test_a_violation_behind_unmeasured_edits_has_the_next_one_measured():
     small = prediction(0.001, 0.001, 0.002)
-    unclear = after(record(small), record(prediction(0.5, 0.5, 1.0), ratio=3.0, kept=False))
+    unclear = after(record(small), record(prediction(0.1, 0.1, 0.2), ratio=3.0, kept=False))
     assert must_measure(unclear, small, GUARD)
+    # log 2 is 0.69: this violation was predicted, of this edit
+    told = after(record(small), record(prediction(0.5, 0.5, 1.0), ratio=3.0, kept=False))
+    assert not must_measure(told, small, GUARD)
     clear = after(record(small, ratio=1.0), record(small, ratio=3.0, kept=False))
     assert not must_measure(clear, small, GUARD)
 
