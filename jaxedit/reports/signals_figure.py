@@ -62,7 +62,8 @@ def _draw_signals(axes: "Axes", found: Sequence[Signals]) -> None:
         steps, values = np.array(known, float).T
         origin = 1.0 if limit > 1 else 0.0
         share = np.clip((values - origin) / (limit - origin), LOWEST, HIGHEST)
-        axes.plot(steps, share, color=color, linewidth=1.2, label=signal)
+        marker = "o" if len(known) < len(found) / 2 else None  # measured now and then
+        axes.plot(steps, share, color=color, linewidth=1.2, marker=marker, ms=3.5, label=signal)
         labels.append(EndLabel(signal, steps[-1], share[-1], color))
     axes.axhline(1.0, color="0.5", linewidth=0.8)
     axes.set_yscale("log")
