@@ -1,11 +1,14 @@
 """A guard that looks seldom: does it decide as one that measures the perplexity after each edit?
 
-    jaxedit compare --config=seldom --set=texts=ME-PPL_50.json
+    jaxedit stats --layers=5 --corpus=CORPUS --out=stats.safetensors
+    jaxedit compare --config=seldom --set=stats=stats.safetensors --set=texts=ME-PPL_50.json
 
 A variant is HOW-N: `each` measures after every edit, `auto` where the predicted change of the loss
 asks for it; runs/mixed_N.json are 200 facts of CounterFact from position 3000 on, N of which are
 replaced by facts whose subject is one token at the start of the prompt, at equal distances. ROME
-damages the model with these, and the guard rolls them back.
+damages the model with these, and the guard rolls them back. Without second moments (C = I) normal
+facts take the perplexity to the guard's limit within fifty edits, and near it every edit is
+measured.
 
 Hardware: two CPU cores, 4 GB. Time: about four seconds an edit. Expected, on SmolLM2-135M-Instruct:
 the table in configs/README.md.
@@ -23,7 +26,7 @@ def get_config(variant="auto-6"):
             f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
         )
     how, n_hard = variant.split("-")
-    config = default_config("rome", layer=5)
+    config = default_config("rome", layer=5, mom2_adjustment=True)
     config.update(
         facts=f"runs/mixed_{n_hard}.json",
         eval=dict(perplexity_every=EVERY[how], prediction_draws=12),
