@@ -83,6 +83,7 @@ def test_study(studied, folder, tiny):
         "max_ppl_ratio": 1e6,
         "action": "rollback",
         "max_relative_perturbation": 0.1,
+        "statistic": "mean",
     }
     for name in ("report.md", "perplexity.png", "perplexity.pdf"):
         assert (folder / "run" / name).stat().st_size > 500
