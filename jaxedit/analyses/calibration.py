@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxedit.analyses.damage_prediction import DAMAGE_RATIO
+from jaxedit.analyses.damage_prediction import DAMAGE_RATIO, spearman
 from jaxedit.study.record import StepRecord
 
 FEWEST = 3  # edits, for a line through them
@@ -39,8 +39,6 @@ def calibrate(steps: list[StepRecord]) -> Calibration | None:
     Args:
       steps: the records of a study's edits.
     """
-    from scipy import stats
-
     rows = [
         [
             step.perplexity["delta_nll_nats"],
@@ -61,9 +59,7 @@ def calibrate(steps: list[StepRecord]) -> Calibration | None:
     squares = float(second @ second)
     return Calibration(
         n_edits=len(finite),
-        spearman=np.nan
-        if is_constant
-        else float(np.asarray(stats.spearmanr(predicted, measured)[0])),
+        spearman=spearman(predicted, measured),
         slope=float(slope),
         offset_nats=float(offset),
         median_error_nats=float(np.median(np.abs(measured - predicted))),

@@ -146,15 +146,15 @@ def _judge(name: str, value: np.ndarray, damage: Damage) -> DamagePredictor:
         name=name,
         value=value,
         change_nats=damage.change_nats,
-        spearman=_spearman(value, damage.change_nats),
-        spearman_damaging=_spearman(value[damaging], damage.change_nats[damaging]),
+        spearman=spearman(value, damage.change_nats),
+        spearman_damaging=spearman(value[damaging], damage.change_nats[damaging]),
         auc=auc,
         worst_share=worst_share,
         collapsing_in_top=int(np.sum(in_top & damage.is_collapsed)),
     )
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Compute the rank correlation; NaN with fewer than three values, or equal ones."""
     from scipy import stats
 

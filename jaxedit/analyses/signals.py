@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxedit.analyses.damage_prediction import DAMAGE_RATIO
 from jaxedit.edits.apply import apply
-from jaxedit.edits.edit import Dense, Edit
+from jaxedit.edits.edit import Edit, to_dense
 from jaxedit.edits.weights import base_weight, sum_of_edits
 from jaxedit.models.model import Model
 from jaxedit.study.journal import Journal
@@ -238,12 +238,7 @@ def _cosine(a: Edit, b: Edit) -> float:
 
 
 def _changes(edit: Edit) -> dict[tuple[str, int], np.ndarray]:
-    return {
-        (delta.weight, delta.layer): np.asarray(
-            delta.delta_FD if isinstance(delta, Dense) else delta.u_FR @ delta.v_RD
-        )
-        for delta in edit.deltas
-    }
+    return {(delta.weight, delta.layer): to_dense(delta) for delta in edit.deltas}
 
 
 def _is_lower(unedited: Mapping[str, Any], edited: Mapping[str, Any], metric: str) -> bool:

@@ -41,8 +41,8 @@ def measure_tasks(
       ValueError: on another study's folder, or as `evaluate_tasks`.
     """
     journal = read_journal(folder)
-    texts, path = journal.run["texts_sha256"], task_path and str(task_path)
-    asked = {"tasks": tasks, "limit": limit, "task_path": path, "texts": texts}
+    texts, own_tasks = journal.run["texts_sha256"], task_path and str(task_path)
+    asked = {"tasks": tasks, "limit": limit, "task_path": own_tasks, "texts": texts}
     path = folder / "signals.json"
     rows = {row["step"]: row for row in read_evaluated(path, asked, _typed_row)}
     n_steps = journal.steps[-1].record.step
