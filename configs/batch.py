@@ -11,7 +11,7 @@ configs/README.md, from which this model's measured values were chosen: layers 4
 A variant is LAYERS@LAMBDA. The other values are the published ones for GPT-J, with 20 steps.
 """
 
-from jaxedit.study.config import default_config
+from jaxedit.study.config import check_variant, default_config
 
 LAYERS = {"4-8": (4, 5, 6, 7, 8), "8": (8,), "2-6": (2, 3, 4, 5, 6), "8-12": (8, 9, 10, 11, 12)}
 LAMBDAS = (100, 1000, 5000, 20000)
@@ -19,10 +19,7 @@ VARIANTS = tuple(f"{layers}@{number}" for layers in LAYERS for number in LAMBDAS
 
 
 def get_config(variant="4-8@1000"):
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
-        )
+    check_variant(variant, VARIANTS)
     layers, number = variant.split("@")
     config = default_config(
         "memit",

@@ -13,7 +13,7 @@ where the subject's is at position 0 ("auto"), or behind a begin-of-text token t
 then has ("bos").
 """
 
-from jaxedit.study.config import default_config
+from jaxedit.study.config import check_variant, default_config
 
 WHERE = {"subject": dict(), "auto": dict(fact_token="auto"), "bos": dict(anchor="bos")}
 METHODS = ("rome", "c-rome")
@@ -24,10 +24,7 @@ VARIANTS = tuple(
 
 
 def get_config(variant="c-rome-auto@5"):
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
-        )
+    check_variant(variant, VARIANTS)
     name, layer = variant.split("@")
     method, where = name.rsplit("-", 1)
     config = default_config(method, layer=int(layer), **WHERE[where])

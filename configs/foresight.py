@@ -14,7 +14,7 @@ SmolLM2-135M-Instruct: the table in configs/README.md.
 """
 
 from jaxedit.editors import find_published
-from jaxedit.study.config import default_config
+from jaxedit.study.config import check_variant, default_config
 
 METHODS = {
     "rome@3": ("rome", dict(layer=3)),
@@ -29,10 +29,7 @@ VARIANTS = tuple(METHODS)
 
 
 def get_config(variant="rome@5"):
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
-        )
+    check_variant(variant, VARIANTS)
     method, hyper = METHODS[variant]
     config = default_config(method, **find_published(f"{method}/smollm2-135m").hyper | hyper)
     is_sequence = variant == "sequence"

@@ -13,7 +13,7 @@ A variant is METHOD@FACTS. ft is FT-L without its l-infinity ball. c-rome-auto d
 only where a subject's last token is at position 0, which is so of no normal fact of that figure.
 """
 
-from jaxedit.study.config import default_config
+from jaxedit.study.config import check_variant, default_config
 
 METHODS = {
     "rome": ("rome", dict(layer=5)),
@@ -26,10 +26,7 @@ VARIANTS = tuple(f"{method}@{facts}" for facts in ("hard", "normal") for method 
 
 
 def get_config(variant="rome@hard"):
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
-        )
+    check_variant(variant, VARIANTS)
     name, facts = variant.split("@")
     method, hyper = METHODS[name]
     config = default_config(method, **hyper)

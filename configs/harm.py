@@ -17,7 +17,7 @@ keeps every edit and only reports.
 """
 
 from jaxedit.editors import find_published
-from jaxedit.study.config import default_config
+from jaxedit.study.config import check_variant, default_config
 
 IDENTITY = dict(mom2_adjustment=False)
 
@@ -45,10 +45,7 @@ VARIANTS = {
 
 
 def get_config(variant="rome-identity-harm-300"):
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
-        )
+    check_variant(variant, VARIANTS)
     method, hyper = VARIANTS[variant]
     measured = find_published(f"{method}/smollm2-135m").hyper
     config = default_config(method, **measured | hyper)

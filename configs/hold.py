@@ -14,7 +14,7 @@ SmolLM2-135M-Instruct: the table in configs/README.md.
 """
 
 from jaxedit.editors import find_published
-from jaxedit.study.config import default_config
+from jaxedit.study.config import check_variant, default_config
 
 SUBJECTS = (
     *("Rome", "Apple", "Germany", "Einstein", "Microsoft", "Christianity", "Chicago", "Mozart"),
@@ -30,10 +30,7 @@ VARIANTS = tuple(f"{method}@{facts}" for facts in FACTS for method in METHODS)
 
 
 def get_config(variant="memit-300-24@30"):
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
-        )
+    check_variant(variant, VARIANTS)
     name, facts = variant.split("@")
     method, hyper = name, {}
     if name != "alphaedit":

@@ -14,16 +14,13 @@ thousand facts.
 """
 
 from jaxedit.editors import find_published
-from jaxedit.study.config import default_config
+from jaxedit.study.config import check_variant, default_config
 
 VARIANTS = ("ultraedit", "stableedit", "locft-bf")
 
 
 def get_config(variant="ultraedit"):
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
-        )
+    check_variant(variant, VARIANTS)
     config = default_config(variant, **find_published(f"{variant}/smollm2-135m").hyper)
     config.update(
         n_facts=10_000,

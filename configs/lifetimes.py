@@ -17,7 +17,7 @@ hundred facts and UltraEdit through the thousand.
 """
 
 from jaxedit.editors import find_published
-from jaxedit.study.config import default_config
+from jaxedit.study.config import check_variant, default_config
 
 CHUNK = 100
 METHODS = {
@@ -39,10 +39,7 @@ WHOLE_MATRICES = ("ft-m", "locft-bf")
 
 
 def get_config(variant="memit"):
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
-        )
+    check_variant(variant, VARIANTS)
     method, hyper = METHODS[variant]
     config = default_config(method, **find_published(f"{method}/smollm2-135m").hyper | hyper)
     size = CHUNK if variant in IN_CHUNKS else 1

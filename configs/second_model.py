@@ -17,7 +17,7 @@ Hardware: two CPU cores, 8 GB. Time: about ten seconds an edit with its perplexi
 table in configs/README.md.
 """
 
-from jaxedit.study.config import default_config
+from jaxedit.study.config import check_variant, default_config
 
 METHODS = {
     "rome": ("rome", dict(mom2_adjustment=True)),
@@ -29,10 +29,7 @@ VARIANTS = tuple(f"{method}@{facts}" for facts in FACTS for method in METHODS)
 
 
 def get_config(variant="rome@single"):
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
-        )
+    check_variant(variant, VARIANTS)
     name, facts = variant.split("@")
     method, hyper = METHODS[name]
     config = default_config(method, layer=1, **hyper)

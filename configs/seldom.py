@@ -14,17 +14,14 @@ Hardware: two CPU cores, 4 GB. Time: about four seconds an edit. Expected, on Sm
 the table in configs/README.md.
 """
 
-from jaxedit.study.config import default_config
+from jaxedit.study.config import check_variant, default_config
 
 EVERY = {"each": 1, "auto": "auto"}
 VARIANTS = tuple(f"{how}-{n_hard}" for n_hard in (6, 26) for how in EVERY)
 
 
 def get_config(variant="auto-6"):
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
-        )
+    check_variant(variant, VARIANTS)
     how, n_hard = variant.split("-")
     config = default_config("rome", layer=5, mom2_adjustment=True)
     config.update(

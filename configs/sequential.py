@@ -16,7 +16,7 @@ its network first: `jaxedit train-mend --config=mend:smollm2-135m`.
 """
 
 from jaxedit.editors import find_published, method_names
-from jaxedit.study.config import default_config
+from jaxedit.study.config import check_variant, default_config
 
 VARIANTS = {
     **{name: (name, {}) for name in method_names() if name != "ft"},
@@ -31,10 +31,7 @@ VARIANTS = {
 
 
 def get_config(variant="memit"):
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
-        )
+    check_variant(variant, VARIANTS)
     method, hyper = VARIANTS[variant]
     measured = find_published(f"{method}/smollm2-135m").hyper
     config = default_config(method, **measured | hyper)

@@ -13,7 +13,7 @@ SmolLM2-135M-Instruct: the table in configs/README.md.
 """
 
 from jaxedit.editors import find_published
-from jaxedit.study.config import default_config
+from jaxedit.study.config import check_variant, default_config
 
 LOCFT = {f"layer-{layer}": dict(layers=(layer,)) for layer in (2, 5, 8, 12, 18, 24)}
 LORA = {"4-8": dict(layers=tuple(range(4, 9)))}
@@ -39,10 +39,7 @@ VARIANTS = {
 
 
 def get_config(variant="locft-bf/layer-5@5e-4"):
-    if variant not in VARIANTS:
-        raise ValueError(
-            f"unknown variant {variant!r}; this configuration knows {', '.join(VARIANTS)}"
-        )
+    check_variant(variant, VARIANTS)
     method, hyper = VARIANTS[variant]
     config = default_config(method, **find_published(f"{method}/smollm2-135m").hyper | hyper)
     is_lora = method == "lora"

@@ -279,6 +279,16 @@ def step_numbers(flag: str) -> list[int]:
     return parse_steps(given, f"--{flag}={','.join(given)[:80]}", example)
 
 
+def prediction_flag() -> None:
+    """Define the flag that asks for the predicted change of the loss."""
+    flags.DEFINE_integer(
+        "prediction_draws",
+        0,
+        "predict the change of the loss by so many draws of labels, e.g. 12; 0: do not",
+        lower_bound=0,
+    )
+
+
 def json_flag() -> None:
     """Define the flag of every command that prints a result."""
     flags.DEFINE_bool("json", False, "print one JSON object instead of a table")

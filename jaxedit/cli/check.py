@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from jaxedit.cli._flags import FLAGS, json_flag, load_model, model_flags, path_flag
+from jaxedit.cli._flags import (
+    FLAGS,
+    json_flag,
+    load_model,
+    model_flags,
+    path_flag,
+    prediction_flag,
+)
 from jaxedit.cli._output import print_json, results_console, show_table
 
 if TYPE_CHECKING:
@@ -41,12 +48,7 @@ def define_flags() -> None:
     flags.DEFINE_list("tasks", [], "names of lm-eval's tasks, with commas between them")
     flags.DEFINE_integer("limit", None, "at most so many items of each task", lower_bound=1)
     path_flag("task_path", None, "a directory with task files of your own")
-    flags.DEFINE_integer(
-        "prediction_draws",
-        0,
-        "predict the change of the loss by so many draws of labels, e.g. 12; 0: do not",
-        lower_bound=0,
-    )
+    prediction_flag()
     flags.DEFINE_enum(
         "orientation",
         None,
@@ -109,11 +111,7 @@ def describe(
         "kl_nats": found.kl_nats,
         "relative_perturbation": found.relative_perturbation,
         "delta_nll_nats": found.perplexity[1].paired_difference(found.perplexity[0])[0],
-        "predicted_change": found.predicted_change
-        and {
-            "mean_nats": found.predicted_change.mean_nats(),
-            "stderr_nats": found.predicted_change.stderr_nats(),
-        },
+        "predicted_change": found.predicted_change and found.predicted_change.summary(),
         "limits": {
             "max_ppl_ratio": found.guard.max_ppl_ratio,
             "max_relative_perturbation": found.guard.max_relative_perturbation,

@@ -28,6 +28,7 @@ from jaxedit.cli._flags import (
     load_model,
     model_flags,
     path_flag,
+    prediction_flag,
     set_flag,
     whole_numbers,
 )
@@ -57,12 +58,7 @@ def define_flags() -> None:
     flags.DEFINE_string("target", None, "the new answer, e.g. Munich")
     flags.DEFINE_string("target_true", None, "the old answer, to see its probability as well")
     path_flag("texts", "builtin", "for the perplexity: a .json, .jsonl or .txt file")
-    flags.DEFINE_integer(
-        "prediction_draws",
-        0,
-        "predict the change of the loss by so many draws of labels, e.g. 12; 0: do not",
-        lower_bound=0,
-    )
+    prediction_flag()
     path_flag("save", None, "write the edit to this .safetensors file")
     path_flag("candidates", None, "a JSON file with ways to write it: the least harmful is made")
     path_flag("harm_texts", None, "for --candidates: texts whose loss is to rise least")
@@ -148,9 +144,8 @@ def predict(
     lowest = lowest_layer(model, [delta.layer for delta in edit.deltas])
     prepared = prepare(model, texts, scores_with_bos(model), start_layer=lowest)
     change = predict_edit(model, prepared, edit, FLAGS.prediction_draws)
-    numbers = {"mean_nats": change.mean_nats(), "stderr_nats": change.stderr_nats()}
     measured = scores[1].paired_difference(scores[0])[0]
-    return {"predicted_change": numbers, "delta_nll_nats": measured}
+    return {"predicted_change": change.summary(), "delta_nll_nats": measured}
 
 
 def read_request() -> "Request":

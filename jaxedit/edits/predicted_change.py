@@ -61,6 +61,13 @@ class PredictedChange(NamedTuple):
             return math.nan
         return curvature_share * float(np.std(draws, ddof=1) / math.sqrt(len(draws)))
 
+    def summary(self, curvature_share: float = CURVATURE_SHARE) -> dict[str, float]:
+        """Return the mean and its standard error by name."""
+        return {
+            "mean_nats": self.mean_nats(curvature_share),
+            "stderr_nats": self.stderr_nats(curvature_share),
+        }
+
 
 def predict_change(probe: LossProbe, edit: Edit) -> PredictedChange:
     """Predict what an edit changes of each text's mean loss.

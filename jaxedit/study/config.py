@@ -2,7 +2,7 @@
 
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +256,16 @@ def read_variants(path: str | Path, chosen: list[str] | None = None) -> tuple[st
     if unknown:
         raise ValueError(f"{path} has no variant {unknown[0]!r}; it has {', '.join(known)}")
     return tuple(chosen or known)
+
+
+def check_variant(name: str, known: Iterable[str]) -> None:
+    """Check the argument of a configuration.
+
+    Raises:
+      ValueError: where it is none of those that the configuration knows.
+    """
+    if name not in known:
+        raise ValueError(f"unknown variant {name!r}; this configuration knows {', '.join(known)}")
 
 
 def variants_of(path: str | Path) -> tuple[str, ...]:

@@ -99,8 +99,7 @@ def describe_change(
     share = forecast.curvature_share
     expected = Perplexity(score.nll_nats + change.per_text(share) * score.n_tokens, score.n_tokens)
     return {
-        "mean_nats": change.mean_nats(share),
-        "stderr_nats": change.stderr_nats(share),
+        **change.summary(share),
         "first_nats": change.mean_nats(0.0),
         "second_nats": change.mean_nats(1.0) - change.mean_nats(0.0),
         "log_ratio_nats": guard.log_ratio_nats(expected, base),
