@@ -18,11 +18,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 
 from jaxedit.metrics.answer_stops import cut_at_stops, find_stop, read_settings
+from jaxedit.models.answer_losses import answer_losses
 from jaxedit.models.decoder import parameter_shapes
 from jaxedit.models.generate import continue_rows
 from jaxedit.models.model import Model
-from jaxedit.models.packing import pack
-from jaxedit.models.score import token_losses
 
 FIRST_TOKENS = 16  # what is generated at first: most answers end early; then four times as many
 ROWS_AT_ONCE = 32  # of generation, a device
@@ -124,7 +123,7 @@ class HarnessModel(TemplateLM):
 
         Raises:
           ValueError: without a context or continuation in tokens, on a token that the model has no
-            embedding of, and where a row is longer than a sliding window.
+            embedding of, and where a row is longer than the rotary frequencies allow.
         """
         # Each request as its tokens and how many of them are scored. What is too long loses its
         # beginning. A row may be one longer than the positions: its last token is only predicted.
@@ -142,18 +141,19 @@ class HarnessModel(TemplateLM):
         for tokens, _ in distinct:
             self.model.tokenizer.check_ids(tokens)
             self.model.config.check_length(len(tokens) - 1, "a request of lm-eval")
-        packed = pack([list(tokens) for tokens, _ in distinct], self.model.mesh.shape["data"])
 
-        # Where that last token is one too many for learned positions: nothing is read at its place.
-        last = self.model.config.P - 1
-        clipped = [np.minimum(position_BT, last) for position_BT in packed.position_GBT]
-        losses = token_losses(self.model, packed._replace(position_GBT=clipped))
-
+        # Short answers to long contexts (LAMBADA, MMLU) apart from the others (PIQA): in their rows
+        # the head then goes over few positions.
         found = {}
-        of_rows = zip(distinct, losses.nll_nats, losses.is_argmax, strict=True)
-        for (tokens, n_scored), nll_nats, is_argmax in of_rows:
-            logp = -float(nll_nats[-n_scored:].sum())
-            found[tokens, n_scored] = (logp, bool(is_argmax[-n_scored:].all()))
+        for is_short in (False, True):
+            chosen = [row for row in distinct if (4 * row[1] <= len(row[0])) == is_short]
+            if not chosen:
+                continue
+            answers = [(list(tokens), len(tokens) - n_scored) for tokens, n_scored in chosen]
+            losses = answer_losses(self.model, answers)
+            of_answers = zip(chosen, losses.nll_nats, losses.is_argmax, strict=True)
+            for row, nll_nats, is_argmax in of_answers:
+                found[row] = (-float(nll_nats.sum()), bool(is_argmax.all()))
         return [found[row] for row in rows]
 
     def loglikelihood_rolling(

@@ -76,7 +76,9 @@ def answer_losses(
     is_argmax = [np.zeros(len(tokens) - first, bool) for tokens, first in answers]
     for g, rows in enumerate(batches):
         batch_model = model if model_of is None else model_of(packed.group_GB[g])
-        read_BQ, target_BQ = np.zeros((2, len(rows), n_reads), np.int32)
+        # A row's reads are mostly as many as its positions; more where answers share a text.
+        n_columns = min(n_reads, max(n_most, packed.token_GBT[g].shape[1]))
+        read_BQ, target_BQ = np.zeros((2, len(rows), n_columns), np.int32)
         for b, reads in enumerate(rows):
             read_BQ[b, : len(reads)] = [read.position for read in reads]
             target_BQ[b, : len(reads)] = [read.token for read in reads]
