@@ -47,7 +47,7 @@ FLOORS = [
     {"datasets", "editors"},
     {"bench", "bytes_moved", "flops", "metrics", "needs", "plan"},
     {"study"},
-    {"analyses", "exports", "imports"},
+    {"analyses", "exports", "hard_cases", "imports"},
     {"reports"},
     {"cli"},
     {FACE, "__main__"},

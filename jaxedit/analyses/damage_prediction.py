@@ -31,6 +31,7 @@ class DamagePredictor(NamedTuple):
       value: of each edit; larger means more damage.
       change_nats: of the mean loss a token, of each edit.
       spearman: rank correlation of the two over all edits.
+      spearman_harmless: over the harmless ones; NaN with fewer than three.
       spearman_damaging: over the damaging ones; NaN with fewer than three.
       auc: the chance that a damaging edit ranks above a harmless one; NaN where there are none of
         either.
@@ -42,6 +43,7 @@ class DamagePredictor(NamedTuple):
     value: np.ndarray
     change_nats: np.ndarray
     spearman: float
+    spearman_harmless: float
     spearman_damaging: float
     auc: float
     worst_share: float
@@ -99,13 +101,33 @@ def damage_predictors(steps: list[StepRecord], single: bool = True) -> list[Dama
       The predictors; none with fewer than three measured edits.
     """
     damage = measured_damage(steps)
+    return _judge_known(_predictions(damage.records, single), damage)
+
+
+def order_predictors(steps: list[StepRecord]) -> list[DamagePredictor]:
+    """Judge the two orders of the predicted change by themselves, where all edits have them."""
+    damage = measured_damage(steps)
+    changes = [record.predicted_change or {} for record in damage.records]
+    if any(change.get("gradients_step") for change in changes):  # later ones begin elsewhere
+        return []
+    orders = {
+        f"its {order} order alone": [change.get(f"{order}_nats") for change in changes]
+        for order in ("first", "second")
+    }
+    return _judge_known(orders, damage)
+
+
+def _judge_known(
+    predictions: dict[str, list[float | None]], damage: Damage
+) -> list[DamagePredictor]:
+    """Judge the predictors that all edits have; none with fewer than three edits."""
     if len(damage.records) < 3:
         return []
-    found = []
-    for name, values in _predictions(damage.records, single).items():
-        if None not in values:
-            found.append(_judge(name, np.array(values, float), damage))
-    return found
+    return [
+        _judge(name, np.array(values, float), damage)
+        for name, values in predictions.items()
+        if None not in values
+    ]
 
 
 def _predictions(records: list[StepRecord], single: bool) -> dict[str, list[float | None]]:
@@ -147,6 +169,7 @@ def _judge(name: str, value: np.ndarray, damage: Damage) -> DamagePredictor:
         value=value,
         change_nats=damage.change_nats,
         spearman=spearman(value, damage.change_nats),
+        spearman_harmless=spearman(value[~damaging], damage.change_nats[~damaging]),
         spearman_damaging=spearman(value[damaging], damage.change_nats[damaging]),
         auc=auc,
         worst_share=worst_share,

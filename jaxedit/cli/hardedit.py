@@ -29,8 +29,8 @@ from jaxedit.cli._flags import (
 from jaxedit.cli._output import StepBar, print_json, show_table
 
 if TYPE_CHECKING:
-    from jaxedit.analyses.asked_candidates import Server
-    from jaxedit.analyses.hard_search import SearchResult
+    from jaxedit.hard_cases.asked_candidates import Server
+    from jaxedit.hard_cases.search import SearchResult
 
 SHOWN = 20  # hard cases in the table
 
@@ -56,8 +56,8 @@ def define_flags() -> None:
 
 def main() -> None:
     """Search, write and show."""
-    from jaxedit.analyses.hard_search import SearchPlan, search_hard_cases, write_hard_cases
     from jaxedit.distributed import own_workdir
+    from jaxedit.hard_cases.search import SearchPlan, search_hard_cases, write_hard_cases
     from jaxedit.study.mirror import local_workdir
 
     if not 1 < FLAGS.min_ratio < math.inf:
@@ -86,9 +86,9 @@ def _server() -> "Server | None":
     Raises:
       ValueError: where they do not go together.
     """
-    from jaxedit.analyses.asked_candidates import EXAMPLES, Server
-    from jaxedit.analyses.hard_candidates import Candidate
     from jaxedit.datasets import read_requests
+    from jaxedit.hard_cases.asked_candidates import EXAMPLES, Server
+    from jaxedit.hard_cases.builtin_candidates import Candidate
 
     if bool(FLAGS.base_url) != bool(FLAGS.server_model):
         raise ValueError(

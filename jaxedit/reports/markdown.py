@@ -5,7 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxedit.analyses.calibration import calibrate
-from jaxedit.analyses.damage_prediction import DAMAGE_RATIO, damage_predictors, measured_damage
+from jaxedit.analyses.damage_prediction import (
+    DAMAGE_RATIO,
+    damage_predictors,
+    measured_damage,
+    order_predictors,
+)
 from jaxedit.analyses.paper import PAPER_TITLE, paper_numbers
 from jaxedit.files import write_atomic
 from jaxedit.messages import escape_controls, escape_markdown
@@ -149,17 +154,19 @@ def damage_prediction_lines(steps: list[StepRecord], single: bool = True) -> lis
     # A row a predictor.
     damage = measured_damage(steps)
     n_damaging, n_collapsed = int(damage.is_damaging.sum()), int(damage.is_collapsed.sum())
-    header = ["predictor", "Spearman", "of the damaging", "AUC", "holds all damaging"]
+    correlations = ["Spearman", "of the harmless", "of the damaging"]
+    header = ["predictor", *correlations, "AUC", "holds all damaging"]
     rows = [
         [
             each.name,
             format_statistic(each.spearman, 3),
+            format_statistic(each.spearman_harmless, 3),
             format_statistic(each.spearman_damaging, 3),
             format_statistic(each.auc, 3),
             f"worst {100 * each.worst_share:.1f} %" if n_damaging else "–",
             f"{each.collapsing_in_top} of {n_collapsed}",
         ]
-        for each in predictors
+        for each in [*predictors, *order_predictors(steps)]
     ]
 
     # What it was judged on.

@@ -224,11 +224,12 @@ class Mirror:
         ends = {}
         for file in reversed(LAST):
             for path in self.folder.rglob(file):
+                time_ns = path.stat().st_mtime_ns  # before the content: what changes now is new
                 content = path.read_bytes()
                 if file == journal_end.FILE:
                     content = content[: content.rfind(b"\n") + 1]
                 name = path.relative_to(self.folder).as_posix()
-                ends[name] = ((path.stat().st_mtime_ns, len(content)), content)
+                ends[name] = ((time_ns, len(content)), content)
         return ends
 
     def _check_journal(self, name: str) -> None:

@@ -9,7 +9,11 @@ import pytest
 from journals import NOT_POSSIBLE, SKIPPED, measured
 from scipy import stats
 
-from jaxedit.analyses.damage_prediction import damage_predictors, measured_damage
+from jaxedit.analyses.damage_prediction import (
+    damage_predictors,
+    measured_damage,
+    order_predictors,
+)
 from jaxedit.study.record import StepRecord
 
 
@@ -91,6 +95,7 @@ def test_spearman_is_the_correlation_of_ranks(steps, predictor):
     value, change = predictor.value, predictor.change_nats
     bad = np.array([is_damaging(step) for step in steps])
     assert predictor.spearman == pytest.approx(spearman(value, change))
+    assert predictor.spearman_harmless == pytest.approx(spearman(value[~bad], change[~bad]))
     assert predictor.spearman_damaging == pytest.approx(spearman(value[bad], change[bad]))
 
 
@@ -119,6 +124,20 @@ def test_of_a_sequence_the_perturbation_of_all_edits_counts(steps, predictor):
     assert each.spearman == pytest.approx(predictor.spearman)  # the same ranks
 
 
+def test_the_orders_of_the_predicted_change_are_judged_by_themselves(steps):
+    changes = measured_damage(steps).change_nats
+    predicted = [
+        dataclasses.replace(step, predicted_change={"first_nats": -change, "second_nats": change})
+        for step, change in zip(steps, changes, strict=True)
+    ]
+    first, second = order_predictors(predicted)
+    assert (first.name, second.name) == ("its first order alone", "its second order alone")
+    assert (first.spearman, second.spearman) == pytest.approx((-1, 1))
+    assert order_predictors(steps) == []  # nothing was predicted
+    later = dataclasses.replace(predicted[-1], predicted_change={"gradients_step": 3})
+    assert order_predictors([*predicted[:-1], later]) == []  # it begins at another model
+
+
 def test_fewer_than_three_edits_are_not_ranked():
     assert damage_predictors(edits(2)) == []
 
@@ -144,6 +163,7 @@ def test_without_damage_there_is_no_auc(steps):
     each = damage_predictors(quiet)[1]
     assert math.isnan(each.auc)
     assert math.isnan(each.spearman_damaging)
+    assert each.spearman_harmless == each.spearman
     assert each.worst_share == 0
     assert each.collapsing_in_top == 0
 

@@ -1,8 +1,9 @@
 """Work directories in buckets, of which fsspec's own memory:// stands for all."""
 
+import os
 import shutil
 import threading
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import fsspec
 import pytest
@@ -10,9 +11,9 @@ from study_examples import assert_same_study, interrupt, records
 
 import jaxedit
 from jaxedit.files import LOCK_FILES, cache_folder
-from jaxedit.remote import Place
+from jaxedit.remote import Place, open_place
 from jaxedit.study import loop, mirror
-from jaxedit.study.mirror import fetch_workdir, local_workdir
+from jaxedit.study.mirror import Mirror, fetch_workdir, local_workdir
 
 ADDRESS = "memory://bucket/runs/study"
 
@@ -86,6 +87,29 @@ def test_what_is_written_last_is_what_the_others_are_named_by(configure, monkeyp
         loop.run_study(configure(), folder)
     assert written[-2:] == ["journal.jsonl", "journal_end.json"]
     assert "000004.safetensors" in written[:-2]
+
+
+def test_a_mark_that_is_replaced_while_it_is_read_is_written_again(monkeypatch, bucket):
+    read = Path.read_bytes
+
+    def read_and_replace(path: Path) -> bytes:
+        content = read(path)
+        if path.name == "journal_end.json" and content == b"1":
+            path.write_bytes(b"2")
+        return content
+
+    with local_workdir(ADDRESS) as folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "journal_end.json").write_bytes(b"1")
+        os.utime(folder / "journal_end.json", (1, 1))
+        monkeypatch.setattr(Path, "read_bytes", read_and_replace)
+        Mirror(open_place(ADDRESS), folder).push()
+        there = "/bucket/runs/study/journal_end.json"
+        assert bucket.cat_file(there) == b"1"
+        own = Mirror(open_place(ADDRESS), folder)
+        own.pull()
+        own.push()
+        assert bucket.cat_file(there) == b"2"
 
 
 def test_a_half_written_line_is_not_mirrored(configure, bucket):

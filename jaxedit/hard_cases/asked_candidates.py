@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from jaxedit.analyses.hard_candidates import FIELDS, Candidate, check_record
 from jaxedit.chat_server import ask_chat
+from jaxedit.hard_cases.builtin_candidates import FIELDS, Candidate, check_record
 
 RECORDS_A_CALL = 10
 MOST_EXAMPLES = 5  # in a question

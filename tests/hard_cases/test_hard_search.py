@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from local_chat import local_chat
 
-from jaxedit.analyses import hard_search
-from jaxedit.analyses.asked_candidates import MOST_BARREN, Server
-from jaxedit.analyses.hard_candidates import Candidate
-from jaxedit.analyses.hard_search import SearchPlan, search_hard_cases, write_hard_cases
 from jaxedit.datasets import read_requests
+from jaxedit.hard_cases import search
+from jaxedit.hard_cases.asked_candidates import MOST_BARREN, Server
+from jaxedit.hard_cases.builtin_candidates import Candidate
+from jaxedit.hard_cases.search import SearchPlan, search_hard_cases, write_hard_cases
 from jaxedit.study.journal import read_journal
 
 TEXTS = ["The Eiffel Tower is in Paris.", " Once upon a time there was a little girl"]
@@ -31,7 +31,7 @@ def reply(*subjects: str, **more) -> str:
 
 def write_built_in(monkeypatch, *subjects: str) -> None:
     found = [Candidate(**record(subject)) for subject in subjects]
-    monkeypatch.setattr(hard_search, "built_in_candidates", lambda tokenizer, n: found)
+    monkeypatch.setattr(search, "built_in_candidates", lambda tokenizer, n: found)
 
 
 @pytest.fixture

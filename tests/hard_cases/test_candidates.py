@@ -5,15 +5,15 @@ import re
 
 import pytest
 
-from jaxedit.analyses.asked_candidates import EXAMPLES, read_reply, write_question
-from jaxedit.analyses.hard_candidates import (
+from jaxedit.edits.subjects import find_subject
+from jaxedit.hard_cases.asked_candidates import EXAMPLES, read_reply, write_question
+from jaxedit.hard_cases.builtin_candidates import (
     Candidate,
     built_in_candidates,
     check_record,
     read_kinds,
     to_fact,
 )
-from jaxedit.edits.subjects import find_subject
 from jaxedit.models.built_in import built_in_file
 from jaxedit.models.gguf import describe_gguf, tokenizer_from_metadata
 

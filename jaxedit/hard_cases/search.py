@@ -1,6 +1,6 @@
 """Hard cases, searched for: candidates are verified by a real edit of the model, round by round.
 
-What is on the disk (`jaxedit.analyses.search_state`, and a study of single edits a round) is not
+What is on the disk (`jaxedit.hard_cases.search_state`, and a study of single edits a round) is not
 asked for or edited again: a search goes on with the same command. A hard case is one after whose
 edit the perplexity is over a limit times the unedited model's.
 """
@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxedit.analyses.asked_candidates import MOST_BARREN, Asked, Server, ask_candidates
 from jaxedit.analyses.damage_prediction import has_collapsed
-from jaxedit.analyses.hard_candidates import built_in_candidates
-from jaxedit.analyses.search_state import (
+from jaxedit.files import write_atomic
+from jaxedit.hard_cases.asked_candidates import MOST_BARREN, Asked, Server, ask_candidates
+from jaxedit.hard_cases.builtin_candidates import built_in_candidates
+from jaxedit.hard_cases.search_state import (
     SearchState,
     begin_round,
     facts_of_round,
@@ -24,7 +25,6 @@ from jaxedit.analyses.search_state import (
     round_folder,
     write_state,
 )
-from jaxedit.files import write_atomic
 from jaxedit.study.config import plain_config
 from jaxedit.study.journal import Journal, read_journal
 from jaxedit.study.loop import OnStep, run_study

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxedit.analyses.asked_candidates import Asked
-from jaxedit.analyses.hard_candidates import Candidate, read_candidates, to_fact
 from jaxedit.files import flatten_keys, read_json, shorten_json, to_json, write_atomic
+from jaxedit.hard_cases.asked_candidates import Asked
+from jaxedit.hard_cases.builtin_candidates import Candidate, read_candidates, to_fact
 from jaxedit.study.config import plain_config
 
 FILE = "search.json"
