@@ -27,19 +27,17 @@ import functools
 import json
 import shutil
 import string
-import subprocess
-import sys
 import zlib
 
 import jax
 import pytest
+from own_process import flags_of_own_process, run_tests
 from safetensors.numpy import load_file
 
 import jaxedit
 from jaxedit.models import family as families
 from jaxedit.study.config import default_config
 
-OLDER_FUSIONS = "--xla_cpu_use_fusion_emitters=false"
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 CORPUS = [
@@ -96,20 +94,25 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: not is_slow(item))  # stable: within a file nothing changes
 
 
+def pytest_collection_finish(session):
+    """Leave fixtures to the processes that tests have for themselves."""
+    for item in session.items:
+        if flags_of_own_process(item) is not None:
+            item.fixturenames = []
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """Run a test that compares the bits of different programs in a process of its own.
-
-    The older fusions round differently from program to program.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if pyfuncitem.get_closest_marker("same_bits") is None or OLDER_FUSIONS not in flags:
+    """Run a test in a process of its own where it needs one, with those of its file that do too."""
+    flags = flags_of_own_process(pyfuncitem)
+    if flags is None:
         return None
-    environment = os.environ | {"XLA_FLAGS": flags.replace(OLDER_FUSIONS, "")}
-    test = f"{pyfuncitem.path}::{pyfuncitem.nodeid.partition('::')[2]}"
-    command = [sys.executable, "-m", "pytest", "-n", "0", test]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    items = [item for item in pyfuncitem.session.items if item.path == pyfuncitem.path]
+    together = tuple(item.name for item in items if flags_of_own_process(item) == flags)
+    reason, output = run_tests(pyfuncitem.path, together, flags)[pyfuncitem.name]
+    if reason == "skipped":
+        pytest.skip(output)
+    assert reason is None, output
     return True
 
 

@@ -220,6 +220,7 @@ def test_every_metric_of_a_fact_is_explained(golden):
 
 
 @pytest.mark.smollm2
+@pytest.mark.real_model
 def test_the_python_examples_do_what_they_say():
     """Run as they stand, one after the other; what is printed is what the comments say."""
     code, namespace = "\n".join(blocks(README, "python")), {}
@@ -246,6 +247,7 @@ def test_the_python_examples_do_what_they_say():
 
 
 @pytest.mark.smollm2
+@pytest.mark.real_model
 def test_the_quick_commands_run(tmp_path, capsys):
     """`jaxedit edit` writes the first example, here with the perplexity of two texts; the other two
     commands run no model.

@@ -15,7 +15,7 @@ from jaxedit.exports.written import ExportOptions
 from jaxedit.models.layers import logits
 from jaxedit.study.edited import EditedModel
 
-pytestmark = pytest.mark.smollm2
+pytestmark = [pytest.mark.smollm2, pytest.mark.real_model]
 
 REQUEST = jaxedit.Request("{} is located in the city of", "The Eiffel Tower", "Rome")
 N_PROMPTS, N_TOKENS = 20, 12

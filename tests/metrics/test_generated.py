@@ -67,6 +67,7 @@ def test_what_is_said_is_what_transformers_generates(golden, shared, context):
 
 
 @pytest.mark.smollm2
+@pytest.mark.real_model
 def test_a_chat_is_asked_in_the_tokenizers_own_template(smollm2, tmp_path):
     """Against transformers' tokenizer, which reads the same template."""
     own = smollm2.tokenizer

@@ -7,7 +7,7 @@ import pytest
 import jaxedit
 from jaxedit.metrics.perplexity import perplexity_each, prepare
 
-pytestmark = pytest.mark.smollm2
+pytestmark = [pytest.mark.smollm2, pytest.mark.real_model]
 
 
 @pytest.fixture(scope="module")
