@@ -28,7 +28,7 @@ from jaxedit.study.guard import Guard
 from jaxedit.study.record import StepRecord
 
 ERROR_SHARE = 0.5  # of what the prediction moved by, that it may be wrong by
-MOST_UNKNOWN_NATS = 0.1  # of the statistic's logarithm, between two measurements
+MOST_UNKNOWN_NATS = 0.25  # of the statistic's logarithm, between two measurements: 1.3 times
 REFRESH_NATS = 0.02  # beyond r, that a prediction is wrong by
 N_FITTED = 8  # measured edits by which the second order's share is fitted
 HARMLESS_NATS = 0.1  # changes over this are no quadratic any more, and not fitted

@@ -42,11 +42,11 @@ def after(*records, guard=GUARD):
     [
         (prediction(0.0, 0.0, 0.0), False),
         (prediction(0.01, 0.01, 0.017), False),
-        # |step| + half of what the orders moved by: 0.067 + 0.5 x 0.08 over 0.1
-        (prediction(0.04, 0.04, 0.067), True),
+        # |step| + half of what the orders moved by: 0.167 + 0.5 x 0.2 over 0.25
+        (prediction(0.1, 0.1, 0.167), True),
         # orders that cancel each other are uncertain all the same
-        (prediction(-0.14, 0.2, 0.0), True),
-        (prediction(0.0, 0.0, 0.0, stderr=0.11), True),
+        (prediction(-0.28, 0.4, 0.0), True),
+        (prediction(0.0, 0.0, 0.0, stderr=0.26), True),
         (prediction(0.0, 0.0, math.nan), True),
         (prediction(0.0, 0.0, 1.2), True),
     ],
@@ -56,15 +56,15 @@ def test_it_is_measured_where_the_prediction_moved(predicted, expected):
 
 
 def test_small_steps_add_up_until_one_is_measured():
-    steps = [prediction(0.01 * n, 0.01 * n, 0.017 * n) for n in range(1, 12)]
+    steps = [prediction(0.01 * n, 0.01 * n, 0.017 * n) for n in range(1, 22)]
     looks, forecast = [], Forecast()
     for number, predicted in enumerate(steps, start=1):
         due = must_measure(forecast, predicted, GUARD)
         looks += [number] if due else []
         made = record(predicted, ratio=1.0 + 0.01 * number if due else None)
         forecast = update_forecast(forecast, made, UNEDITED, GUARD)
-    # 0.017 n + 0.5 x 0.02 n passes 0.1 at n = 4, and again four steps later
-    assert looks == [4, 8]
+    # 0.017 n + 0.5 x 0.02 n passes 0.25 at n = 10, and again ten steps later
+    assert looks == [10, 20]
 
 
 def test_near_the_limit_smaller_steps_are_measured():
