@@ -172,11 +172,11 @@ def damage_prediction_figure(steps: list[StepRecord], single: bool = True) -> "F
         finite = np.isfinite(value) & np.isfinite(change)
         # Before the points, whose margins depend on it; a change of the loss has a sign.
         if predictor.is_signed:
-            axes.set_xscale("symlog", linthresh=0.1)
+            axes.set_xscale("symlog", linthresh=0.01)
         else:
             finite &= value > 0
             axes.set_xscale("log")
-        axes.set_yscale("symlog", linthresh=0.1)
+        axes.set_yscale("symlog", linthresh=0.01)
         for chosen, label, marker, color in groups:
             drawn = chosen & finite
             look: Any = dict(color=color, markersize=5, markeredgecolor="white")
