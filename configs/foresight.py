@@ -1,6 +1,6 @@
 """Is an edit's change of the loss predicted: single edits by several methods, and a sequence.
 
-    jaxedit stats --layers=4,5,6,7,8 --corpus=CORPUS --out=stats.safetensors
+    jaxedit stats --layers=3,4,5,6,7,8 --corpus=CORPUS --out=stats.safetensors
     jaxedit compare --config=foresight --set=stats=stats.safetensors \\
         --set=facts=runs/foresight.json --set=texts=ME-PPL_50.json
 

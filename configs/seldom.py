@@ -1,6 +1,6 @@
 """A guard that looks seldom: does it decide as one that measures the perplexity after each edit?
 
-    jaxedit stats --layers=5 --corpus=CORPUS --out=stats.safetensors
+    jaxedit stats --layers=5 --corpus=CORPUS --max_tokens=200000 --out=stats.safetensors
     jaxedit compare --config=seldom --set=stats=stats.safetensors --set=texts=ME-PPL_50.json
 
 A variant is HOW-N: `each` measures after every edit, `auto` where the predicted change of the loss
