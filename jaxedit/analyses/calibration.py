@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxedit.analyses.damage_prediction import DAMAGE_RATIO, spearman
+from jaxedit.analyses.damage_prediction import DAMAGE_RATIO, is_since_unedited, spearman
 from jaxedit.study.record import StepRecord
 
 FEWEST = 3  # edits, for a line through them
@@ -48,7 +48,7 @@ def calibrate(steps: list[StepRecord]) -> Calibration | None:
         if step.perplexity is not None
         and step.predicted_change is not None
         and step.perplexity["ratio"] <= DAMAGE_RATIO
-        and not step.predicted_change.get("gradients_step")  # later ones are of a changed model
+        and is_since_unedited(step.predicted_change)
     ]
     finite = [row for row in rows if np.all(np.isfinite(row))]
     if len(finite) < FEWEST:

@@ -8,7 +8,8 @@ collapse one over 1000 where the unedited model's is not. Its size is the change
 token (nats), whose ranking is that of the geometric mean of the perplexities.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -108,13 +109,21 @@ def order_predictors(steps: list[StepRecord]) -> list[DamagePredictor]:
     """Judge the two orders of the predicted change by themselves, where all edits have them."""
     damage = measured_damage(steps)
     changes = [record.predicted_change or {} for record in damage.records]
-    if any(change.get("gradients_step") for change in changes):  # later ones begin elsewhere
+    if not all(map(is_since_unedited, changes)):
         return []
     orders = {
-        f"its {order} order alone": [change.get(f"{order}_nats") for change in changes]
+        f"{order} order of that change": [change.get(f"{order}_nats") for change in changes]
         for order in ("first", "second")
     }
     return _judge_known(orders, damage)
+
+
+def is_since_unedited(predicted_change: Mapping[str, Any]) -> bool:
+    """Tell whether a record's predicted change begins at the unedited model.
+
+    Where gradients were read again it begins at the model that they were read of.
+    """
+    return not predicted_change.get("gradients_step")
 
 
 def _judge_known(
@@ -134,8 +143,7 @@ def _predictions(records: list[StepRecord], single: bool) -> dict[str, list[floa
     """Return for each predictor its value for each edit, None where an edit lacks it."""
     changes = [record.predicted_change or {} for record in records]
     # Where gradients were read again, only the statistic's change is since the unedited model.
-    is_whole = not any(change.get("gradients_step") for change in changes)
-    key = "mean_nats" if is_whole else "log_ratio_nats"
+    key = "mean_nats" if all(map(is_since_unedited, changes)) else "log_ratio_nats"
     predicted = {"predicted change of the loss": [change.get(key) for change in changes]}
     if not single:
         total = [record.total_relative_perturbation for record in records]

@@ -14,6 +14,7 @@ from jaxedit.reports.plots import (
     retention_plot,
     time_plot,
 )
+from jaxedit.reports.prediction import PREDICTION_TITLE, prediction_numbers
 from jaxedit.reports.records import (
     HEADER,
     NUMBERS,
@@ -53,7 +54,7 @@ def write_page(journal: Journal, path: Path, curves: Sequence[Curve] = ()) -> No
     steps, config, single = edit_steps(journal), journal.run["config"], is_single(journal)
     plots = {
         "Perplexity after each edit": perplexity_plot(journal, steps, curves),
-        "How well the damage was predicted": damage_prediction_plot(steps, single),
+        PREDICTION_TITLE: damage_prediction_plot(steps, single),
         "Retention: P(new) of each fact as more are written": retention_plot(journal, steps),
         "Seconds of each phase": time_plot(steps),
     }
@@ -70,6 +71,8 @@ def write_page(journal: Journal, path: Path, curves: Sequence[Curve] = ()) -> No
         rows=[table_cells(record, single) for record in steps],
         outcomes=sorted({outcome(record, single) for record in steps}),
         said=prompt_continuations(journal, steps),
+        prediction=prediction_numbers(steps, single),
+        prediction_title=PREDICTION_TITLE,
         paper=paper_numbers(journal),
         paper_title=PAPER_TITLE,
         run=json.dumps(journal.run, indent=2, ensure_ascii=False),

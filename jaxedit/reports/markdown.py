@@ -4,13 +4,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxedit.analyses.calibration import calibrate
-from jaxedit.analyses.damage_prediction import (
-    DAMAGE_RATIO,
-    damage_predictors,
-    measured_damage,
-    order_predictors,
-)
 from jaxedit.analyses.paper import PAPER_TITLE, paper_numbers
 from jaxedit.files import write_atomic
 from jaxedit.messages import escape_controls, escape_markdown
@@ -22,8 +15,9 @@ from jaxedit.reports.figures import (
     retention_figure,
     save_figure,
 )
-from jaxedit.reports.formatting import escape_cell, format_statistic, markdown_table
+from jaxedit.reports.formatting import escape_cell, markdown_table
 from jaxedit.reports.html import write_page
+from jaxedit.reports.prediction import PREDICTION_TITLE, prediction_numbers
 from jaxedit.reports.records import (
     HEADER,
     NUMBERS,
@@ -146,57 +140,15 @@ def generated_lines(steps: list[StepRecord]) -> list[str]:
 
 
 def damage_prediction_lines(steps: list[StepRecord], single: bool = True) -> list[str]:
-    """Write the predictors of damage as a Markdown table; nothing where there is none."""
-    predictors = damage_predictors(steps, single)
-    if not predictors:
-        return []
-
-    # A row a predictor.
-    damage = measured_damage(steps)
-    n_damaging, n_collapsed = int(damage.is_damaging.sum()), int(damage.is_collapsed.sum())
-    correlations = ["Spearman", "of the harmless", "of the damaging"]
-    header = ["predictor", *correlations, "AUC", "holds all damaging"]
-    rows = [
-        [
-            each.name,
-            format_statistic(each.spearman, 3),
-            format_statistic(each.spearman_harmless, 3),
-            format_statistic(each.spearman_damaging, 3),
-            format_statistic(each.auc, 3),
-            f"worst {100 * each.worst_share:.1f} %" if n_damaging else "–",
-            f"{each.collapsing_in_top} of {n_collapsed}",
-        ]
-        for each in [*predictors, *order_predictors(steps)]
-    ]
-
-    # What it was judged on.
-    about = (
-        f"{len(damage.records)} edits were measured, {n_damaging} of them damaging (over "
-        f"{DAMAGE_RATIO:g} times the unedited perplexity), {n_collapsed} collapsing. Rank "
-        "correlations are with the change of the mean loss."
-    )
-    table = markdown_table([*header, "collapsing in the worst 1 %"], rows)
-    image = "![change of the loss against each predictor](damage_prediction.png)"
-    calibration = calibration_lines(steps)
-    return [
-        "## How well the damage was predicted",
-        *["", about, "", *table, "", *calibration, image, ""],
-    ]
-
-
-def calibration_lines(steps: list[StepRecord]) -> list[str]:
-    """Write how predicted changes compare with measured ones; nothing where there are too few."""
-    found = calibrate(steps)
+    """Write how well the damage was predicted; nothing where there is no predictor."""
+    found = prediction_numbers(steps, single)
     if found is None:
         return []
-    return [
-        f"Of the {found.n_edits} harmless edits whose change of the loss was predicted, the "
-        f"measured change is {format_statistic(found.slope, 2)} times the predicted one plus "
-        f"{found.offset_nats:.2g} nats a token (Spearman {format_statistic(found.spearman, 3)}), "
-        f"and half of them are within {found.median_error_nats:.2g} nats of it. The share c of the "
-        f"second order that fits them best is {format_statistic(found.curvature_share, 2)}.",
-        "",
-    ]
+    lines = [" ".join(found.sentences), "", *markdown_table(found.header, found.rows), ""]
+    if found.calibration:
+        lines += [" ".join(found.calibration), ""]
+    image = "![change of the loss against each predictor](damage_prediction.png)"
+    return [f"## {PREDICTION_TITLE}", "", *lines, image, ""]
 
 
 def paper_lines(journal: Journal) -> list[str]:

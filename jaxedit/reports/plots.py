@@ -1,6 +1,7 @@
 """The figures of the page as plotly draws them: a mark says what it is when it is pointed at."""
 
 import html
+import math
 from collections.abc import Sequence
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from jaxedit.reports.records import (
     retention_table,
     unedited_perplexity,
 )
+from jaxedit.rounding import ceil_div
 from jaxedit.study.journal import Journal
 from jaxedit.study.record import StepRecord
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 # Colours that are readable on white and on black.
 HARMLESS, DAMAGING, GREY = "#2f81c7", "#d6453d", "#8a8f98"
+LINEAR_NATS = 0.01  # changes of the loss under this are drawn on a linear scale
 # What became of an edit -> colour and mark.
 MARKS = {
     "kept": (HARMLESS, "circle"),
@@ -143,26 +146,49 @@ def damage_prediction_plot(steps: list[StepRecord], single: bool) -> "Figure | N
     names = [html.escape(record.request_summary) for record in damage.records]
     colors = [DAMAGING if is_damaging else HARMLESS for is_damaging in damage.is_damaging]
 
-    # A panel a predictor.
+    # A panel a predictor. A change of the loss has a sign, and may be small or enormous.
     titles = [predictor_title(each.spearman, each.auc) for each in predictors]
     grid: Any = dict(shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
     figure = make_subplots(1, len(predictors), **grid)
     for column, each in enumerate(predictors, 1):
         figure.add_scatter(
-            x=each.value,
-            y=each.change_nats,
+            x=signed_log(each.value) if each.is_signed else each.value,
+            y=signed_log(each.change_nats),
             mode="markers",
             marker=dict(color=colors, size=6),
-            text=names,
+            customdata=list(zip(names, each.value, each.change_nats, strict=True)),
             showlegend=False,
-            hovertemplate="%{text}<br>%{x:.3g}, %{y:+.3f} nats<extra></extra>",
+            hovertemplate="%{customdata[0]}<br>%{customdata[1]:.3g}, %{customdata[2]:+.3g} nats"
+            "<extra></extra>",
             row=1,
             col=column,
         )
-        scale: Any = dict(type="linear") if each.is_signed else dict(type="log", dtick=1)
+        scale: dict[str, Any] = dict(type="log", dtick=1)
+        if each.is_signed:
+            scale = signed_log_ticks(each.value)
         figure.update_xaxes(**scale, title=each.name, row=1, col=column)
+    figure.update_yaxes(**signed_log_ticks(damage.change_nats))
     figure.update_yaxes(title="change of the mean loss (nats a token)", row=1, col=1)
     return _without_background(figure, 380)
+
+
+def signed_log(values: np.ndarray) -> np.ndarray:
+    """Place values on an axis that is linear below LINEAR_NATS and logarithmic beyond, both ways.
+
+    What is not finite has no place: NaN.
+    """
+    finite = np.isfinite(values)
+    return np.arcsinh(np.where(finite, values, np.nan) / LINEAR_NATS)
+
+
+def signed_log_ticks(values: np.ndarray) -> dict[str, Any]:
+    """Return the ticks of such an axis: 0, and powers of ten as far as the values go."""
+    largest = np.max(np.abs(values[np.isfinite(values)]), initial=LINEAR_NATS)
+    n_decades = 1 + math.floor(math.log10(largest / LINEAR_NATS))
+    step = ceil_div(n_decades, 4)
+    powers = [LINEAR_NATS * 10.0**i for i in range(0, n_decades, step)]
+    ticks = np.array([*(-power for power in reversed(powers)), 0.0, *powers])
+    return dict(tickvals=signed_log(ticks), ticktext=[f"{tick:g}" for tick in ticks])
 
 
 def retention_plot(journal: Journal, steps: list[StepRecord]) -> "Figure | None":

@@ -131,7 +131,10 @@ def test_the_orders_of_the_predicted_change_are_judged_by_themselves(steps):
         for step, change in zip(steps, changes, strict=True)
     ]
     first, second = order_predictors(predicted)
-    assert (first.name, second.name) == ("its first order alone", "its second order alone")
+    assert (first.name, second.name) == (
+        "first order of that change",
+        "second order of that change",
+    )
     assert (first.spearman, second.spearman) == pytest.approx((-1, 1))
     assert order_predictors(steps) == []  # nothing was predicted
     later = dataclasses.replace(predicted[-1], predicted_change={"gradients_step": 3})

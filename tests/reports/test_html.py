@@ -3,12 +3,14 @@
 import dataclasses
 import html.parser
 import json
+import math
 import shutil
 
 import pytest
 from journals import CONFIG, ERROR, NOT_POSSIBLE, ROWS, STEPS, baseline, measured, write_journal
 
 from jaxedit.reports.html import prompt_continuations, table_cells, write_page
+from jaxedit.reports.prediction import prediction_numbers
 from jaxedit.reports.records import HEADER, edit_steps
 from jaxedit.study.journal import read_journal
 
@@ -116,6 +118,27 @@ def test_prompts_with_what_is_said_to_them_after_which_edits(page):
         "prompt": PROMPTS[0],
         "said": [(0, " Paris"), (1, " said 1"), (5, " said 5"), (8, " said 8")],
     }
+
+
+def test_how_well_damage_was_predicted_is_on_the_page(tmp_path):
+    """The table and the sentences of report.md."""
+    steps = []
+    for step, change in enumerate((-0.01, 0.002, 0.03, 2.0), 1):
+        record = measured(step, f"{step}", "b", 25 * math.exp(change), kept=False)
+        orders = {"mean_nats": change, "first_nats": change, "second_nats": 0.01}
+        steps.append(dataclasses.replace(record, predicted_change=orders))
+    config = CONFIG | {"mode": "single"}
+    journal = write_journal(tmp_path / "run", steps, config)
+    write_page(journal, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    found = prediction_numbers(steps)
+    assert found is not None
+    row = next(row for row in found.rows if row[0] == "predicted change of the loss")
+    cells = "".join(f'<td class="number">{cell}</td>' for cell in row[1:])
+    assert f"<td>{row[0]}</td>{cells}" in text
+    for sentence in (*found.sentences, *found.calibration):
+        assert f"<p>{sentence}</p>" in text
+    assert found.calibration
 
 
 def test_a_study_of_failures_has_a_page(tmp_path):

@@ -149,7 +149,7 @@ def test_the_table_of_the_predictors():
         "of the damaging",
         "AUC",
         "holds all damaging",
-        "collapsing in the worst 1 %",
+        "collapses in worst 1 %",
     ]
     # Ranks 2 1 3 4 against 1 2 3 4: 1 - 6 * 2 / (4 * 15); 2 1 3 against 1 2 3: 1 - 6 * 2 / (3 * 8).
     row = ["relative perturbation", "0.800", "0.500", "–", "1.000", "worst 25.0 %", "1 of 1"]

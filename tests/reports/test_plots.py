@@ -14,6 +14,8 @@ from jaxedit.reports.plots import (
     damage_prediction_plot,
     perplexity_plot,
     retention_plot,
+    signed_log,
+    signed_log_ticks,
     time_plot,
 )
 from jaxedit.reports.records import edit_steps
@@ -135,16 +137,61 @@ def test_damage_against_each_predictor(predicted):
     assert set(colors) == {DAMAGING, HARMLESS}
     for trace, value in zip(figure.data, values, strict=True):
         np.testing.assert_allclose(trace.x, value)
-        np.testing.assert_allclose(trace.y, change)
+        np.testing.assert_allclose(trace.y, np.arcsinh(np.array(change) / 0.01))
         assert list(trace.marker.color) == colors
-        assert trace.text[0] == "&lt;i&gt;1 is in → b"
+        name, x, y = trace.customdata[0]  # what pointing at a mark says
+        assert name == "&lt;i&gt;1 is in → b"
+        assert (float(x), float(y)) == pytest.approx((value[0], change[0]))
     layout = figure.layout
     axes = (layout.xaxis, layout.xaxis2, layout.xaxis3)
     expected = ["predicted before the edit", "relative perturbation", "1 / |u·k|"]
     assert [axis.title.text for axis in axes] == expected
     assert {axis.type for axis in axes} == {"log"}
     assert layout.yaxis.type in (None, "linear")
+    for place, text in zip(layout.yaxis.tickvals, layout.yaxis.ticktext, strict=True):
+        assert place == pytest.approx(math.asinh(float(text) / 0.01))
+    assert max(map(float, layout.yaxis.ticktext)) >= max(change) / 10
     assert layout.yaxis.title.text == "change of the mean loss (nats a token)"
+
+
+def test_harmless_edits_have_room_beside_ruinous_ones(predicted):
+    """A change predicted with its sign is drawn from -0.01 to 0.01 as wide as each power of ten."""
+    changes = [-0.02, -0.003, 0.004, *np.linspace(0.01, 0.5, 16), 70.0]
+    steps = [
+        dataclasses.replace(
+            step,
+            predicted_change={
+                "mean_nats": change,
+                "first_nats": change / 2,
+                "second_nats": change / 2,
+                "log_ratio_nats": change,
+            },
+        )
+        for step, change in zip(predicted, changes, strict=True)
+    ]
+    figure = damage_prediction_plot(steps, single=True)
+    np.testing.assert_allclose(figure.data[-1].x, np.arcsinh(np.array(changes) / 0.01))
+    axis = figure.layout.xaxis4
+    assert axis.title.text == "predicted change of the loss"
+    assert axis.type in (None, "linear")
+
+
+@pytest.mark.parametrize(
+    ("largest", "ticks"),
+    [
+        (0.0, "-0.01 0 0.01"),
+        (0.01, "-0.01 0 0.01"),
+        (0.5, "-0.1 -0.01 0 0.01 0.1"),
+        (8.0, "-1 -0.1 -0.01 0 0.01 0.1 1"),
+        (70.0, "-10 -1 -0.1 -0.01 0 0.01 0.1 1 10"),
+        (math.inf, "-0.01 0 0.01"),
+    ],
+)
+def test_ticks_go_as_far_as_the_values(largest, ticks):
+    assert signed_log_ticks(np.array([0.0, -largest]))["ticktext"] == ticks.split()
+    placed = signed_log(np.array([0.02, math.inf, math.nan]))
+    assert placed[0] == pytest.approx(math.asinh(2.0))
+    assert np.isnan(placed[1:]).all()
 
 
 def test_without_a_predictor_there_is_no_plot(predicted):
