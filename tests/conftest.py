@@ -1,26 +1,5 @@
 """What tests share: the common data, loaded models, and tiny random HF checkpoints."""
 
-import importlib.metadata
-import os
-from pathlib import Path
-
-# Before jax is imported. Modules compile much the same programs, and so does the next run: they
-# share what takes long.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla")
-)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-# Thousands of small programs run once: compiling them well would take longer than running them. Of
-# two ways to write fused loops the older compiles in a fifth of the time; jaxlib 0.10 has it.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    if importlib.metadata.version("jaxlib").startswith("0.10.")
-    else "--xla_backend_optimization_level=0",
-)
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
 import copy
 import dataclasses
 import functools
@@ -28,10 +7,13 @@ import json
 import shutil
 import string
 import zlib
+from pathlib import Path
 
-import jax
+from environment import flags_of_own_process  # isort: split
+
+import jax  # behind `environment`, which says how it computes
 import pytest
-from own_process import flags_of_own_process, run_tests
+from own_process import run_tests
 from safetensors.numpy import load_file
 
 import jaxedit

@@ -8,25 +8,7 @@ import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
-OLDER_FUSIONS = "--xla_cpu_use_fusion_emitters=false"
-FAST_COMPILATION, FAST_EXECUTION = (f"--xla_backend_optimization_level={level}" for level in (0, 1))
 OUTCOMES = "failure", "error", "skipped"  # in a report of pytest
-
-
-def flags_of_own_process(item) -> str | None:
-    """Return the XLA_FLAGS of the process that a test needs for itself; None: it needs none.
-
-    The older fusions round differently from program to program. A real model computes for so long
-    that it is worth compiling it better.
-    """
-    here = os.environ.get("XLA_FLAGS", "")
-    if item.get_closest_marker("same_bits") is not None:
-        flags = here.replace(OLDER_FUSIONS, "")
-    elif item.get_closest_marker("real_model") is not None:
-        flags = here.replace(FAST_COMPILATION, FAST_EXECUTION)
-    else:
-        return None
-    return None if flags == here else flags
 
 
 @functools.cache
