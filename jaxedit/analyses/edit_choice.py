@@ -1,9 +1,9 @@
 """Which of several edits of the same facts to keep: of those that are said, the least harmful.
 
 Layers, clamp factors, fact tokens or methods write the same fact in different places, and their
-harm differs more than their success. Each candidate's change of some texts' mean loss is predicted
-(`jaxedit.edits.predicted_change`): one pass over the texts for all candidates, and no evaluation of
-any edited model on them.
+harm differs more than their success. By how much each alternative changes some texts' mean loss is
+predicted (`jaxedit.edits.predicted_change`): one pass over the texts for all alternatives, and no
+evaluation of any edited model on them.
 """
 
 import math
@@ -24,7 +24,7 @@ from jaxedit.study.edited import config_for
 HARM_TOKENS = 4000
 
 
-class Candidate(NamedTuple):
+class Alternative(NamedTuple):
     """A way to write the facts, and what came of it.
 
     Attributes:
@@ -47,21 +47,21 @@ class Candidate(NamedTuple):
 
 
 class EditChoice(NamedTuple):
-    """All candidates, and the one that harms least of those that are said.
+    """All alternatives, and the one that harms least of those that are said.
 
     Attributes:
-      candidates: in the order given.
+      alternatives: in the order given.
       chosen: None where none of them is said.
     """
 
-    candidates: tuple[Candidate, ...]
-    chosen: Candidate | None
+    alternatives: tuple[Alternative, ...]
+    chosen: Alternative | None
 
 
 def choose_edit(
     model: Model,
     requests: Request | Sequence[Request],
-    candidates: Sequence[Mapping[str, Any]],
+    alternatives: Sequence[Mapping[str, Any]],
     texts: list[str],
     stats: Stats | None = None,
     n_tokens: int = HARM_TOKENS,
@@ -70,30 +70,30 @@ def choose_edit(
 
     Args:
       model: with or without edits; unchanged.
-      requests: the fact, or several that each candidate writes in one edit.
-      candidates: of each "method" and hyper-parameters under their published names; the others are
-        those published for the method and the model, or the method's defaults.
+      requests: the fact, or several that each alternative writes in one edit.
+      alternatives: of each "method" and hyper-parameters under their published names; the others
+        are those published for the method and the model, or the method's defaults.
       texts: whose loss is not to rise; not those that an edit is evaluated on.
       stats: second moments, for methods that use them.
       n_tokens: of the texts that are read, spread evenly over them.
 
     Raises:
-      ValueError: without candidates, on one that names no method, an unknown one or an unknown
-        hyper-parameter, and on texts that cannot be used. A candidate whose edit cannot be made is
-        none that can be chosen, and says why.
+      ValueError: without alternatives, on an unknown method or hyper-parameter, and on texts that
+        cannot be used. An alternative whose edit cannot be made is not chosen, and says why.
     """
     asked = check_requests([requests] if isinstance(requests, Request) else requests)
-    if not candidates or any("method" not in each for each in candidates):
+    if not alternatives or any("method" not in each for each in alternatives):
         raise ValueError(
-            f"candidates={list(candidates)!r}: expected at least one, each with its method, e.g. "
-            '{"method": "rome", "layer": 5}'
+            f"alternatives={list(alternatives)!r}: expected at least one, each with its method, "
+            'e.g. {"method": "rome", "layer": 5}'
         )
     configs = [
-        config_for(model, **_with_tuples(candidate)).to_dict()["editor"] for candidate in candidates
+        config_for(model, **_with_tuples(alternative)).to_dict()["editor"]
+        for alternative in alternatives
     ]
     editors = [editor_from(config) for config in configs]
 
-    # The texts are read once, at all places that any candidate changes.
+    # The texts are read once, at all places that any alternative changes.
     places = {
         (weight, layer): None
         for editor in editors
@@ -108,21 +108,21 @@ def choose_edit(
         try:
             edit, _, info = editor.edit(model, facts, editor.init(model, stats))
         except ValueError as error:
-            tried.append(Candidate(config, error=str(error)))
+            tried.append(Alternative(config, error=str(error)))
             continue
         said = evaluate_facts(apply(model, edit), facts)
         accuracy = sum(bool(each["efficacy_accuracy"]) for each in said) / len(said)
         change = predict_change(probe, edit)
         harm = change.mean_nats(), change.stderr_nats()
-        tried.append(Candidate(config, edit, info, accuracy, *harm))
+        tried.append(Alternative(config, edit, info, accuracy, *harm))
     said_ones = [each for each in tried if each.accuracy == 1 and math.isfinite(each.harm_nats)]
     chosen = min(said_ones, key=lambda each: each.harm_nats, default=None)
     return EditChoice(tuple(tried), chosen)
 
 
-def _with_tuples(candidate: Mapping[str, Any]) -> dict[str, Any]:
+def _with_tuples(alternative: Mapping[str, Any]) -> dict[str, Any]:
     """Return hyper-parameters as a configuration takes them: lists of JSON as tuples."""
     return {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in candidate.items()
+        for name, value in alternative.items()
     }

@@ -5,12 +5,12 @@
         --set=editor.v_lr=0.3
 
     jaxedit edit --run=runs/laptop --prompt=...               on top of a study's kept edits
-    jaxedit edit --candidates=ways.json --harm_texts=wikitext.txt --prompt=...
+    jaxedit edit --alternatives=alternatives.json --harm_texts=wikitext.txt --prompt=...
 
 Hyper-parameters are those published for the method and the model's family and size; --set changes
 one under its published name. Where none are published, --layer must be given.
 
---candidates is a JSON list of ways to write the fact, [{"method": "rome", "layer": 3}, ...]. Of
+--alternatives is a JSON list of ways to write the fact, [{"method": "rome", "layer": 3}, ...]. Of
 those after which the model says the new answer the one is made whose predicted change of the loss
 of --harm_texts is least.
 """
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from jaxedit.cli._candidates import check_candidate_flags, choose_candidate, show_candidates
+from jaxedit.cli._alternatives import check_alternative_flags, choose_alternative, show_alternatives
 from jaxedit.cli._flags import (
     FLAGS,
     edited_flags,
@@ -60,8 +60,8 @@ def define_flags() -> None:
     path_flag("texts", "builtin", "for the perplexity: a .json, .jsonl or .txt file")
     prediction_flag()
     path_flag("save", None, "write the edit to this .safetensors file")
-    path_flag("candidates", None, "a JSON file with ways to write it: the least harmful is made")
-    path_flag("harm_texts", None, "for --candidates: texts whose loss is to rise least")
+    path_flag("alternatives", None, "a JSON file with ways to write it: the least harmful is made")
+    path_flag("harm_texts", None, "for --alternatives: texts whose loss is to rise least")
     json_flag()
 
 
@@ -82,7 +82,7 @@ def main() -> None:
     check_flags()
     texts = read_texts(FLAGS.texts)
     model = load_model()
-    config = {} if FLAGS.candidates else read_editor_config(model)
+    config = {} if FLAGS.alternatives else read_editor_config(model)
     editor = editor_from(config) if config else None
     stats = Stats.load(FLAGS.stats) if FLAGS.stats else None
 
@@ -93,7 +93,7 @@ def main() -> None:
     # The edit, and both models on the request and the texts.
     rows: list[dict[str, Any]] = []
     if editor is None:
-        config, edit, info, rows = choose_candidate(model, request, stats)
+        config, edit, info, rows = choose_alternative(model, request, stats)
         (request,) = with_leading_space([request], config.get("leading_space"))
     else:
         (request,) = with_leading_space([request], config.get("leading_space"))
@@ -113,7 +113,7 @@ def main() -> None:
         (said,) = continue_texts(version, [request.prompt_text], max_new_tokens=12)
         numbers = {"perplexity": score.mean, "pooled": score.pooled, **metrics}
         result[when] = {**numbers, "continuation": said}
-    result |= predict(model, edit, texts, scores) | ({"candidates": rows} if rows else {})
+    result |= predict(model, edit, texts, scores) | ({"alternatives": rows} if rows else {})
 
     # What is left of it: a file, and the numbers.
     if FLAGS.save and is_first_process():
@@ -223,7 +223,7 @@ def check_flags() -> None:
     """Check the method and what --set and --layer say, before a model is loaded."""
     from jaxedit.study.config import default_config, set_key
 
-    check_candidate_flags()
+    check_alternative_flags()
     config = default_config(FLAGS.method)
     for text in FLAGS.set:
         if not text.startswith("editor."):
@@ -257,8 +257,8 @@ def show(result: dict[str, Any]) -> None:
 
     console = results_console()
     console.print(f"{result['request']} with {result['method']} in {result['model']}\n")
-    if "candidates" in result:
-        show_candidates(result["candidates"])
+    if "alternatives" in result:
+        show_alternatives(result["alternatives"])
     versions = result["unedited"], result["edited"]
     rows = [
         ["perplexity", *(format_number(version["perplexity"]) for version in versions)],

@@ -36,10 +36,10 @@ def always_said(monkeypatch):
 
 def test_the_least_harmful_of_those_that_are_said(golden, always_said):
     model = golden("llama")
-    candidates = [{"method": "rome", "layer": layer, **SETTINGS} for layer in (1, 2, 3)]
-    candidates.append({"method": "rome", "layer": 2, **SETTINGS, "mom2_adjustment": True})
-    choice = choose_edit(model, REQUEST, candidates, TEXTS, n_tokens=192)
-    first, second, third, failed = choice.candidates
+    alternatives = [{"method": "rome", "layer": layer, **SETTINGS} for layer in (1, 2, 3)]
+    alternatives.append({"method": "rome", "layer": 2, **SETTINGS, "mom2_adjustment": True})
+    choice = choose_edit(model, REQUEST, alternatives, TEXTS, n_tokens=192)
+    first, second, third, failed = choice.alternatives
     assert (first.accuracy, second.accuracy, third.accuracy) == (0, 1, 1)
     assert failed.edit is None
     assert "needs second moments" in (failed.error or "")
@@ -59,16 +59,16 @@ def test_the_least_harmful_of_those_that_are_said(golden, always_said):
 
 
 def test_none_is_chosen_where_none_is_said(golden, always_said):
-    candidates = [{"method": "rome", "layer": 1, **SETTINGS}]
-    choice = choose_edit(golden("llama"), REQUEST, candidates, TEXTS, n_tokens=192)
+    alternatives = [{"method": "rome", "layer": 1, **SETTINGS}]
+    choice = choose_edit(golden("llama"), REQUEST, alternatives, TEXTS, n_tokens=192)
     assert choice.chosen is None
-    assert len(choice.candidates) == 1
+    assert len(choice.alternatives) == 1
 
 
-@pytest.mark.parametrize("candidates", [[], [{"layer": 2}]])
-def test_candidates_name_their_method(golden, candidates):
+@pytest.mark.parametrize("alternatives", [[], [{"layer": 2}]])
+def test_alternatives_name_their_method(golden, alternatives):
     with pytest.raises(ValueError, match="expected at least one, each with its method"):
-        choose_edit(golden("llama"), REQUEST, candidates, TEXTS)
+        choose_edit(golden("llama"), REQUEST, alternatives, TEXTS)
 
 
 def test_an_unknown_name_is_said_before_anything_is_read(golden):
@@ -79,8 +79,8 @@ def test_an_unknown_name_is_said_before_anything_is_read(golden):
 def test_lists_of_json_are_layers(golden, always_said):
     hyper = {**SETTINGS, "context_templates": [["{}"]]}
     given = {"method": "memit", "layers": [2, 3], "mom2_adjustment": False, **hyper}
-    candidates = json.loads(json.dumps([given]))
-    choice = choose_edit(golden("llama"), REQUEST, candidates, TEXTS, n_tokens=192)
+    alternatives = json.loads(json.dumps([given]))
+    choice = choose_edit(golden("llama"), REQUEST, alternatives, TEXTS, n_tokens=192)
     assert choice.chosen is not None
     assert choice.chosen.edit is not None
     assert [delta.layer for delta in choice.chosen.edit.deltas] == [2, 3]

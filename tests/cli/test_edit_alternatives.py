@@ -1,4 +1,4 @@
-"""`jaxedit edit --candidates`: the least harmful of those after which the new answer is said."""
+"""`jaxedit edit --alternatives`: the least harmful of those after which the new answer is said."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 from command_examples import EDIT, refusal, result
 
 TEACHER_FORCED = {"objective": "teacher_forced", "num_steps": 100, "lr": 0.02}
-CANDIDATES = [
+ALTERNATIVES = [
     {"layer": 3, "v_num_grad_steps": 1, "context_templates": ["{}"]},
     {"method": "ft", "layers": [2], **TEACHER_FORCED},
     {"method": "ft", "layers": [3], **TEACHER_FORCED},
@@ -16,20 +16,20 @@ TEXTS = [
     " Once upon a time there was a little girl who lived in the forest with her old grandmother.",
 ]
 ASKED = [argument for argument in EDIT if not argument.startswith(("--layer", "--set"))]
-GIVEN = ("--candidates=ways.json", "--harm_texts=harm.json")
+GIVEN = ("--alternatives=alternatives.json", "--harm_texts=harm.json")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def files(folder):
-    (folder / "ways.json").write_text(json.dumps(CANDIDATES), encoding="utf-8")
-    (folder / "none.json").write_text(json.dumps(CANDIDATES[:1]), encoding="utf-8")
+    (folder / "alternatives.json").write_text(json.dumps(ALTERNATIVES), encoding="utf-8")
+    (folder / "none.json").write_text(json.dumps(ALTERNATIVES[:1]), encoding="utf-8")
     (folder / "harm.json").write_text(json.dumps(TEXTS), encoding="utf-8")
 
 
 def test_the_least_harmful_that_is_said(run):
     found = result(run(*ASKED, *GIVEN, "--json"))
-    first, *rest = found["candidates"]
-    assert first["candidate"] == {"method": "rome", **CANDIDATES[0]}
+    first, *rest = found["alternatives"]
+    assert first["alternative"] == {"method": "rome", **ALTERNATIVES[0]}
     assert (first["efficacy_accuracy"], first["chosen"]) == (0, False)
     assert [each["efficacy_accuracy"] for each in rest] == [1, 1]
     least = min(rest, key=lambda each: each["harm_nats"])
@@ -39,15 +39,17 @@ def test_the_least_harmful_that_is_said(run):
 
 
 def test_none_is_said(run):
-    asked = (*ASKED, "--candidates=none.json", "--harm_texts=harm.json")
-    assert "after none of the 1 candidates of none.json does the model say" in refusal(run(*asked))
+    asked = (*ASKED, "--alternatives=none.json", "--harm_texts=harm.json")
+    assert "after none of the 1 alternatives of none.json does the model say" in refusal(
+        run(*asked)
+    )
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (GIVEN[:1], "--candidates and --harm_texts go together"),
-        ((*GIVEN, "--layer=3"), "--layer and --candidates exclude each other"),
+        (GIVEN[:1], "--alternatives and --harm_texts go together"),
+        ((*GIVEN, "--layer=3"), "--layer and --alternatives exclude each other"),
     ],
 )
 def test_flags_that_do_not_go_together(run, given, said):

@@ -1,4 +1,4 @@
-"""Several ways to make one edit, for `jaxedit edit --candidates`."""
+"""Several ways to make one edit, for `jaxedit edit --alternatives`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,43 +17,43 @@ FLAGS = flags.FLAGS
 EXAMPLE = '[{"method": "rome", "layer": 3}, {"method": "c-rome", "clamp_norm_factor": 2}]'
 
 
-def check_candidate_flags() -> None:
-    """Check that --candidates has its texts, and no flags that a candidate says itself.
+def check_alternative_flags() -> None:
+    """Check that --alternatives has its texts, and no flags that an alternative says itself.
 
     Raises:
       ValueError: where it does not; the message names the flags.
     """
-    if bool(FLAGS.candidates) != bool(FLAGS.harm_texts):
+    if bool(FLAGS.alternatives) != bool(FLAGS.harm_texts):
         raise ValueError(
-            "--candidates and --harm_texts go together: the ways to make the edit, and texts, "
+            "--alternatives and --harm_texts go together: the ways to make the edit, and texts, "
             "others than --texts, whose loss is to rise least"
         )
     given = [name for name in ("layer", "set") if FLAGS[name].value]
-    if FLAGS.candidates and given:
+    if FLAGS.alternatives and given:
         raise ValueError(
-            f"--{given[0]} and --candidates exclude each other: each candidate has its own "
+            f"--{given[0]} and --alternatives exclude each other: each alternative has its own "
             f"hyper-parameters, e.g. {EXAMPLE}"
         )
 
 
-def read_candidates() -> list[dict[str, Any]]:
-    """Read the file of --candidates; one that names no method has --method.
+def read_alternatives() -> list[dict[str, Any]]:
+    """Read the file of --alternatives; one that names no method has --method.
 
     Raises:
       ValueError: where it is no list of objects.
     """
     from jaxedit.files import read_json
 
-    read = read_json(Path(FLAGS.candidates), list)
+    read = read_json(Path(FLAGS.alternatives), list)
     if not read or not all(isinstance(each, dict) for each in read):
-        raise ValueError(f"{FLAGS.candidates}: expected a list of objects, e.g. {EXAMPLE}")
+        raise ValueError(f"{FLAGS.alternatives}: expected a list of objects, e.g. {EXAMPLE}")
     return [{"method": FLAGS.method, **each} for each in read]
 
 
-def choose_candidate(
+def choose_alternative(
     model: "Model", request: "Request", stats: "Stats | None"
 ) -> tuple[dict[str, Any], "Edit", dict[str, float], list[dict[str, Any]]]:
-    """Choose among the candidates of --candidates.
+    """Choose among the alternatives of --alternatives.
 
     Returns:
       Of the chosen one the editor's configuration, its edit and its numbers; and of all of them
@@ -65,43 +65,43 @@ def choose_candidate(
     from jaxedit.analyses.edit_choice import choose_edit
     from jaxedit.datasets import read_texts
 
-    asked = read_candidates()
+    asked = read_alternatives()
     choice = choose_edit(model, request, asked, read_texts(FLAGS.harm_texts), stats)
     rows = [
         {
-            "candidate": given,
+            "alternative": given,
             "chosen": each is choice.chosen,
             "efficacy_accuracy": each.accuracy,
             "harm_nats": each.harm_nats,
             "stderr_nats": each.stderr_nats,
             "error": each.error,
         }
-        for given, each in zip(asked, choice.candidates, strict=True)
+        for given, each in zip(asked, choice.alternatives, strict=True)
     ]
     chosen = choice.chosen
     if chosen is None or chosen.edit is None:
-        errors = "; ".join(each.error for each in choice.candidates if each.error)
+        errors = "; ".join(each.error for each in choice.alternatives if each.error)
         raise ValueError(
-            f"after none of the {len(rows)} candidates of {FLAGS.candidates} does the model say "
-            f"the new answer{': ' if errors else ''}{errors}"
+            f"after none of the {len(rows)} alternatives of {FLAGS.alternatives} does the model "
+            f"say the new answer{': ' if errors else ''}{errors}"
         )
     return dict(chosen.editor), chosen.edit, dict(chosen.info), rows
 
 
-def show_candidates(rows: list[dict[str, Any]]) -> None:
-    """Print what was predicted of each candidate."""
+def show_alternatives(rows: list[dict[str, Any]]) -> None:
+    """Print what was predicted of each alternative."""
     from jaxedit.reports.formatting import format_number, format_percent
 
     table = [
         [
             "→" if row["chosen"] else "",
-            ", ".join(f"{name} {value}" for name, value in row["candidate"].items()),
+            ", ".join(f"{name} {value}" for name, value in row["alternative"].items()),
             format_percent(row["efficacy_accuracy"]),
             format_number(row["harm_nats"]),
             format_number(row["stderr_nats"]),
         ]
         for row in rows
     ]
-    header = ["", "candidate", "accuracy", "predicted harm (nats)", "standard error"]
-    show_table(header, table, left=("", "candidate"))
+    header = ["", "alternative", "accuracy", "predicted harm (nats)", "standard error"]
+    show_table(header, table, left=("", "alternative"))
     results_console().print()
