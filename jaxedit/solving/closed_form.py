@@ -12,7 +12,7 @@ import numpy as np
 from jaxedit.edits.edit import EDITED_WEIGHT, Dense, Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
-from jaxedit.solving.harm import Lessened, harm_info, lessen_harm
+from jaxedit.solving.harm import Projected, harm_info, project_harm
 from jaxedit.solving.hyper import ClosedFormHyper, MultiLayerHyper
 from jaxedit.solving.key_constraints import KeyConstraints, add_constraints, pack_constraints
 from jaxedit.solving.multi_layer import (
@@ -63,7 +63,7 @@ def _edit(
     constraints: KeyConstraints,
 ) -> tuple[Edit, MultiLayerState, dict[str, float]]:
     """Make an edit with these keys added."""
-    lessened: list[Lessened] = []
+    projected: list[Projected] = []
     keys: dict[int, np.ndarray] = {}
 
     def solve_layer(
@@ -76,12 +76,12 @@ def _edit(
             regulariser, EDITED_WEIGHT, layer, key_IF.T, residual_ID, slack, hyper.solve_dtype
         )
         if state.harm is not None:  # with what the layers below do to the texts
-            below = sum((each.after for each in lessened), np.zeros(()))
-            lessened.append(lessen_harm(state.harm, regulariser, delta, key_IF.T, below))
-            delta = lessened[-1].delta
+            below = sum((each.after for each in projected), np.zeros(()))
+            projected.append(project_harm(state.harm, regulariser, delta, key_IF.T, below))
+            delta = projected[-1].delta
         return delta, residual
 
     updates, info = write_batch(hyper, spec, model, requests, state, solve_layer)
     memory = edit_memory(keys) if spec.history else {}
     made = make_edit(model, updates.deltas, memory)
-    return made, restore(state, made), info | harm_info(lessened)
+    return made, restore(state, made), info | harm_info(projected)

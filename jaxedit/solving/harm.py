@@ -46,7 +46,7 @@ from jaxedit.solving.solve import unwhiten_exactly, whiten_exactly
 SAME_ROW = 1e-6  # singular values of v below this share of the largest are rounding
 
 
-class Lessened(NamedTuple):
+class Projected(NamedTuple):
     """A layer's update and what is predicted of it.
 
     Attributes:
@@ -62,13 +62,13 @@ class Lessened(NamedTuple):
     norm_ratio: float = 1.0
 
 
-def lessen_harm(
+def project_harm(
     texts: HarmTexts,
     regulariser: KeyRegulariser,
     delta: LowRank | Dense,
     key_FR: np.ndarray,
     below: np.ndarray | float = 0.0,
-) -> Lessened:
+) -> Projected:
     """Take from a layer's update what harms texts and the facts do not need.
 
     Args:
@@ -94,7 +94,7 @@ def lessen_harm(
     left_RR, value_R, row_RD = np.linalg.svd(v_RD, full_matrices=False)
     rank = np.count_nonzero(value_R > SAME_ROW * value_R[0])
     if not rank or not texts.weight:
-        return Lessened(delta, before, before)
+        return Projected(delta, before, before)
     coordinates = _Coordinates(regulariser, key_FR)
     u_FR, row_RD = to_host(delta.u_FR).astype(np.float64), row_RD[:rank]
     size = coordinates.size(key_FR.T @ (u_FR @ v_RD))
@@ -104,12 +104,12 @@ def lessen_harm(
     u_FR = u_FR @ (left_RR[:, :rank] * value_R[:rank]) + y_FR
     norm_R = np.linalg.norm(u_FR, axis=0)
     u_FR, v_RD = (u_FR / norm_R).astype(np.float32), (norm_R[:, None] * row_RD).astype(np.float32)
-    lessened = delta._replace(u_FR=u_FR, v_RD=v_RD)
-    after, ratio = loss_scores(texts.probe, [lessened]), delta_norm(lessened) / delta_norm(delta)
-    return Lessened(lessened, before, after, ratio)
+    projected = delta._replace(u_FR=u_FR, v_RD=v_RD)
+    after, ratio = loss_scores(texts.probe, [projected]), delta_norm(projected) / delta_norm(delta)
+    return Projected(projected, before, after, ratio)
 
 
-def harm_info(lessened: list[Lessened]) -> dict[str, float]:
+def harm_info(projected: list[Projected]) -> dict[str, float]:
     """Say in numbers what the projection of an edit's layers did; nothing where there was none.
 
     Returns:
@@ -117,16 +117,16 @@ def harm_info(lessened: list[Lessened]) -> dict[str, float]:
       and `harm_norm_ratio`, by how much the update
       that grew most did.
     """
-    if not lessened:
+    if not projected:
         return {}
     before, after = (
         change_of_scores(np.sum(scores, axis=0)).harm_nats()
-        for scores in zip(*((each.before, each.after) for each in lessened), strict=True)
+        for scores in zip(*((each.before, each.after) for each in projected), strict=True)
     )
     return {
         "harm_before_nats": before,
         "harm_after_nats": after,
-        "harm_norm_ratio": max(each.norm_ratio for each in lessened),
+        "harm_norm_ratio": max(each.norm_ratio for each in projected),
     }
 
 

@@ -17,7 +17,7 @@ from jaxedit.edits.edit import EDITED_WEIGHT, Edit, LowRank, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.models.model import Model
 from jaxedit.solving.finite import check_finite_delta
-from jaxedit.solving.harm import harm_info, lessen_harm
+from jaxedit.solving.harm import harm_info, project_harm
 from jaxedit.solving.harm_texts import HarmTexts
 from jaxedit.solving.hyper import RankOneHyper
 from jaxedit.solving.keys import compute_keys, compute_values
@@ -159,8 +159,8 @@ def _write(
     delta = LowRank(EDITED_WEIGHT, hyper.edited_layer, solution.u_FR, solution.v_RD)
     if state.harm is not None:
         key_FR = np.stack([left_F, right_F], axis=1)
-        lessened = lessen_harm(state.harm, state.regulariser, delta, key_FR)
-        delta, more = lessened.delta, more | harm_info([lessened])
+        projected = project_harm(state.harm, state.regulariser, delta, key_FR)
+        delta, more = projected.delta, more | harm_info([projected])
     check_finite_delta(delta)
     return make_edit(model, [delta]), _info(values, i, solution, residual_D) | more
 

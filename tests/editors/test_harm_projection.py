@@ -71,15 +71,15 @@ def test_harm_falls_and_without_a_weight_the_bits_are_the_methods(
         np.testing.assert_array_equal(to_dense(mine), to_dense(theirs))
 
     editor = make(method, harm_projection=1e4, harm_texts=harm_texts, harm_tokens=192)
-    lessened, state, info = edit_of(editor, model, stats, requests)
+    projected, state, info = edit_of(editor, model, stats, requests)
     assert info["harm_after_nats"] < info["harm_before_nats"]
     assert info["harm_norm_ratio"] > 0.5
-    scores = loss_scores(state.harm.probe, lessened.deltas)
+    scores = loss_scores(state.harm.probe, projected.deltas)
     after = 0.7 * np.mean(0.5 * scores[1:] ** 2)
     assert info["harm_after_nats"] == pytest.approx(after, rel=1e-6)
 
     # The next edit, where there is a history with the keys of this one.
-    edited = jaxedit.apply(model, lessened)
+    edited = jaxedit.apply(model, projected)
     again, _, info = editor.edit(edited, REQUESTS[:1], state)
     assert info["harm_after_nats"] < info["harm_before_nats"]
     assert {delta.weight for delta in again.deltas} == {EDITED_WEIGHT}
@@ -91,15 +91,15 @@ def test_the_value_is_written_all_the_same(golden, stats, harm_texts):
     hyper = dict(harm_projection=1e4, harm_texts=harm_texts, harm_tokens=192)
     for method in ("c-rome", "memit-sequential"):
         plain, _, _ = edit_of(make(method), model, stats, REQUESTS[:1])
-        lessened, _, _ = edit_of(make(method, **hyper), model, stats, REQUESTS[:1])
+        projected, _, _ = edit_of(make(method, **hyper), model, stats, REQUESTS[:1])
         key_F = np.asarray(plain.deltas[0].u_FR)[:, 0]
         if "keys/2" in plain.memory:
             key_F = plain.memory["keys/2"][0]
         else:  # M is C: the key is C u
             key_F = stats.of(model, 2) @ key_F
-        wanted_D, found_D = (key_F @ to_dense(each.deltas[0]) for each in (plain, lessened))
+        wanted_D, found_D = (key_F @ to_dense(each.deltas[0]) for each in (plain, projected))
         assert np.linalg.norm(found_D - wanted_D) < 1e-5 * np.linalg.norm(wanted_D)
-        moved = np.linalg.norm(to_dense(lessened.deltas[0]) - to_dense(plain.deltas[0]))
+        moved = np.linalg.norm(to_dense(projected.deltas[0]) - to_dense(plain.deltas[0]))
         assert moved > 1e-3 * np.linalg.norm(to_dense(plain.deltas[0]))
 
 

@@ -8,7 +8,7 @@ import pytest
 from jaxedit.edits.edit import EDITED_WEIGHT, Dense, LowRank, to_dense
 from jaxedit.edits.predicted_change import CURVATURE_SHARE, change_of_scores, loss_scores
 from jaxedit.models.loss_probe import LossProbe
-from jaxedit.solving.harm import harm_info, lessen_harm
+from jaxedit.solving.harm import harm_info, project_harm
 from jaxedit.solving.harm_texts import HarmTexts
 from jaxedit.solving.regulariser import KeyRegulariser
 from jaxedit.solving.solve import add_past_keys, solve, whiten
@@ -53,8 +53,8 @@ class Problem:
     def harm(self, delta):
         return change_of_scores(loss_scores(self.probe, [delta]) + self.below).harm_nats()
 
-    def lessen(self, weight):
-        return lessen_harm(
+    def project(self, weight):
+        return project_harm(
             self.texts(weight), self.regulariser, self.delta, self.key_FR, self.below
         )
 
@@ -111,7 +111,7 @@ CASES = [
 def test_the_update_is_the_minimiser(case, weight):
     problem = Problem(**case)
     wanted_FD = dense_minimiser(problem, weight)
-    found_FD = to_dense(problem.lessen(weight).delta)
+    found_FD = to_dense(problem.project(weight).delta)
     moved = np.linalg.norm(wanted_FD - to_dense(problem.delta))
     assert moved > 0.02 * np.linalg.norm(wanted_FD)
     assert np.linalg.norm(found_FD - wanted_FD) < 2e-4 * moved
@@ -123,26 +123,26 @@ def test_what_keys_read_stays_and_harm_falls_with_the_weight(case):
     written_RD = problem.key_FR.T @ to_dense(problem.delta)
     harms = [problem.harm(problem.delta)]
     for weight in (1e-3, 1e-1, 1.0, 10.0, 1e3):
-        lessened = problem.lessen(weight)
-        now_RD = problem.key_FR.T @ to_dense(lessened.delta)
+        projected = problem.project(weight)
+        now_RD = problem.key_FR.T @ to_dense(projected.delta)
         assert np.linalg.norm(now_RD - written_RD) < 1e-5 * np.linalg.norm(written_RD)
-        harms.append(problem.harm(lessened.delta))
-        np.testing.assert_allclose(lessened.after, loss_scores(problem.probe, [lessened.delta]))
+        harms.append(problem.harm(projected.delta))
+        np.testing.assert_allclose(projected.after, loss_scores(problem.probe, [projected.delta]))
     assert all(after < before for before, after in itertools.pairwise(harms))
 
 
 def test_a_subspace_is_not_left():
     problem = Problem(n_facts=2, subspace=True)
-    delta_FD = to_dense(problem.lessen(10.0).delta)
+    delta_FD = to_dense(problem.project(10.0).delta)
     outside_FD = delta_FD - problem.basis_FM @ (problem.basis_FM.T @ delta_FD)
     assert np.linalg.norm(outside_FD) < 1e-5 * np.linalg.norm(delta_FD)
 
 
 def test_without_a_weight_or_a_value_nothing_changes():
     problem = Problem()
-    assert problem.lessen(0.0).delta is problem.delta
+    assert problem.project(0.0).delta is problem.delta
     nothing = problem.delta._replace(v_RD=np.zeros((1, D), np.float32))
-    kept = lessen_harm(problem.texts(1.0), problem.regulariser, nothing, problem.key_FR)
+    kept = project_harm(problem.texts(1.0), problem.regulariser, nothing, problem.key_FR)
     assert kept.delta is nothing
 
 
@@ -150,9 +150,9 @@ def test_two_facts_with_one_value_are_written_in_one_row():
     problem = Problem(n_facts=2)
     v_RD = np.repeat(problem.delta.v_RD[:1], 2, axis=0)
     problem.delta = problem.delta._replace(v_RD=v_RD)
-    lessened = problem.lessen(10.0)
-    assert problem.harm(lessened.delta) < problem.harm(problem.delta)
-    assert np.all(np.isfinite(to_dense(lessened.delta)))
+    projected = problem.project(10.0)
+    assert problem.harm(projected.delta) < problem.harm(problem.delta)
+    assert np.all(np.isfinite(to_dense(projected.delta)))
 
 
 def test_an_update_without_room_is_refused():
@@ -160,17 +160,17 @@ def test_an_update_without_room_is_refused():
     dense = Dense(*PLACE, to_dense(problem.delta))
     key_FR = np.ones((F, F), np.float32)
     with pytest.raises(ValueError, match=r"24 facts leave nothing .* give fewer at once"):
-        lessen_harm(problem.texts(1.0), problem.regulariser, dense, key_FR)
+        project_harm(problem.texts(1.0), problem.regulariser, dense, key_FR)
     broken = problem.delta._replace(v_RD=np.full((1, D), np.nan, np.float32))
     with pytest.raises(ValueError, match="finite"):
-        lessen_harm(problem.texts(1.0), problem.regulariser, broken, problem.key_FR)
+        project_harm(problem.texts(1.0), problem.regulariser, broken, problem.key_FR)
 
 
 def test_the_numbers_of_an_edit_are_of_all_its_layers():
     problem = Problem()
-    lessened = problem.lessen(10.0)
-    info = harm_info([lessened, lessened])
+    projected = problem.project(10.0)
+    info = harm_info([projected, projected])
     assert harm_info([]) == {}
-    assert info["harm_before_nats"] == change_of_scores(2 * lessened.before).harm_nats()
-    assert info["harm_after_nats"] == change_of_scores(2 * lessened.after).harm_nats()
-    assert info["harm_norm_ratio"] == lessened.norm_ratio
+    assert info["harm_before_nats"] == change_of_scores(2 * projected.before).harm_nats()
+    assert info["harm_after_nats"] == change_of_scores(2 * projected.after).harm_nats()
+    assert info["harm_norm_ratio"] == projected.norm_ratio
