@@ -127,13 +127,17 @@ _MIXTURES = {"mixtral", "deepseek_v2", "deepseek_v3", "gpt_oss", "dbrx", "jamba"
 
 
 # Model types whose layers keep no keys and values of every position.
-_LINEAR_ATTENTION = ("qwen3_5", "qwen3_next", "mamba", "jamba", "rwkv", "falcon_h1", "lfm2")
+_LINEAR_ATTENTION = (
+    *("qwen3_5", "qwen35", "qwen3_next", "qwen3next"),  # in a checkpoint, in a GGUF file
+    *("mamba", "jamba", "rwkv", "falcon_h1", "falcon-h1", "lfm2", "granitemoehybrid"),
+)
 
 
 def reject_linear_attention(values: dict[str, Any]) -> None:
     """Raise a ValueError on a model some of whose layers have linear attention or none."""
     kind = str(values.get("model_type"))
-    if kind.startswith(_LINEAR_ATTENTION):
+    every_layer_attends = set(values.get("layer_types") or ()) == {"attention"}
+    if kind.startswith(_LINEAR_ATTENTION) and not every_layer_attends:
         raise ValueError(
             f"model_type {kind[:80]!r} has layers of linear attention (a state for all positions "
             "before, instead of their keys and values), which the decoder does not compute. Choose "
@@ -145,7 +149,9 @@ def reject_moe(values: dict[str, Any]) -> None:
     """Raise a ValueError on the configuration of a mixture of experts."""
     counts = {name: values[name] for name in _EXPERTS if values.get(name)}
     kind = str(values.get("model_type"))
-    if counts or kind in _MIXTURES or "moe" in kind:
+    # Where a count says 0, a name with "moe" in it only says what others of its kind have.
+    is_counted = any(name in values for name in _EXPERTS)
+    if counts or kind in _MIXTURES or ("moe" in kind and not is_counted):
         with_counts = f" with {str(counts)[:200]}" if counts else ""
         raise ValueError(
             f"model_type {kind!r}{with_counts} is a mixture of experts: its layers have no single "
@@ -191,9 +197,15 @@ def find(model_type: str) -> ModuleType:
     """
     names = family_names()
     if model_type not in names:
+        part = f"{model_type}_text"
+        hint = (
+            f". The text part of such a model is {part!r}: give a checkpoint of it alone"
+            if part in names
+            else ""
+        )
         raise ValueError(
             f"model_type {str(model_type)[:80]!r} is not supported; "
-            f"the families are {', '.join(names)}"
+            f"the families are {', '.join(names)}{hint}"
         )
     return importlib.import_module(f"jaxedit.models.families.{model_type}")
 

@@ -3,7 +3,6 @@
 Weights are dequantised by the `gguf` package; configuration and tokenizer come from the metadata.
 """
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +19,7 @@ from jaxedit.models.gguf_metadata import (
     metadata_fields,
     read_metadata,
 )
+from jaxedit.models.gguf_pre_tokenizers import PreTokenizer, find_pre_tokenizer
 from jaxedit.models.tokenizer import Tokenizer
 
 CONTROL, USER_DEFINED = 3, 4  # llama.cpp's types of tokens
@@ -117,14 +117,15 @@ def _find_family(path: Path, metadata: dict[str, Any]) -> ModuleType:
         for family in found
         if hasattr(family, "GGUF")
     }
+    told = {"model_type": arch, "num_experts": metadata.get(f"{arch}.expert_count") or 0}
+    try:
+        families.reject_linear_attention(told)
+        families.reject_moe(told)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if arch not in supported:
         raise ValueError(
             f"{path} has architecture {arch!r}; GGUF files are read for {', '.join(supported)}"
-        )
-    if metadata.get(f"{arch}.expert_count") not in (None, 0):
-        raise ValueError(
-            f"{path} is a mixture of experts: "
-            "its layers have no single MLP whose second weight could be edited"
         )
     return supported[arch]
 
@@ -175,9 +176,10 @@ def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
 
     kind = metadata.get("tokenizer.ggml.model")
     if kind == "gpt2":
-        backend = _byte_level(metadata)
+        pre = find_pre_tokenizer(metadata)
+        backend, usual_bos = _byte_level(metadata, pre), pre.adds_bos
     elif kind == "llama":
-        backend = _sentencepiece(metadata)
+        backend, usual_bos = _sentencepiece(metadata), True
     else:
         raise ValueError(
             f"the GGUF tokenizer is {kind!r}; "
@@ -194,11 +196,10 @@ def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
     backend.add_special_tokens(by_type[CONTROL])
     backend.add_tokens(by_type[USER_DEFINED])  # parts of texts, such as <think>
 
-    # Where the file does not say, llama.cpp adds a begin-of-text token for sentencepiece and for
-    # Llama 3.
+    # Where the file does not say, llama.cpp adds a begin-of-text token for sentencepiece and some
+    # pre-tokenizers.
     bos_id = metadata.get("tokenizer.ggml.bos_token_id")
-    usual = kind == "llama" or metadata.get("tokenizer.ggml.pre") == "llama-bpe"
-    add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", usual) and bos_id is not None)
+    add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", usual_bos) and bos_id is not None)
     eos_id = metadata.get("tokenizer.ggml.eos_token_id")
     template = metadata.get("tokenizer.chat_template")
     others = {
@@ -217,46 +218,20 @@ def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
     )
 
 
-# The expression by which Llama 3 splits text before the merges.
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# llama.cpp's name of a pre-tokenizer -> (expression, or None for GPT-2's own; whether digits are
-# split singly), as the models' own tokenizer.json say.
-_PRE_TOKENIZERS: dict[str, tuple[str | None, bool]] = {
-    "default": (None, False),
-    "gpt-2": (None, False),
-    "smollm": (None, True),
-    "llama-bpe": (_LLAMA3, False),
-}
-
-
-def _byte_level(metadata: dict[str, Any]):
+def _byte_level(metadata: dict[str, Any], pre: PreTokenizer):
     """Build a byte-level BPE tokenizer."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    name = metadata.get("tokenizer.ggml.pre", "default")
-    if name == "default":
-        logging.getLogger("jaxedit").warning(
-            "the GGUF file names no pre-tokenizer (tokenizer.ggml.pre): texts are split as GPT-2 "
-            "does, which may not be how the model was trained, nor what llama.cpp does without one"
-        )
-    if name not in _PRE_TOKENIZERS:
-        supported = ", ".join(_PRE_TOKENIZERS)
-        raise ValueError(
-            f"the GGUF pre-tokenizer {name!r} is not supported; supported: {supported}"
-        )
-    regex, single_digits = _PRE_TOKENIZERS[name]
     vocabulary = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
     merges = [tuple(pair.split(" ")) for pair in metadata["tokenizer.ggml.merges"]]
-    # Llama 3 looks whole words up before it merges.
-    bpe = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=name == "llama-bpe")
+    bpe = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=pre.ignore_merges)
     backend = Tokenizer(bpe)
-    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if single_digits else []
-    if regex is not None:
-        steps.append(pre_tokenizers.Split(Regex(regex), "isolated"))
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=regex is None))
+    if pre.composes:
+        backend.normalizer = normalizers.NFC()
+    steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if pre.single_digits else []
+    if pre.regex is not None:
+        steps.append(pre_tokenizers.Split(Regex(pre.regex), "isolated"))
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre.regex is None))
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
     backend.decoder = decoders.ByteLevel()
     return backend

@@ -28,6 +28,8 @@ ARCHITECTURES = {
     "phi3": gguf.MODEL_ARCH.PHI3,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
 }
+# As llama.cpp's converter names how such models split texts.
+PRE = {"qwen2": "qwen2", "qwen3": "qwen2", "phi3": "dbrx", "gemma3_text": "gpt-2"}
 # What transformers takes for given where it reads a file; of six layers one has no window.
 AS_TRANSFORMERS_READS = {
     "qwen3": dict(head_dim=128),
@@ -71,7 +73,7 @@ def write(path, directory, family: str, change=None):
         writer.add_value_length(config.head_dim)
     if family == "gemma3_text":
         writer.add_sliding_window(config.sliding_window)
-    add_byte_level(writer, Tokenizer.from_file(str(directory / "tokenizer.json")))
+    add_byte_level(writer, Tokenizer.from_file(str(directory / "tokenizer.json")), PRE[family])
     writer.add_pad_token_id(0)
     if change:
         change(writer)

@@ -5,9 +5,12 @@ import json
 import pytest
 import transformers
 from reference.models import write_gguf
+from tokenizers import Regex, pre_tokenizers
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 import jaxedit
 from jaxedit.models.gguf import tokenizer_from_metadata
+from jaxedit.models.gguf_pre_tokenizers import PRE_TOKENIZERS
 
 TEXTS = [
     "The Eiffel Tower is located in the city of",
@@ -69,6 +72,28 @@ PIECES = {
 @pytest.mark.parametrize("name", PIECES)
 def test_pre_tokenizers_split_as_the_models_do(gpt2_metadata, name):
     assert pieces({**gpt2_metadata, "tokenizer.ggml.pre": name}, SPLIT) == PIECES[name]
+
+
+ACCENTS = "L'été: 12345 Straße,ÀB naïveTest 日本語x /a\n\n  don'T'll"
+
+
+@pytest.mark.parametrize("name", PRE_TOKENIZERS)
+def test_pre_tokenizers_split_as_in_transformers(gpt2_metadata, name):
+    if name not in GGUF_PRE_TOKENIZER_SPLITS:
+        assert name in PIECES  # above
+        return
+    theirs = pre_tokenizers.Split(Regex(GGUF_PRE_TOKENIZER_SPLITS[name]), "isolated")
+    for text in (SPLIT, ACCENTS, *TEXTS):
+        wanted = [piece for piece, _ in theirs.pre_tokenize_str(text)]
+        assert pieces({**gpt2_metadata, "tokenizer.ggml.pre": name}, text) == wanted
+
+
+def test_qwen_composes_accents(gpt2_metadata):
+    """As its own tokenizer.json does: a letter and its accent are the same, one character or two."""
+    qwen = tokenizer_from_metadata({**gpt2_metadata, "tokenizer.ggml.pre": "qwen2"})
+    assert qwen.encode("e\u0301") == qwen.encode("\u00e9")
+    gpt2 = tokenizer_from_metadata(gpt2_metadata)
+    assert gpt2.encode("e\u0301") != gpt2.encode("\u00e9")
 
 
 @pytest.fixture(scope="module")

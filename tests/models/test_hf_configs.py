@@ -70,6 +70,7 @@ EXPECTED = {
         window_layers=tuple(range(0, 26, 2)),
         tied=True,
     ),
+    "gemma-2-9b-it": dict(D=3584, N=16, K=8, window_layers=tuple(range(0, 42, 2))),
     "gemma-3-270m": dict(
         D=640,
         F=2048,
@@ -122,6 +123,7 @@ OLD = {"type": "ntk-by-parts", "factor": 4.0}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4}
 PARTIAL = {"rope_type": "default", "partial_rotary_factor": 0.5}
 SLIDES = ["sliding_attention"] * 3
+HYBRID = dict(model_type="granitemoehybrid", num_local_experts=0)
 REFUSED = [
     ("gpt2", dict(activation_function="relu"), r"activation_function='relu'.*'gelu_new'"),
     ("gpt2", dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True"),
@@ -140,6 +142,9 @@ REFUSED = [
         dict(model_type="qwen3_next"),
         "linear attention .* Choose a model whose every layer",
     ),
+    ("granite", HYBRID, "'granitemoehybrid' has layers of linear attention"),
+    ("granite", HYBRID | dict(layer_types=["attention"] * 3), "is not supported; the families"),
+    ("gemma3_text", dict(model_type="gemma3"), "The text part of such a model is 'gemma3_text'"),
     ("phi3", dict(auto_map={"AutoConfig": "other.Config"}), r"auto_map=.*never run here"),
     ("smollm3", dict(no_rope_layers=[1, 0]), "no_rope_layers=.* of 2 numbers for 3 layers"),
     ("gemma2", dict(layer_types=["full_attention"]), "1 layer_types for 3 layers"),

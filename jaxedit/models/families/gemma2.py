@@ -41,7 +41,7 @@ def config(fields: Fields) -> DecoderConfig:
         logit_softcap=_cap(fields, "final_logit_softcapping", 30.0),
         **windows,
     )
-    fields.finish()
+    fields.finish(sliding_window_size="an older name of sliding_window, beside it")
     return read
 
 

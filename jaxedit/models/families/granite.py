@@ -1,4 +1,4 @@
-"""Granite 3 and 4 without experts (IBM).
+"""Granite 3 without experts (IBM).
 
 Llama whose embedding, attention, residual stream and logits are multiplied by constants.
 """
