@@ -1,7 +1,7 @@
 """The arguments of EasyEdit's `BaseEditor.edit`, as a file holds them: an object of lists.
 
     {"prompts": [...], "subject": [...], "target_new": [...], "ground_truth": [...],
-     "rephrase_prompts": [...],
+     "rephrase_prompts": [...], "locality_prompts": [...], "locality_ground_truth": [...],
      "locality_inputs": {"neighborhood": {"prompt": [...], "ground_truth": [...]}},
      "portability_inputs": {"one_hop": {"prompt": [...], "ground_truth": [...]}}}
 
@@ -16,11 +16,12 @@ from jaxedit.files import shorten_json
 NAMES = {"prompts": "prompt", "subject": "subject", "target_new": "target_new"}
 OPTIONAL = {"ground_truth": "ground_truth", "rephrase_prompts": "rephrase_prompt"}
 PROBES = {"locality_inputs": "locality", "portability_inputs": "portability"}
+NEIGHBOURS = ("locality_prompts", "locality_ground_truth")  # of `batch_edit`: one unnamed group
 
 
 def is_call(value: Any) -> bool:
     """Return whether a file's content is EasyEdit's arguments."""
-    return isinstance(value, dict) and set(NAMES) <= set(value)
+    return isinstance(value, dict) and "prompts" in value
 
 
 def records_of_call(source: str, call: dict[str, Any]) -> list[dict[str, Any]]:
@@ -31,12 +32,16 @@ def records_of_call(source: str, call: dict[str, Any]) -> list[dict[str, Any]]:
       call: the arguments by their names.
 
     Raises:
-      ValueError: on an argument that is unknown, or no list as long as the prompts.
+      ValueError: on an argument that is missing, unknown, or no list as long as the prompts.
     """
-    unknown = sorted(set(call) - {*NAMES, *OPTIONAL, *PROBES})
-    if unknown:
-        known = ", ".join([*NAMES, *OPTIONAL, *PROBES])
-        raise ValueError(f"{source} has the unknown argument {unknown[0]!r}; known are {known}")
+    known = [*NAMES, *OPTIONAL, *PROBES, *NEIGHBOURS]
+    unknown, lacking = sorted(set(call) - set(known)), [name for name in NAMES if name not in call]
+    if unknown or lacking:
+        problem = f"the unknown argument {unknown[0]!r}" if unknown else f"no {lacking[0]!r}"
+        raise ValueError(f"{source} has {problem}; the arguments are {', '.join(known)}")
+    if isinstance(call["prompts"], str):  # one edit, written without lists
+        call = {name: [value] if isinstance(value, str) else value for name, value in call.items()}
+    call = _with_neighbours(source, call)
     n_edits = len(call["prompts"]) if isinstance(call["prompts"], list) else 0
     records: list[dict[str, Any]] = [{"portability": {}, "locality": {}} for _ in range(n_edits)]
     for argument, field in (NAMES | OPTIONAL).items():
@@ -54,6 +59,18 @@ def records_of_call(source: str, call: dict[str, Any]) -> list[dict[str, Any]]:
             for record, prompt, answer in zip(records, prompts, answers, strict=True):
                 record[field][name] = _probes(source, what, prompt, answer)
     return records
+
+
+def _with_neighbours(source: str, call: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments whose neighbours that have no group are one of `locality_inputs`."""
+    prompts, answers = (call.get(name) for name in NEIGHBOURS)
+    if is_missing(prompts) and is_missing(answers):
+        return call
+    if is_missing(prompts) or is_missing(answers):
+        raise ValueError(f"{source}: {' and '.join(NEIGHBOURS)} go together, prompts and answers")
+    groups = call.get("locality_inputs") or {}
+    group = {"prompt": prompts, "ground_truth": answers}
+    return {**call, "locality_inputs": {**groups, "locality_prompts": group}}
 
 
 def _list(source: str, what: str, value: Any, n_edits: int) -> list[Any]:

@@ -100,35 +100,48 @@ def _parse(source: str, content: str, line: int | None, expected: str) -> Any:
 
 
 def _parse_table(source: str, text: str, delimiter: str, expected: str) -> list[dict[str, Any]]:
-    """Parse a table with a line of names: a record a row, without its empty cells.
+    """Parse a table with a line of names: a record a row, in which an empty cell is null.
 
     Of a field that may be a list or an object, a cell that begins with a bracket or brace is JSON.
     """
     csv.field_size_limit(MOST_LETTERS)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        names = next(rows, [])
+        names = [name.strip() for name in next(rows, [])]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{source} has more than one column {twice[0]!r}; expected {expected}")
         records = []
         for row in rows:
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) != len(names):
                 raise ValueError(
-                    f"{source}, line {rows.line_num}: {len(row)} cells under {len(names)} names"
+                    f"{source}, line {rows.line_num}: {len(row)} cells under {len(names)} names; "
+                    f"a cell that holds {delimiter!r} stands in quotation marks"
                 )
-            cells = dict(zip(names, row, strict=True))
+            where = f"{source}, line {rows.line_num}"
             records.append(
                 {
-                    name: _parse(source, cell, rows.line_num, expected)
-                    if cell.startswith(("[", '{"'))
-                    else cell
-                    for name, cell in cells.items()
-                    if cell
+                    name: _parse_cell(f"{where}, column {name}", name, cell)
+                    for name, cell in zip(names, row, strict=True)
                 }
             )
     except csv.Error as error:
         raise ValueError(f"{source}, line {rows.line_num}: {error}; expected {expected}") from error
     return records
+
+
+def _parse_cell(where: str, name: str, cell: str) -> Any:
+    """Return what a cell of a column holds."""
+    if not cell:
+        return None
+    if name not in NESTED or not cell.startswith(("[", "{")):
+        return cell
+    try:
+        return parse_json(cell, where, object)
+    except ValueError as error:
+        raise ValueError(f"{error}; a cell of {name} that begins so is read as JSON") from error
 
 
 def _parse_parquet(source: str, content: bytes, expected: str) -> list[dict[str, Any]]:

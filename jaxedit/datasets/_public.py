@@ -6,10 +6,10 @@ one version of a data set are not mixed with those of another.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxedit.datasets._sources import HUB_PREFIX
 from jaxedit.downloads import download
@@ -109,13 +109,17 @@ PUBLIC = {
 }
 
 
-def read_public(name: str) -> Iterator[tuple[str, bytes]]:
-    """Yield the address and the content of each file of a public data set; fetch it once.
+def read_public(
+    name: str, parse: Callable[[str, bytes], list[Any]]
+) -> Iterator[tuple[str, list[Any] | None]]:
+    """Yield the address and the records of each file of a public data set; fetch it once.
 
-    The content of one of the `datasets` library is empty.
+    Of one of the `datasets` library there are none.
 
     Args:
       name: of the data set, one of `PUBLIC`.
+      parse: address and content -> records; it raises a ValueError on what is no such file, which
+        is then not kept.
 
     Raises:
       ValueError: where it is not published, cannot be fetched, or has another content than it had.
@@ -126,16 +130,18 @@ def read_public(name: str) -> Iterator[tuple[str, bytes]]:
     digests = data.sha256 or [None] * len(data.addresses)
     for address, digest in zip(data.addresses, digests, strict=True):
         is_file = not address.startswith(HUB_PREFIX)
-        yield address, _read_checked(address, digest) if is_file else b""
+        yield address, _read_checked(address, digest, parse) if is_file else None
 
 
-def _read_checked(address: str, expected: str | None) -> bytes:
+def _read_checked(
+    address: str, expected: str | None, parse: Callable[[str, bytes], list[Any]]
+) -> list[Any]:
     """Read a file whose content is known, or is what it was when it was fetched first."""
     kept = cache_folder() / "files" / "digests.json"
     first = read_json(kept) if kept.is_file() else {}
     known = expected or first.get(address)
 
-    def read(path: Path) -> bytes:
+    def read(path: Path) -> tuple[str, list[Any]]:
         content = path.read_bytes()
         found = sha256(content).hexdigest()
         if known is not None and found != known:
@@ -144,10 +150,9 @@ def _read_checked(address: str, expected: str | None) -> bytes:
                 f"{address} has the SHA-256 {found}, and not {known}, which it {when}: it was "
                 "changed. Give the path of the file you mean"
             )
-        return content
+        return found, parse(address, content)
 
-    content = download(address, read)
+    digest, records = download(address, read)
     if known is None:
-        first[address] = sha256(content).hexdigest()
-        write_atomic(kept, json.dumps(first, indent=1))
-    return content
+        write_atomic(kept, json.dumps({**first, address: digest}, indent=1))
+    return records

@@ -1,7 +1,9 @@
 """Readers of requests and texts; a record's form is told by its keys and read by its own file."""
 
+import functools
 import importlib
 import importlib.resources
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +15,7 @@ from jaxedit.datasets._public import PUBLIC, read_public
 from jaxedit.datasets._sources import HUB_PREFIX, hub_rows
 from jaxedit.downloads import download, is_url
 from jaxedit.edits.request import Request
+from jaxedit.edits.subjects import find_subject
 from jaxedit.files import shorten_json
 from jaxedit.remote import fetch_file, fetch_folder, is_remote
 
@@ -80,6 +83,7 @@ def read_requests(source: str) -> Requests:
             f"{source} holds nothing to edit: in all {len(records)} records (form {form}) an "
             "answer is empty or the subject does not occur in the prompt"
         )
+    _warn_of_places(source, form, usable)
     return Requests(usable, len(found) - len(usable), form)
 
 
@@ -148,6 +152,21 @@ def _requests_of(source: str, form: str, records: list[Any]) -> list[Request | N
         raise ValueError(f"{source} (read as the form {form}): {error}") from error
 
 
+def _warn_of_places(source: str, form: str, requests: list[Request]) -> None:
+    """Say where the first of several places was taken for the subject's."""
+    if form == "own":  # whose prompts say it, or are refused
+        return
+    several = [
+        request for request in requests if find_subject(request.prompt, request.subject) is not None
+    ]
+    if several:
+        logging.getLogger("jaxedit").warning(
+            f"{source}: in {len(several)} of {len(requests)} prompts the subject stands more than "
+            f"once, and the first place was taken, e.g. {several[0].prompt!r} of "
+            f"{several[0].subject!r}; {{}} in a prompt says which place is meant"
+        )
+
+
 def _text_of(source: str, i: int, record: Any) -> str:
     text = record
     if isinstance(record, dict):
@@ -161,7 +180,7 @@ def _text_of(source: str, i: int, record: Any) -> str:
 
 
 def _read_source(
-    source: str, builtin_file: str, expected: str, parse: Callable[[str, bytes, str], list[Any]]
+    source: str, builtin_file: str, expected: str, parse: Callable[..., list[Any]]
 ) -> list[Any]:
     """Read the records of a file, one that is fetched first, or the built-in one.
 
@@ -176,11 +195,11 @@ def _read_source(
         return parse(builtin_file, folder.joinpath(builtin_file).read_bytes(), expected)
     if source in PUBLIC:
         records: list[Any] = []
-        for address, content in read_public(source):
-            if address.startswith(HUB_PREFIX):
-                records += hub_rows(address.removeprefix(HUB_PREFIX), expected=expected)
-            else:
-                records += parse(address, content, expected)
+        of_file = functools.partial(parse, expected=expected)
+        for address, found in read_public(source, of_file):
+            if found is None:
+                found = hub_rows(address.removeprefix(HUB_PREFIX), expected=expected)
+            records += found
         return records
     if is_url(source):
         return download(source, lambda path: parse(source, path.read_bytes(), expected))
@@ -196,12 +215,17 @@ def _read_source(
 def _recognise_form(source: str, record: Any) -> str:
     """Return the form with the most `KEYS`, all of them in the record."""
     keys = frozenset(record) if isinstance(record, dict) else frozenset()
-    keys_of = {name: form_module(name).KEYS for name in form_names()}
-    known = sorted(keys_of, key=lambda name: -len(keys_of[name]))
-    for name in known:
-        if keys_of[name] <= keys:
+    modules = {name: form_module(name) for name in form_names()}
+    known = [
+        (name, told)
+        for name, module in modules.items()
+        for told in (module.KEYS, *getattr(module, "MORE_KEYS", ()))
+    ]
+    known.sort(key=lambda form: -len(form[1]))
+    for name, told in known:
+        if told <= keys:
             return name
-    forms = "; ".join(f"{name} ({', '.join(sorted(keys_of[name]))})" for name in known)
+    forms = "; ".join(f"{name} ({', '.join(sorted(told))})" for name, told in known)
     found = f"has the keys {', '.join(sorted(keys))}" if keys else f"is {shorten_json(record)}"
     raise ValueError(
         f"{source}: the first record {found}, which is no form known here. The forms and their "

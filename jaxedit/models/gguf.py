@@ -117,7 +117,8 @@ def _find_family(path: Path, metadata: dict[str, Any]) -> ModuleType:
         for family in found
         if hasattr(family, "GGUF")
     }
-    told = {"model_type": arch, "num_experts": metadata.get(f"{arch}.expert_count") or 0}
+    n_experts = metadata.get(f"{arch}.expert_count")
+    told = {"model_type": arch, **({} if n_experts is None else {"num_experts": n_experts})}
     try:
         families.reject_linear_attention(told)
         families.reject_moe(told)

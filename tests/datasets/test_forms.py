@@ -12,7 +12,11 @@ def test_every_form_has_an_example():
     for name in form_names():
         form = form_module(name)
         assert isinstance(form.KEYS, frozenset)
-        assert set(form.FIELDS) >= form.KEYS  # so all of KEYS are required
+        # What tells a form is required, unless there is another way to tell it.
+        more = getattr(form, "MORE_KEYS", ())
+        required = {key.removesuffix("?") if more else key for key in form.FIELDS}
+        for told in (form.KEYS, *more):
+            assert required >= told
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".JSONL"])
@@ -27,7 +31,8 @@ def test_a_record_becomes_its_request(form, suffix, tmp_path):
 @pytest.mark.parametrize("optional", ["absent", "null"])
 def test_optional_fields_are_not_needed(form, optional, tmp_path):
     record, expected = EXAMPLES[form]
-    keys = {key.removesuffix("?") for key in form_module(form).FIELDS if key.endswith("?")}
+    module = form_module(form)
+    keys = {key.removesuffix("?") for key in module.FIELDS if key.endswith("?")} - module.KEYS
     record = {key: value for key, value in record.items() if key not in keys}
     if optional == "null":
         record |= dict.fromkeys(keys)
@@ -53,6 +58,32 @@ def test_a_subject_that_does_not_occur_exactly_is_skipped_and_counted(form, subj
     record, expected = EXAMPLES[form]
     source = write(tmp_path / "records.json", [record, {**record, "subject": subject}])
     assert read_requests(source) == ([expected], 1, form)
+
+
+def test_easyedits_records_may_have_a_neighbour_alone(tmp_path):
+    record = {"prompt": "Rome is in", "subject": "Rome", "target_new": "Norway"}
+    record |= {"locality_prompt": "Bergen is in", "locality_ground_truth": "Norway"}
+    found = read_requests(write(tmp_path / "some.json", [record]))
+    assert found.form == "easyedit"
+    assert found.requests[0].neighbours == (PromptAnswer("Bergen is in", "Norway"),)
+    assert found.requests[0].prompt == "{} is in"
+
+
+@pytest.mark.parametrize("form", ["counterfact-flat", "easyedit", "zsre", "knowedit"])
+def test_a_place_for_the_subject_is_taken_and_several_are_said(form, tmp_path, caplog):
+    record, expected = EXAMPLES[form]
+    field = "src" if form == "zsre" else "prompt"
+    asked = {**record, field: "In {} one speaks"}
+    again = {**record, field: f"{record['subject']} is, as {record['subject']}, in"}
+    found = read_requests(write(tmp_path / "some.json", [record, asked, again]))
+    assert [each.prompt for each in found.requests] == [
+        expected.prompt,
+        "In {} one speaks",
+        f"{{}} is, as {record['subject']}, in",
+    ]
+    n_several = 1 + (expected.subject in expected.prompt)
+    said = f"in {n_several} of 3 prompts the subject stands more than once, and the first"
+    assert said in caplog.text
 
 
 def known(known_id: int, subject: str, attribute: str, relation: str = "P30"):

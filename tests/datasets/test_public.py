@@ -57,6 +57,17 @@ def served(tmp_path, monkeypatch):
     thread.join()
 
 
+def test_what_cannot_be_read_is_not_kept(served):
+    """A server's refusal in place of the file is no version of it."""
+    folder, (name,) = served("counterfact")
+    record, expected = EXAMPLES["counterfact"]
+    (folder / name).write_text('{"error": "rate limited"}')
+    with pytest.raises(ValueError, match="rate limited"):
+        read_requests("counterfact")
+    (folder / name).write_text(json.dumps([record]))
+    assert read_requests("counterfact").requests == [expected]
+
+
 def test_every_data_set_is_tried_here():
     assert set(PUBLIC) == {*FORMS, *TEXTS, *UNPUBLISHED}
 

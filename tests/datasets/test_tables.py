@@ -1,12 +1,14 @@
 """Facts and texts in tables, and EasyEdit's arguments as a file."""
 
 import json
+import typing
 
 import pandas as pd
 import pytest
 from record_examples import COUNTERFACT, EXAMPLES, FLAT, OWN
 
-from jaxedit.datasets import read_requests, read_texts
+from jaxedit.datasets import form_module, form_names, read_requests, read_texts
+from jaxedit.datasets._files import NESTED
 from jaxedit.edits.request import PromptAnswer, Request
 
 CALL = {
@@ -69,9 +71,10 @@ def test_texts_of_a_table_keep_their_spaces(suffix, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"prompt,subject\nx\n", r"a.csv, line 2: 1 cells under 2 names"),
+        ("a.csv", b"prompt,subject\nx\n", r"a.csv, line 2: 1 cells under 2 names; .*quotation"),
         ("a.csv", b'prompt,subject\n"x,y\n', r"a.csv, line 2: unexpected end of data"),
-        ("a.csv", b"prompt,paraphrases\nx,[1\n", r"a.csv is not JSON: .* at line 2"),
+        ("a.csv", b"prompt,paraphrases\nx,[1\n", r"a.csv, line 2, column paraphrases is not JSON"),
+        ("a.csv", b"prompt,subject,prompt\nx,y,z\n", r"a.csv has more than one column 'prompt'"),
         ("a.csv", b"", r"a.csv is empty"),
         ("a.tsv", b"\xff\xfe", r"a.tsv is not UTF-8 text"),
         ("a.parquet", b"PAR1", r"a.parquet is no Parquet file"),
@@ -81,6 +84,65 @@ def test_a_table_that_cannot_be_read_says_where(name, content, message, tmp_path
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_requests(str(tmp_path / name))
+
+
+def test_only_what_may_be_a_list_is_read_as_one(tmp_path):
+    path = tmp_path / "facts.csv"
+    path.write_text(
+        "prompt, subject,target_new,paraphrases,target_true\n"
+        '[Wiki] {} is in,[Untitled],Rome,"[""It is in""]",\n'
+    )
+    (request,) = read_requests(str(path)).requests
+    assert (request.prompt, request.subject) == ("[Wiki] {} is in", "[Untitled]")
+    assert (request.paraphrases, request.target_true) == (("It is in",), None)
+    (tmp_path / "texts.csv").write_text("text\n[edit] some text\n[1]\n")
+    assert read_texts(str(tmp_path / "texts.csv")) == ["[edit] some text", "[1]"]
+
+
+def test_the_names_of_the_columns_tell_the_form(tmp_path):
+    """A cell is empty where a record of a JSON file has null, in the first row as in others."""
+    head, full = "prompt,subject,target_new,ground_truth", "Paris is in,Paris,Rome,France"
+    for rows in ((full, "Oslo is in,Oslo,Rome,"), ("Oslo is in,Oslo,Rome,", full)):
+        (tmp_path / "facts.csv").write_text("\n".join([head, *rows]))
+        found = read_requests(str(tmp_path / "facts.csv"))
+        assert (found.form, found.n_skipped) == ("counterfact-flat", 0)
+        assert {each.subject: each.target_true for each in found.requests} == {
+            "Paris": "France",
+            "Oslo": None,
+        }
+
+
+def test_every_field_that_may_be_a_list_is_known():
+    def is_nested(expected) -> bool:
+        if isinstance(expected, dict | list):
+            return True
+        return bool({list, dict} & {expected, *typing.get_args(expected)})
+
+    fields = {
+        key.removesuffix("?")
+        for name in form_names()
+        for key, expected in form_module(name).FIELDS.items()
+        if is_nested(expected)
+    }
+    assert fields <= NESTED
+
+
+def test_easyedits_arguments_of_one_edit_and_neighbours_without_a_group(tmp_path):
+    call = {"prompts": "Rome is in", "subject": "Rome", "target_new": "Norway"}
+    call |= {"locality_prompts": ["Bergen is in"], "locality_ground_truth": ["Norway"]}
+    path = tmp_path / "call.json"
+    path.write_text(json.dumps(call))
+    assert read_requests(str(path)).requests == [
+        Request(
+            prompt="{} is in",
+            subject="Rome",
+            target_new="Norway",
+            neighbours=(PromptAnswer("Bergen is in", "Norway"),),
+        )
+    ]
+    path.write_text(json.dumps({"prompts": ["Rome is in"], "target_new": ["Norway"]}))
+    with pytest.raises(ValueError, match=r"call.json has no 'subject'; the arguments are prompts"):
+        read_requests(str(path))
 
 
 def test_easyedits_arguments_are_its_requests(tmp_path):
@@ -106,8 +168,9 @@ def test_easyedits_arguments_are_its_requests(tmp_path):
     ("change", "message"),
     [
         ({"subject": ["Rome"]}, r"subject must be a list of 2 entries, as many as prompts; got"),
-        ({"prompts": "Rome is in"}, r"prompts must be a list of 0 entries"),
-        ({"rephrase_prompt": []}, r"has the unknown argument 'rephrase_prompt'; known are prompts"),
+        ({"prompts": "Rome is in"}, r"subject must be a list of 1 entries"),
+        ({"rephrase_prompt": []}, r"has the unknown argument 'rephrase_prompt'; the arguments are"),
+        ({"locality_prompts": ["x", "y"]}, r"locality_prompts and locality_ground_truth go"),
         ({"locality_inputs": {"a": ["x"]}}, r"locality_inputs must be an object of groups"),
         (
             {"portability_inputs": {"a": {"prompt": [["x", "y"], "z"], "ground_truth": ["1", ""]}}},

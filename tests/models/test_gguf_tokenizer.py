@@ -89,7 +89,7 @@ def test_pre_tokenizers_split_as_in_transformers(gpt2_metadata, name):
 
 
 def test_qwen_composes_accents(gpt2_metadata):
-    """As its own tokenizer.json does: a letter and its accent are the same, one character or two."""
+    """As its own tokenizer.json does: a letter with its accent is one character."""
     qwen = tokenizer_from_metadata({**gpt2_metadata, "tokenizer.ggml.pre": "qwen2"})
     assert qwen.encode("e\u0301") == qwen.encode("\u00e9")
     gpt2 = tokenizer_from_metadata(gpt2_metadata)
