@@ -32,7 +32,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("n_facts", 50, "so many of them, from the first on", lower_bound=1)
     path_flag("texts", "builtin", "for the perplexity: a .json, .jsonl or .txt file")
     path_flag("stats", None, "second moments of the layers; absent: C = I")
-    flags.DEFINE_float("max_ratio", 1.02, "an edit is safe under so many times the perplexity")
+    about = "an edit is safe under so many times the perplexity"
+    flags.DEFINE_float("max_ratio", 1.02, about, lower_bound=1)
     path_flag("workdir", "runs/layers", "where the studies go")
     set_flag()
     json_flag()
@@ -88,6 +89,7 @@ def _config(layer: int):
     from jaxedit.editors import hyper_defaults, layer_field
     from jaxedit.study.config import default_config
 
+    default_config(FLAGS.method)  # an unknown method is named before anything is asked of it
     field = layer_field(FLAGS.method)
     at = {field: layer if field == "layer" else [layer]}
     if "mom2_adjustment" in hyper_defaults(FLAGS.method):

@@ -18,7 +18,10 @@ def define_flags() -> None:
     edited_flags()
     path_flag("texts", "builtin", "a .json, .jsonl or .txt file of texts")
     flags.DEFINE_bool(
-        "bos", False, "put a begin-of-text token in front of each text; the papers do not"
+        "bos",
+        None,
+        "put a begin-of-text token in front of each text; absent: where the model's tokenizer "
+        "always adds one, as in studies; the papers do not (--nobos)",
     )
     json_flag()
 
@@ -27,15 +30,17 @@ def main() -> None:
     """Score the texts."""
     from jaxedit.datasets import read_texts
     from jaxedit.metrics.baseline import name_texts
-    from jaxedit.metrics.perplexity import perplexity
+    from jaxedit.metrics.perplexity import perplexity, scores_with_bos
 
     texts = read_texts(FLAGS.texts)
     model = load_model()
-    score = perplexity(model, texts, bos=FLAGS.bos)
+    bos = scores_with_bos(model) if FLAGS.bos is None else FLAGS.bos
+    score = perplexity(model, texts, bos=bos)
     numbers = {
         "model": model.metadata.source,
         "n_edits": len(model.metadata.history),
         "texts": FLAGS.texts,
+        "bos": bos,
         "n_texts": len(texts),
         "n_tokens": int(score.n_tokens.sum()),
         "mean": score.mean,

@@ -15,6 +15,7 @@ the prompt as the question; `chat`, the prompt as a user's message in the tokeni
 
 import re
 import string
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
@@ -145,10 +146,16 @@ def first_line_of(text: str) -> str:
 def normalise(text: str) -> str:
     """Return a text in lower case, without punctuation, articles and superfluous white space.
 
-    Articles alone stay: "A" may be a vitamin.
+    Articles alone stay: "A" may be a vitamin. So does punctuation alone.
     """
-    bare = text.lower().translate(str.maketrans("", "", string.punctuation))
-    return " ".join(ARTICLES.sub(" ", bare).split() or bare.split())
+    lower = unicodedata.normalize("NFC", text.lower())
+    bare = "".join(letter for letter in lower if not _is_punctuation(letter))
+    return " ".join(ARTICLES.sub(" ", bare).split() or bare.split() or lower.split())
+
+
+def _is_punctuation(letter: str) -> bool:
+    """Tell whether a character is punctuation, in ASCII as SQuAD's evaluation has it."""
+    return letter in string.punctuation or unicodedata.category(letter).startswith("P")
 
 
 def contains(said: str, answer: str) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxedit.messages import first_line
 from jaxedit.models.built_in import BUILT_IN
+from jaxedit.remote import is_remote
 
 SMALL_FILES = ["*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 SAFETENSORS, TORCH = "*.safetensors", "pytorch_model*.bin"
@@ -13,9 +14,21 @@ UNWANTED = ["consolidated*", "*/*"]
 
 
 def split_revision(name: str) -> tuple[str, str]:
-    """Split "owner/name@REVISION" into hub id and revision, which is empty where there is none."""
-    hub_id, _, revision = name.partition("@")
+    """Split "owner/name@REVISION" into hub id and revision, which is empty where there is none.
+
+    Raises:
+      ValueError: where nothing stands before or behind the @.
+    """
+    hub_id, at, revision = name.partition("@")
+    if at and not (hub_id and revision):
+        raise ValueError(f"{name!r}: expected owner/name, or owner/name@REVISION")
     return hub_id, revision
+
+
+def is_hub_id(name: str) -> bool:
+    """Tell whether a model's name can be one of the hub, without a revision."""
+    is_here = name in BUILT_IN or is_remote(name) or Path(name).expanduser().exists()
+    return not is_here and name.count("/") == 1 and "@" not in name and not name.startswith(".")
 
 
 def download_model(hub_id: str, revision: str = "") -> Path:
@@ -73,7 +86,8 @@ def _not_had(hub_id: str, revision: str, error: Exception) -> str:
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"the hub has no model {hub_id!r}; check the name, or if it is private, {login}"
     offline = " or ".join(map(repr, BUILT_IN))
+    name = f"{hub_id}@{revision}" if revision else hub_id
     return (
-        f"{hub_id!r} is not a file or directory here, and could not be had from the hub "
+        f"{name!r} is not a file or directory here, and could not be had from the hub "
         f"({type(error).__name__}: {first_line(error)}). Offline, give a directory or {offline}"
     )

@@ -16,7 +16,7 @@ from jaxedit.models.config import replicate_kv_heads_for
 from jaxedit.models.conversion_record import check_same_model
 from jaxedit.models.gguf import open_gguf
 from jaxedit.models.hf_directory import open_directory
-from jaxedit.models.hub import download_model, split_revision
+from jaxedit.models.hub import download_model, is_hub_id, split_revision
 from jaxedit.models.model import Model, ModelMetadata
 from jaxedit.models.ops import Overlay
 from jaxedit.models.orbax import is_converted, read_orbax
@@ -33,6 +33,7 @@ def load(
     mesh: Mesh | str | None = None,
     dtype: str | None = None,
     add_bos: bool | None = None,
+    revision: str | None = None,
 ) -> Model:
     """Load a model and its tokenizer.
 
@@ -45,6 +46,7 @@ def load(
       dtype: of the stored weights; absent: float32 on a CPU, bfloat16 on accelerators.
       add_bos: whether edits and generation put a begin-of-text token in front; absent: as the
         tokenizer says.
+      revision: of a model on the hub: a branch, tag, commit or "refs/pr/6", as behind an @.
 
     Raises:
       ValueError: where the model is not found, not whole, or not one the decoder can compute
@@ -52,6 +54,10 @@ def load(
     """
     # The opened checkpoint, the devices, and the dtype the weights will have there.
     name = os.fspath(name_or_path)
+    if revision is not None:
+        if not is_hub_id(name):
+            raise ValueError(f"revision={revision!r} is of models on the hub, and {name} is none")
+        name = f"{name}@{revision}"
     _check_dtype(dtype)
     path = resolve_path(name)
     source = open_gguf(path) if path.suffix == ".gguf" else open_directory(path)

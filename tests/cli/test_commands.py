@@ -110,6 +110,8 @@ def test_help_and_version(run):
                 "Commands: bench, check, compare, configs, convert, diff, doctor",
             ],
         ),
+        (["layers", "--method=rom"], ["unknown method 'rom'", "did you mean 'rome'?"]),
+        (["layers", "--max_ratio=-3"], ["--max_ratio=-3"]),
         (["ppl", "--modell=tiny"], ["Unknown command line flag 'modell'", "Did you mean: model ?"]),
         (
             ["study", "--config.n_fact=3"],

@@ -110,6 +110,9 @@ def test_an_answer_ends_at_its_first_line_break(text, line):
         ("", "Rome", False, False),
         ("a", "the", False, False),
         ("A.", "A", True, True),
+        ("“Paris”", "Paris", True, True),
+        ("日本。", "日本", True, True),
+        ("!!!", "???", False, False),
     ],
 )
 def test_answers_are_compared_as_squad_does(said, answer, is_exact, is_in):

@@ -91,7 +91,21 @@ def test_a_revision_stands_behind_an_at(monkeypatch, tiny_checkpoint, revision):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     jaxedit.load(f"someone/tiny@{revision}")
-    assert asked == [("someone/tiny", revision)]
+    jaxedit.load("someone/tiny", revision=revision)
+    assert asked == [("someone/tiny", revision)] * 2
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "someone/tiny@main", "DIRECTORY"])
+def test_only_a_model_on_the_hub_has_a_revision(tiny_checkpoint, name):
+    name = name.replace("DIRECTORY", str(tiny_checkpoint("gpt2")))
+    with pytest.raises(ValueError, match=r"revision='main' is of models on the hub, and .* none"):
+        jaxedit.load(name, revision="main")
+
+
+@pytest.mark.parametrize("name", ["someone/tiny@", "@main"])
+def test_half_a_revision_is_refused(name):
+    with pytest.raises(ValueError, match=f"'{name}': expected owner/name, or owner/name@REVISION"):
+        jaxedit.load(name)
 
 
 @pytest.mark.parametrize(

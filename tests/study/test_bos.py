@@ -74,3 +74,16 @@ def test_the_edit_command_scores_behind_the_token_too(path, tmp_path):
     found = json.loads(done.stdout)
     expected = perplexity(jaxedit.load(path), TEXTS, bos=True).mean
     assert found["unedited"]["perplexity"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("flag", [None, "--bos", "--nobos"])
+def test_the_ppl_command_scores_as_studies_do(path, tmp_path, flag):
+    (tmp_path / "texts.json").write_text(json.dumps(TEXTS))
+    command = [sys.executable, "-m", "jaxedit", "ppl", f"--model={path}", "--json"]
+    command += [f"--texts={tmp_path / 'texts.json'}", *([flag] if flag else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    found = json.loads(done.stdout)
+    assert found["bos"] is (flag != "--nobos")
+    expected = perplexity(jaxedit.load(path), TEXTS, bos=found["bos"]).mean
+    assert found["mean"] == pytest.approx(expected, rel=1e-6)
