@@ -10,8 +10,9 @@
 A variant is METHOD@FACTS: `single` edits each fact of runs/gemma_single.json into the unedited
 model and predicts its change of the loss, `hard` and `normal` edit runs/gemma_hard.json and
 runs/gemma_normal.json one after the other. rome-identity is ROME with C = I, as it was released
-with the paper. The layer was chosen by `jaxedit layers`. Texts are scored behind the model's
-begin-of-text token. The guard keeps every edit and only reports.
+with the paper. Layer 1 does the least harm of those that `jaxedit layers` tried, though none is
+safe by its criterion. Texts are scored behind the model's begin-of-text token. The guard keeps
+every edit and only reports.
 
 Hardware: two CPU cores, 8 GB. Time: about ten seconds an edit with its perplexity. Expected: the
 table in configs/README.md.
