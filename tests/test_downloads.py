@@ -108,6 +108,19 @@ def test_what_cannot_be_read_is_fetched_again_and_what_can_is_kept(serve):
     assert len(kept()) == 1
 
 
+def test_what_cannot_be_read_is_named_by_its_address(serve):
+    """Not by the file that it was fetched into, which is gone."""
+    address = serve(f"{OK}\r\nx")
+
+    def read(path):
+        raise ValueError(f"{path} is no file of facts, {path.name}")
+
+    with pytest.raises(ValueError, match="is no file of facts") as caught:
+        download(address, read)
+    name = address.rpartition("/")[2]
+    assert str(caught.value) == f"{address} is no file of facts, {name}"
+
+
 def test_a_copy_that_cannot_be_read_is_named(serve):
     address = serve(f'{OK}\r\n["a text"]')
     read_texts(address)
