@@ -20,7 +20,7 @@ from jaxedit.models import family as families
 from jaxedit.models.checkpoint import expand_name, read_parameter
 from jaxedit.models.config import DecoderConfig
 from jaxedit.models.decoder import parameter_shapes
-from jaxedit.models.gguf import open_gguf
+from jaxedit.models.gguf.checkpoint import open_gguf
 from jaxedit.models.hf_directory import open_tensors
 from jaxedit.models.model import Model
 from jaxedit.models.orbax import is_converted

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxedit.files import read_json, write_atomic
-from jaxedit.models.gguf import describe_gguf
+from jaxedit.models.gguf.checkpoint import describe_gguf
 from jaxedit.models.orbax import FILES
 from jaxedit.models.tokenizer import Tokenizer
 

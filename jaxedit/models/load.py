@@ -14,7 +14,7 @@ from jaxedit.models.checkpoint import load_parameters, log_summary
 from jaxedit.models.checkpoint_checks import check_tensors
 from jaxedit.models.config import replicate_kv_heads_for
 from jaxedit.models.conversion_record import check_same_model
-from jaxedit.models.gguf import open_gguf
+from jaxedit.models.gguf.checkpoint import open_gguf
 from jaxedit.models.hf_directory import open_directory
 from jaxedit.models.hub import download_model, is_hub_id, split_revision
 from jaxedit.models.model import Model, ModelMetadata

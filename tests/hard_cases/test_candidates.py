@@ -15,7 +15,8 @@ from jaxedit.hard_cases.builtin_candidates import (
     to_fact,
 )
 from jaxedit.models.built_in import built_in_file
-from jaxedit.models.gguf import describe_gguf, tokenizer_from_metadata
+from jaxedit.models.gguf.checkpoint import describe_gguf
+from jaxedit.models.gguf.tokenizer import tokenizer_from_metadata
 
 KINDS = read_kinds()
 RELATIONS = [(kind["kind"], relation) for kind in KINDS for relation in kind["relations"]]

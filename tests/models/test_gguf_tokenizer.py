@@ -9,8 +9,8 @@ from tokenizers import Regex, pre_tokenizers
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
 import jaxedit
-from jaxedit.models.gguf import tokenizer_from_metadata
-from jaxedit.models.gguf_pre_tokenizers import PRE_TOKENIZERS
+from jaxedit.models.gguf.pre_tokenizers import PRE_TOKENIZERS
+from jaxedit.models.gguf.tokenizer import tokenizer_from_metadata
 
 TEXTS = [
     "The Eiffel Tower is located in the city of",

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxedit.messages import first_line
 from jaxedit.models.fields import Fields
-from jaxedit.models.gguf_header import check_header
+from jaxedit.models.gguf.header import check_header
 
 LONGEST_TOKEN = 4096  # characters; building the merges takes the square of it
 
@@ -22,8 +22,8 @@ _INERT = {
     "rope.scaling.original_context_length": "read for yarn only",
     "rope.scaling.finetuned": "provenance",
 }
-# Keys of the tokenizer that are read in `jaxedit.models.gguf`, or say nothing about a text's
-# tokens in byte-level BPE and sentencepiece BPE.
+# Keys of the tokenizer that are read in `tokenizer.py`, or say nothing about a text's tokens in
+# byte-level BPE and sentencepiece BPE.
 _TOKENIZER = {
     *("model", "pre", "tokens", "token_type", "scores", "merges"),
     *("add_bos_token", "add_space_prefix"),
