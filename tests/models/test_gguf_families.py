@@ -20,6 +20,7 @@ from reference.models import (
 from tokenizers import Tokenizer
 
 import jaxedit
+from jaxedit.datasets import read_texts
 from jaxedit.models.built_in import built_in_file
 
 ARCHITECTURES = {
@@ -173,15 +174,17 @@ def test_gemma3_goes_on_as_in_transformers(gemma3, theirs):
 
 @pytest.mark.gemma3
 @pytest.mark.parametrize("bos", [True, False])
-def test_gemma3_scores_texts_as_transformers_does(gemma3, theirs, bos):
+def test_gemma3_scores_texts_as_transformers_does(gemma3, theirs, shared, bos):
+    """The first of ME-PPL_50; of all fifty tests/README.md says what was found."""
+    texts = read_texts(str(shared / "data" / "me-ppl" / "ME-PPL_50.json"))[:8]
     nlls = []
-    for text in TEXTS[:2]:
+    for text in texts:
         token_1T = torch.tensor([gemma3.tokenizer.encode(text, bos=bos)])
         with torch.no_grad():
             logp_TV = torch.log_softmax(theirs[0](token_1T).logits[0, :-1].double(), -1)
         nlls.append(-logp_TV.gather(1, token_1T[0, 1:, None]).mean().item())
     expected = float(np.mean(np.exp(nlls)))
-    assert jaxedit.perplexity(gemma3, TEXTS[:2], bos=bos).mean == pytest.approx(expected, rel=1e-3)
+    assert jaxedit.perplexity(gemma3, texts, bos=bos).mean == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_gemma3_of_62_layers_scales_by_the_residual_streams_width(tiny_checkpoint, tmp_path):
