@@ -136,7 +136,10 @@ _LINEAR_ATTENTION = (
 def reject_linear_attention(values: dict[str, Any]) -> None:
     """Raise a ValueError on a model some of whose layers have linear attention or none."""
     kind = str(values.get("model_type"))
-    every_layer_attends = set(values.get("layer_types") or ()) == {"attention"}
+    layer_kinds = values.get("layer_types")
+    every_layer_attends = (
+        isinstance(layer_kinds, list) and layer_kinds.count("attention") == len(layer_kinds) > 0
+    )
     if kind.startswith(_LINEAR_ATTENTION) and not every_layer_attends:
         raise ValueError(
             f"model_type {kind[:80]!r} has layers of linear attention (a state for all positions "
