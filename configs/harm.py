@@ -4,7 +4,7 @@
     jaxedit compare --config=harm --set=stats=stats.safetensors \\
         --set=facts=counterfact.json --set=texts=ME-PPL_50.json
 
-Hardware: two CPU cores, 8 GB. Time: about 6 minutes a study, of which one or two read the texts of
+Hardware: two CPU cores, 8 GB. Time: about 8 minutes a study, of which one or two read the texts of
 the projection. These are the lines of `harm_texts.txt` where the command is run, e.g. WikiText-2's
 validation split; they must not be those of --set=texts. Expected: where M is the identity (ROME as
 its authors released it: `rome-identity`; within AlphaEdit's null space) the projection lessens the
