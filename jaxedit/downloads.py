@@ -76,13 +76,13 @@ def download(address: str, read: Callable[[Path], T]) -> T:
             raise
     try:
         value = read(fetched)
-    except ValueError as error:  # the user knows the address, and no name in a cache
+    except BaseException as error:
         fetched.unlink()
+        if not isinstance(error, ValueError):
+            raise
+        # The user knows the address, and no name in a cache.
         said = str(error).replace(str(fetched), address).replace(fetched.name, name)
         raise ValueError(said if address in said else f"{address}: {said}") from error
-    except BaseException:
-        fetched.unlink()
-        raise
     fetched.replace(path)
     return value
 

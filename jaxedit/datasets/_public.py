@@ -114,7 +114,7 @@ def read_public(
 ) -> Iterator[tuple[str, list[Any] | None]]:
     """Yield the address and the records of each file of a public data set; fetch it once.
 
-    Of one of the `datasets` library there are none.
+    The `datasets` library reads and keeps its own: None in place of their records.
 
     Args:
       name: of the data set, one of `PUBLIC`.

@@ -12,8 +12,6 @@ def template_of(full_prompt: str, subject: str) -> str | None:
       ValueError: on an empty subject.
     """
     subject = subject.strip()
-    if full_prompt.count("{}") == 1 and subject and find_subject(full_prompt, subject) is None:
-        return full_prompt
     if subject and find_subject(full_prompt, subject) is None:
-        return None
+        return full_prompt if full_prompt.count("{}") == 1 else None
     return to_template(full_prompt, subject)
