@@ -1,7 +1,7 @@
 """Hard facts that hold: thirty or fifty of them in sequence, written at their prompts' last tokens.
 
     jaxedit stats --layers=4,5,6,7,8 --corpus=CORPUS --out=stats.safetensors
-    jaxedit compare --config=hold --set=stats=stats.safetensors --set=texts=ME-PPL_50.json
+    jaxedit compare --config=hard_retention --set=stats=stats.safetensors --set=texts=ME-PPL_50.json
 
 A variant is METHOD-LAMBDA-N@FACTS: memit-sequential, which remembers the keys of past edits, with
 this lambda, where the answers of N other subjects to the same prompts are preserved and the bare

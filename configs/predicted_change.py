@@ -1,13 +1,14 @@
 """Is an edit's change of the loss predicted: single edits by several methods, and a sequence.
 
     jaxedit stats --layers=3,4,5,6,7,8 --corpus=CORPUS --out=stats.safetensors
-    jaxedit compare --config=foresight --set=stats=stats.safetensors \\
-        --set=facts=runs/foresight.json --set=texts=ME-PPL_50.json
+    jaxedit compare --config=predicted_change --set=stats=stats.safetensors \\
+        --set=facts=runs/predicted_change.json --set=texts=ME-PPL_50.json
 
 A variant is METHOD@LAYER, each edit on the unedited model, or `sequence`, sixty edits one after the
-other. runs/foresight.json are 200 facts of CounterFact: the 26 whose subject is one token at the
-start of the prompt, and the first 174 others from position 3000 on. Each edit's change is predicted
-by twelve draws of labels; the report has the rank correlations, the slope and the constant c.
+other. runs/predicted_change.json are 200 facts of CounterFact: the 26 whose subject is one token at
+the start of the prompt, and the first 174 others from position 3000 on. Each edit's change is
+predicted by twelve draws of labels; the report has the rank correlations, the slope and the
+constant c.
 
 Hardware: two CPU cores, 4 GB. Time: about four seconds an edit with its perplexity. Expected, on
 SmolLM2-135M-Instruct: the table in configs/README.md.

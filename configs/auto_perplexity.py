@@ -1,7 +1,8 @@
-"""A guard that looks seldom: does it decide as one that measures the perplexity after each edit?
+"""A guard that measures seldom: does it decide as one that measures the perplexity after each edit?
 
     jaxedit stats --layers=5 --corpus=CORPUS --max_tokens=200000 --out=stats.safetensors
-    jaxedit compare --config=seldom --set=stats=stats.safetensors --set=texts=ME-PPL_50.json
+    jaxedit compare --config=auto_perplexity --set=stats=stats.safetensors \\
+        --set=texts=ME-PPL_50.json
 
 A variant is HOW-N: `each` measures after every edit, `auto` where the predicted change of the loss
 asks for it; runs/mixed_N.json are 200 facts of CounterFact from position 3000 on, N of which are
