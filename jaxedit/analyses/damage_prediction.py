@@ -112,8 +112,8 @@ def order_predictors(steps: list[StepRecord]) -> list[DamagePredictor]:
     if not all(map(is_since_unedited, changes)):
         return []
     orders = {
-        f"{order} order of that change": [change.get(f"{order}_nats") for change in changes]
-        for order in ("first", "second")
+        "first order f of the predicted change": [change.get("first_nats") for change in changes],
+        "second order s of the predicted change": [change.get("second_nats") for change in changes],
     }
     return _judge_known(orders, damage)
 

@@ -132,8 +132,8 @@ def test_the_orders_of_the_predicted_change_are_judged_by_themselves(steps):
     ]
     first, second = order_predictors(predicted)
     assert (first.name, second.name) == (
-        "first order of that change",
-        "second order of that change",
+        "first order f of the predicted change",
+        "second order s of the predicted change",
     )
     assert (first.spearman, second.spearman) == pytest.approx((-1, 1))
     assert order_predictors(steps) == []  # nothing was predicted
