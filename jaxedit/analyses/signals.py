@@ -57,6 +57,26 @@ class Signals(NamedTuple):
     values: dict[str, float]
 
 
+class StudySignals(NamedTuple):
+    """What a sequence's signals and tasks say.
+
+    Attributes:
+      name: of the study.
+      found: the signals after each edit.
+      evaluated: `step` and `tasks` of the models that were evaluated, in the order of their steps.
+    """
+
+    name: str
+    found: Sequence[Signals]
+    evaluated: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def fall(self) -> int | None:
+        """The first edit after which a task has fallen; None: none has."""
+        falls = fall_between(self.evaluated)
+        return falls and falls[1]
+
+
 class Lead(NamedTuple):
     """When a signal passes its limit, beside the tasks' fall.
 
@@ -139,11 +159,11 @@ def fall_between(rows: Sequence[Mapping[str, Any]], metric: str = "acc") -> tupl
 
     Args:
       rows: `step` and `tasks` of each evaluated model in the order of their steps, the unedited
-        one first.
+        one first; there may be none.
       metric: of the tasks.
     """
     falls = []
-    for task in rows[0]["tasks"]:
+    for task in rows[0]["tasks"] if rows else ():
         is_low = [_is_lower(rows[0]["tasks"][task], row["tasks"][task], metric) for row in rows]
         at = len(rows)
         while at > 1 and is_low[at - 1]:
@@ -167,20 +187,15 @@ def check_metric(tasks: Mapping[str, Any], metric: str = "acc") -> None:
         )
 
 
-def leads(found: Sequence[Signals], fall: int | None) -> list[Lead]:
-    """Tell for each signal that was measured when it passes its limit, the earliest first.
-
-    Args:
-      found: the signals after each edit.
-      fall: the first edit after which a task has fallen; None: none has.
-    """
+def leads(study: StudySignals) -> list[Lead]:
+    """Tell for each signal that was measured when it passes its limit, the earliest first."""
     rows = []
     for signal, limit in LIMITS.items():
-        known = [(each.step, each.values[signal]) for each in found if signal in each.values]
+        known = [(each.step, each.values[signal]) for each in study.found if signal in each.values]
         if not known:
             continue
         step = next((step for step, value in known if not value <= limit), None)
-        n_before = None if step is None or fall is None else fall - step
+        n_before = None if step is None or study.fall is None else study.fall - step
         rows.append(Lead(signal, limit, step, n_before))
     return sorted(rows, key=lambda row: math.inf if row.step is None else row.step)
 

@@ -2,6 +2,7 @@
 
     jaxedit signals --run=runs/sequence
     jaxedit signals --run=runs/sequence --tasks=piqa,lambada_standard --every=20 --limit=200
+    jaxedit signals --run=runs/signals               all sequences of a comparison
 
 Perplexity, KL, predicted change and relative perturbation are the journal's; norms, the cosine of
 successive updates and the hyperspherical energy are computed from its edits. Tasks are evaluated
@@ -10,16 +11,20 @@ every --every edits and twice more where they fall; what is evaluated is kept in
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from jaxedit.cli._flags import FLAGS, json_flag, path_flag
 from jaxedit.cli._output import print_json, show_table
 
+if TYPE_CHECKING:
+    from jaxedit.analyses.signals import Lead, StudySignals
+
 
 def define_flags() -> None:
     """Define the flags of this command."""
-    path_flag("run", None, "a sequence of edits; results go to the same folder")
+    path_flag("run", None, "a sequence of edits, or a folder of several; results go there")
     flags.DEFINE_alias("workdir", "run")
     flags.DEFINE_list("tasks", [], "names of lm-eval's tasks, with commas between them")
     flags.DEFINE_integer("every", 20, "evaluate tasks every so many edits", lower_bound=1)
@@ -30,18 +35,32 @@ def define_flags() -> None:
 
 def main() -> None:
     """Compute, evaluate, draw and show."""
-    from jaxedit.analyses.signals import fall_between, leads, read_signals
-    from jaxedit.analyses.task_curve import measure_tasks
+    from jaxedit.analyses.signals import leads
     from jaxedit.reports.figures import save_figure
     from jaxedit.reports.signals_figure import signals_figure
-    from jaxedit.study.journal import read_journal
+    from jaxedit.reports.studies import study_folders
     from jaxedit.study.mirror import fetch_workdir
 
     if not FLAGS.run:
-        raise ValueError("--run is missing: the folder of a sequence of edits")
+        raise ValueError("--run is missing: the folder of a sequence of edits, or of several")
     folder = fetch_workdir(FLAGS.run)
-    found = read_signals(read_journal(folder))
-    evaluated, falls = [], None
+    studies = [_watch(place) for place in study_folders(folder)]
+    save_figure(signals_figure(studies), folder / "signals")
+    leads_of = {study.name: leads(study) for study in studies}
+    if FLAGS.json:
+        print_json([_to_json(study, leads_of[study.name]) for study in studies])
+        return
+    _show(studies, leads_of)
+    print(f"Figure: {folder / 'signals.png'}")
+
+
+def _watch(folder: Path) -> "StudySignals":
+    """Compute the signals of a sequence, and evaluate the tasks along it."""
+    from jaxedit.analyses.signals import StudySignals, read_signals
+    from jaxedit.analyses.task_curve import measure_tasks
+    from jaxedit.study.journal import read_journal
+
+    found, evaluated = read_signals(read_journal(folder)), []
     if FLAGS.tasks:
         evaluated = measure_tasks(
             folder,
@@ -50,31 +69,44 @@ def main() -> None:
             limit=FLAGS.limit,
             task_path=Path(FLAGS.task_path) if FLAGS.task_path else None,
             on_model=lambda row: print(
-                f"after edit {row['step']}: evaluated", file=sys.stderr, flush=True
+                f"{folder.name}, after edit {row['step']}: evaluated", file=sys.stderr, flush=True
             ),
         )
-        falls = fall_between(evaluated)
-    fall = falls and falls[1]
-    rows = leads(found, fall)
-    save_figure(signals_figure(found, evaluated, fall), folder / "signals")
+    return StudySignals(folder.name, found, evaluated)
 
-    if FLAGS.json:
-        signals = [{"step": each.step, **each.values} for each in found]
-        shown = {"fall": fall, "leads": [row._asdict() for row in rows]}
-        print_json({**shown, "signals": signals, "tasks": evaluated})
-        return
+
+def _to_json(study: "StudySignals", leads: list["Lead"]) -> dict:
+    return {
+        "study": study.name,
+        "fall": study.fall,
+        "leads": [lead._asdict() for lead in leads],
+        "signals": [{"step": each.step, **each.values} for each in study.found],
+        "tasks": study.evaluated,
+    }
+
+
+def _show(studies: list["StudySignals"], leads_of: dict[str, list["Lead"]]) -> None:
+    """Print when each signal passes its limit, a column a study, and when the tasks fall."""
+    from jaxedit.analyses.signals import LIMITS
+
+    def cell(lead: "Lead | None") -> str:
+        if lead is None:
+            return "not measured"
+        if lead.step is None:
+            return "never"
+        if lead.n_before is None:
+            return f"edit {lead.step}"
+        when = "before" if lead.n_before >= 0 else "after"
+        return f"edit {lead.step}, {abs(lead.n_before)} {when}"
+
+    found = {name: {lead.signal: lead for lead in leads} for name, leads in leads_of.items()}
     cells = [
-        [
-            row.signal,
-            f"{row.limit:.3g}",
-            "never" if row.step is None else f"edit {row.step}",
-            "–" if row.n_before is None else f"{row.n_before}",
-        ]
-        for row in rows
+        [signal, f"{limit:.3g}", *(cell(found[study.name].get(signal)) for study in studies)]
+        for signal, limit in LIMITS.items()
     ]
-    show_table(["signal", "limit", "passes it at", "edits before the fall"], cells)
-    if FLAGS.tasks:
-        print(
-            "\nNo task falls." if fall is None else f"\nThe first task has fallen by edit {fall}."
-        )
-    print(f"Figure: {folder / 'signals.png'}")
+    names = [study.name for study in studies]
+    show_table(["signal", "limit", *names], cells, left=("signal",))
+    for study in studies:
+        if study.evaluated:
+            said = "no task falls" if study.fall is None else f"a task has fallen by {study.fall}"
+            print(f"{study.name}: {said}")

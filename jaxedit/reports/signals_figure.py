@@ -1,11 +1,11 @@
-"""The figure of a sequence's signals over their limits, above what the tasks say."""
+"""The figure of sequences' signals over their limits, beside what the tasks say."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxedit.analyses.signals import LIMITS, Signals
+from jaxedit.analyses.signals import LIMITS, Signals, StudySignals
 from jaxedit.reports.figures import DAMAGING, new_figure, whole_numbers
 from jaxedit.reports.labels import EndLabel, label_line_ends
 
@@ -18,34 +18,33 @@ HIGHEST = 1e4
 TASK_COLORS = ("0.1", "0.5", "tab:blue", "tab:green")
 
 
-def signals_figure(
-    found: Sequence[Signals],
-    evaluated: Sequence[Mapping[str, Any]] = (),
-    fall: int | None = None,
-    metric: str = "acc",
-) -> "Figure":
-    """Draw each signal's share of its limit after each edit, and the tasks' accuracies below.
+def signals_figure(studies: Sequence[StudySignals], metric: str = "acc") -> "Figure":
+    """Draw each signal's share of its limit after each edit, and beside it the tasks' accuracies.
 
     Args:
-      found: the signals after each edit.
-      evaluated: `step` and `tasks` of the models that were evaluated.
-      fall: the first edit after which a task has fallen; None: none has.
+      studies: a row each; its name is above where there are several.
       metric: of the tasks.
     """
-    figure = new_figure(7.5, 6.0 if evaluated else 4.0)
-    if evaluated:
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        _draw_tasks(lower, evaluated, metric)
-        bottom = lower
-    else:
-        bottom = upper = figure.subplots()
-    _draw_signals(upper, found)
-    for axes in {upper, bottom}:
-        if fall is not None:
-            axes.axvline(fall, color=DAMAGING, linewidth=0.8, linestyle=":")
-        axes.spines[["top", "right"]].set_visible(False)
-    bottom.set_xlabel("edit")
-    bottom.xaxis.set_major_locator(whole_numbers())
+    has_tasks = any(study.evaluated for study in studies)
+    figure = new_figure(10.0 if has_tasks else 6.5, 3.2 * len(studies))
+    ratios = (3, 2) if has_tasks else (1,)
+    grid: Any = dict(sharex="row", squeeze=False, width_ratios=ratios)
+    for study, (left, *right) in zip(
+        studies, figure.subplots(len(studies), len(ratios), **grid), strict=True
+    ):
+        _draw_signals(left, study.found)
+        if study.evaluated:
+            _draw_tasks(right[0], study.evaluated, metric)
+        elif right:
+            right[0].remove()
+        for axes in (left, *right) if study.evaluated else (left,):
+            if study.fall is not None:
+                axes.axvline(study.fall, color=DAMAGING, linewidth=0.8, linestyle=":")
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_xlabel("edit")
+            axes.xaxis.set_major_locator(whole_numbers())
+        if len(studies) > 1:
+            left.set_title(study.name, fontsize=9, loc="left")
     return figure
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxedit.reports.records import edit_steps, measured_steps, unedited_perplexity
 from jaxedit.study.journal import Journal, read_journal
+from jaxedit.study.journal_end import FILE
 from jaxedit.study.record import StepRecord
 from jaxedit.study.retained import read_retained
 
@@ -51,6 +52,13 @@ class FinishedStudy(NamedTuple):
         return dict(
             zip((record.step for record in steps), itertools.accumulate(sizes), strict=True)
         )
+
+
+def study_folders(folder: Path) -> list[Path]:
+    """List the studies of a folder by their names: those in it, or else the folder itself."""
+    if (folder / FILE).exists():
+        return [folder]
+    return sorted(place.parent for place in folder.glob(f"*/{FILE}")) or [folder]
 
 
 def read_studies(folder: Path, variants: tuple[str, ...]) -> list[FinishedStudy]:

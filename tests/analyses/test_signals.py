@@ -10,6 +10,7 @@ import pytest
 from jaxedit.analyses.signals import (
     LIMITS,
     Signals,
+    StudySignals,
     evaluated_steps,
     fall_between,
     hyperspherical_energy,
@@ -127,22 +128,33 @@ def test_leads_are_counted_from_the_fall():
         Signals(step, {"perplexity": 1.0 + 0.02 * step, "KL": 0.0, "norm": 0.3 * step})
         for step in range(1, 11)
     ]
-    named = {lead.signal: (lead.step, lead.n_before) for lead in leads(found, 8)}
+    evaluated = [row | {"step": row["step"] // 5} for row in rows(0.6, 0.6, 0.2)]
+    found = leads(StudySignals("one", found, evaluated))  # a task falls by edit 8
+    named = {lead.signal: (lead.step, lead.n_before) for lead in found}
     assert named == {"norm": (4, 4), "perplexity": (6, 2), "KL": (None, None)}
-    assert [lead.signal for lead in leads(found, 8)] == ["norm", "perplexity", "KL"]
-    assert leads(found, None)[0].n_before is None
+    assert [lead.signal for lead in found] == ["norm", "perplexity", "KL"]
+
+
+def test_without_tasks_nothing_falls():
+    study = StudySignals("one", [Signals(1, {"norm": 2.0})])
+    assert study.fall is None
+    assert leads(study) == [("norm", LIMITS["norm"], 1, None)]
 
 
 def test_what_is_drawn():
     found = [Signals(step, {"perplexity": 1 + 0.05 * step, "norm": 0.5 * step}) for step in (1, 4)]
-    figure = signals_figure(found, rows(0.6, 0.2), 20)
-    upper, lower = figure.axes
-    drawn = {line.get_label(): line.get_xydata().tolist() for line in upper.lines}
-    assert drawn["perplexity"] == [[1.0, pytest.approx(0.5)], [4.0, pytest.approx(2.0)]]
-    assert drawn["norm"] == [[1.0, 0.5], [4.0, 2.0]]
-    assert [0.6, 0.2] in [list(line.get_ydata()) for line in lower.lines]
-    texts = {text.get_text() for axes in figure.axes for text in axes.texts}
-    assert {"perplexity", "norm", "a", "b"} <= texts
+    studies = [StudySignals("one", found, rows(0.6, 0.2)), StudySignals("two", found)]
+    figure = signals_figure(studies)
+    left, right, second = figure.axes  # a row a study; the second has no tasks
+    for axes in (left, second):
+        drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+        assert drawn["perplexity"] == [[1.0, pytest.approx(0.5)], [4.0, pytest.approx(2.0)]]
+        assert drawn["norm"] == [[1.0, 0.5], [4.0, 2.0]]
+        assert {"perplexity", "norm"} <= {text.get_text() for text in axes.texts}
+    assert [0.6, 0.2] in [np.asarray(line.get_ydata()).tolist() for line in right.lines]
+    assert {"a", "b"} <= {text.get_text() for text in right.texts}
+    assert [20, 20] in [np.asarray(line.get_xdata()).tolist() for line in right.lines]  # the fall
+    assert [axes.get_title(loc="left") for axes in (left, second)] == ["one", "two"]
 
 
 def test_single_edits_are_refused(journal):

@@ -162,3 +162,27 @@ def test_a_replay_on_another_base_is_named_by_it(command, folder, shared):
     run = json.loads((replayed / "run.json").read_text(encoding="utf-8"))
     assert (run["config"]["model"], run["config"]["editor"]["layer"]) == (str(llama), 2)
     assert f"Report: {replayed}" in shown.replace("\n", "")
+
+
+def test_signals_of_a_study_and_of_a_folder_of_studies(command, folder):
+    """A column and a row of the figure each; the numbers are those of the journal."""
+    status, shown, _ = command("signals", "--run", folder)
+    assert status == 0
+    header, *rows = shown.splitlines()
+    assert header.split() == ["signal", "limit", "run"]
+    assert next(row for row in rows if row.startswith("KL")).split()[-2:] == ["not", "measured"]
+    assert (folder / "signals.png").stat().st_size > 1000
+
+    shutil.copytree(folder, folder.parent / "other")
+    status, shown, _ = command("signals", "--run", folder.parent, "--json")
+    assert status == 0
+    found = read_strict_json(shown)
+    assert [each["study"] for each in found] == ["other", "run"]
+    ratios = [step.record.perplexity["ratio"] for step in read_journal(folder).steps[1:]]
+    for each in found:
+        assert [row["perplexity"] for row in each["signals"]] == pytest.approx(ratios)
+        assert (each["tasks"], each["fall"]) == ([], None)
+    assert (folder.parent / "signals.png").exists()
+    status, _, said = command("signals", "--run", folder / "nothing")
+    assert status == 2
+    assert str(folder / "nothing") in said
