@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOWEST = 1e-3  # of a limit, that is drawn
+LOWEST = 1e-2  # of a limit, that is drawn
 HIGHEST = 1e4
 TASK_COLORS = ("0.1", "0.5", "tab:blue", "tab:green")
 
