@@ -7,8 +7,10 @@ gives the same bits as a study that was never interrupted.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -19,6 +21,7 @@ from jaxedit.metrics.baseline import check_baseline
 from jaxedit.metrics.facts import average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.metrics.retention import evaluate_retention
+from jaxedit.models.model import Model
 from jaxedit.study.chain import CHANGING
 from jaxedit.study.context import StudyContext, build_context
 from jaxedit.study.edit_and_measure import Known, Measured, edit_batch, read_gradients
@@ -31,10 +34,25 @@ from jaxedit.study.replay import StudyState, read_baseline, replay
 from jaxedit.study.resume import check_steps, journalled_edit, n_steps_to_keep
 from jaxedit.study.retained import kept_steps, read_retained, write_retained
 from jaxedit.study.step import run_step
+from jaxedit.study.unseen_damage import find_unseen_damage
 
 OnStep = Callable[[StepRecord, int], None]  # (a step's record, how many steps there will be)
 
 STEPS_A_LOOK = 16  # between two looks at how many compiled programs are held
+
+
+class Progress(NamedTuple):
+    """Where a study stands.
+
+    Attributes:
+      state: the model and the editor's state with the kept edits.
+      known: what was measured and predicted.
+      kept: the steps of the kept edits.
+    """
+
+    state: StudyState
+    known: Known
+    kept: list[int]
 
 
 def run_study(
@@ -73,46 +91,88 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
         on_step(step.record, total)
         if context.evaluation.judge is not None:
             context.evaluation.judge.remember(step.record.generated_answers or [])
-
-    # The state after these steps; before the first one, the unedited model's perplexity.
-    state = StudyState(context.unedited, context.initial_state)
-    if journal.steps:
-        base = check_baseline(context.unedited, read_baseline(journal.steps[0]), context.texts)
-        if not context.single:
-            model, editor_state = state
-            state = replay(model, journal.steps[1:], editor_state, context.editor.restore)
-    else:
-        score = perplexity(context.unedited, context.texts)
-        base = check_baseline(context.unedited, score, context.texts)
-        record = baseline_record(context, base)
-        journal.append(record, {"nll_nats": base.nll_nats, "n_tokens": base.n_tokens}, {})
-        on_step(record, total)
-        if context.run["config"]["eval"]["bos"]:
-            log_without_bos(context)
+    base = _baseline(context, journal, lambda record: on_step(record, total))
+    now = _progress(context, journal, base)
 
     # The steps that are left; single edits are made and measured a batch at a time.
     n_done = max(len(journal.steps) - 1, 0)
     is_over = n_done > 0 and ends_study(context.guard.action, journal.steps[-1].record)
-    kept = [step.record.step for step in journal.steps if step.record.kept]
-    known, unedited = _known(context, journal, base), perplexity_record(base, base)
+    unedited = perplexity_record(base, base)
     measured: dict[int, Measured] = {}
     for number in () if is_over else context.steps[n_done:]:
         if context.single_batch_size > 1 and (number - 1) % context.single_batch_size == 0:
-            measured = edit_batch(context, state, known, number)
-        state, record, edit = run_step(context, state, known, number, measured.get(number))
-        forecast = update_forecast(known.forecast, record, unedited, context.guard)
+            measured = edit_batch(context, now.state, now.known, number)
+        state, record, edit = run_step(context, now.state, now.known, number, measured.get(number))
+        if _may_be_an_earlier_one(context, now.known.forecast, record):
+            journal = open_journal(workdir, context.run, CHANGING)
+            undone = _undo_unseen_damage(context, journal, base, now.state.model)
+            if undone:
+                journal = open_journal(workdir, context.run, CHANGING)
+                now = _progress(context, journal, base)
+                state = now.state
+                if context.guard.action == "rollback":  # it was made on the damaged model
+                    state, record, edit = run_step(context, state, now.known, number, None)
+        forecast = update_forecast(now.known.forecast, record, unedited, context.guard)
+        known = now.known._replace(forecast=forecast)
         if forecast.gradients_step == number:  # the edits have moved the model away from the old
             known = known._replace(gradients=read_gradients(context, base, state.model))
-        known = known._replace(forecast=forecast)
-        kept += [number] if record.kept else []
-        record = _write_step(context, journal, state, record, edit, kept)
+        now = Progress(state, known, [*now.kept, number] if record.kept else now.kept)
+        record = _write_step(context, journal, state, record, edit, now.kept)
         on_step(record, total)
         if number % STEPS_A_LOOK == 0:
             forget_programs_if_many()
         if ends_study(context.guard.action, record):
             break
     if not context.single:
-        _write_retained(context, state, workdir)
+        _write_retained(context, now.state, workdir)
+
+
+def _baseline(
+    context: StudyContext, journal: Journal, on_baseline: Callable[[StepRecord], None]
+) -> Perplexity:
+    """Return the unedited model's perplexity: the journal's, or measured and journalled now."""
+    if journal.steps:
+        return check_baseline(context.unedited, read_baseline(journal.steps[0]), context.texts)
+    score = perplexity(context.unedited, context.texts)
+    base = check_baseline(context.unedited, score, context.texts)
+    record = baseline_record(context, base)
+    journal.append(record, {"nll_nats": base.nll_nats, "n_tokens": base.n_tokens}, {})
+    on_baseline(record)
+    if context.run["config"]["eval"]["bos"]:
+        log_without_bos(context)
+    return base
+
+
+def _progress(context: StudyContext, journal: Journal, base: Perplexity) -> Progress:
+    """Return where a study stands after the steps in its journal."""
+    state = StudyState(context.unedited, context.initial_state)
+    if journal.steps and not context.single:
+        model, editor_state = state
+        state = replay(model, journal.steps[1:], editor_state, context.editor.restore)
+    kept = [step.record.step for step in journal.steps if step.record.kept]
+    return Progress(state, _known(context, journal, base), kept)
+
+
+def _may_be_an_earlier_one(context: StudyContext, forecast: Forecast, record: StepRecord) -> bool:
+    """Tell whether a violation may be the fault of a kept edit that was not measured."""
+    is_auto = context.evaluation.perplexity_every is None
+    was_measured = record.perplexity is not None and record.guard_code is not None
+    is_undoing = context.guard.action != "keep" and not context.single
+    return is_auto and is_undoing and was_measured and forecast.moved_nats > 0
+
+
+def _undo_unseen_damage(
+    context: StudyContext, journal: Journal, base: Perplexity, model: Model
+) -> list[int]:
+    """Undo the edits that damaged the model unmeasured; return their steps."""
+    found = find_unseen_damage(context, journal, base, model)
+    if found:
+        logging.getLogger("jaxedit").warning(
+            "edits %s were kept unmeasured and are over the guard's limit: undone",
+            ", ".join(map(str, found)),
+        )
+        journal.append_undo(found)
+    return found
 
 
 def _known(context: StudyContext, journal: Journal, base: Perplexity) -> Known:

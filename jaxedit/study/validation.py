@@ -103,6 +103,13 @@ def check_config(values: dict[str, Any]) -> dict[str, Any]:
         )
 
     # What does not go together.
+    is_undoing = values["mode"] != "single" and values["guard"]["action"] != "keep"
+    if evaluation["perplexity_every"] == AUTO and is_undoing and values["journal_dense_every"] > 1:
+        raise ValueError(
+            f"journal_dense_every={values['journal_dense_every']}: with "
+            f"eval.perplexity_every={AUTO!r} the guard may undo earlier edits, each of which must "
+            "be journalled; set journal_dense_every=1 or guard.action=keep"
+        )
     if bool(evaluation["judge"]) != bool(evaluation["judge_model"]):
         raise ValueError(
             "eval.judge and eval.judge_model go together: the server's address, e.g. "
