@@ -18,7 +18,7 @@ from jaxedit.metrics.facts import evaluate_facts
 from jaxedit.models.model import Model
 from jaxedit.solving.harm_texts import read_parts
 from jaxedit.stats.second_moments import Stats
-from jaxedit.study.config import editor_from
+from jaxedit.study.config import default_config, editor_from
 from jaxedit.study.edited import config_for
 
 HARM_TOKENS = 4000
@@ -28,11 +28,12 @@ class Alternative(NamedTuple):
     """A way to write the facts, and what came of it.
 
     Attributes:
-      editor: "method" and its hyper-parameters, all of them.
+      editor: "method" and its hyper-parameters: all of them, or those given where there is no edit.
       edit: None where it could not be made.
       info: the editor's numbers.
       accuracy: the share of the facts that the edited model says on their bare prompts.
-      harm_nats: the predicted change of the texts' mean loss; NaN where there is no edit.
+      predicted_nats: the predicted change of the texts' mean loss, f + 0.7 s; NaN where there is
+        no edit.
       stderr_nats: its standard error by the draws of labels.
       error: why the edit could not be made; None: it was.
     """
@@ -41,7 +42,7 @@ class Alternative(NamedTuple):
     edit: Edit | None = None
     info: Mapping[str, float] = {}
     accuracy: float = 0.0
-    harm_nats: float = math.nan
+    predicted_nats: float = math.nan
     stderr_nats: float = math.nan
     error: str | None = None
 
@@ -82,42 +83,50 @@ def choose_edit(
         cannot be used. An alternative whose edit cannot be made is not chosen, and says why.
     """
     asked = check_requests([requests] if isinstance(requests, Request) else requests)
-    if not alternatives or any("method" not in each for each in alternatives):
+    if not alternatives or not all(isinstance(each.get("method"), str) for each in alternatives):
         raise ValueError(
             f"alternatives={list(alternatives)!r}: expected at least one, each with its method, "
             'e.g. {"method": "rome", "layer": 5}'
         )
-    configs = [
-        config_for(model, **_with_tuples(alternative)).to_dict()["editor"]
-        for alternative in alternatives
-    ]
-    editors = [editor_from(config) for config in configs]
+    tried = [_make(model, asked, alternative, stats) for alternative in alternatives]
 
-    # The texts are read once, at all places that any alternative changes.
-    places = {
-        (weight, layer): None
-        for editor in editors
-        for weight, layers in editor.slots(model).items()
-        for layer in layers
-    }
-    probe = read_parts(model, texts, n_tokens, tuple(sorted(places)))
-
-    tried = []
-    for config, editor in zip(configs, editors, strict=True):
-        facts = with_leading_space(asked, config.get("leading_space"))
-        try:
-            edit, _, info = editor.edit(model, facts, editor.init(model, stats))
-        except ValueError as error:
-            tried.append(Alternative(config, error=str(error)))
-            continue
-        said = evaluate_facts(apply(model, edit), facts)
-        accuracy = sum(bool(each["efficacy_accuracy"]) for each in said) / len(said)
-        change = predict_change(probe, edit)
-        harm = change.mean_nats(), change.stderr_nats()
-        tried.append(Alternative(config, edit, info, accuracy, *harm))
-    said_ones = [each for each in tried if each.accuracy == 1 and math.isfinite(each.harm_nats)]
-    chosen = min(said_ones, key=lambda each: each.harm_nats, default=None)
+    # The texts are read once, at all places that an edit changes.
+    edits = [each.edit for each in tried if each.edit is not None]
+    places = tuple(sorted({(delta.weight, delta.layer) for edit in edits for delta in edit.deltas}))
+    if not places:
+        return EditChoice(tuple(tried), None)
+    probe = read_parts(model, texts, n_tokens, places)
+    for i, each in enumerate(tried):
+        if each.edit is not None:
+            change = predict_change(probe, each.edit)
+            tried[i] = each._replace(
+                predicted_nats=change.mean_nats(), stderr_nats=change.stderr_nats()
+            )
+    said = [each for each in tried if each.accuracy == 1 and math.isfinite(each.predicted_nats)]
+    chosen = min(said, key=lambda each: each.predicted_nats, default=None)
     return EditChoice(tuple(tried), chosen)
+
+
+def _make(
+    model: Model, requests: Sequence[Request], given: Mapping[str, Any], stats: Stats | None
+) -> Alternative:
+    """Make the edit of an alternative, and ask the model with it; its harm is not predicted yet.
+
+    Raises:
+      ValueError: on an unknown method or hyper-parameter.
+    """
+    named = _with_tuples(given)
+    default_config(**named)  # an unknown name is a mistake, not an edit that cannot be made
+    try:
+        config = config_for(model, **named).to_dict()["editor"]
+        editor = editor_from(config)
+        facts = with_leading_space(requests, config.get("leading_space"))
+        edit, _, info = editor.edit(model, facts, editor.init(model, stats))
+    except ValueError as error:
+        return Alternative(given, error=str(error))
+    said = evaluate_facts(apply(model, edit), facts)
+    accuracy = sum(bool(each["efficacy_accuracy"]) for each in said) / len(said)
+    return Alternative(config, edit, info, accuracy)
 
 
 def _with_tuples(alternative: Mapping[str, Any]) -> dict[str, Any]:

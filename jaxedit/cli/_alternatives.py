@@ -72,7 +72,7 @@ def choose_alternative(
             "alternative": given,
             "chosen": each is choice.chosen,
             "efficacy_accuracy": each.accuracy,
-            "harm_nats": each.harm_nats,
+            "predicted_nats": each.predicted_nats,
             "stderr_nats": each.stderr_nats,
             "error": each.error,
         }
@@ -97,11 +97,11 @@ def show_alternatives(rows: list[dict[str, Any]]) -> None:
             "→" if row["chosen"] else "",
             ", ".join(f"{name} {value}" for name, value in row["alternative"].items()),
             format_percent(row["efficacy_accuracy"]),
-            format_number(row["harm_nats"]),
+            format_number(row["predicted_nats"]),
             format_number(row["stderr_nats"]),
         ]
         for row in rows
     ]
-    header = ["", "alternative", "accuracy", "predicted harm (nats)", "standard error"]
+    header = ["", "alternative", "accuracy", "predicted change (nats)", "standard error"]
     show_table(header, table, left=("", "alternative"))
     results_console().print()

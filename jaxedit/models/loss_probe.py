@@ -60,14 +60,14 @@ def read_loss_probe(
       seed: of the draws.
 
     Raises:
-      ValueError: without places or draws, or where the texts are prefilled beyond one of them or
-        of the model's edits, or with another model.
+      ValueError: without places or draws, where the texts are prefilled beyond a place or an edit
+        of the model, or with another model, and where the model has no such layer.
     """
-    lowest = min((layer for _, layer in places), default=-1)
-    if n_draws < 1 or lowest < texts.layer:
+    layers = [layer for _, layer in places]
+    if n_draws < 1 or not layers or min(layers) < texts.layer or max(layers) >= model.config.L:
         raise ValueError(
-            f"n_draws={n_draws}, places={list(places)}: expected at least one draw, and places at "
-            f"or above layer {texts.layer}, below which these texts were prefilled"
+            f"n_draws={n_draws}, places={list(places)}: expected at least one draw, and places in "
+            f"layers {texts.layer} (below which these texts were prefilled) to {model.config.L - 1}"
         )
     check_prefilled(model, texts)
     inputs: dict[tuple[str, int], list[np.ndarray]] = {place: [] for place in places}

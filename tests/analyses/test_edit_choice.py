@@ -43,7 +43,7 @@ def test_the_least_harmful_of_those_that_are_said(golden, always_said):
     assert (first.accuracy, second.accuracy, third.accuracy) == (0, 1, 1)
     assert failed.edit is None
     assert "needs second moments" in (failed.error or "")
-    assert choice.chosen is min((second, third), key=lambda each: each.harm_nats)
+    assert choice.chosen is min((second, third), key=lambda each: each.predicted_nats)
     assert choice.chosen is not None
     assert choice.chosen.editor["method"] == "rome"
 
@@ -51,7 +51,7 @@ def test_the_least_harmful_of_those_that_are_said(golden, always_said):
     probe = read_parts(model, TEXTS, 192, (("mlp/w_down", 1), ("mlp/w_down", 2), ("mlp/w_down", 3)))
     for each in (first, second, third):
         assert each.edit is not None
-        assert each.harm_nats == pytest.approx(predict_change(probe, each.edit).mean_nats())
+        assert each.predicted_nats == pytest.approx(predict_change(probe, each.edit).mean_nats())
     editor = jaxedit.make_editor("rome", layer=3, **SETTINGS)
     edit, _, _ = editor.edit(model, [REQUEST], editor.init(model, None))
     assert third.edit is not None
@@ -65,7 +65,9 @@ def test_none_is_chosen_where_none_is_said(golden, always_said):
     assert len(choice.alternatives) == 1
 
 
-@pytest.mark.parametrize("alternatives", [[], [{"layer": 2}]])
+@pytest.mark.parametrize(
+    "alternatives", [[], [{"layer": 2}], [{"method": None, "layer": 2}], [{"method": 3}]]
+)
 def test_alternatives_name_their_method(golden, alternatives):
     with pytest.raises(ValueError, match="expected at least one, each with its method"):
         choose_edit(golden("llama"), REQUEST, alternatives, TEXTS)
@@ -84,3 +86,26 @@ def test_lists_of_json_are_layers(golden, always_said):
     assert choice.chosen is not None
     assert choice.chosen.edit is not None
     assert [delta.layer for delta in choice.chosen.edit.deltas] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("impossible", "said"),
+    [
+        ({"method": "rome", "layer": 9}, "layer"),
+        ({"method": "rome", "layer": -1}, "layer"),
+        ({"method": "ft", "layers": [7]}, "layer"),
+        ({"method": "memit"}, "layers"),  # none are published for this model
+    ],
+)
+def test_one_that_cannot_be_made_changes_nothing_of_the_others(
+    golden, always_said, impossible, said
+):
+    model = golden("gpt2")
+    possible = {"method": "rome", "layer": 2, **SETTINGS}
+    alone = choose_edit(model, REQUEST, [possible], TEXTS, n_tokens=192)
+    choice = choose_edit(model, REQUEST, [impossible, possible], TEXTS, n_tokens=192)
+    failed, made = choice.alternatives
+    assert failed.edit is None
+    assert said in (failed.error or "")
+    assert choice.chosen is made
+    assert made.predicted_nats == alone.alternatives[0].predicted_nats

@@ -32,7 +32,7 @@ def test_the_least_harmful_that_is_said(run):
     assert first["alternative"] == {"method": "rome", **ALTERNATIVES[0]}
     assert (first["efficacy_accuracy"], first["chosen"]) == (0, False)
     assert [each["efficacy_accuracy"] for each in rest] == [1, 1]
-    least = min(rest, key=lambda each: each["harm_nats"])
+    least = min(rest, key=lambda each: each["predicted_nats"])
     assert [each["chosen"] for each in rest] == [each is least for each in rest]
     assert found["method"] == "ft"
     assert found["edited"]["efficacy_accuracy"]

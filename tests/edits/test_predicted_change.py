@@ -144,8 +144,10 @@ def test_the_mean_and_its_error_are_over_texts_and_draws():
 def test_what_cannot_be_predicted_is_named(golden):
     model = golden("gpt2")
     texts = prepare(model, TEXTS, start_layer=3)
-    with pytest.raises(ValueError, match=r"n_draws=12, .*places at or above layer 3, below which"):
+    with pytest.raises(ValueError, match=r"n_draws=12, .*places in layers 3 \(below which"):
         read_loss_probe(model, texts, (("mlp/w_down", 2),))
+    with pytest.raises(ValueError, match=r"layer\w* 3 .* to 5"):
+        read_loss_probe(model, texts, (("mlp/w_down", 3), ("mlp/w_down", 6)))
     with pytest.raises(ValueError, match=r"n_draws=0, .*expected at least one draw"):
         read_loss_probe(model, texts, (("mlp/w_down", 3),), n_draws=0)
     probe = read_loss_probe(model, texts, (("mlp/w_down", 3),), n_draws=1)
