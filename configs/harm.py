@@ -8,8 +8,8 @@ Hardware: two CPU cores, 8 GB. Time: about 8 minutes a study, of which one or tw
 the projection. These are the lines of `harm_texts.txt` where the command is run, e.g. WikiText-2's
 validation split; they must not be those of --set=texts. Expected: where M is the identity (ROME as
 its authors released it: `rome-identity`; within AlphaEdit's null space) the projection lessens the
-harm, and nothing that is written changes; where M is C, which is K-FAC's estimate of the same form,
-little is left to be won.
+harm, and nothing changes at the keys that are written; where M is C, which is K-FAC's estimate of
+the same form, little is left to be won.
 
 Values are the `measured` ones of `jaxedit/editors/_published.py`. Each study predicts the change of
 the loss at every edit (`eval.prediction_draws`) and measures the perplexity every ten. The guard

@@ -48,23 +48,44 @@ def ask_chat(
         ) from error
     asked = f"the {role} {model} at {base_url}"
     try:
-        client = openai.OpenAI(base_url=base_url, api_key=os.environ.get(KEY, NO_KEY))
+        client = openai.OpenAI(base_url=base_url, api_key=os.environ.get(KEY) or NO_KEY)
         reply = client.chat.completions.create(
             model=model, messages=[{"role": "user", "content": content}], **options
         )
-    except openai.OpenAIError as error:
+    except (openai.OpenAIError, UnicodeEncodeError) as error:  # a key that no header can hold
         raise ValueError(
             f"{asked} could not be asked ({type(error).__name__}: {first_line(error)}); the key is "
             f"taken from {KEY}. {kept}: run the same command again to go on"
         ) from error
-    if not hasattr(reply, "choices"):  # a page for people, say
-        raise ValueError(
-            f"{asked} answered with something else than a chat's completion: is the address right? "
-            f"It often ends in /v1. {kept}"
-        )
+    except ValueError as error:  # JSON that is cut, or none
+        raise ValueError(_no_completion(asked, kept)) from error
+    return _read_completion(reply, asked, kept)
+
+
+def _read_completion(reply: Any, asked: str, kept: str) -> ChatReply:
+    """Read what a server answered; the client checks nothing of it.
+
+    Raises:
+      ValueError: where it is no chat's completion, or an error that came as an answer.
+    """
+    refused = getattr(reply, "error", None)
+    if refused:
+        said = refused.get("message", refused) if isinstance(refused, dict) else refused
+        raise ValueError(f"{asked} answered with an error ({first_line(said)}). {kept}")
+    try:
+        text = reply.choices[0].message.content if list(reply.choices) else None
+    except (AttributeError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(_no_completion(asked, kept)) from error
+    if not isinstance(text, str | None):
+        raise ValueError(_no_completion(asked, kept))
     usage = getattr(reply, "usage", None)
-    return ChatReply(
-        (reply.choices[0].message.content if reply.choices else None) or "",
-        getattr(usage, "prompt_tokens", None),
-        getattr(usage, "completion_tokens", None),
+    counts = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
+    return ChatReply(text or "", *(n if isinstance(n, int) else None for n in counts))
+
+
+def _no_completion(asked: str, kept: str) -> str:
+    """Say that an answer is none, e.g. a page for people."""
+    return (
+        f"{asked} answered with something else than a chat's completion: is the address right? "
+        f"It often ends in /v1. {kept}"
     )

@@ -14,7 +14,8 @@ def local_chat(
     """Serve chats; yield the address and the requests: (path, key, body) each.
 
     Args:
-      *replies: texts, a number for an HTTP error, or bytes for a page, in order.
+      *replies: texts, a number for an HTTP error, a dict for other JSON than a chat's, or bytes
+        for a page, in order.
       default: said behind the last one.
       usage: the tokens that each reply reports; None: it reports none.
     """
@@ -26,6 +27,8 @@ def local_chat(
             asked.append((self.path, self.headers["Authorization"], json.loads(body)))
             reply = left.pop(0) if left else default
             status = reply if isinstance(reply, int) else 200
+            is_other = isinstance(reply, dict)
+            reply = json.dumps(reply).encode() if is_other else reply
             is_page = isinstance(reply, bytes)
             message = {"role": "assistant", "content": None if is_page else reply}
             choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
@@ -33,7 +36,8 @@ def local_chat(
             about |= {"usage": usage} if usage else {}
             content = reply if is_page else json.dumps(about | {"choices": choices}).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "text/html" if is_page else "application/json")
+            kind = "text/html" if is_page and not is_other else "application/json"
+            self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

@@ -108,7 +108,7 @@ def choose_edit(
 
 
 def _make(
-    model: Model, requests: Sequence[Request], given: Mapping[str, Any], stats: Stats | None
+    model: Model, requests: list[Request], given: Mapping[str, Any], stats: Stats | None
 ) -> Alternative:
     """Make the edit of an alternative, and ask the model with it; its harm is not predicted yet.
 

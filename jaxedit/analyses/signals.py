@@ -101,7 +101,8 @@ def read_signals(journal: Journal) -> list[Signals]:
       journal: of a sequence whose edits are journalled one by one.
 
     Raises:
-      ValueError: of single edits, or where the journal does not hold each edit.
+      ValueError: of single edits, where the journal does not hold each edit or holds none, and
+        where the sequence begins with edits of another.
     """
     config = journal.run["config"]
     if config["mode"] == "single" or config["journal_dense_every"] > 1:
@@ -109,10 +110,20 @@ def read_signals(journal: Journal) -> list[Signals]:
             f"{journal.folder}: expected a sequence whose edits are journalled one by one "
             f"(mode={config['mode']}, journal_dense_every={config['journal_dense_every']})"
         )
-    unedited = journal.steps[0].record.perplexity or {}
-    found = []
+    if config["start"]["run"] or config["start"]["edit"]:
+        raise ValueError(
+            f"{journal.folder} begins with edits of another: expected a sequence that begins with "
+            "the unedited model, which all signals are compared with"
+        )
+    if len(journal.steps) < 2:
+        raise ValueError(f"{journal.folder} holds no edit yet; run the study first")
+    records = [step.record for step in journal.steps]
+    unedited, found = records[0].perplexity or {}, []
     for record, weights in zip(_kept(journal), _weights(journal), strict=True):
-        found.append(Signals(record.step, measured_signals(record, unedited) | weights))
+        # What was measured with an edit in the model that it lacks now is of another model.
+        had_others = any(each.was_undone_behind(record.step) for each in records)
+        measured = {} if had_others else measured_signals(record, unedited)
+        found.append(Signals(record.step, measured | weights))
     return found
 
 

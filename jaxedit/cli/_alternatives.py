@@ -60,13 +60,16 @@ def choose_alternative(
       what the choice was made by.
 
     Raises:
-      ValueError: where the model says the new answer after none of them.
+      ValueError: where the model says the new answer after none of them, or where --harm_texts
+        and --texts share one.
     """
     from jaxedit.analyses.edit_choice import choose_edit
     from jaxedit.datasets import read_texts
+    from jaxedit.solving.harm_texts import check_not_evaluated
 
-    asked = read_alternatives()
-    choice = choose_edit(model, request, asked, read_texts(FLAGS.harm_texts), stats)
+    asked, harm_texts = read_alternatives(), read_texts(FLAGS.harm_texts)
+    check_not_evaluated(harm_texts, read_texts(FLAGS.texts))
+    choice = choose_edit(model, request, asked, harm_texts, stats)
     rows = [
         {
             "alternative": given,

@@ -287,6 +287,9 @@ def prediction_flag() -> None:
         "predict the change of the loss by so many draws of labels, e.g. 12; 0: do not",
         lower_bound=0,
     )
+    flags.register_validator(
+        "prediction_draws", lambda n: n != 1, "one draw has no standard error: expected 0, or two"
+    )
 
 
 def json_flag() -> None:

@@ -99,4 +99,5 @@ def _config(layer: int):
     config.facts, config.n_facts, config.texts = FLAGS.facts, FLAGS.n_facts, FLAGS.texts
     config.stats, config.mode = FLAGS.stats or "", "single"
     apply_set(config)
+    config.update(eval=dict(perplexity_every=1))  # by which each edit is judged
     return config

@@ -130,16 +130,17 @@ def write_question(
 
 
 def _find_records(text: str) -> list[Any] | None:
-    """Find the first JSON array in a text that holds an object, or is the empty one."""
-    decoder = json.JSONDecoder()
+    """Find the first JSON array in a text that holds an object, or else an empty one."""
+    decoder, empty = json.JSONDecoder(), None
     for start in (at for at, letter in enumerate(text) if letter == "["):
         try:
             found, _ = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
             continue
-        if not found or any(isinstance(record, dict) for record in found):
+        if any(isinstance(record, dict) for record in found):
             return found
-    return None
+        empty = empty if found else []
+    return empty
 
 
 def read_reply(

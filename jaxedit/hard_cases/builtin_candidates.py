@@ -118,6 +118,8 @@ def check_record(record: Any, known: Sequence[Candidate], per_subject: int) -> C
     if not texts or not all(isinstance(text, str) for text in texts):
         return f"not an object with the texts {', '.join(FIELDS)}"
     prompt, subject, new, true = (" ".join(str(text).split()) for text in texts)
+    if not all(is_unicode(text) for text in (prompt, subject, new, true)):
+        return "a text with half a character"
     if not (prompt and subject and new and true):
         return "an empty text"
     if " " in subject:
@@ -139,6 +141,11 @@ def check_record(record: Any, known: Sequence[Candidate], per_subject: int) -> C
     if len(same) >= per_subject or prompt.casefold() in {each.prompt.casefold() for each in same}:
         return "a subject that was used already"
     return Candidate(prompt, subject, new, true)
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text can be written to a file; JSON may hold half of a surrogate pair."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def to_fact(candidate: Candidate, number: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ edit the perplexity is over a limit times the unedited model's.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,7 +156,7 @@ def _single_edits(config: ConfigDict) -> ConfigDict:
             "study of single edits find the hard ones of given facts"
         )
     config = config.copy_and_resolve_references()
-    config.update(mode="single", facts_per_edit=1, n_facts=0, shard="")
+    config.update(mode="single", facts_per_edit=1, n_facts=0, shard="", screening="")
     config.update(guard=dict(action="keep"), eval=dict(perplexity_every=1))
     return config
 
@@ -174,9 +175,16 @@ def _more_candidates(
             return state
         values = with_local_paths(plain_config(config))
         tokenizer = load_start(values, mesh=values["mesh"]).tokenizer
-        prompts = {each.prompt for each in state.candidates}
         built_in = built_in_candidates(tokenizer, plan.per_subject)
-        new = [each for each in built_in if each.prompt not in prompts]
+        # Of each subject as many as there may be; what a server wrote before counts too.
+        prompts = {each.prompt for each in state.candidates}
+        times = Counter(each.subject.casefold() for each in state.candidates)
+        new = []
+        for each in built_in:
+            subject = each.subject.casefold()
+            if each.prompt not in prompts and times[subject] < plan.per_subject:
+                times[subject] += 1
+                new.append(each)
         if not built_in and not state.candidates:
             raise ValueError(
                 f"no built-in fact has a subject that is one token of {config.model} at the start "

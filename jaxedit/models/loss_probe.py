@@ -11,6 +11,7 @@ that.
 """
 
 import functools
+import logging
 import math
 from typing import NamedTuple
 
@@ -70,6 +71,8 @@ def read_loss_probe(
             f"layers {texts.layer} (below which these texts were prefilled) to {model.config.L - 1}"
         )
     check_prefilled(model, texts)
+    n_tokens = sum(int(np.sum(segment_BT > 0)) for segment_BT in texts.packed.segment_GBT)
+    _log_size(model, n_tokens, places, n_draws)
     inputs: dict[tuple[str, int], list[np.ndarray]] = {place: [] for place in places}
     gradients: dict[tuple[str, int], list[np.ndarray]] = {place: [] for place in places}
     text_of = []
@@ -95,6 +98,21 @@ def read_loss_probe(
         {place: np.concatenate(read, axis=1)[:, order_Q] for place, read in gradients.items()},
         text_Q[order_Q],
         texts.packed.n_texts,
+    )
+
+
+def _log_size(model: Model, n_tokens: int, places: Places, n_draws: int) -> None:
+    """Say what a probe is about to take of the host's memory, on each process."""
+    D, F = model.config.D, model.config.F
+    n_values = 0
+    for weight, _ in places:
+        n_in, n_out = (F, D) if weight == "mlp/w_down" else (D, F)
+        n_values += n_in + (1 + n_draws) * n_out
+    logging.getLogger("jaxedit").info(
+        "gradients of %d tokens at %d weights take %.2f GB of the host's memory",
+        n_tokens,
+        len(places),
+        n_tokens * n_values * 4e-9,
     )
 
 

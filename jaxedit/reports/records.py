@@ -197,7 +197,7 @@ def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
     ]
     last = [record.step for record in kept if record.step in perplexities][-1:]
     if last:
-        had_others = any(r.step < last[0] <= (r.undone_after or 0) for r in undone)
+        had_others = any(record.was_undone_behind(last[0]) for record in undone)
         ppl = next(format_perplexity(r.perplexity or {}) for r in kept if r.step == last[0])
         lines.append(f"After the last kept edit it {'was' if had_others else 'is'} {ppl}.")
     lines += [

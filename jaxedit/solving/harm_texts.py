@@ -83,6 +83,21 @@ def read_parts(model: Model, texts: list[str], n_tokens: int, places: Places) ->
     return read_loss_probe(model, prefill(model, packed, lowest), places, N_DRAWS)
 
 
+def check_not_evaluated(harm_texts: list[str], texts: list[str]) -> None:
+    """Check that no text that edits are not to harm is one that they are evaluated on.
+
+    Raises:
+      ValueError: where one is; the evaluation would not show what happens to other texts.
+    """
+    shared = {text.strip() for text in harm_texts} & {text.strip() for text in texts}
+    if shared:
+        example = min(shared)
+        raise ValueError(
+            f"harm_texts: {len(shared)} of them are texts that edits are evaluated on, e.g. "
+            f"{example[:60]!r}; give others, such as another part of the corpus"
+        )
+
+
 def choose_parts(model: Model, texts: list[str], n_tokens: int) -> list[list[int]]:
     """Cut texts into parts of PART_TOKENS tokens, and take some, evenly spread over all.
 

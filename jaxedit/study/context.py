@@ -23,6 +23,7 @@ from jaxedit.models.loss_probe import LossProbe, read_loss_probe
 from jaxedit.models.model import Model, allocate_deltas
 from jaxedit.models.score import PrefilledTexts
 from jaxedit.rounding import ceil_div
+from jaxedit.solving.harm_texts import check_not_evaluated
 from jaxedit.stats.second_moments import Stats
 from jaxedit.study.config import AUTO, editor_from, plain_config, with_published_layers
 from jaxedit.study.guard import Guard
@@ -181,18 +182,13 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
 
 def _read_inputs(values: Mapping[str, Any]) -> Inputs:
     """Read the facts, the texts and the second moments."""
-    return Inputs(
-        read_requests(values["facts"]),
-        read_texts(values["texts"]),
-        Stats.load(values["stats"]) if values["stats"] else None,
-        read_texts(values["editor"]["harm_texts"]) if _lessens_harm(values) else None,
-    )
-
-
-def _lessens_harm(values: Mapping[str, Any]) -> bool:
-    """Return whether the editor's updates are projected by texts; it then reads them itself."""
-    editor = values["editor"]
-    return bool(editor.get("harm_projection")) and bool(editor["harm_texts"])
+    texts, editor = read_texts(values["texts"]), values["editor"]
+    harm_texts = None
+    if editor.get("harm_projection") and editor["harm_texts"]:  # the editor reads them itself
+        harm_texts = read_texts(editor["harm_texts"])
+        check_not_evaluated(harm_texts, texts)
+    stats = Stats.load(values["stats"]) if values["stats"] else None
+    return Inputs(read_requests(values["facts"]), texts, stats, harm_texts)
 
 
 def _read_loss_probe(

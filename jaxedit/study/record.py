@@ -142,6 +142,10 @@ class StepRecord:
         """Whether the study kept the edit when it was made; it may have been undone since."""
         return bool(self.kept) or self.undone_after is not None
 
+    def was_undone_behind(self, step: int) -> bool:
+        """Tell whether a later step was measured with this edit in the model, and it is not now."""
+        return self.undone_after is not None and self.step < step <= self.undone_after
+
     @property
     def is_made(self) -> bool:
         """Whether this is an edit that was made and measured."""

@@ -52,11 +52,10 @@ def find_unseen_damage(
 
 def _n_known(journal: Journal, kept: list[Step]) -> int:
     """Count the kept edits up to the last one whose model was measured as it is now."""
-    undone = [step.record for step in journal.steps[1:] if step.record.undone_after is not None]
     known = [
         i
         for i, step in enumerate(kept, start=1)
         if step.record.perplexity is not None
-        and not any(each.step < step.record.step <= (each.undone_after or 0) for each in undone)
+        and not any(each.record.was_undone_behind(step.record.step) for each in journal.steps)
     ]
     return max(known, default=0)

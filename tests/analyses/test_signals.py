@@ -161,3 +161,12 @@ def test_single_edits_are_refused(journal):
     run = {**journal.run, "config": {**journal.run["config"], "mode": "single"}}
     with pytest.raises(ValueError, match="expected a sequence whose edits are journalled one by"):
         read_signals(dataclasses.replace(journal, run=run))
+
+
+def test_what_holds_no_edit_or_begins_with_others_is_refused(journal):
+    begun = dataclasses.replace(journal, steps=journal.steps[:1])
+    with pytest.raises(ValueError, match="holds no edit yet; run the study first"):
+        read_signals(begun)
+    config = {**journal.run["config"], "start": {"run": "runs/other", "edit": ""}}
+    with pytest.raises(ValueError, match="begins with edits of another"):
+        read_signals(dataclasses.replace(journal, run={**journal.run, "config": config}))

@@ -186,3 +186,34 @@ def test_signals_of_a_study_and_of_a_folder_of_studies(command, folder):
     status, _, said = command("signals", "--run", folder / "nothing")
     assert status == 2
     assert str(folder / "nothing") in said
+
+
+def test_signals_after_an_undo_are_of_the_models_there_are(command, folder):
+    """Edit 3 was measured with edit 2, which the model lacks now: its weights alone are told."""
+    assert command("undo", folder, "2")[0] == 0
+    _, shown, _ = command("signals", "--run", folder, "--json")
+    ((first, third),) = [each["signals"] for each in read_strict_json(shown)]
+    assert (first["step"], third["step"]) == (1, 3)
+    assert {"perplexity", "norm"} <= first.keys()
+    assert set(third) == {"step", "norm", "cosine", "hyperspherical energy"}
+
+
+def test_layers_measures_after_every_edit_whatever_is_set(command, shared, tmp_path):
+    for name, content in (("facts.json", FACTS), ("texts.json", TEXTS)):
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+    asked = {"model": shared / "golden" / "gpt2", "layers": "2,3", "n_facts": 2}
+    asked |= {name: tmp_path / f"{name}.json" for name in ("facts", "texts")}
+    sets = (
+        "eval.perplexity_every=5",
+        "editor.v_num_grad_steps=1",
+        'editor.context_templates=["{}"]',
+    )
+    status, shown, said = command(
+        "layers",
+        *(f"--{name}={value}" for name, value in asked.items()),
+        *(f"--set={each}" for each in sets),
+        f"--workdir={tmp_path / 'layers'}",
+        "--json",
+    )
+    assert status == 0, said
+    assert [row["layer"] for row in read_strict_json(shown)["layers"]] == [2, 3]

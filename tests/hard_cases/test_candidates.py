@@ -173,3 +173,10 @@ def test_a_question_has_the_rules_other_examples_each_time_and_what_is_excluded(
     assert "Rome" not in write_question(EXAMPLES, [Candidate(**GOOD)], 0, 2)
     for example in EXAMPLES:
         assert check_record(example._asdict(), [], 1) == example
+
+
+def test_an_empty_array_before_the_records_is_no_answer():
+    records = json.dumps([GOOD])
+    found, rejected = read_reply(f"<think>Used so far: [] .</think>{records}", [], 1)
+    assert (len(found), rejected.total()) == (1, 0)
+    assert read_reply("There are none: []", [], 1) == ([], {})

@@ -159,3 +159,32 @@ def test_what_cannot_be_searched_is_refused(config, tmp_path):
     (tmp_path / "cut" / "search.json").write_text('{"config": {}}')
     with pytest.raises(ValueError, match=r"search.json lacks what a search keeps there"):
         search_hard_cases(config(), tmp_path / "cut", plan())
+
+
+def test_hard_cases_are_edited_whatever_the_screening_would_do_with_them(
+    config, tmp_path, monkeypatch
+):
+    write_built_in(monkeypatch, "BP", "Bob")
+    screened = config(screening="skip", guard=dict(max_relative_perturbation=1e-9))
+    found = search_hard_cases(screened, tmp_path / "search", plan())
+    assert [each.perplexity is not None for each in found.verified] == [True, True]
+
+
+def test_a_subject_that_a_server_wrote_of_is_not_taken_again(config, tmp_path, monkeypatch):
+    folder = tmp_path / "search"
+    with local_chat(reply("BP", "Bob"), usage=USAGE) as (address, _):
+        search_hard_cases(config(), folder, plan(address, max_calls=1))
+    other = Candidate("BP is based in", "BP", "French", "English")
+    new = Candidate("Ann is based in", "Ann", "French", "English")
+    monkeypatch.setattr(search, "built_in_candidates", lambda tokenizer, n: [other, new])
+    found = search_hard_cases(config(), folder, plan())
+    assert [each.fact["subject"] for each in found.verified] == ["BP", "Bob", "Ann"]
+
+
+def test_half_a_character_is_one_record_less(config, tmp_path):
+    broken = reply("BP", "Bob")[:-5] + ', {"prompt": "Ann lives in", "subject": "Ann", '
+    broken += '"target_new": "Fr\\ud83dench", "ground_truth": "English"}]\n```'
+    with local_chat(broken, usage=USAGE) as (address, _):
+        found = search_hard_cases(config(), tmp_path / "search", plan(address, max_calls=1))
+    assert [each.fact["subject"] for each in found.verified] == ["BP", "Bob"]
+    assert dict(found.state.asked.rejected) == {"a text with half a character": 1}

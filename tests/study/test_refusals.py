@@ -131,3 +131,13 @@ def test_a_template_without_a_place_is_refused_before_anything_is_written(config
     ):
         loop.run_study(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_texts_not_to_be_harmed_are_not_those_that_are_evaluated(configure, tmp_path):
+    config = configure()
+    harm_file = tmp_path / "harm.json"
+    harm_file.write_text(json.dumps(["Another text.", f" {TEXTS[0]}"]), encoding="utf-8")
+    config.editor.update(harm_projection=1.0, harm_texts=str(harm_file))
+    with pytest.raises(ValueError, match="harm_texts: 1 of them are texts that edits are evalu"):
+        loop.run_study(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
