@@ -7,7 +7,6 @@ gives the same bits as a study that was never interrupted.
 """
 
 import dataclasses
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,6 @@ from jaxedit.metrics.baseline import check_baseline
 from jaxedit.metrics.facts import average_facts, evaluate_facts
 from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.metrics.retention import evaluate_retention
-from jaxedit.models.model import Model
 from jaxedit.study.chain import CHANGING
 from jaxedit.study.context import StudyContext, build_context
 from jaxedit.study.edit_and_measure import Known, Measured, edit_batch, read_gradients
@@ -34,7 +32,7 @@ from jaxedit.study.replay import StudyState, read_baseline, replay
 from jaxedit.study.resume import check_steps, journalled_edit, n_steps_to_keep
 from jaxedit.study.retained import kept_steps, read_retained, write_retained
 from jaxedit.study.step import run_step
-from jaxedit.study.unseen_damage import find_unseen_damage
+from jaxedit.study.unseen_damage import may_be_unseen, undo_unseen_damage
 
 OnStep = Callable[[StepRecord, int], None]  # (a step's record, how many steps there will be)
 
@@ -103,12 +101,10 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
         if context.single_batch_size > 1 and (number - 1) % context.single_batch_size == 0:
             measured = edit_batch(context, now.state, now.known, number)
         state, record, edit = run_step(context, now.state, now.known, number, measured.get(number))
-        if _may_be_an_earlier_one(context, now.known.forecast, record):
-            journal = open_journal(workdir, context.run, CHANGING)
-            undone = _undo_unseen_damage(context, journal, base, now.state.model)
-            if undone:
-                journal = open_journal(workdir, context.run, CHANGING)
-                now = _progress(context, journal, base)
+        if may_be_unseen(context, now.known.forecast, record):
+            mended = undo_unseen_damage(context, workdir, base, now.state.model)
+            if mended is not None:
+                journal, now = mended, _progress(context, mended, base)
                 state = now.state
                 if context.guard.action == "rollback":  # it was made on the damaged model
                     state, record, edit = run_step(context, state, now.known, number, None)
@@ -151,28 +147,6 @@ def _progress(context: StudyContext, journal: Journal, base: Perplexity) -> Prog
         state = replay(model, journal.steps[1:], editor_state, context.editor.restore)
     kept = [step.record.step for step in journal.steps if step.record.kept]
     return Progress(state, _known(context, journal, base), kept)
-
-
-def _may_be_an_earlier_one(context: StudyContext, forecast: Forecast, record: StepRecord) -> bool:
-    """Tell whether a violation may be the fault of a kept edit that was not measured."""
-    is_auto = context.evaluation.perplexity_every is None
-    was_measured = record.perplexity is not None and record.guard_code is not None
-    is_undoing = context.guard.action != "keep" and not context.single
-    return is_auto and is_undoing and was_measured and forecast.moved_nats > 0
-
-
-def _undo_unseen_damage(
-    context: StudyContext, journal: Journal, base: Perplexity, model: Model
-) -> list[int]:
-    """Undo the edits that damaged the model unmeasured; return their steps."""
-    found = find_unseen_damage(context, journal, base, model)
-    if found:
-        logging.getLogger("jaxedit").warning(
-            "edits %s were kept unmeasured and are over the guard's limit: undone",
-            ", ".join(map(str, found)),
-        )
-        journal.append_undo(found)
-    return found
 
 
 def _known(context: StudyContext, journal: Journal, base: Perplexity) -> Known:

@@ -2,48 +2,81 @@
 
 Where the perplexity is measured seldom, a violation may be the fault of an earlier edit that was
 not measured. Rolling back the one just made would then leave a damaged model, and every later edit
-would be blamed for it.
+would be blamed for it. So the model is measured without the new edit; where that is over the limit
+already, the edits that took it there are undone.
 """
+
+import logging
+from pathlib import Path
 
 from jaxedit.edits.apply import apply
 from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.models.model import Model
+from jaxedit.study.chain import CHANGING
 from jaxedit.study.context import StudyContext
-from jaxedit.study.journal import Journal, Step
+from jaxedit.study.forecast import Forecast
+from jaxedit.study.journal import Journal, Step, open_journal
+from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import replay
 
 
-def find_unseen_damage(
-    context: StudyContext, journal: Journal, base: Perplexity, model: Model
-) -> list[int]:
-    """Find the kept edits that were not measured and that the guard would not have kept.
-
-    The model is measured; where it is over the limit, so is what it was after each edit that was
-    kept since the last measurement, without those that are found.
+def may_be_unseen(context: StudyContext, forecast: Forecast, record: StepRecord) -> bool:
+    """Tell whether a violation may be the fault of a kept edit that was not measured.
 
     Args:
       context: the study's.
-      journal: as it is now.
+      forecast: of the records before.
+      record: of the edit that was measured.
+    """
+    if context.single or context.guard.action == "keep":
+        return False
+    is_violation = record.perplexity is not None and record.guard_code is not None
+    has_unmeasured = context.evaluation.perplexity_every is None and forecast.moved_nats > 0
+    return is_violation and has_unmeasured
+
+
+def undo_unseen_damage(
+    context: StudyContext, workdir: Path, base: Perplexity, model: Model
+) -> Journal | None:
+    """Undo the kept edits that were not measured and that the guard would not have kept.
+
+    Args:
+      context: the study's.
+      workdir: its folder.
       base: the unedited model's perplexity.
       model: with all kept edits.
 
     Returns:
-      Their steps; where the guard ends the study, also of all that were kept after the first.
+      The journal with the undo; None where the model is within the limit.
     """
+    if not _is_over(context, base, model):
+        return None
+    journal = open_journal(workdir, context.run, CHANGING)
+    found = _find_damaging(context, journal, base)
+    if not found:  # every edit was measured and kept
+        return None
+    logging.getLogger("jaxedit").warning(
+        "undone, since kept unmeasured and over the guard's limit: edits %s",
+        ", ".join(map(str, found)),
+    )
+    journal.append_undo(found)
+    return open_journal(workdir, context.run, CHANGING)
 
-    def is_over(model: Model) -> bool:
-        return context.guard.violation(perplexity(model, context.texts), base, 0.0) is not None
 
-    if not is_over(model):
-        return []
+def _find_damaging(context: StudyContext, journal: Journal, base: Perplexity) -> list[int]:
+    """Find the edits that each take those before it over the limit, without those found already.
+
+    Returns:
+      Their steps; where the guard ends the study, also all that were kept after the first.
+    """
     kept = [step for step in journal.steps[1:] if step.record.kept]
     n_known = _n_known(journal, kept)
     good = replay(context.unedited, kept[:n_known]).model
     found: list[int] = []
     for step in kept[n_known:]:
         edited = apply(good, step.read_edit())
-        is_ended = found and context.guard.action == "stop"
-        if is_ended or is_over(edited):
+        has_ended = found and context.guard.action == "stop"
+        if has_ended or _is_over(context, base, edited):
             found.append(step.record.step)
         else:
             good = edited
@@ -59,3 +92,8 @@ def _n_known(journal: Journal, kept: list[Step]) -> int:
         and not any(each.record.was_undone_behind(step.record.step) for each in journal.steps)
     ]
     return max(known, default=0)
+
+
+def _is_over(context: StudyContext, base: Perplexity, model: Model) -> bool:
+    """Measure a model; tell whether it is over the guard's limit."""
+    return context.guard.violation(perplexity(model, context.texts), base, 0.0) is not None
