@@ -16,7 +16,7 @@ from jaxedit.edits.predicted_change import predict_change
 from jaxedit.edits.request import Request, check_requests, with_leading_space
 from jaxedit.metrics.facts import evaluate_facts
 from jaxedit.models.model import Model
-from jaxedit.solving.harm_texts import read_parts
+from jaxedit.solving.harm_texts import choose_parts, read_parts
 from jaxedit.stats.second_moments import Stats
 from jaxedit.study.config import default_config, editor_from
 from jaxedit.study.edited import config_for
@@ -88,6 +88,7 @@ def choose_edit(
             f"alternatives={list(alternatives)!r}: expected at least one, each with its method, "
             'e.g. {"method": "rome", "layer": 5}'
         )
+    choose_parts(model, texts, n_tokens)  # texts that cannot be used are said first
     tried = [_make(model, asked, alternative, stats) for alternative in alternatives]
 
     # The texts are read once, at all places that an edit changes.

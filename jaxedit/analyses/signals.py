@@ -121,7 +121,7 @@ def read_signals(journal: Journal) -> list[Signals]:
     unedited, found = records[0].perplexity or {}, []
     for record, weights in zip(_kept(journal), _weights(journal), strict=True):
         # What was measured with an edit in the model that it lacks now is of another model.
-        had_others = any(each.was_undone_behind(record.step) for each in records)
+        had_others = any(each.was_in_model_at(record.step) for each in records)
         measured = {} if had_others else measured_signals(record, unedited)
         found.append(Signals(record.step, measured | weights))
     return found

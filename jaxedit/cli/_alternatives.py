@@ -99,7 +99,7 @@ def show_alternatives(rows: list[dict[str, Any]]) -> None:
         [
             "→" if row["chosen"] else "",
             ", ".join(f"{name} {value}" for name, value in row["alternative"].items()),
-            format_percent(row["efficacy_accuracy"]),
+            "–" if row["error"] else format_percent(row["efficacy_accuracy"]),
             format_number(row["predicted_nats"]),
             format_number(row["stderr_nats"]),
         ]
@@ -107,4 +107,7 @@ def show_alternatives(rows: list[dict[str, Any]]) -> None:
     ]
     header = ["", "alternative", "accuracy", "predicted change (nats)", "standard error"]
     show_table(header, table, left=("", "alternative"))
+    for row, cells in zip(rows, table, strict=True):
+        if row["error"]:
+            results_console().print(f"{cells[1]}: {row['error']}", markup=False)
     results_console().print()

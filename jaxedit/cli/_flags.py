@@ -288,7 +288,9 @@ def prediction_flag() -> None:
         lower_bound=0,
     )
     flags.register_validator(
-        "prediction_draws", lambda n: n != 1, "one draw has no standard error: expected 0, or two"
+        "prediction_draws",
+        lambda n: n != 1,
+        "one draw has no standard error: expected 0, or 2 and more",
     )
 
 

@@ -74,6 +74,7 @@ def main() -> None:
     from jaxedit.metrics.facts import evaluate_facts
     from jaxedit.metrics.perplexity import perplexity, scores_with_bos
     from jaxedit.models.generate import continue_texts
+    from jaxedit.solving.harm_texts import check_not_evaluated
     from jaxedit.stats.second_moments import Stats
     from jaxedit.study.config import editor_from
 
@@ -84,6 +85,8 @@ def main() -> None:
     model = load_model()
     config = {} if FLAGS.alternatives else read_editor_config(model)
     editor = editor_from(config) if config else None
+    if config.get("harm_projection") and config["harm_texts"]:
+        check_not_evaluated(read_texts(config["harm_texts"]), texts)
     stats = Stats.load(FLAGS.stats) if FLAGS.stats else None
 
     # The unedited model works, or nothing can be said of the edit.

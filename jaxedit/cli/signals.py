@@ -11,7 +11,7 @@ every --every edits and twice more where they fall; what is evaluated is kept in
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -35,16 +35,22 @@ def define_flags() -> None:
 
 def main() -> None:
     """Compute, evaluate, draw and show."""
-    from jaxedit.analyses.signals import leads
+    from jaxedit.analyses.signals import StudySignals, leads, read_signals
     from jaxedit.reports.figures import save_figure
     from jaxedit.reports.signals_figure import signals_figure
     from jaxedit.reports.studies import study_folders
+    from jaxedit.study.journal import read_journal
     from jaxedit.study.mirror import fetch_workdir
 
     if not FLAGS.run:
         raise ValueError("--run is missing: the folder of a sequence of edits, or of several")
     folder = fetch_workdir(FLAGS.run)
-    studies = [_watch(place) for place in study_folders(folder)]
+    folders = study_folders(folder)
+    found = [read_signals(read_journal(each)) for each in folders]  # all, before tasks take hours
+    studies = [
+        StudySignals(place.name, signals, _measure_tasks(place))
+        for place, signals in zip(folders, found, strict=True)
+    ]
     save_figure(signals_figure(studies), folder / "signals")
     leads_of = {study.name: leads(study) for study in studies}
     if FLAGS.json:
@@ -54,28 +60,25 @@ def main() -> None:
     print(f"Figure: {folder / 'signals.png'}")
 
 
-def _watch(folder: Path) -> "StudySignals":
-    """Compute the signals of a sequence, and evaluate the tasks along it."""
-    from jaxedit.analyses.signals import StudySignals, read_signals
+def _measure_tasks(folder: Path) -> list[dict[str, Any]]:
+    """Evaluate the tasks of --tasks along a sequence."""
     from jaxedit.analyses.task_curve import measure_tasks
-    from jaxedit.study.journal import read_journal
 
-    found, evaluated = read_signals(read_journal(folder)), []
-    if FLAGS.tasks:
-        evaluated = measure_tasks(
-            folder,
-            FLAGS.tasks,
-            FLAGS.every,
-            limit=FLAGS.limit,
-            task_path=Path(FLAGS.task_path) if FLAGS.task_path else None,
-            on_model=lambda row: print(
-                f"{folder.name}, after edit {row['step']}: evaluated", file=sys.stderr, flush=True
-            ),
-        )
-    return StudySignals(folder.name, found, evaluated)
+    if not FLAGS.tasks:
+        return []
+    return measure_tasks(
+        folder,
+        FLAGS.tasks,
+        FLAGS.every,
+        limit=FLAGS.limit,
+        task_path=Path(FLAGS.task_path) if FLAGS.task_path else None,
+        on_model=lambda row: print(
+            f"{folder.name}, after edit {row['step']}: evaluated", file=sys.stderr, flush=True
+        ),
+    )
 
 
-def _to_json(study: "StudySignals", leads: list["Lead"]) -> dict:
+def _to_json(study: "StudySignals", leads: list["Lead"]) -> dict[str, Any]:
     return {
         "study": study.name,
         "fall": study.fall,

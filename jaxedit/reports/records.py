@@ -98,7 +98,8 @@ def why_not_made(record: StepRecord) -> str | None:
 def remark(record: StepRecord) -> str | None:
     """Say why an edit was not made or not kept, or that it was undone; None: nothing to say."""
     if record.undone_after is not None:
-        return f"undone after edit {record.undone_after}"
+        why = "" if record.undone_reason is None else f": {record.undone_reason}"
+        return f"undone after edit {record.undone_after}{why}"
     return why_not_made(record) or record.guard_reason
 
 
@@ -197,7 +198,7 @@ def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
     ]
     last = [record.step for record in kept if record.step in perplexities][-1:]
     if last:
-        had_others = any(record.was_undone_behind(last[0]) for record in undone)
+        had_others = any(record.was_in_model_at(last[0]) for record in undone)
         ppl = next(format_perplexity(r.perplexity or {}) for r in kept if r.step == last[0])
         lines.append(f"After the last kept edit it {'was' if had_others else 'is'} {ppl}.")
     lines += [

@@ -86,10 +86,16 @@ def read_parts(model: Model, texts: list[str], n_tokens: int, places: Places) ->
 def check_not_evaluated(harm_texts: list[str], texts: list[str]) -> None:
     """Check that no text that edits are not to harm is one that they are evaluated on.
 
+    Texts of fewer than LEAST_TOKENS words, such as headings, do not count.
+
     Raises:
       ValueError: where one is; the evaluation would not show what happens to other texts.
     """
-    shared = {text.strip() for text in harm_texts} & {text.strip() for text in texts}
+    one, other = (
+        {text.strip() for text in each if len(text.split()) >= LEAST_TOKENS}
+        for each in (harm_texts, texts)
+    )
+    shared = one & other
     if shared:
         example = min(shared)
         raise ValueError(

@@ -119,8 +119,12 @@ class Journal:
                 "the steps before it are whole: make room and run the same command again to go on",
             ) from error
 
-    def append_undo(self, steps: Sequence[int]) -> None:
+    def append_undo(self, steps: Sequence[int], reason: str | None = None) -> None:
         """Write that the model lacks the edits of these steps from here on; nothing is erased.
+
+        Args:
+          steps: of the edits.
+          reason: the guard's, where it undoes them; None: a person does.
 
         Raises:
           ValueError: where another process has written to the journal.
@@ -128,7 +132,13 @@ class Journal:
         """
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         last = self.steps[-1].record.step
-        record = StepRecord(kind="undo", step=last, undone=list(steps), written_at=now)
+        record = StepRecord(
+            kind="undo",
+            step=last,
+            undone=list(steps),
+            written_at=now,
+            guard_reason=reason,
+        )
         self.end.append(to_json(record.to_dict()), undone=steps)
 
     def truncate(self, n_steps: int) -> "Journal":

@@ -32,7 +32,7 @@ from jaxedit.study.replay import StudyState, read_baseline, replay
 from jaxedit.study.resume import check_steps, journalled_edit, n_steps_to_keep
 from jaxedit.study.retained import kept_steps, read_retained, write_retained
 from jaxedit.study.step import run_step
-from jaxedit.study.unseen_damage import may_be_unseen, undo_unseen_damage
+from jaxedit.study.unseen_damage import has_unmeasured, may_be_unseen, undo_unseen_damage
 
 OnStep = Callable[[StepRecord, int], None]  # (a step's record, how many steps there will be)
 
@@ -97,17 +97,17 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
     is_over = n_done > 0 and ends_study(context.guard.action, journal.steps[-1].record)
     unedited = perplexity_record(base, base)
     measured: dict[int, Measured] = {}
+    n_good = 0  # kept edits, whose model was found within the limit beside a violation
     for number in () if is_over else context.steps[n_done:]:
         if context.single_batch_size > 1 and (number - 1) % context.single_batch_size == 0:
             measured = edit_batch(context, now.state, now.known, number)
         state, record, edit = run_step(context, now.state, now.known, number, measured.get(number))
-        if may_be_unseen(context, now.known.forecast, record):
+        if may_be_unseen(context, now.known.forecast, record) and n_good < len(now.kept):
             mended = undo_unseen_damage(context, workdir, base, now.state.model)
-            if mended is not None:
+            if mended is not None:  # the edit was made on the damaged model: again
                 journal, now = mended, _progress(context, mended, base)
-                state = now.state
-                if context.guard.action == "rollback":  # it was made on the damaged model
-                    state, record, edit = run_step(context, state, now.known, number, None)
+                state, record, edit = run_step(context, now.state, now.known, number, None)
+            n_good = len(now.kept)
         forecast = update_forecast(now.known.forecast, record, unedited, context.guard)
         known = now.known._replace(forecast=forecast)
         if forecast.gradients_step == number:  # the edits have moved the model away from the old
@@ -119,6 +119,11 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
             forget_programs_if_many()
         if ends_study(context.guard.action, record):
             break
+
+    # What was kept behind the last measurement, e.g. where the last edit could not be made.
+    if has_unmeasured(context, now.known.forecast) and n_good < len(now.kept):
+        mended = undo_unseen_damage(context, workdir, base, now.state.model)
+        now = now if mended is None else _progress(context, mended, base)
     if not context.single:
         _write_retained(context, now.state, workdir)
 

@@ -93,6 +93,7 @@ class StepRecord:
       written_at: of an undo, when it was written, in ISO 8601, UTC.
       undone_after: of an edit taken out again, the last step before that. Its own line does not
         hold it: it is read from the undo's.
+      undone_reason: the guard's, of such an edit that it undid; likewise.
     """
 
     kind: Kind = "step"
@@ -136,14 +137,15 @@ class StepRecord:
     undone: list[int] | None = None
     written_at: str | None = None
     undone_after: int | None = None
+    undone_reason: str | None = None
 
     @property
     def was_kept(self) -> bool:
         """Whether the study kept the edit when it was made; it may have been undone since."""
         return bool(self.kept) or self.undone_after is not None
 
-    def was_undone_behind(self, step: int) -> bool:
-        """Tell whether a later step was measured with this edit in the model, and it is not now."""
+    def was_in_model_at(self, step: int) -> bool:
+        """Tell whether this edit, which was undone since, was in the model that a step measured."""
         return self.undone_after is not None and self.step < step <= self.undone_after
 
     @property
@@ -219,7 +221,13 @@ def mark_undone(records: Iterable[StepRecord]) -> list[StepRecord]:
         for number in record.undone or ():
             if number not in steps or not steps[number].kept:
                 raise ValueError(f"an undo names edit {number}, which is not kept there")
-            steps[number] = dataclasses.replace(steps[number], kept=False, undone_after=record.step)
+            made = steps[number]
+            steps[number] = dataclasses.replace(
+                made,
+                kept=False,
+                undone_after=record.step,
+                undone_reason=record.guard_reason,
+            )
     return list(steps.values())
 
 
@@ -268,6 +276,7 @@ _TEXTS = frozenset(
         "error",
         "guard_code",
         "guard_reason",
+        "undone_reason",
         "continuation",
         "unedited_continuation",
         "prompt_continuations",

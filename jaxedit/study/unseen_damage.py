@@ -1,9 +1,10 @@
 """Edits that a study kept unmeasured, and that take the model over the guard's limit.
 
-Where the perplexity is measured seldom, a violation may be the fault of an earlier edit that was
-not measured. Rolling back the one just made would then leave a damaged model, and every later edit
-would be blamed for it. So the model is measured without the new edit; where that is over the limit
-already, the edits that took it there are undone.
+Where eval.perplexity_every="auto" measures the perplexity seldom, a violation may be the fault of
+an earlier edit that was not measured. Rolling back the one just made would then leave a damaged
+model, and every later edit would be blamed for it. So the model is measured without the new edit;
+where that is over the limit already, the edits that took it there are undone, and the new one is
+made again. A study whose guard stops ends with the violation, and undoes them then.
 """
 
 import logging
@@ -20,19 +21,28 @@ from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import replay
 
 
+def has_unmeasured(context: StudyContext, forecast: Forecast) -> bool:
+    """Tell whether edits were kept since the last measurement that the guard might not keep.
+
+    Args:
+      context: the study's.
+      forecast: of the records so far.
+    """
+    is_undoing = not context.single and context.guard.action != "keep"
+    is_auto = context.evaluation.perplexity_every is None
+    return is_auto and is_undoing and forecast.moved_nats > 0
+
+
 def may_be_unseen(context: StudyContext, forecast: Forecast, record: StepRecord) -> bool:
-    """Tell whether a violation may be the fault of a kept edit that was not measured.
+    """Tell whether a violation, or an edit's error, may be the fault of one kept unmeasured.
 
     Args:
       context: the study's.
       forecast: of the records before.
-      record: of the edit that was measured.
+      record: of the new edit; where the guard stops, the study ends with it as it is.
     """
-    if context.single or context.guard.action == "keep":
-        return False
-    is_violation = record.perplexity is not None and record.guard_code is not None
-    has_unmeasured = context.evaluation.perplexity_every is None and forecast.moved_nats > 0
-    return is_violation and has_unmeasured
+    is_failure = record.guard_code is not None or record.error is not None
+    return is_failure and context.guard.action == "rollback" and has_unmeasured(context, forecast)
 
 
 def undo_unseen_damage(
@@ -59,7 +69,7 @@ def undo_unseen_damage(
         "undone, since kept unmeasured and over the guard's limit: edits %s",
         ", ".join(map(str, found)),
     )
-    journal.append_undo(found)
+    journal.append_undo(found, "kept unmeasured, over the guard's limit")
     return open_journal(workdir, context.run, CHANGING)
 
 
@@ -89,7 +99,7 @@ def _n_known(journal: Journal, kept: list[Step]) -> int:
         i
         for i, step in enumerate(kept, start=1)
         if step.record.perplexity is not None
-        and not any(each.record.was_undone_behind(step.record.step) for each in journal.steps)
+        and not any(each.record.was_in_model_at(step.record.step) for each in journal.steps)
     ]
     return max(known, default=0)
 

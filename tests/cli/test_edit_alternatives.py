@@ -50,7 +50,7 @@ def test_none_is_said(run):
     [
         (GIVEN[:1], "--alternatives and --harm_texts go together"),
         ((*GIVEN, "--layer=3"), "--layer and --alternatives exclude each other"),
-        ((GIVEN[0], "--harm_texts=texts.json"), "are texts that edits are evaluated on"),
+        ((*GIVEN, "--texts=harm.json"), "2 of them are texts that edits are evaluated on"),
         (("--prediction_draws=1",), "one draw has no standard error"),
     ],
 )

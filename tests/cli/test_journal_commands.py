@@ -10,6 +10,7 @@ from reference.strict_json import read_strict_json
 
 from jaxedit.cli import _main
 from jaxedit.files import to_json
+from jaxedit.reports import figures
 from jaxedit.study.journal import read_journal
 from jaxedit.study.loop import run_study
 from jaxedit.study.replay import edited_model
@@ -164,14 +165,18 @@ def test_a_replay_on_another_base_is_named_by_it(command, folder, shared):
     assert f"Report: {replayed}" in shown.replace("\n", "")
 
 
-def test_signals_of_a_study_and_of_a_folder_of_studies(command, folder):
+def test_signals_of_a_study_and_of_a_folder_of_studies(command, folder, monkeypatch):
     """A column and a row of the figure each; the numbers are those of the journal."""
+    drawn = {}
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.update({path: figure}))
     status, shown, _ = command("signals", "--run", folder)
     assert status == 0
     header, *rows = shown.splitlines()
     assert header.split() == ["signal", "limit", "run"]
     assert next(row for row in rows if row.startswith("KL")).split()[-2:] == ["not", "measured"]
-    assert (folder / "signals.png").stat().st_size > 1000
+    (axes,) = drawn[folder / "signals"].axes
+    line = next(line for line in axes.lines if line.get_label() == "norm")
+    assert list(line.get_xdata()) == [1, 2, 3]
 
     shutil.copytree(folder, folder.parent / "other")
     status, shown, _ = command("signals", "--run", folder.parent, "--json")
@@ -182,7 +187,8 @@ def test_signals_of_a_study_and_of_a_folder_of_studies(command, folder):
     for each in found:
         assert [row["perplexity"] for row in each["signals"]] == pytest.approx(ratios)
         assert (each["tasks"], each["fall"]) == ([], None)
-    assert (folder.parent / "signals.png").exists()
+    titles = [axes.get_title(loc="left") for axes in drawn[folder.parent / "signals"].axes]
+    assert titles == ["other", "run"]
     status, _, said = command("signals", "--run", folder / "nothing")
     assert status == 2
     assert str(folder / "nothing") in said

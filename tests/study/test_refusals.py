@@ -134,9 +134,11 @@ def test_a_template_without_a_place_is_refused_before_anything_is_written(config
 
 
 def test_texts_not_to_be_harmed_are_not_those_that_are_evaluated(configure, tmp_path):
-    config = configure()
-    harm_file = tmp_path / "harm.json"
-    harm_file.write_text(json.dumps(["Another text.", f" {TEXTS[0]}"]), encoding="utf-8")
+    config, harm_file, texts_file = configure(), tmp_path / "harm.json", tmp_path / "texts.json"
+    shared = " ".join(f"word {i}" for i in range(9))
+    texts_file.write_text(json.dumps([*TEXTS, "A heading", shared]), encoding="utf-8")
+    harm_file.write_text(json.dumps(["A heading", f" {shared}"]), encoding="utf-8")
+    config.texts = str(texts_file)
     config.editor.update(harm_projection=1.0, harm_texts=str(harm_file))
     with pytest.raises(ValueError, match="harm_texts: 1 of them are texts that edits are evalu"):
         loop.run_study(config, tmp_path / "run")
