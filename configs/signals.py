@@ -6,7 +6,7 @@
 
 runs/signals.json are 274 facts of CounterFact from position 3000 on and, as facts 50, 60 and so on
 up to 300, the 26 whose subject is one token at the start of the prompt. The perplexity is measured
-after every edit, KL after every fifth, the change of the loss is predicted by twelve draws of
+after every edit, KL after every fifth, and the change of the loss is predicted by twelve draws of
 labels. The guard keeps every edit and only reports.
 
 Hardware: two CPU cores, 4 GB. Time: four to ten seconds an edit, and about a minute for each model

@@ -111,7 +111,7 @@ def choose_edit(
 def _make(
     model: Model, requests: list[Request], given: Mapping[str, Any], stats: Stats | None
 ) -> Alternative:
-    """Make the edit of an alternative, and ask the model with it; its harm is not predicted yet.
+    """Make the edit of an alternative, and ask the model with it; nothing is predicted yet.
 
     Raises:
       ValueError: on an unknown method or hyper-parameter.

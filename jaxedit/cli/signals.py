@@ -111,5 +111,7 @@ def _show(studies: list["StudySignals"], leads_of: dict[str, list["Lead"]]) -> N
     show_table(["signal", "limit", *names], cells, left=("signal",))
     for study in studies:
         if study.evaluated:
-            said = "no task falls" if study.fall is None else f"a task has fallen by {study.fall}"
+            said = (
+                "no task falls" if study.fall is None else f"a task has fallen by edit {study.fall}"
+            )
             print(f"{study.name}: {said}")

@@ -118,7 +118,7 @@ def check_record(record: Any, known: Sequence[Candidate], per_subject: int) -> C
     if not texts or not all(isinstance(text, str) for text in texts):
         return f"not an object with the texts {', '.join(FIELDS)}"
     prompt, subject, new, true = (" ".join(str(text).split()) for text in texts)
-    if not all(is_unicode(text) for text in (prompt, subject, new, true)):
+    if not all(_is_unicode(text) for text in (prompt, subject, new, true)):
         return "a text with half a character"
     if not (prompt and subject and new and true):
         return "an empty text"
@@ -143,7 +143,7 @@ def check_record(record: Any, known: Sequence[Candidate], per_subject: int) -> C
     return Candidate(prompt, subject, new, true)
 
 
-def is_unicode(text: str) -> bool:
+def _is_unicode(text: str) -> bool:
     """Tell whether a text can be written to a file; JSON may hold half of a surrogate pair."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
