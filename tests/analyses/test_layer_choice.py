@@ -3,11 +3,10 @@
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 
 import pytest
 from journals import measured
+from run_command import run_command
 
 from jaxedit.analyses.layer_choice import choose_layer, judge_layer
 
@@ -77,10 +76,9 @@ def test_the_command_runs_a_study_a_layer_and_goes_on_with_it(shared, tmp_path):
         "--set=editor.v_num_grad_steps=3",
         '--set=editor.context_templates=["{}"]',
     ]
-    command = [sys.executable, "-m", "jaxedit", "layers", *arguments]
     printed = []
     for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = run_command(tmp_path, "layers", *arguments)
         assert not done.returncode, done.stderr
         printed.append(json.loads(done.stdout))
     assert printed[0] == printed[1]

@@ -7,20 +7,7 @@ import sys
 
 import pytest
 from command_examples import EDIT, refusal
-
-from jaxedit.cli._main import run as run_here
-
-PYTHON = [sys.executable, "-m", "jaxedit"]
-
-
-def refused_here(capsys, monkeypatch, *arguments: str) -> str:
-    """What a command says of wrong input, run in this process."""
-    monkeypatch.setattr(sys, "argv", ["jaxedit", *arguments])
-    assert run_here(["jaxedit", *arguments]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1, said.err
-    return said.err
+from run_command import run_command
 
 
 @pytest.mark.parametrize(
@@ -45,14 +32,15 @@ def refused_here(capsys, monkeypatch, *arguments: str) -> str:
         (["study", "--config=\x1b[31m"], "\\u001b[31m is not a configuration"),
     ],
 )
-def test_what_cannot_be_meant_is_one_line(capsys, monkeypatch, arguments, says):
-    assert says in refused_here(capsys, monkeypatch, *arguments)
+def test_what_cannot_be_meant_is_one_line(tmp_path, arguments, says):
+    assert says in refusal(run_command(tmp_path, *arguments))
 
 
 @pytest.mark.parametrize("command", ["ppl", "doctor"])
 def test_a_platform_without_a_device_is_one_line(command):
     env = os.environ | {"JAX_PLATFORMS": "cuda"}
-    done = subprocess.run([*PYTHON, command], env=env, capture_output=True, text=True, check=False)
+    arguments = [sys.executable, "-m", "jaxedit", command]
+    done = subprocess.run(arguments, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip().count("\n") == 0, done.stderr
     assert "finds no device" in done.stderr
@@ -61,37 +49,25 @@ def test_a_platform_without_a_device_is_one_line(command):
 
 def test_an_output_of_few_letters_gets_escapes(folder):
     """And so does JSON, which is read back as what it was."""
-    changed = ["--subject=Zürich \x1b[31m", "--target=Łódź"]
-    env = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
-    for more in ([], ["--json"]):
-        arguments = [*PYTHON, *EDIT, *changed, *more]
-        done = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, check=False)
+    changed = [*EDIT, "--subject=Zürich \x1b[31m", "--target=Łódź"]
+    for arguments in (changed, [*changed, "--json"]):
+        done = run_command(folder, *arguments, encoding="cp1252")
         assert done.returncode == 0, done.stderr
-        assert b"\x1b" not in done.stdout
-        text = done.stdout.decode("cp1252")
-        if more:
-            assert json.loads(text)["request"] == "Zürich \x1b[31m lives in → Łódź"
-            assert text.isascii()
+        assert "\x1b" not in done.stdout
+        if "--json" in arguments:
+            assert json.loads(done.stdout)["request"] == "Zürich \x1b[31m lives in → Łódź"
+            assert done.stdout.isascii()
         else:
-            assert "\\u2192" in text
-            assert "\\u001b[31m" in text
+            assert "\\u2192" in done.stdout
+            assert "\\u001b[31m" in done.stdout
 
 
-def test_a_tilde_behind_an_equals_sign_is_the_home(folder, tmp_path):
+def test_a_tilde_behind_an_equals_sign_is_the_home(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "t.json").write_bytes((folder / "texts.json").read_bytes())
     given = [each for each in EDIT if not each.startswith("--texts")]
-    env = os.environ | {"HOME": str(tmp_path)}
-    done = subprocess.run(
-        [*PYTHON, *given, "--texts=~/t.json", "--save=~/e.safetensors"],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_command(folder, *given, "--texts=~/t.json", "--save=~/e.safetensors")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "e.safetensors").is_file()
     assert not (folder / "~").exists()
-    missing = [*PYTHON, "show", "~/nowhere"]
-    done = subprocess.run(missing, env=env, capture_output=True, text=True, check=False)
-    assert str(tmp_path / "nowhere") in refusal(done)
+    assert str(tmp_path / "nowhere") in refusal(run_command(folder, "show", "~/nowhere"))

@@ -1,12 +1,10 @@
 """`jaxedit stats` and what uses its file, as a person runs them."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from run_command import run_command
 
 import jaxedit
 from jaxedit.stats.collect import shuffle_texts
@@ -29,23 +27,9 @@ def corpus_folder(shared, tmp_path_factory):
     return folder
 
 
-def run(folder, *arguments) -> subprocess.CompletedProcess:
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "jaxedit", *arguments]
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def made(corpus_folder):
-    return run(
+    return run_command(
         corpus_folder,
         "stats",
         "--model=tiny",
@@ -131,7 +115,7 @@ def test_an_edit_uses_the_file(made, corpus_folder):
         "--set=editor.v_num_grad_steps=4",
         '--set=editor.context_templates=[["{}"], ["I am. {}"]]',
     ]
-    done = run(
+    done = run_command(
         corpus_folder,
         *edit,
         "--method=memit",
@@ -172,7 +156,9 @@ def test_the_mean_norm_of_values_is_kept_and_scaled_to(made, corpus_folder):
     ],
 )
 def test_wrong_input_is_told_in_a_line(corpus_folder, arguments, words):
-    done = run(corpus_folder, "stats", "--model=tiny", "--out=other.safetensors", *arguments)
+    done = run_command(
+        corpus_folder, "stats", "--model=tiny", "--out=other.safetensors", *arguments
+    )
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("jaxedit: error: ")]
     assert "Traceback" not in done.stderr

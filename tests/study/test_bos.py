@@ -2,11 +2,10 @@
 
 import json
 import logging
-import subprocess
-import sys
 
 import pytest
 from reference.models import write_gguf
+from run_command import run_command
 from study_examples import FACTS, TEMPLATES, TEXTS
 
 import jaxedit
@@ -68,8 +67,7 @@ def test_the_edit_command_scores_behind_the_token_too(path, tmp_path):
     given["layer"], hyper = 1, {"v_num_grad_steps": 3, "mom2_adjustment": False}
     arguments = [f"--{name}={value}" for name, value in given.items()]
     arguments += [f"--set=editor.{name}={str(value).lower()}" for name, value in hyper.items()]
-    command = [sys.executable, "-m", "jaxedit", "edit", *arguments, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_command(tmp_path, "edit", *arguments, "--json")
     assert not done.returncode, done.stderr
     found = json.loads(done.stdout)
     expected = perplexity(jaxedit.load(path), TEXTS, bos=True).mean
@@ -79,9 +77,8 @@ def test_the_edit_command_scores_behind_the_token_too(path, tmp_path):
 @pytest.mark.parametrize("flag", [None, "--bos", "--nobos"])
 def test_the_ppl_command_scores_as_studies_do(path, tmp_path, flag):
     (tmp_path / "texts.json").write_text(json.dumps(TEXTS))
-    command = [sys.executable, "-m", "jaxedit", "ppl", f"--model={path}", "--json"]
-    command += [f"--texts={tmp_path / 'texts.json'}", *([flag] if flag else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    arguments = [f"--model={path}", f"--texts={tmp_path / 'texts.json'}", *([flag] if flag else [])]
+    done = run_command(tmp_path, "ppl", *arguments, "--json")
     assert not done.returncode, done.stderr
     found = json.loads(done.stdout)
     assert found["bos"] is (flag != "--nobos")
