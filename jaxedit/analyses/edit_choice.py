@@ -10,18 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Edit
 from jaxedit.edits.predicted_change import predict_change
 from jaxedit.edits.request import Request, check_requests, with_leading_space
-from jaxedit.metrics.facts import evaluate_facts
 from jaxedit.models.model import Model
 from jaxedit.solving.harm_texts import choose_parts, read_parts
 from jaxedit.stats.second_moments import Stats
-from jaxedit.study.config import default_config, editor_from
-from jaxedit.study.edited import config_for
-
-HARM_TOKENS = 4000
+from jaxedit.study.alternatives import HARM_TOKENS, alternative_config, share_said
+from jaxedit.study.config import default_config, editor_from, with_tuples
 
 
 class Alternative(NamedTuple):
@@ -116,23 +112,12 @@ def _make(
     Raises:
       ValueError: on an unknown method or hyper-parameter.
     """
-    named = _with_tuples(given)
-    default_config(**named)  # an unknown name is a mistake, not an edit that cannot be made
+    default_config(**with_tuples(given))  # an unknown name is no edit that cannot be made
     try:
-        config = config_for(model, **named).to_dict()["editor"]
+        config = alternative_config(model, given)
         editor = editor_from(config)
         facts = with_leading_space(requests, config.get("leading_space"))
         edit, _, info = editor.edit(model, facts, editor.init(model, stats))
     except ValueError as error:
         return Alternative(given, error=str(error))
-    said = evaluate_facts(apply(model, edit), facts)
-    accuracy = sum(bool(each["efficacy_accuracy"]) for each in said) / len(said)
-    return Alternative(config, edit, info, accuracy)
-
-
-def _with_tuples(alternative: Mapping[str, Any]) -> dict[str, Any]:
-    """Return hyper-parameters as a configuration takes them: lists of JSON as tuples."""
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in alternative.items()
-    }
+    return Alternative(config, edit, info, share_said(model, edit, facts))

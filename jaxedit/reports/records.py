@@ -1,8 +1,12 @@
 """Journal records as table rows and sentences."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from jaxedit.analyses.damage_prediction import COLLAPSE_PPL, has_collapsed
+from jaxedit.editors import layer_field
 from jaxedit.reports.formatting import format_number, format_perplexity, severity
 from jaxedit.study.journal import Journal
 from jaxedit.study.record import StepRecord
@@ -166,6 +170,19 @@ def retention_table(
     return edits, [record.step for record in evaluations], values
 
 
+def _chosen_alternatives(config: Mapping[str, Any], made: list[StepRecord]) -> str:
+    """Say how often each alternative's edit was the least harmful."""
+    entries = [config["editor"], *config["alternatives"]]
+    chosen = [int((record.optimisation or {})["alternative"]) for record in made]
+    counts = []
+    for index, entry in enumerate(entries):
+        layers = entry[layer_field(entry["method"])]
+        where = f"layers {', '.join(map(str, layers))}" if isinstance(layers, list) else ""
+        name = f"{entry['method']} ({where or f'layer {layers}'})"
+        counts.append(f"{name} {chosen.count(index)}")
+    return f"Of these edits each was the least harmful of {len(entries)}: {', '.join(counts)}."
+
+
 def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
     """Summarise a study in a few sentences."""
     # How many edits were made, and what became of them and of the others.
@@ -196,6 +213,8 @@ def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
         f"{method} on {model}, {mode} edits: {counts}.",
         f"The unedited model's perplexity is {format_number(unedited)}; {collapse}",
     ]
+    if config["alternatives"]:
+        lines.insert(-1, _chosen_alternatives(config, made))
     last = [record.step for record in kept if record.step in perplexities][-1:]
     if last:
         had_others = any(record.was_in_model_at(last[0]) for record in undone)

@@ -79,6 +79,9 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     config.single_batch_size = 16  # mode="single": edits computed per batch, the unit of resumption
     config.shard = ""  # "i/n": run only shard i of n (mode="single"); `jaxedit merge` joins them
     config.journal_dense_every = 1  # methods that change whole matrices: journal them every k edits
+    # Each fact in the way that harms these texts least: the editor's or another ("method", ...).
+    config.alternatives = ()
+    config.harm_texts = ""
     config.screening = ""  # predicted damage: "log" it, "skip" hard facts, or write by "c-rome"
     # What is measured every k edits: the perplexity (also after the last), others (0: never).
     every = FieldReference(EVALUATION["perplexity_every"], field_type=object)
@@ -200,6 +203,11 @@ def editor_from(config: Mapping[str, Any], **override: Any) -> Editor:
     hyper = {**config, **override}
     method = hyper.pop("method")
     return make_editor(method, **{key: value for key, value in hyper.items() if value is not None})
+
+
+def with_tuples(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hyper-parameters as a configuration takes them: lists of JSON as tuples."""
+    return {name: tuple(each) if isinstance(each, list) else each for name, each in given.items()}
 
 
 def with_published_layers(config: Mapping[str, Any], model: Model) -> dict[str, Any]:

@@ -25,10 +25,11 @@ from jaxedit.models.score import PrefilledTexts
 from jaxedit.rounding import ceil_div
 from jaxedit.solving.harm_texts import check_not_evaluated
 from jaxedit.stats.second_moments import Stats
+from jaxedit.study.alternatives import alternative_config, harm_text_sources, with_alternatives
 from jaxedit.study.config import AUTO, editor_from, plain_config, with_published_layers
 from jaxedit.study.guard import Guard
 from jaxedit.study.replay import load_start
-from jaxedit.study.run_file import installed_versions, read_run_file
+from jaxedit.study.run_file import installed_versions, saved_templates
 from jaxedit.study.screening import Screening, check_screening, screen_steps
 from jaxedit.study.validation import (
     check_config,
@@ -115,7 +116,7 @@ class Inputs(NamedTuple):
     requests: Requests
     texts: list[str]
     stats: Stats | None
-    harm_texts: list[str] | None
+    harm_texts: list[str]
 
 
 def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
@@ -140,7 +141,7 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     editor = editor_from(values["editor"], **own_templates)
     check_editor(values, editor)
     model = load_start(values, mesh=values["mesh"])
-    values["editor"] = with_published_layers(values["editor"], model)
+    editor = _with_alternatives(editor, values, model)
     slots = editor.slots(model)
     for weight, layers in slots.items():
         model = allocate_deltas(model, weight, layers)
@@ -182,13 +183,26 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
 
 def _read_inputs(values: Mapping[str, Any]) -> Inputs:
     """Read the facts, the texts and the second moments."""
-    texts, editor = read_texts(values["texts"]), values["editor"]
-    harm_texts = None
-    if editor.get("harm_projection") and editor["harm_texts"]:  # the editor reads them itself
-        harm_texts = read_texts(editor["harm_texts"])
-        check_not_evaluated(harm_texts, texts)
+    texts = read_texts(values["texts"])
+    harm_texts = [text for each in harm_text_sources(values) for text in read_texts(each)]
+    check_not_evaluated(harm_texts, texts)
     stats = Stats.load(values["stats"]) if values["stats"] else None
     return Inputs(read_requests(values["facts"]), texts, stats, harm_texts)
+
+
+def _with_alternatives(editor: Editor, values: dict[str, Any], model: Model) -> Editor:
+    """Return the editor, beside its alternatives where there are some.
+
+    Their entries in the configuration get the layers, and those of alternatives all else too.
+    """
+    values["editor"] = with_published_layers(values["editor"], model)
+    if not values["alternatives"]:
+        return editor
+    entries = [alternative_config(model, each) for each in values["alternatives"]]
+    values["alternatives"] = entries
+    editor = with_alternatives(editor, entries, read_texts(values["harm_texts"]))
+    check_editor(values, editor)
+    return editor
 
 
 def _read_loss_probe(
@@ -279,18 +293,3 @@ def _describe(
         "context_templates": templates,
         "versions": installed_versions(),
     }
-
-
-def saved_templates(workdir: Path, method: str) -> tuple[str, ...] | None:
-    """Read the context templates that a study's folder was begun with, if it was by this method.
-
-    Raises:
-      ValueError: where its run.json is damaged.
-    """
-    if not (workdir / "run.json").is_file():
-        return None
-    run = read_run_file(workdir)
-    templates = run.get("context_templates")
-    if run.get("config", {}).get("editor", {}).get("method") != method:
-        return None  # another study's, as `open_journal` will say
-    return tuple(templates) if isinstance(templates, list) else None

@@ -39,7 +39,7 @@ class EditedModel(NamedTuple):
     Attributes:
       model: its edits are `model.metadata.history`, in the order in which they were applied.
       source: the base, as `jaxedit.load` takes it.
-      editor: "method" and its hyper-parameters; empty where it is not known what made the edits.
+      editor: "method", its hyper-parameters, other "alternatives"; empty where it is not known.
       records: of the steps whose edits the model has.
       requests: the facts that these edits write; where a study's facts are not there any more, the
         first of each edit.
@@ -95,7 +95,7 @@ def open_run(
     return EditedModel(
         model=model,
         source=config["model"],
-        editor=config["editor"],
+        editor=config["editor"] | {key: config[key] for key in ["alternatives"] if config[key]},
         records=known.records,
         requests=known.requests,
         unedited_ppl=baseline["mean"] if baseline else None,

@@ -46,9 +46,15 @@ def replay_config(
         editor: Any = config.editor
         layers = layer_field(editor.method)
         editor[layers] = editor_config(editor.method)[layers]
+        others: Any = config.alternatives
+        config.alternatives = tuple(
+            {name: value for name, value in each.items() if name not in ("layer", "layers")}
+            for each in others
+        )
     for text in overrides:
         if text.startswith(METHOD_KEY):
             config.editor = editor_config(text.removeprefix(METHOD_KEY))
+            config.update(alternatives=(), harm_texts="")
     for text in overrides:
         if not text.startswith(METHOD_KEY):
             set_key(config, text)

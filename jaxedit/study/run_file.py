@@ -218,3 +218,18 @@ def _changed_versions(
         for name in packages
         if name in before and name in after and before[name] != after[name]
     )
+
+
+def saved_templates(workdir: Path, method: str) -> tuple[str, ...] | None:
+    """Read the context templates that a study's folder was begun with, if it was by this method.
+
+    Raises:
+      ValueError: where its run.json is damaged.
+    """
+    if not (workdir / "run.json").is_file():
+        return None
+    run = read_run_file(workdir)
+    templates = run.get("context_templates")
+    if run.get("config", {}).get("editor", {}).get("method") != method:
+        return None  # another study's, as `open_journal` will say
+    return tuple(templates) if isinstance(templates, list) else None

@@ -15,13 +15,14 @@ from jaxedit.files import expand_home
 from jaxedit.metrics.generated import CONTEXTS
 from jaxedit.models.loss_probe import N_DRAWS
 from jaxedit.rounding import read_whole_number
-from jaxedit.study.config import AUTO, KINDS, default_config
+from jaxedit.study.config import AUTO, KINDS, default_config, with_tuples
 
 MODES = ("sequential", "single")
 PATH_KEYS = (
     "facts",
     "texts",
     "stats",
+    "harm_texts",
     "start.run",
     "start.edit",
     "eval.reference_texts",
@@ -70,6 +71,7 @@ def check_config(values: dict[str, Any]) -> dict[str, Any]:
       ValueError: on a value that no study can have; the message names the key.
     """
     check_types(values)
+    check_alternatives(values)
     # Numbers.
     evaluation = values["eval"]
     if values["mode"] not in MODES:
@@ -122,6 +124,33 @@ def check_config(values: dict[str, Any]) -> dict[str, Any]:
             "made in shards"
         )
     return values
+
+
+def check_alternatives(values: Mapping[str, Any]) -> None:
+    """Check the names in a configuration's alternatives, and that they have what they need.
+
+    Raises:
+      ValueError: on an unknown method or hyper-parameter, alternatives without texts whose loss is
+        not to rise, or the other way round, and together with a screening.
+    """
+    alternatives, harm_texts = values["alternatives"], values["harm_texts"]
+    if not all(isinstance(each, Mapping) and each.get("method") for each in alternatives):
+        raise ValueError(
+            f"alternatives={alternatives!r}: expected a list, each entry with its method, e.g. "
+            '[{"method": "rome", "layer": 3}, {"method": "memit"}]'
+        )
+    for each in alternatives:
+        default_config(**with_tuples(each))
+    if bool(alternatives) != bool(harm_texts):
+        raise ValueError(
+            "alternatives and harm_texts go together: other ways to write each fact than the "
+            "editor's, and texts, others than are evaluated, whose loss is to rise least"
+        )
+    if alternatives and values["screening"]:
+        raise ValueError(
+            f"screening={values['screening']!r} and alternatives exclude each other: what is "
+            "predicted of a fact before its edit is known of one method alone"
+        )
 
 
 def check_perplexity_every(evaluation: dict[str, Any]) -> None:

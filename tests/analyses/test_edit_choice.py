@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import jaxedit
-from jaxedit.analyses import edit_choice
 from jaxedit.analyses.edit_choice import choose_edit
 from jaxedit.edits.edit import to_dense
 from jaxedit.edits.predicted_change import predict_change
 from jaxedit.solving.harm_texts import read_parts
+from jaxedit.study import alternatives
 
 TEXTS = [
     "The Eiffel Tower is located in the city of Paris, and the Louvre is not far from it at all.",
@@ -31,7 +31,7 @@ def always_said(monkeypatch):
         (edit,) = model.metadata.history
         return [{"efficacy_accuracy": float(edit.deltas[0].layer != 1)} for _ in requests]
 
-    monkeypatch.setattr(edit_choice, "evaluate_facts", evaluate)
+    monkeypatch.setattr(alternatives, "evaluate_facts", evaluate)
 
 
 def test_the_least_harmful_of_those_that_are_said(golden, always_said):

@@ -37,6 +37,8 @@ def test_defaults():
         "single_batch_size": 16,
         "shard": "",
         "journal_dense_every": 1,
+        "alternatives": (),
+        "harm_texts": "",
         "screening": "",
         "mode": "sequential",
         "eval": {
@@ -161,7 +163,7 @@ def test_a_missing_key_is_named():
         plain_config(config)
     with pytest.raises(
         ValueError,
-        match=r"the configuration has no dtype, editor, eval, facts, .*, texts; begin",
+        match=r"the configuration has no alternatives, dtype, editor, eval, .*, texts; begin",
     ):
         plain_config(ConfigDict())
 
