@@ -1,5 +1,6 @@
 """Measure this machine: seconds of a function, its rates, and the most memory so far."""
 
+import os
 import resource
 import sys
 import time
@@ -63,3 +64,8 @@ def peak_bytes() -> int:
         return int(stats["peak_bytes_in_use"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def host_bytes() -> int:
+    """Return how much memory this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -24,6 +24,7 @@ from jaxedit.models.layers import causal_attention, embed, embedding_and_head, r
 from jaxedit.models.model import Model
 from jaxedit.models.output_gradients import Places
 from jaxedit.models.score import PrefilledTexts, batch_to_device, check_prefilled
+from jaxedit.timing import host_bytes
 
 N_DRAWS = 12
 HEAD_LOGITS = 2**24  # held at once
@@ -62,7 +63,8 @@ def read_loss_probe(
 
     Raises:
       ValueError: without places or draws, where the texts are prefilled beyond a place or an edit
-        of the model, or with another model, and where the model has no such layer.
+        of the model, or with another model, where the model has no such layer, and where what is
+        read would not fit into the host's memory.
     """
     layers = [layer for _, layer in places]
     if n_draws < 1 or not layers or min(layers) < texts.layer or max(layers) >= model.config.L:
@@ -72,7 +74,7 @@ def read_loss_probe(
         )
     check_prefilled(model, texts)
     n_tokens = sum(int(np.sum(segment_BT > 0)) for segment_BT in texts.packed.segment_GBT)
-    _log_size(model, n_tokens, places, n_draws)
+    _check_size(model, n_tokens, places, n_draws)
     inputs: dict[tuple[str, int], list[np.ndarray]] = {place: [] for place in places}
     gradients: dict[tuple[str, int], list[np.ndarray]] = {place: [] for place in places}
     text_of = []
@@ -101,19 +103,25 @@ def read_loss_probe(
     )
 
 
-def _log_size(model: Model, n_tokens: int, places: Places, n_draws: int) -> None:
-    """Say what a probe is about to take of the host's memory, on each process."""
+def _check_size(model: Model, n_tokens: int, places: Places, n_draws: int) -> None:
+    """Say what a probe is about to take of the host's memory, on each process.
+
+    Raises:
+      ValueError: where the host has less.
+    """
     D, F = model.config.D, model.config.F
     n_values = 0
     for weight, _ in places:
         n_in, n_out = (F, D) if weight == "mlp/w_down" else (D, F)
         n_values += n_in + (1 + n_draws) * n_out
-    logging.getLogger("jaxedit").info(
-        "gradients of %d tokens at %d weights take %.2f GB of the host's memory",
-        n_tokens,
-        len(places),
-        n_tokens * n_values * 4e-9,
-    )
+    size_gb, most_gb = n_tokens * n_values * 4e-9, host_bytes() * 1e-9
+    size = f"gradients of {n_tokens} tokens at {len(places)} weights, by {n_draws} draws of labels,"
+    if size_gb > most_gb:
+        raise ValueError(
+            f"{size} would take {size_gb:.1f} GB of the host's {most_gb:.1f} GB of memory: give "
+            "fewer draws (eval.prediction_draws), fewer or shorter texts, or fewer layers"
+        )
+    logging.getLogger("jaxedit").info("%s take %.2f GB of the host's memory", size, size_gb)
 
 
 def _mean_weights(segment_BT: np.ndarray) -> np.ndarray:

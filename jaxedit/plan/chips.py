@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh
 
 from jaxedit.mesh import TPU_BYTES
 from jaxedit.messages import first_line
+from jaxedit.timing import host_bytes
 
 
 class Chip(NamedTuple):
@@ -125,7 +126,7 @@ def _local_chip(devices: list[Any]) -> Chip:
         return CHIPS[DEVICE_KINDS[kind]]
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
     if limit is None:  # a CPU: its devices share the machine's memory
-        limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(devices)
+        limit = host_bytes() // len(devices)
     return Chip(kind, int(limit), None, None, None)
 
 
