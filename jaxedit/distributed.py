@@ -78,6 +78,18 @@ def broadcast_flag(choice: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.array(choice)))
 
 
+def sum_over_processes(array: np.ndarray) -> np.ndarray:
+    """Return the sum of every process's float64 array, the same in all of them."""
+    if jax.process_count() == 1:
+        return array
+    from jax.experimental import multihost_utils
+
+    # As halves, since JAX would round float64 to float32.
+    halves = np.ascontiguousarray(array, np.float64).view(np.uint32)
+    gathered = np.ascontiguousarray(multihost_utils.process_allgather(halves))
+    return np.sum(gathered.view(np.float64), axis=0)
+
+
 @contextlib.contextmanager
 def own_workdir(folder: Path) -> Iterator[None]:
     """Own this process's work directory; where the first process's is taken, none has its own.

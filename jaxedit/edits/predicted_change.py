@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxedit.distributed import sum_over_processes
 from jaxedit.edits.edit import Dense, Edit, LowRank, change_of_output
 from jaxedit.mesh import to_host
 from jaxedit.models.loss_probe import N_DRAWS, LossProbe, read_loss_probe
@@ -143,6 +144,7 @@ def loss_scores(probe: LossProbe, deltas: Sequence[LowRank | Dense]) -> np.ndarr
             )
         change = change_of_output(delta, probe.input_of[place])
         scores += np.einsum("nqo,qo->nq", probe.gradient_of[place], change)
-    return np.stack(
+    by_text = np.stack(
         [np.bincount(probe.text_Q, weights=score, minlength=probe.n_texts) for score in scores]
     )
+    return sum_over_processes(by_text) if probe.is_split else by_text

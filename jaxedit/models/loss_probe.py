@@ -40,6 +40,7 @@ class LossProbe(NamedTuple):
         [1 + n_draws, Q, out]: of the texts' mean losses, then of drawn labels'.
       text_Q: which text each token belongs to, ascending.
       n_texts: how many there are.
+      is_split: whether each process of a run holds a part of the texts; else each holds all.
     """
 
     places: Places
@@ -47,10 +48,16 @@ class LossProbe(NamedTuple):
     gradient_of: dict[tuple[str, int], np.ndarray]
     text_Q: np.ndarray
     n_texts: int
+    is_split: bool = False
 
 
 def read_loss_probe(
-    model: Model, texts: PrefilledTexts, places: Places, n_draws: int = N_DRAWS, seed: int = 0
+    model: Model,
+    texts: PrefilledTexts,
+    places: Places,
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+    split: bool = False,
 ) -> LossProbe:
     """Read inputs and gradients at weights that will be edited, in 1 + n_draws backward passes.
 
@@ -60,6 +67,7 @@ def read_loss_probe(
       places: (weight, layer).
       n_draws: of labels; with more the second order's error shrinks by the root.
       seed: of the draws.
+      split: let each process of a run keep a part of the texts.
 
     Raises:
       ValueError: without places or draws, where the texts are prefilled beyond a place or an edit
@@ -73,23 +81,24 @@ def read_loss_probe(
             f"layers {texts.layer} (below which these texts were prefilled) to {model.config.L - 1}"
         )
     check_prefilled(model, texts)
-    n_tokens = sum(int(np.sum(segment_BT > 0)) for segment_BT in texts.packed.segment_GBT)
-    _check_size(model, n_tokens, places, n_draws)
+    is_own_GBT = [_is_own(segment_BT, split) for segment_BT in texts.packed.segment_GBT]
+    _check_size(model, sum(int(np.sum(is_own_BT)) for is_own_BT in is_own_GBT), places, n_draws)
     inputs: dict[tuple[str, int], list[np.ndarray]] = {place: [] for place in places}
     gradients: dict[tuple[str, int], list[np.ndarray]] = {place: [] for place in places}
     text_of = []
-    for g, segment_BT in enumerate(texts.packed.segment_GBT):
+    for g, (segment_BT, is_own_BT) in enumerate(
+        zip(texts.packed.segment_GBT, is_own_GBT, strict=True)
+    ):
         batch = batch_to_device(model, texts.packed, g)
         weight_BT = _mean_weights(segment_BT)
         key = jax.random.fold_in(jax.random.key(seed), g)
         read = _inputs_and_gradients(
             model, *batch, weight_BT, texts.hidden_G[g], key, texts.layer, tuple(places), n_draws
         )
-        is_text_BT = segment_BT > 0
         for place, (x, gradient) in jax.device_get(read).items():
-            inputs[place].append(x[is_text_BT])
-            gradients[place].append(gradient[:, is_text_BT])
-        text_of.append(segment_BT[is_text_BT] - 1)
+            inputs[place].append(x[is_own_BT])
+            gradients[place].append(gradient[:, is_own_BT])
+        text_of.append(segment_BT[is_own_BT] - 1)
 
     # Tokens text by text, as they were before packing.
     text_Q = np.concatenate(text_of)
@@ -100,7 +109,16 @@ def read_loss_probe(
         {place: np.concatenate(read, axis=1)[:, order_Q] for place, read in gradients.items()},
         text_Q[order_Q],
         texts.packed.n_texts,
+        split,
     )
+
+
+def _is_own(segment_BT: np.ndarray, split: bool) -> np.ndarray:
+    """Tell which tokens of packed rows this process keeps: every n-th text's, or all texts'."""
+    is_own_BT = segment_BT > 0
+    if split:
+        is_own_BT &= (segment_BT - 1) % jax.process_count() == jax.process_index()
+    return is_own_BT
 
 
 def _check_size(model: Model, n_tokens: int, places: Places, n_draws: int) -> None:

@@ -212,7 +212,7 @@ def _read_loss_probe(
     if not n_draws:
         return None
     places = tuple((weight, layer) for weight, layers in slots.items() for layer in layers)
-    return read_loss_probe(model, texts, places, n_draws)
+    return read_loss_probe(model, texts, places, n_draws, split=True)
 
 
 def _evaluation(values: Mapping[str, Any], single: bool) -> Evaluation:

@@ -87,7 +87,7 @@ def read_gradients(
     if model is None:
         return Gradients(probe, context.unedited, base)
     n_draws = len(probe.gradient_of[probe.places[0]]) - 1
-    again = read_loss_probe(model, context.texts, probe.places, n_draws)
+    again = read_loss_probe(model, context.texts, probe.places, n_draws, split=True)
     return Gradients(again, model, perplexity(model, context.texts))
 
 

@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import jaxedit
+from jaxedit.edits.edit import read_edit
+from jaxedit.edits.predicted_change import predict_change
+from jaxedit.metrics.perplexity import prepare
+from jaxedit.models.loss_probe import read_loss_probe
 from jaxedit.study.journal import read_journal
 from jaxedit.study.record import StepRecord
 
@@ -23,6 +28,7 @@ def get_config():
     config = default_config("rome", layer=3, v_num_grad_steps=5, context_templates=templates)
     config.update(model=MODEL, facts=FACTS, texts=TEXTS, mesh="data:2,model:4")
     config.guard.action = "keep"
+    config.eval.prediction_draws = 2
     return config
 """
 NAMES = ("BP", "Bob", "Ann", "Tim")
@@ -82,7 +88,7 @@ def steps(workdir: Path) -> list[tuple[StepRecord, bytes]]:
     return found
 
 
-def test_a_killed_process_ends_the_run_and_the_run_resumes(config, tmp_path):
+def test_a_killed_process_ends_the_run_and_the_run_resumes(config, shared, tmp_path):
     finish(start(config, tmp_path / "whole"))
     first, second = start(config, tmp_path / "run")
     journal = tmp_path / "run" / "journal.jsonl"
@@ -100,3 +106,16 @@ def test_a_killed_process_ends_the_run_and_the_run_resumes(config, tmp_path):
     assert 2 <= n_done < 1 + len(NAMES)
     finish(start(config, tmp_path / "run"))
     assert steps(tmp_path / "run") == steps(tmp_path / "whole")
+    check_prediction(shared, tmp_path / "whole")
+
+
+def check_prediction(shared, folder: Path) -> None:
+    """Compare a prediction, made by processes with a text each, with one made here of all texts.
+
+    The first order, since labels are drawn batch by batch, and a mesh makes batches of its own.
+    """
+    model = jaxedit.load(str(shared / "golden" / "gpt2"))
+    probe = read_loss_probe(model, prepare(model, TEXTS), (("mlp/w_down", 3),), n_draws=2)
+    first = read_journal(folder).steps[1]
+    expected = predict_change(probe, read_edit(first.arrays)).mean_nats(0.0)
+    assert first.record.predicted_change["first_nats"] == pytest.approx(expected, rel=1e-3)

@@ -223,8 +223,9 @@ def test_a_study_as_an_object(config_of, first, tmp_path):
 # Edits from the start at other layers than the study's own.
 
 
-@pytest.mark.parametrize(("method", "hyper"), [("rome", {}), ("ft", dict(num_steps=2))])
-@pytest.mark.parametrize("layer", [1, 4])
+@pytest.mark.parametrize(
+    ("method", "hyper", "layer"), [("rome", {}, 1), ("rome", {}, 4), ("ft", dict(num_steps=2), 4)]
+)
 @pytest.mark.same_bits
 def test_a_study_above_or_below_the_edits_it_began_with(
     study_config, saved, golden, tmp_path, method, hyper, layer
