@@ -5,11 +5,14 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+CONTAINER_BYTES = Path("/sys/fs/cgroup/memory.max")  # of Linux; "max": no limit
 
 
 def seconds(run: Callable[[], Any], repeats: int = 3) -> float:
@@ -67,5 +70,7 @@ def peak_bytes() -> int:
 
 
 def host_bytes() -> int:
-    """Return how much memory this machine has."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Return how much memory this machine has, or the container that this process runs in."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = CONTAINER_BYTES.read_text().strip() if CONTAINER_BYTES.is_file() else ""
+    return min(physical, int(limit)) if limit.isdecimal() else physical

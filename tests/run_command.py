@@ -25,7 +25,7 @@ def run_command(
     streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
     with (
         contextlib.chdir(folder),
-        mock.patch.dict(os.environ, {"COLUMNS": "160", "HF_HUB_OFFLINE": "1"}),
+        mock.patch.dict(os.environ, {"COLUMNS": "160"}),
         mock.patch.object(logging.root, "handlers", []),  # the command makes its own
         mock.patch.object(sys, "argv", ["jaxedit", *arguments]),  # ml_collections reads these
         contextlib.redirect_stdout(streams[0]),

@@ -46,10 +46,10 @@ class PaperNumbers(NamedTuple):
 
 
 def paper_numbers(journal: Journal) -> PaperNumbers | None:
-    """Find the paper's numbers for a study's model and method; None for another model."""
+    """Find the paper's numbers for a study's model and method; None for others."""
     config: dict[str, Any] = journal.run["config"]
     model = next((name for name in UNEDITED if name in config["model"].lower()), None)
-    if model is None:
+    if model is None or config.get("alternatives"):
         return None
     method = config["editor"]["method"]
     ppl_50, ppl_1k, n_collapsing = UNEDITED[model]

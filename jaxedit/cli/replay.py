@@ -5,8 +5,8 @@
     jaxedit replay runs/laptop --model=DIRECTORY --set=editor.layer=5 --set=editor.v_lr=0.3
 
 All keys are the study's but those that are set. On another base the layers are those published for
-it; another method begins with its own defaults. `jaxedit diff` then says what differs. An
-interrupted replay goes on with the same command.
+it; another method begins with its own defaults, and without the study's alternatives. `jaxedit
+diff` then says what differs. An interrupted replay goes on with the same command.
 """
 
 import re

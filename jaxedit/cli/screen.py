@@ -28,6 +28,11 @@ from jaxedit.cli._flags import (
 from jaxedit.cli._output import print_json, show_table
 from jaxedit.distributed import is_first_process
 
+# A study's own screening would predict its facts once more; no edit is made or predicted.
+NO_EDITS = dict(
+    alternatives=(), harm_texts="", screening="", eval=dict(perplexity_every=1, prediction_draws=0)
+)
+
 
 def define_flags() -> None:
     """Define the flags of this command."""
@@ -77,8 +82,7 @@ def main() -> None:
     threshold = read_threshold(config.guard.max_relative_perturbation)
     if FLAGS.facts:  # those of the configuration may be what this command is to write
         config.update(facts=FLAGS.facts[0], n_facts=0)
-    # A study's own screening would predict its facts once more; no edit is made or predicted.
-    config.update(screening="", eval=dict(perplexity_every=1, prediction_draws=0))
+    config.update(NO_EDITS)
     context = build_context(config, None)
     requests = [request for source in FLAGS.facts for request in read_requests(source).requests]
     requests = requests or [request for batch in context.batches for request in batch]

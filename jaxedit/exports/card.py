@@ -11,8 +11,10 @@ from jaxedit.exports.measured import Measured
 from jaxedit.exports.ready_commands import ReadyCommand, begin_of_text
 from jaxedit.exports.record import ExportRecord
 from jaxedit.exports.written import ExportOptions, WrittenWeight
+from jaxedit.files import flatten_keys
 from jaxedit.messages import escape_markdown
 from jaxedit.study.edited import EditedModel
+from jaxedit.study.entry_names import name_methods
 from jaxedit.study.record import StepRecord
 
 SHOWN = 50  # rows of a table
@@ -31,7 +33,7 @@ def model_card(
       commands: that make use of it.
     """
     format = record.format
-    method = edited.editor.get("method", "unknown method")
+    method = _methods(edited.editor) or "unknown method"
     n_edits, n_facts = len(edited.model.metadata.history), len(edited.requests)
     counted = f"{n_edits} edit{'s' * (n_edits != 1)}, {n_facts} fact{'s' * (n_facts != 1)}"
     sections = [
@@ -191,9 +193,16 @@ def _perplexity(edited: EditedModel, measured: Measured) -> str:
     )
 
 
+def _methods(editor: Mapping[str, Any]) -> str:
+    """Name what made the edits; empty where it is not known."""
+    return name_methods(editor) if editor else ""
+
+
 def _hyper(editor: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the method and its hyper-parameters that are set."""
-    return {name: value for name, value in editor.items() if value is not None}
+    """Return the method and its hyper-parameters that are set, those of alternatives too."""
+    indexed = {"alternatives": dict(enumerate(editor.get("alternatives", ())))}
+    flat = flatten_keys({**editor, **indexed})
+    return {name: value for name, value in flat.items() if value is not None}
 
 
 def _rounding(options: ExportOptions, weights: Sequence[WrittenWeight]) -> str:

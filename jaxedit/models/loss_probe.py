@@ -132,12 +132,14 @@ def _check_size(model: Model, n_tokens: int, places: Places, n_draws: int) -> No
     for weight, _ in places:
         n_in, n_out = (F, D) if weight == "mlp/w_down" else (D, F)
         n_values += n_in + (1 + n_draws) * n_out
+    # While they are put in order there are two of them.
     size_gb, most_gb = n_tokens * n_values * 4e-9, host_bytes() * 1e-9
     size = f"gradients of {n_tokens} tokens at {len(places)} weights, by {n_draws} draws of labels,"
-    if size_gb > most_gb:
+    if 2 * size_gb > most_gb:
         raise ValueError(
-            f"{size} would take {size_gb:.1f} GB of the host's {most_gb:.1f} GB of memory: give "
-            "fewer draws (eval.prediction_draws), fewer or shorter texts, or fewer layers"
+            f"{size} would take {size_gb:.1f} GB, and as much again while they are read, of the "
+            f"host's {most_gb:.1f} GB of memory: give fewer draws, fewer or shorter texts, or "
+            "fewer layers"
         )
     logging.getLogger("jaxedit").info("%s take %.2f GB of the host's memory", size, size_gb)
 

@@ -20,6 +20,7 @@ from jaxedit.reports.records import (
     unedited_perplexity,
 )
 from jaxedit.rounding import ceil_div
+from jaxedit.study.entry_names import editor_entry, name_methods
 from jaxedit.study.journal import Journal
 from jaxedit.study.record import StepRecord
 
@@ -101,7 +102,8 @@ def perplexity_figure(journal: Journal, curves: Sequence[Curve] = ()) -> "Figure
     axes.set_ylabel("perplexity (mean over texts)")
     config = journal.run["config"]
     each = "each edit of the unedited model" if single else "each edit"
-    title = f"{config['editor']['method'].upper()} on {config['model']}: perplexity after {each}"
+    methods = name_methods(editor_entry(config)).upper()
+    title = f"{methods} on {config['model']}: perplexity after {each}"
     axes.set_title(title, fontsize=10, parse_math=False, pad=20)
     axes.spines[["top", "right"]].set_visible(False)
 

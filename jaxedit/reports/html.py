@@ -25,6 +25,7 @@ from jaxedit.reports.records import (
     summary,
     table_row,
 )
+from jaxedit.study.entry_names import editor_entry, name_methods
 from jaxedit.study.journal import Journal
 from jaxedit.study.record import StepRecord
 
@@ -64,7 +65,7 @@ def write_page(journal: Journal, path: Path, curves: Sequence[Curve] = ()) -> No
     loader = PackageLoader("jaxedit.reports", ".")
     page = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     text = page.get_template(TEMPLATE).render(
-        title=f"{config['editor']['method']} on {config['model']}",
+        title=f"{name_methods(editor_entry(config))} on {config['model']}",
         summary=summary(journal, steps),
         figures=figures,
         header=[(name, name in NUMBERS) for name in HEADER],

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from jaxedit.analyses.damage_prediction import COLLAPSE_PPL, has_collapsed
-from jaxedit.editors import layer_field
 from jaxedit.reports.formatting import format_number, format_perplexity, severity
+from jaxedit.study.entry_names import editor_entry, name_entries, name_methods
 from jaxedit.study.journal import Journal
 from jaxedit.study.record import StepRecord
 from jaxedit.study.remarks import journal_remarks
@@ -171,16 +171,14 @@ def retention_table(
 
 
 def _chosen_alternatives(config: Mapping[str, Any], made: list[StepRecord]) -> str:
-    """Say how often each alternative's edit was the least harmful."""
-    entries = [config["editor"], *config["alternatives"]]
-    chosen = [int((record.optimisation or {})["alternative"]) for record in made]
-    counts = []
-    for index, entry in enumerate(entries):
-        layers = entry[layer_field(entry["method"])]
-        where = f"layers {', '.join(map(str, layers))}" if isinstance(layers, list) else ""
-        name = f"{entry['method']} ({where or f'layer {layers}'})"
-        counts.append(f"{name} {chosen.count(index)}")
-    return f"Of these edits each was the least harmful of {len(entries)}: {', '.join(counts)}."
+    """Say how many edits each alternative made, and of how many facts none was said."""
+    names = name_entries([config["editor"], *config["alternatives"]])
+    numbers = [record.optimisation or {} for record in made]
+    chosen = [int(each["alternative"]) for each in numbers]
+    counts = [f"{name} {chosen.count(index)}" for index, name in enumerate(names)]
+    n_unsaid = sum(each["alternatives_said"] == 0 for each in numbers)
+    unsaid = f" After none of them was the fact said in {n_unsaid} cases." if n_unsaid else ""
+    return f"Edits by the alternative that made them: {'; '.join(counts)}.{unsaid}"
 
 
 def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
@@ -199,7 +197,7 @@ def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
     )
     counts += f", {n_skipped} skipped by the screening" if n_skipped else ""
     counts += f", {len(undone)} undone" if undone else ""
-    method, model, mode = config["editor"]["method"], config["model"], config["mode"]
+    methods = name_methods(editor_entry(config))
 
     # What they did to the perplexity.
     perplexities = measured_steps(made)
@@ -210,10 +208,10 @@ def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:
         collapse = f"that is over {COLLAPSE_PPL:,} (collapse) without any edit."
     lines = [
         *journal_remarks(journal),
-        f"{method} on {model}, {mode} edits: {counts}.",
+        f"{methods} on {config['model']}, {config['mode']} edits: {counts}.",
         f"The unedited model's perplexity is {format_number(unedited)}; {collapse}",
     ]
-    if config["alternatives"]:
+    if config.get("alternatives"):
         lines.insert(-1, _chosen_alternatives(config, made))
     last = [record.step for record in kept if record.step in perplexities][-1:]
     if last:

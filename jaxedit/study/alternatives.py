@@ -12,6 +12,7 @@ alternative has a state of its own, which learns from the edits that it made its
 
 import dataclasses
 import functools
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Edit
 from jaxedit.edits.predicted_change import change_of_scores, loss_scores
 from jaxedit.edits.request import Request
+from jaxedit.files import shorten_json, to_json
 from jaxedit.metrics.facts import evaluate_facts
 from jaxedit.models.loss_probe import LossProbe
 from jaxedit.models.model import Model
@@ -40,11 +42,13 @@ class AlternativesState(NamedTuple):
 
     Attributes:
       states: of each alternative's editor.
+      templates: context templates of each; None where a method has none.
       probe: of the texts whose loss is not to rise, at all places that are changed.
       scores: of the kept edits (`loss_scores`), [1 + n_draws, texts].
     """
 
     states: tuple[Any, ...]
+    templates: tuple[Any, ...]
     probe: LossProbe
     scores: np.ndarray
 
@@ -85,16 +89,67 @@ def alternative_config(model: Model, given: Mapping[str, Any]) -> dict[str, Any]
     return config_for(model, **with_tuples(given)).to_dict()["editor"]
 
 
+def whole_entries(
+    model: Model,
+    editor: Mapping[str, Any],
+    alternatives: Sequence[Mapping[str, Any]],
+    saved: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Return the whole entries of alternatives.
+
+    Args:
+      model: to be edited.
+      editor: the configuration's entry, whole.
+      alternatives: as they were given.
+      saved: those that the study was begun with, if it was: what is not given now is as it was
+        then, context templates that were sampled too.
+
+    Raises:
+      ValueError: as `alternative_config`, and where two are the same.
+    """
+    entries = []
+    for index, given in enumerate(alternatives):
+        then = saved[index] if index < len(saved) else {}
+        is_same = all(name in then and then[name] == to_json(given[name]) for name in given)
+        entries.append(with_tuples(then) if is_same else alternative_config(model, given))
+    known: list[Any] = []
+    for entry in map(to_json, (editor, *entries)):
+        if entry in known:
+            raise ValueError(
+                f"alternatives: {shorten_json(entry)} is there twice, as editor or an alternative; "
+                "expected each once, at layers of its own or with other hyper-parameters"
+            )
+        known.append(entry)
+    return entries
+
+
+def with_used_templates(entries: Sequence[dict[str, Any]], state: Any) -> list[dict[str, Any]]:
+    """Return whole entries of alternatives with the context templates that they are used with.
+
+    Args:
+      entries: without those that were sampled.
+      state: of the editor that chooses among them.
+    """
+    if not entries:
+        return []
+    return [
+        entry | ({"context_templates": templates} if templates else {})
+        for entry, templates in zip(entries, state.templates[1:], strict=True)
+    ]
+
+
 def harm_text_sources(values: Mapping[str, Any]) -> list[str]:
     """List the texts whose loss is not to rise, as a configuration names them."""
     entries = [values["editor"], *values["alternatives"]]
-    projected = {each["harm_texts"] for each in entries if each.get("harm_projection")}
+    projected = {each.get("harm_texts", "") for each in entries if each.get("harm_projection")}
     return sorted({*projected, values["harm_texts"]} - {""})
 
 
 def share_said(model: Model, edit: Edit, requests: list[Request]) -> float:
     """Return the share of the facts that a model says on their bare prompts with an edit."""
-    said = evaluate_facts(apply(model, edit), requests)
+    nothing_else = dict(paraphrases=(), neighbours=(), portability=(), generation_prompts=())
+    prompts = [dataclasses.replace(request, **nothing_else) for request in requests]
+    said = evaluate_facts(apply(model, edit), prompts)
     return sum(bool(each["efficacy_accuracy"]) for each in said) / len(said)
 
 
@@ -109,17 +164,8 @@ def with_alternatives(
       editor: the first alternative.
       alternatives: the `editor` entries of the others, whole.
       harm_texts: whose loss is not to rise.
-
-    Raises:
-      ValueError: where some put a begin-of-text token in front of prompts and others do not.
     """
     editors = [editor, *map(editor_from, alternatives)]
-    anchors = {each.hyper.anchor for each in editors}
-    if len(anchors) > 1:
-        raise ValueError(
-            f"alternatives with anchor={sorted(map(str, anchors))}: expected one anchor for all, "
-            "as the model that has their edits is asked with it or without it"
-        )
 
     templates = editor.context_templates
     most = [each.max_requests for each in editors if each.max_requests is not None]
@@ -154,7 +200,11 @@ def _init(
     probe = read_parts(model, harm_texts, HARM_TOKENS, places)
     n_rows = len(probe.gradient_of[places[0]])
     states = tuple(editor.init(model, stats) for editor in editors)
-    return AlternativesState(states, probe, np.zeros((n_rows, probe.n_texts)))
+    templates = tuple(
+        editor.context_templates and editor.context_templates(state)
+        for editor, state in zip(editors, states, strict=True)
+    )
+    return AlternativesState(states, templates, probe, np.zeros((n_rows, probe.n_texts)))
 
 
 def _edit(
@@ -171,6 +221,13 @@ def _edit(
             attempts.append(_attempt(editor, index, model, requests, state))
         except ValueError as error:  # another one may do
             errors.append(error)
+            logging.getLogger("jaxedit").warning(
+                "alternative %d (%s) cannot write %s: %s",
+                index,
+                editor.name,
+                requests[0].summary,
+                error,
+            )
     if not attempts:
         raise errors[0]
     best = min(attempts, key=_rank)
@@ -181,6 +238,7 @@ def _edit(
         "alternative": float(best.index),
         "alternative_predicted_nats": best.predicted_nats,
         "alternatives_said": float(sum(each.accuracy == 1 for each in attempts)),
+        "alternatives_failed": float(len(errors)),
     }
     return made, _after(state, best.index, best.state, best.scores), info
 

@@ -79,9 +79,8 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     config.single_batch_size = 16  # mode="single": edits computed per batch, the unit of resumption
     config.shard = ""  # "i/n": run only shard i of n (mode="single"); `jaxedit merge` joins them
     config.journal_dense_every = 1  # methods that change whole matrices: journal them every k edits
-    # Each fact in the way that harms these texts least: the editor's or another ("method", ...).
-    config.alternatives = ()
-    config.harm_texts = ""
+    config.alternatives = ()  # entries as `editor`: of all these edits the least harmful is made,
+    config.harm_texts = ""  # by which the loss of these texts rises least
     config.screening = ""  # predicted damage: "log" it, "skip" hard facts, or write by "c-rome"
     # What is measured every k edits: the perplexity (also after the last), others (0: never).
     every = FieldReference(EVALUATION["perplexity_every"], field_type=object)
@@ -125,6 +124,8 @@ def plain_config(config: ConfigDict) -> dict[str, Any]:
       ValueError: on a key that is unknown, missing, or has another name now.
     """
     values = config.to_dict()
+    if "alternatives" in values:
+        values["alternatives"] = tuple(map(_plain_entry, values["alternatives"]))
     known = default_config().to_dict()
     parts = (("", known), ("start.", START), ("eval.", EVALUATION), ("guard.", GUARD))
     for prefix, default in parts:
@@ -143,6 +144,13 @@ def plain_config(config: ConfigDict) -> dict[str, Any]:
                 "jaxedit.study.config.default_config"
             )
     return values
+
+
+def _plain_entry(entry: Any) -> Any:
+    """Return an alternative's entry; one of `editor_config` without the keys that have no value."""
+    if not isinstance(entry, ConfigDict):
+        return entry
+    return {name: value for name, value in entry.to_dict().items() if value not in (None, ())}
 
 
 def unknown_key(key: str) -> str:

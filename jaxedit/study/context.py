@@ -25,11 +25,16 @@ from jaxedit.models.score import PrefilledTexts
 from jaxedit.rounding import ceil_div
 from jaxedit.solving.harm_texts import check_not_evaluated
 from jaxedit.stats.second_moments import Stats
-from jaxedit.study.alternatives import alternative_config, harm_text_sources, with_alternatives
+from jaxedit.study.alternatives import (
+    harm_text_sources,
+    whole_entries,
+    with_alternatives,
+    with_used_templates,
+)
 from jaxedit.study.config import AUTO, editor_from, plain_config, with_published_layers
 from jaxedit.study.guard import Guard
 from jaxedit.study.replay import load_start
-from jaxedit.study.run_file import installed_versions, saved_templates
+from jaxedit.study.run_file import installed_versions, saved_alternatives, saved_templates
 from jaxedit.study.screening import Screening, check_screening, screen_steps
 from jaxedit.study.validation import (
     check_config,
@@ -141,13 +146,13 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     editor = editor_from(values["editor"], **own_templates)
     check_editor(values, editor)
     model = load_start(values, mesh=values["mesh"])
-    editor = _with_alternatives(editor, values, model)
+    editor = _with_alternatives(editor, values, model, workdir)
     slots = editor.slots(model)
     for weight, layers in slots.items():
         model = allocate_deltas(model, weight, layers)
-    if editor.dense:
-        _log_journal_size(editor, model, len(batches), values["journal_dense_every"])
+    _log_journal_size(editor, model, len(batches), values["journal_dense_every"])
     state = editor.init(model, inputs.stats)
+    values["alternatives"] = with_used_templates(values["alternatives"], state)
 
     # What no edit changes is computed once.
     layers = tuple(sorted({layer for layers in slots.values() for layer in layers}))
@@ -190,19 +195,17 @@ def _read_inputs(values: Mapping[str, Any]) -> Inputs:
     return Inputs(read_requests(values["facts"]), texts, stats, harm_texts)
 
 
-def _with_alternatives(editor: Editor, values: dict[str, Any], model: Model) -> Editor:
-    """Return the editor, beside its alternatives where there are some.
-
-    Their entries in the configuration get the layers, and those of alternatives all else too.
-    """
+def _with_alternatives(
+    editor: Editor, values: dict[str, Any], model: Model, workdir: Path | None
+) -> Editor:
+    """Return the editor, beside its alternatives where there are some; all entries get whole."""
     values["editor"] = with_published_layers(values["editor"], model)
     if not values["alternatives"]:
         return editor
-    entries = [alternative_config(model, each) for each in values["alternatives"]]
+    saved = saved_alternatives(workdir)
+    entries = whole_entries(model, values["editor"], values["alternatives"], saved)
     values["alternatives"] = entries
-    editor = with_alternatives(editor, entries, read_texts(values["harm_texts"]))
-    check_editor(values, editor)
-    return editor
+    return with_alternatives(editor, entries, read_texts(values["harm_texts"]))
 
 
 def _read_loss_probe(
@@ -257,7 +260,9 @@ def _square_sum(model: Model, weight: str, layer) -> jax.Array:
 
 
 def _log_journal_size(editor: Editor, model: Model, n_steps: int, every: int) -> None:
-    """Log how much a journal of whole matrices will take."""
+    """Log how much a journal of whole matrices will take, where edits change such."""
+    if not editor.dense:
+        return
     slots = editor.slots(model)
     step_mb = sum(
         4e-6 * len(layers) * math.prod(model.base[weight].shape[1:])

@@ -95,7 +95,8 @@ def open_run(
     return EditedModel(
         model=model,
         source=config["model"],
-        editor=config["editor"] | {key: config[key] for key in ["alternatives"] if config[key]},
+        editor=config["editor"]
+        | {k: config[k] for k in ("alternatives", "harm_texts") if config[k]},
         records=known.records,
         requests=known.requests,
         unedited_ppl=baseline["mean"] if baseline else None,

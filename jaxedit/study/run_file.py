@@ -148,13 +148,20 @@ def differing_keys(
       now: of another.
       may_differ: keys that do not count, with all below them.
     """
-    a, b = flatten_keys(then), flatten_keys(now)
+    a, b = _flat(then), _flat(now)
     older = {key for key in {*a} ^ {*b} if key.startswith(NEWER)}
     return sorted(
         key
         for key in {*a, *b} - older
         if a.get(key) != b.get(key) and not key.startswith(may_differ)
     )
+
+
+def _flat(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of a run.json by dotted keys, alternatives by their places."""
+    config = run.get("config", {})
+    indexed = dict(enumerate(config.get("alternatives", ())))
+    return flatten_keys({**run, "config": {**config, "alternatives": indexed}})
 
 
 def _check_same_study(
@@ -164,7 +171,7 @@ def _check_same_study(
     differing = differing_keys(then, now, may_differ)
     if not differing:
         return
-    a, b = flatten_keys(then), flatten_keys(now)
+    a, b = _flat(then), _flat(now)
     shown = "; ".join(
         f"{key}: {shorten_json(a.get(key), 60)} there, {shorten_json(b.get(key), 60)} now"
         for key in differing[:6]
@@ -233,3 +240,14 @@ def saved_templates(workdir: Path, method: str) -> tuple[str, ...] | None:
     if run.get("config", {}).get("editor", {}).get("method") != method:
         return None  # another study's, as `open_journal` will say
     return tuple(templates) if isinstance(templates, list) else None
+
+
+def saved_alternatives(workdir: Path | None) -> list[dict[str, Any]]:
+    """Read the alternatives that a study's folder was begun with; none where it is new.
+
+    Raises:
+      ValueError: where its run.json is damaged.
+    """
+    if workdir is None or not (workdir / FILE).is_file():
+        return []
+    return read_run_file(workdir).get("config", {}).get("alternatives", [])

@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 from jaxedit.editors import Editor
 from jaxedit.edits.edit import Edit, edit_to_arrays
 from jaxedit.edits.request import Request, with_leading_space
-from jaxedit.files import expand_home
+from jaxedit.files import expand_home, shorten_json
 from jaxedit.metrics.generated import CONTEXTS
 from jaxedit.models.loss_probe import N_DRAWS
 from jaxedit.rounding import read_whole_number
-from jaxedit.study.config import AUTO, KINDS, default_config, with_tuples
+from jaxedit.study.config import AUTO, KINDS, default_config, editor_from, with_tuples
 
 MODES = ("sequential", "single")
 PATH_KEYS = (
@@ -59,6 +59,8 @@ def with_local_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     def expanded(name: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: expanded(f"{name}.{key}", inner) for key, inner in value.items()}
+        if name == "alternatives":
+            return [expanded("editor", each) for each in value]
         return expand_home(value) if name in PATH_KEYS and isinstance(value, str) else value
 
     return {key: expanded(key, value) for key, value in values.items()}
@@ -127,24 +129,23 @@ def check_config(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_alternatives(values: Mapping[str, Any]) -> None:
-    """Check the names in a configuration's alternatives, and that they have what they need.
+    """Check that a configuration's alternatives are entries of methods, and have what they need.
 
     Raises:
-      ValueError: on an unknown method or hyper-parameter, alternatives without texts whose loss is
-        not to rise, or the other way round, and together with a screening.
+      ValueError: on other entries, on alternatives without texts whose loss is not to rise, or the
+        other way round, and together with a screening.
     """
     alternatives, harm_texts = values["alternatives"], values["harm_texts"]
     if not all(isinstance(each, Mapping) and each.get("method") for each in alternatives):
         raise ValueError(
-            f"alternatives={alternatives!r}: expected a list, each entry with its method, e.g. "
-            '[{"method": "rome", "layer": 3}, {"method": "memit"}]'
+            f"alternatives={shorten_json(alternatives)}: expected a list, each entry with its "
+            'method, e.g. [{"method": "rome", "layer": 3}, {"method": "memit"}]'
         )
-    for each in alternatives:
-        default_config(**with_tuples(each))
     if bool(alternatives) != bool(harm_texts):
         raise ValueError(
             "alternatives and harm_texts go together: other ways to write each fact than the "
-            "editor's, and texts, others than are evaluated, whose loss is to rise least"
+            "editor's, and texts, others than are evaluated, whose loss is to rise least (those of "
+            "harm_projection are editor.harm_texts)"
         )
     if alternatives and values["screening"]:
         raise ValueError(
@@ -177,22 +178,35 @@ def check_perplexity_every(evaluation: dict[str, Any]) -> None:
 def check_editor(values: Mapping[str, Any], editor: Editor) -> None:
     """Check that a configuration's edits can be made by its method, and journalled as it asks for.
 
+    So can those of its alternatives, whose names and numbers are checked here.
+
     Raises:
-      ValueError: where the method writes fewer facts at a time, or where single or low-rank edits
-        are journalled every k edits.
+      ValueError: where a method writes fewer facts at a time, where single or low-rank edits are
+        journalled every k edits, and where the methods ask the model in different ways.
     """
+    entries = [default_config(**with_tuples(each)).to_dict() for each in values["alternatives"]]
+    editors = [editor, *(editor_from(each["editor"]) for each in entries)]
     n_facts = values["facts_per_edit"]
-    if editor.max_requests is not None and n_facts > editor.max_requests:
-        raise ValueError(
-            f"facts_per_edit={n_facts}: {editor.name} writes one fact in an edit; give 1, or "
-            "editor.method=memit, which writes many"
-        )
-    every = values["journal_dense_every"]
-    if every > 1 and (values["mode"] == "single" or not editor.dense):
+    for each in editors:
+        if each.max_requests is not None and n_facts > each.max_requests:
+            raise ValueError(
+                f"facts_per_edit={n_facts}: {each.name} writes one fact in an edit; give 1, or "
+                "editor.method=memit, which writes many"
+            )
+    every, is_dense = values["journal_dense_every"], any(each.dense for each in editors)
+    if every > 1 and (values["mode"] == "single" or not is_dense):
         raise ValueError(
             f"journal_dense_every={every} is for sequences of edits that change whole matrices; "
             f"expected 1 for {editor.name} in mode {values['mode']}"
         )
+    # The model that has all their edits is asked in one way.
+    for name in ("anchor", "leading_space"):
+        found = {getattr(each.hyper, name, None) for each in editors}
+        if len(found) > 1:
+            raise ValueError(
+                f"alternatives: {name} is {' and '.join(sorted(map(str, found)))}; expected the "
+                "same of all and of editor"
+            )
 
 
 def facts_of_edits(asked: list[Request], values: Mapping[str, Any]) -> list[list[Request]]:

@@ -10,8 +10,10 @@ import jaxedit
 from jaxedit.edits.edit import read_edit, to_dense
 from jaxedit.edits.predicted_change import change_of_scores, loss_scores
 from jaxedit.reports.records import edit_steps, summary
+from jaxedit.solving import rank_one
 from jaxedit.solving.harm_texts import read_parts
 from jaxedit.study import alternatives
+from jaxedit.study.config import editor_config
 from jaxedit.study.edited import open_run
 from jaxedit.study.journal import read_journal
 from jaxedit.study.loop import run_study
@@ -99,9 +101,11 @@ def test_the_journal_and_the_report_say_what_was_chosen(studied):
     assert open_run(studied).editor["alternatives"] == written
     chosen = [int(step.record.optimisation["alternative"]) for step in journal.steps[1:]]
     names = ["rome (layer 3)", "c-rome (layer 1)", "memit-sequential (layers 2, 3)"]
+    counts = [f"{name} {chosen.count(index)}" for index, name in enumerate(names)]
     said = " ".join(summary(journal, edit_steps(journal)))
-    for index, name in enumerate(names):
-        assert f"{name} {chosen.count(index)}" in said
+    assert f"by the alternative that made them: {'; '.join(counts)}." in said
+    assert "rome, c-rome or memit-sequential on " in said
+    assert f"the fact said in {len(FACTS)} cases" in said
 
 
 def test_what_is_said_counts_before_what_harms(config_of, tmp_path, monkeypatch):
@@ -128,7 +132,19 @@ def test_what_is_said_counts_before_what_harms(config_of, tmp_path, monkeypatch)
         (dict(alternatives=(dict(method="rome", v_l=1),)), "no hyper-parameter 'v_l'"),
         (dict(alternatives=(dict(method="rome", layer=99),)), "layers .99. do not exist"),
         (dict(alternatives=(dict(method="rome"),)), "layer"),
-        (dict(alternatives=(dict(method="rome", layer=1, anchor="bos"),)), "one anchor for all"),
+        (
+            dict(alternatives=(dict(method="rome", layer=1, anchor="bos"),)),
+            "anchor is None",
+        ),
+        (
+            dict(alternatives=(dict(method="rome", layer=1, leading_space="none"),)),
+            "joined",
+        ),
+        (dict(alternatives=(dict(method="rome", layer=1, v_lr=-1.0),)), "v_lr=-1.0"),
+        (dict(alternatives=(dict(method="rome", harm_projection=3.0),)), "needs texts whose loss"),
+        (dict(alternatives=(OTHERS[0], OTHERS[0])), "there twice"),
+        (dict(alternatives=(dict(ROME, method="rome"),)), "there twice"),
+        (dict(journal_dense_every=2), "journal_dense_every=2"),
         (
             dict(alternatives=(dict(ROME, method="rome", mom2_adjustment=True),)),
             "needs second moments",
@@ -141,6 +157,47 @@ def test_what_is_said_counts_before_what_harms(config_of, tmp_path, monkeypatch)
 def test_alternatives_that_cannot_be_used_are_refused(config_of, tmp_path, keys, message):
     with pytest.raises(ValueError, match=message):
         run_study(config_of(**keys), tmp_path / "run")
+
+
+def test_another_study_is_named_by_the_keys_of_its_alternatives(config_of, studied):
+    others = (dict(OTHERS[0], clamp_norm_factor=2.0), OTHERS[1])
+    with pytest.raises(
+        ValueError, match=r"alternatives\.0\.clamp_norm_factor: 4\.0 there, 2\.0 now"
+    ):
+        run_study(config_of(alternatives=others), studied)
+
+
+def test_sampled_templates_are_those_that_the_study_began_with(config_of, tmp_path, monkeypatch):
+    """They lie in its run.json: what a model generates may differ on another machine."""
+    sampled = dict(method="c-rome", layer=1, v_num_grad_steps=2)
+    config = config_of(n_facts=1, alternatives=(sampled,))
+    folder = run_study(config, tmp_path / "run")
+    (entry,) = read_journal(folder).run["config"]["alternatives"]
+    assert len(entry["context_templates"]) == 21
+    path = folder / "run.json"
+    monkeypatch.setattr(rank_one, "sample_templates", lambda *_: pytest.fail("sampled again"))
+    before = path.read_bytes()
+    run_study(config_of(n_facts=1, alternatives=(sampled,)), folder)
+    assert path.read_bytes() == before
+
+
+def test_an_alternative_that_cannot_write_a_fact_is_told(config_of, tmp_path, caplog):
+    """Its templates are longer than the model's positions."""
+    long = dict(ROME, method="c-rome", layer=2, context_templates=("word " * 300 + "{}",))
+    with caplog.at_level("WARNING", logger="jaxedit"):
+        folder = run_study(config_of(n_facts=1, alternatives=(long,)), tmp_path / "run")
+    assert "alternative 1 (c-rome) cannot write" in caplog.text
+    numbers = read_journal(folder).steps[1].record.optimisation
+    assert (numbers["alternative"], numbers["alternatives_failed"]) == (0, 1)
+
+
+def test_entries_of_editor_config_and_a_leading_tilde(config_of, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "h.json").write_text(json.dumps(HARM_TEXTS))
+    entry = editor_config("rome", **dict(ROME, layer=1), harm_projection=2.0, harm_texts="~/h.json")
+    folder = run_study(config_of(n_facts=1, alternatives=(entry,)), tmp_path / "run")
+    (written,) = read_journal(folder).run["config"]["alternatives"]
+    assert written["harm_texts"] == str(tmp_path / "h.json")
 
 
 def test_texts_that_are_evaluated_are_refused(study_config, tmp_path):
