@@ -91,6 +91,7 @@ def test_a_study_that_goes_on_makes_the_same_edits(config_of, studied, tmp_path)
     steps = [read_journal(each).steps[1:] for each in (folder, studied)]
     for mine, theirs in zip(*steps, strict=True):
         assert mine.arrays.read_bytes() == theirs.arrays.read_bytes()
+        assert mine.record.optimisation == theirs.record.optimisation
 
 
 def test_the_journal_and_the_report_say_what_was_chosen(studied):
