@@ -13,7 +13,8 @@ texts are the lines of `harm_texts.txt` where the command is run, e.g. WikiText-
 split; they must not be those of --set=texts. Expected: where M is the identity (ROME as its authors
 released it: `rome-identity`; within AlphaEdit's null space) the projection lessens the harm, and
 nothing changes at the keys that are written; where M is C, which is K-FAC's estimate of the same
-form, little is left to be won.
+form, little is left to be won. Choosing wins more: the loss rises by less than half of what the
+best of the four methods costs, and every fact is said.
 
 Values are the `measured` ones of `jaxedit/editors/_published.py`. Each study predicts the change of
 the loss at every edit (`eval.prediction_draws`) and measures the perplexity every ten. The guard
