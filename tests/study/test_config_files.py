@@ -81,6 +81,8 @@ def test_a_tilde_is_the_home_everywhere(tmp_path, monkeypatch):
     assert PathParser().parse("a/~") == "a/~"
     config = default_config("memit")
     config.update(facts="~/f.json", texts="~/t.json", stats="~/s", model="~/kept-for-load")
+    config.harm_texts = "~/h.txt"
+    config.alternatives = (dict(method="rome", harm_texts="~/other.txt"),)
     config.start.update(run="~/r", edit="")
     config.eval.reference_texts = "~/ref"
     config.editor.target_cache = "~/cache"
@@ -92,6 +94,7 @@ def test_a_tilde_is_the_home_everywhere(tmp_path, monkeypatch):
         for name in key.split("."):
             value = value[name]
         assert value.startswith(home), key
+    assert found["alternatives"][0]["harm_texts"] == str(tmp_path / "other.txt")
     assert found["start"]["edit"] == ""
     assert found["model"] == "~/kept-for-load"
 
