@@ -1,4 +1,4 @@
-"""Measure this machine: seconds of a function, its rates, and the most memory so far."""
+"""Measure this machine: seconds of a function, its rates, its memory and the most used so far."""
 
 import os
 import resource

@@ -195,7 +195,7 @@ def _perplexity(edited: EditedModel, measured: Measured) -> str:
 
 def _methods(editor: Mapping[str, Any]) -> str:
     """Name what made the edits; empty where it is not known."""
-    return name_methods(editor) if editor else ""
+    return name_methods(editor) if "method" in editor else ""
 
 
 def _hyper(editor: Mapping[str, Any]) -> dict[str, Any]:

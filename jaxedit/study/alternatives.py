@@ -166,7 +166,6 @@ def with_alternatives(
       harm_texts: whose loss is not to rise.
     """
     editors = [editor, *map(editor_from, alternatives)]
-
     templates = editor.context_templates
     most = [each.max_requests for each in editors if each.max_requests is not None]
     return Editor(

@@ -141,7 +141,7 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     batches = facts_of_edits(inputs.requests.requests, values)
 
     # The editor, the model, and room for the deltas of all edits at the edited layers.
-    templates = None if workdir is None else saved_templates(workdir, values["editor"]["method"])
+    templates = saved_templates(workdir, values["editor"]["method"])
     own_templates = {"context_templates": templates} if templates else {}
     editor = editor_from(values["editor"], **own_templates)
     check_editor(values, editor)

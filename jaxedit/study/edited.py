@@ -26,6 +26,7 @@ from jaxedit.models.load import load
 from jaxedit.models.model import Model
 from jaxedit.stats.second_moments import Stats
 from jaxedit.study.config import default_config, editor_from
+from jaxedit.study.entry_names import editor_entry
 from jaxedit.study.journal import Journal, find_step, read_journal
 from jaxedit.study.mirror import fetch_workdir
 from jaxedit.study.record import StepRecord
@@ -95,8 +96,7 @@ def open_run(
     return EditedModel(
         model=model,
         source=config["model"],
-        editor=config["editor"]
-        | {k: config[k] for k in ("alternatives", "harm_texts") if config[k]},
+        editor=editor_entry(config),
         records=known.records,
         requests=known.requests,
         unedited_ppl=baseline["mean"] if baseline else None,

@@ -227,13 +227,13 @@ def _changed_versions(
     )
 
 
-def saved_templates(workdir: Path, method: str) -> tuple[str, ...] | None:
+def saved_templates(workdir: Path | None, method: str) -> tuple[str, ...] | None:
     """Read the context templates that a study's folder was begun with, if it was by this method.
 
     Raises:
       ValueError: where its run.json is damaged.
     """
-    if not (workdir / "run.json").is_file():
+    if workdir is None or not (workdir / FILE).is_file():
         return None
     run = read_run_file(workdir)
     templates = run.get("context_templates")
