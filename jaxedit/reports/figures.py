@@ -102,7 +102,7 @@ def perplexity_figure(journal: Journal, curves: Sequence[Curve] = ()) -> "Figure
     axes.set_ylabel("perplexity (mean over texts)")
     config = journal.run["config"]
     each = "each edit of the unedited model" if single else "each edit"
-    methods = name_methods(editor_entry(config)).upper().replace(" OR ", " or ")
+    methods = name_methods(editor_entry(config))
     title = f"{methods} on {config['model']}: perplexity after {each}"
     axes.set_title(title, fontsize=10, parse_math=False, pad=20)
     axes.spines[["top", "right"]].set_visible(False)

@@ -175,10 +175,10 @@ def _chosen_alternatives(config: Mapping[str, Any], made: list[StepRecord]) -> s
     names = name_entries([config["editor"], *config["alternatives"]])
     numbers = [record.optimisation or {} for record in made]
     chosen = [int(each["alternative"]) for each in numbers]
-    counts = [f"{name} {chosen.count(index)}" for index, name in enumerate(names)]
+    counts = [f"{chosen.count(index)} by {name}" for index, name in enumerate(names)]
     n_unsaid = sum(each["alternatives_said"] == 0 for each in numbers)
-    unsaid = f" After none of them was the fact said in {n_unsaid} cases." if n_unsaid else ""
-    return f"Edits by the alternative that made them: {'; '.join(counts)}.{unsaid}"
+    unsaid = f" Facts that the model said with none of them: {n_unsaid}." if n_unsaid else ""
+    return f"Edits made: {'; '.join(counts)}.{unsaid}"
 
 
 def summary(journal: Journal, steps: list[StepRecord]) -> list[str]:

@@ -146,7 +146,7 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     editor = editor_from(values["editor"], **own_templates)
     check_editor(values, editor)
     model = load_start(values, mesh=values["mesh"])
-    editor = _with_alternatives(editor, values, model, workdir)
+    editor = _editor_of_all(editor, values, model, workdir)
     slots = editor.slots(model)
     for weight, layers in slots.items():
         model = allocate_deltas(model, weight, layers)
@@ -195,7 +195,7 @@ def _read_inputs(values: Mapping[str, Any]) -> Inputs:
     return Inputs(read_requests(values["facts"]), texts, stats, harm_texts)
 
 
-def _with_alternatives(
+def _editor_of_all(
     editor: Editor, values: dict[str, Any], model: Model, workdir: Path | None
 ) -> Editor:
     """Return the editor, beside its alternatives where there are some; all entries get whole."""

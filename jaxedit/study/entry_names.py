@@ -22,13 +22,13 @@ def name_methods(entry: Mapping[str, Any]) -> str:
 def name_entries(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Name entries by method, layers, and what others of the same method have otherwise.
 
-    E.g. "rome (layer 3, clamp_norm_factor 2.0)".
+    E.g. "rome (layer 3, clamp_norm_factor 2.0)" or "memit (layers 4, 5)".
     """
     names = []
     for entry in entries:
         same = [other for other in entries if other["method"] == entry["method"]]
         shown = [
-            f"{name} {_text(value)}"
+            _show(name, value)
             for name, value in entry.items()
             if name != "method"
             and (name in LAYERS or any(other.get(name) != value for other in same))
@@ -37,5 +37,7 @@ def name_entries(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return names
 
 
-def _text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+def _show(name: str, value: Any) -> str:
+    values = value if isinstance(value, list | tuple) else [value]
+    name = "layer" if name in LAYERS and len(values) == 1 else name
+    return f"{name} {', '.join(map(str, values))}"

@@ -110,7 +110,7 @@ def test_axes_of_the_perplexity(axes):
     assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
     assert axes.get_xlabel() == "edit"
     assert axes.get_ylabel() == "perplexity (mean over texts)"
-    assert axes.get_title() == "C-ROME on tiny$x_{$: perplexity after each edit"
+    assert axes.get_title() == "c-rome on tiny$x_{$: perplexity after each edit"
     bottom, top = axes.get_ylim()
     assert 1 < bottom < 25
     assert 43215 < top < 1e6

@@ -102,11 +102,11 @@ def test_the_journal_and_the_report_say_what_was_chosen(studied):
     assert open_run(studied).editor["alternatives"] == written
     chosen = [int(step.record.optimisation["alternative"]) for step in journal.steps[1:]]
     names = ["rome (layer 3)", "c-rome (layer 1)", "memit-sequential (layers 2, 3)"]
-    counts = [f"{name} {chosen.count(index)}" for index, name in enumerate(names)]
+    counts = [f"{chosen.count(index)} by {name}" for index, name in enumerate(names)]
     said = " ".join(summary(journal, edit_steps(journal)))
-    assert f"by the alternative that made them: {'; '.join(counts)}." in said
+    assert f"Edits made: {'; '.join(counts)}." in said
     assert "rome, c-rome or memit-sequential on " in said
-    assert f"the fact said in {len(FACTS)} cases" in said
+    assert f"said with none of them: {len(FACTS)}." in said
 
 
 def test_what_is_said_counts_before_what_harms(config_of, tmp_path, monkeypatch):
