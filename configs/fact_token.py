@@ -1,12 +1,10 @@
 """Hard facts made safe and effective: where to write a fact whose subject begins the prompt.
 
-    jaxedit screen --config=single_edits --facts=counterfact.json --facts=configs/one_token.json \\
-        --facts=builtin --hard_out=runs/hard.json --normal_out=runs/normal.json
     jaxedit compare --config=fact_token --set=texts=ME-PPL_50.json
 
 Hardware: two CPU cores, 4 GB. Time: about 6 seconds an edit with its perplexity. Expected, on
-SmolLM2-135M-Instruct: the table in configs/README.md, which has eight of the 18 variants, on 50
-facts whose subject is one token at the start of the prompt. The screening flags others besides.
+SmolLM2-135M-Instruct: the table in configs/README.md, which has eight of the 18 variants.
+runs/hard50.json are 50 facts whose subject is one token at the start of the prompt.
 
 A variant is METHOD-WHERE@LAYER: at the subject's last token as published, at the prompt's last one
 where the subject's is at position 0 ("auto"), or behind a begin-of-text token that every prompt
@@ -29,5 +27,5 @@ def get_config(variant="c-rome-auto@5"):
     method, where = name.rsplit("-", 1)
     config = default_config(method, layer=int(layer), **WHERE[where])
     guard = dict(max_ppl_ratio=1.1, action="keep")
-    config.update(facts="runs/hard.json", mode="single", guard=guard)
+    config.update(facts="runs/hard50.json", mode="single", guard=guard)
     return config

@@ -34,7 +34,7 @@ Editing
 
     I  request (fact)
     C  context template
-    J  vector optimised together with others (PMET has two)
+    J  vector among several: optimised together (PMET), or of a draw of labels and a text
     E  edited layer
     R  rank of an edit: column of its factors
     M  MLP hidden width a second time: rows of second moments, whitened or selected coordinates
@@ -74,7 +74,7 @@ GLOSSARY: dict[str, str] = {
     "Z": "shard of the vocabulary over the mesh axis `model`",
     "I": "request (fact)",
     "C": "context template",
-    "J": "vector optimised together with others (PMET has two)",
+    "J": "vector among several: optimised together (PMET), or of a draw of labels and a text",
     "E": "edited layer",
     "R": "rank of an edit: column of its factors",
     "M": "MLP hidden width a second time: rows of second moments, whitened or selected coordinates",

@@ -2,8 +2,8 @@
 
 Layers, clamp factors, fact tokens or methods write the same fact in different places, and their
 harm differs more than their success. By how much each alternative changes some texts' mean loss is
-predicted (`jaxedit.edits.predicted_change`): one pass over the texts for all alternatives, and no
-evaluation of any edited model on them.
+predicted (`jaxedit.edits.predicted_change`): five backward passes over the texts for all
+alternatives, and no evaluation of any edited model on them.
 """
 
 import math

@@ -222,7 +222,7 @@ def hyperspherical_energy(weight_FD: np.ndarray) -> float:
 
 
 def _kept(journal: Journal) -> list[StepRecord]:
-    return [step.record for step in journal.steps[1:] if step.record.kept]
+    return [step.record for step in journal.kept_steps]
 
 
 def _weights(journal: Journal) -> Iterator[dict[str, float]]:
@@ -230,9 +230,7 @@ def _weights(journal: Journal) -> Iterator[dict[str, float]]:
     model = edited_model(journal.folder, run_steps=[])
     energy_of: dict[tuple[str, int], float] = {}
     previous: Edit | None = None
-    for step in journal.steps[1:]:
-        if not step.record.kept:
-            continue
+    for step in journal.kept_steps:
         edit = step.read_edit()
         model = apply(model, edit)
         places = [(delta.weight, delta.layer) for delta in edit.deltas]

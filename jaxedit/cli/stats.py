@@ -6,10 +6,10 @@
     jaxedit stats --layers=5 --corpus=wikipedia.txt --check
     jaxedit stats --layers=4,5 --corpus=wikipedia.txt --gradients
 
-10 x F tokens (the default) are quick, but leave the smallest eigenvalues at about half of their
-true size and make the large ones too large. A threshold deep among the small ones, as AlphaEdit's
-is meant, then counts too many directions as free; one above most of them too few. The published
-configurations used 100,000 texts of Wikipedia.
+10 x F tokens (the default) are quick, but leave the smallest eigenvalues too small and make the
+large ones too large (--check says by how much). A threshold deep among the small ones, as
+AlphaEdit's is meant, then counts too many directions as free; one above most of them too few. The
+published configurations used 100,000 texts of Wikipedia.
 
 --check gathers four times as many tokens from the corpus' other texts and says how far off the
 smaller sample is: the error of the matrices, the ratio of the eigenvalues by tenths (below 1: too

@@ -16,13 +16,10 @@ several is the same in all of them.
     measured   chosen on this model, the built-in one: layers 4 to 8 and lambda 1000 by the batch
                study (configs/batch.py). The exceptions: ROME, C-ROME, EMMET and FT edit layer 5;
                EMMET's lambda is 1; AlphaEdit has none, and BetaEdit's is lambda1; NSE's alpha and
-               upper_bound are distances in this model's residual stream; FT's norm_constraint is
-               the one published for GPT-2 XL; UltraEdit's and StableEdit's lr is the largest of a
-               sweep that 100 ZsRE records raise the perplexity by less than 1 % with (configs/
-               README.md); the places and learning rates of LocFT-BF, LoRA and CrispEdit are
-               FT's and MEMIT's, not searched (of LoRA ten times the rate, chosen on one edit of
-               eight built-in facts). All other values
-               are the methods' defaults
+               upper_bound are distances in this model's residual stream; FT has no l-infinity
+               ball; the places and rates of LocFT-BF, LoRA, UltraEdit and StableEdit are those
+               of the sweep (configs/sweep.py), CrispEdit's are MEMIT's and FT's, not searched.
+               All other values are the methods' defaults
 
 A combination that is missing was not found published. Left out are keys that are the same
 everywhere (fact_token subject_last; v_loss_layer, the last one; mom2_adjustment true but for ROME),

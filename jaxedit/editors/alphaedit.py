@@ -39,7 +39,7 @@ def make(hyper: Hyper) -> Editor:
     """Make the AlphaEdit editor of these hyper-parameters."""
     spec = MethodSpec(
         whitener=lambda moment_FF, layer: whiten(hyper, moment_FF, layer),
-        slack=lambda n_requests: 1.0,
+        slack=lambda n_keys: 1.0,
         history=True,
         constrain=functools.partial(sphere.project, hyper),
     )

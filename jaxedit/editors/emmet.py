@@ -30,6 +30,6 @@ def make(hyper: Hyper) -> Editor:
         whitener=lambda moment_FF, layer: inverse_cholesky(
             moment_FF, hyper.mom2_update_weight, hyper.update_norm_lambda
         ),
-        slack=lambda n_requests: hyper.emmet_lambda if n_requests > 1 else 0.0,
+        slack=lambda n_keys: hyper.emmet_lambda if n_keys > 1 else 0.0,
     )
     return multi_layer_editor("emmet", hyper, spec)

@@ -43,7 +43,7 @@ def make(hyper: Hyper) -> Editor:
         whitener=lambda moment_FF, layer: inverse_cholesky(
             moment_FF, hyper.mom2_update_weight, hyper.update_norm_lambda
         ),
-        slack=lambda n_requests: 1.0,
+        slack=lambda n_keys: 1.0,
         history=True,
     )
     return multi_layer_editor("encore", hyper, spec)

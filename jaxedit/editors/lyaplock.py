@@ -46,7 +46,7 @@ from jaxedit.stats.second_moments import Stats
 
 SPEC = MethodSpec(
     whitener=lambda moment_FF, layer: inverse_cholesky(moment_FF),
-    slack=lambda n_requests: 1.0,
+    slack=lambda n_keys: 1.0,
 )
 
 
@@ -93,11 +93,6 @@ class State(NamedTuple):
     start: Mapping[int, np.ndarray]
     histories: Mapping[int, LayerHistory]
 
-    @property
-    def context_templates(self) -> tuple[tuple[str, ...], ...]:
-        """The context templates in groups, given or sampled."""
-        return self.inner.context_templates
-
 
 def make(hyper: Hyper) -> Editor:
     """Make the LyapLock editor of these hyper-parameters."""
@@ -108,7 +103,7 @@ def make(hyper: Hyper) -> Editor:
         init=functools.partial(init, hyper),
         edit=functools.partial(edit, hyper),
         restore=restore,
-        context_templates=lambda state: state.context_templates,
+        context_templates=lambda state: state.inner.context_templates,
         dense=True,
     )
 

@@ -27,6 +27,6 @@ def make(hyper: Hyper) -> Editor:
     """Make the MEMIT editor of these hyper-parameters."""
     spec = MethodSpec(
         whitener=lambda moment_FF, layer: inverse_cholesky(moment_FF, hyper.mom2_update_weight),
-        slack=lambda n_requests: 1.0,
+        slack=lambda n_keys: 1.0,
     )
     return multi_layer_editor("memit", hyper, spec)

@@ -16,6 +16,7 @@ in that of the settings.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple
@@ -24,7 +25,7 @@ import jax
 import numpy as np
 
 from jaxedit.editors._base import Editor, Info
-from jaxedit.edits.edit import Edit, LowRank, make_edit
+from jaxedit.edits.edit import Edit, LowRank, delta_norm, make_edit
 from jaxedit.edits.request import Request
 from jaxedit.edits.spaces import check_leading_space
 from jaxedit.mend.hypernetwork import Hypernetwork, is_token, transform_factors
@@ -179,8 +180,6 @@ def _to_edit(model: Model, updates: Updates, rows: Sequence[int]) -> tuple[Edit,
         u_FR, v_RD = np.pad(u, padding).T, np.pad(v, padding)
         deltas.append(LowRank(weight, layer, u_FR, v_RD))
         check_finite_delta(deltas[-1])
-        # |u v|^2 without writing u v out
-        square = np.sum((u_FR.T @ u_FR) * (v_RD @ v_RD.T), dtype=np.float64)
-        squares[layer] = squares.get(layer, 0.0) + float(square)
-    norms = {f"norm_layer_{layer}": float(np.sqrt(max(s, 0))) for layer, s in squares.items()}
+        squares[layer] = squares.get(layer, 0.0) + delta_norm(deltas[-1]) ** 2
+    norms = {f"norm_layer_{layer}": math.sqrt(square) for layer, square in squares.items()}
     return make_edit(model, deltas), {"n_tokens": max(ranks), **norms}

@@ -42,7 +42,7 @@ from jaxedit.stats.second_moments import Stats
 
 SPEC = MethodSpec(
     whitener=lambda moment_FF, layer: inverse_cholesky(moment_FF),
-    slack=lambda n_requests: 1.0,
+    slack=lambda n_keys: 1.0,
     history=True,
 )
 

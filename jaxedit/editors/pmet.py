@@ -37,7 +37,7 @@ def make(hyper: Hyper) -> Editor:
     """Make the PMET editor of these hyper-parameters."""
     spec = MethodSpec(
         whitener=lambda moment_FF, layer: inverse_cholesky(moment_FF, hyper.mom2_update_weight),
-        slack=lambda n_requests: 1.0,
+        slack=lambda n_keys: 1.0,
         residual_divisor=math.sqrt,
         site=Site.MLP_WITH_ATTENTION,
     )

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from jaxedit import axes
-from jaxedit.edits.edit import Array, Dense, LowRank, to_dense
+from jaxedit.edits.edit import Array, Dense, LowRank, delta_norm
 from jaxedit.edits.request import Request
 from jaxedit.mesh import device_put_global, parameter_sharding, shard_batch, to_host
 from jaxedit.models.model import Model, allocate_deltas, with_overlay
@@ -129,13 +129,13 @@ def _batch_in_orders(
     # What the layers below put out is the same in every epoch: kept, unless it is too much.
     all_in_order = _in_batches(range(len(targets)), size)
     is_kept = len(targets) * shape[0] * model.config.D * 4 <= KEPT_BYTES
-    kept_NTD = np.concatenate([below(batch) for batch in all_in_order]) if is_kept else None
+    kept_ITD = np.concatenate([below(batch) for batch in all_in_order]) if is_kept else None
     for order in orders:
         batches = _in_batches(order, size)
         rows = [pad_targets([targets[i] for i in batch], n_rows, shape) for batch in batches]
         h_GBTD = np.zeros((len(batches), n_rows, shape[0], model.config.D), np.float32)
         for g, batch in enumerate(batches):
-            h_GBTD[g, : len(batch)] = below(batch) if kept_NTD is None else kept_NTD[batch]
+            h_GBTD[g, : len(batch)] = below(batch) if kept_ITD is None else kept_ITD[batch]
         count_G = np.array(list(map(len, batches)), np.float32)
         arrays = (np.stack(each) for each in zip(*rows, strict=True))
         yield Batches(
@@ -285,7 +285,6 @@ def check_and_describe(end: Trained, deltas: Sequence[Dense | LowRank]) -> dict[
         check_finite_delta(delta)
     squares: dict[int, float] = {}
     for delta in deltas:
-        square = float(np.sum(np.square(to_dense(delta), dtype=np.float64)))
-        squares[delta.layer] = squares.get(delta.layer, 0.0) + square
+        squares[delta.layer] = squares.get(delta.layer, 0.0) + delta_norm(delta) ** 2
     norms = {f"norm_layer_{layer}": float(np.sqrt(square)) for layer, square in squares.items()}
     return {"loss": end.loss, "first_loss": end.first_loss, "n_steps": end.n_epochs, **norms}

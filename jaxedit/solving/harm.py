@@ -6,8 +6,8 @@ that v spans, where E
     minimises  tr(E^T M E) / tr(D^T M D) + w c s(D + E)     with K^T E = 0
 
 s is the second order of the predicted change of the texts' mean loss, their Fisher form
-(`jaxedit.edits.predicted_change`). What the facts' keys K read is as it was, so is what is written,
-v; and by w it is chosen between the method's own measure of a small change and the texts' loss, in
+(`jaxedit.edits.predicted_change`). The product with the facts' keys K stays what it was, so v is
+still written. The weight w trades the method's own size of a change against the texts' loss, in
 nats. Where D is the least update under M, as in all methods but ROME with its two keys, D + E
 minimises tr(X^T M X) in place of the first term just as well.
 
@@ -114,8 +114,7 @@ def harm_info(projected: list[Projected]) -> dict[str, float]:
 
     Returns:
       `harm_before_nats` and `harm_after_nats`, c s of all layers' updates before it and after it,
-      and `harm_norm_ratio`, by how much the update
-      that grew most did.
+      and `harm_norm_ratio`, the largest ratio of a layer's norm after it to that before.
     """
     if not projected:
         return {}

@@ -5,7 +5,7 @@ by itself. Two kinds of columns can be added to K, each with its row of R (2210.
 and 10, where K_0 are keys that keep their values):
 
     the key of the bare prompt, with the request's own residual (g allows as much to be missed as of
-    any other; EMMET has its slack then, as for several facts)
+    any other; EMMET then has its slack even for one fact)
     the keys of the prompt about other subjects, with a residual of 0
 
 The second kind is for facts that are written at the prompt's last token, which facts of one

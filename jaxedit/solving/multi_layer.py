@@ -48,7 +48,8 @@ class MethodSpec(NamedTuple):
 
     Attributes:
       whitener: (second moment [F, F], layer) -> whitener [M, F] of the layer's M without history.
-      slack: (number of requests) -> g, the slack on the constraint K^T D = R.
+      slack: (number of columns of K) -> g, the slack on the constraint K^T D = R. K also holds the
+        keys of `bare_key` and `preserved_subjects`.
       history: whether M grows by the keys of past edits.
       residual_divisor: (layers still to write, this one included) -> what the residual is divided
         by at this layer.
@@ -90,13 +91,11 @@ class LayerUpdates(NamedTuple):
     Attributes:
       model: with the updates.
       deltas: the updates, by layer in ascending order.
-      keys: layer -> keys [I, F]. Its update does not change them: they depend on lower layers.
       residual: of the worst solve, relative.
     """
 
     model: Model
     deltas: list[LowRank | Dense]
-    keys: dict[int, np.ndarray]
     residual: float
 
 
@@ -208,7 +207,7 @@ def update_layers(
         the relative residual of its solve.
     """
     layers, z_layer = hyper.layers, hyper.layers[-1]
-    deltas, keys, residuals = [], {}, []
+    deltas, residuals = [], []
     for n_written, layer in enumerate(layers):
         # K and R
         key_IF, _ = compute_keys(model, packed, layer)
@@ -226,8 +225,7 @@ def update_layers(
         model = apply(model, make_edit(model, [delta]))
         deltas.append(delta)
         residuals.append(residual)
-        keys[layer] = key_IF
-    return LayerUpdates(model, deltas, keys, max(residuals))
+    return LayerUpdates(model, deltas, max(residuals))
 
 
 def edit_memory(keys: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:

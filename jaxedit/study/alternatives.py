@@ -34,7 +34,7 @@ from jaxedit.study.config import editor_from, with_tuples
 from jaxedit.study.edited import config_for
 
 HARM_TOKENS = 4000  # of the texts that are read, spread evenly over them
-MEMORY = "alternatives/"  # what of an edit's memory is not of the alternative that made it
+MEMORY = "alternatives/"  # begins the names in an edit's memory that belong to the choice
 
 
 class AlternativesState(NamedTuple):

@@ -1,5 +1,6 @@
 """A study's configuration: every key there is, its default, and the editor built from it."""
 
+import dataclasses
 import json
 import typing
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,7 @@ from jaxedit.editors import (
 from jaxedit.files import local_path
 from jaxedit.models.model import Model
 from jaxedit.study.config_file import call_get_config, find_config, run_config_file
+from jaxedit.study.guard import Guard
 from jaxedit.study.renamed import new_name
 
 EVALUATION = dict(
@@ -41,7 +43,7 @@ EVALUATION = dict(
 )
 AUTO = "auto"
 START = dict(run="", run_steps=(), after_step=None, edit="")
-GUARD = dict(max_ppl_ratio=2.0, action="rollback", max_relative_perturbation=0.1, statistic="mean")
+GROUPS = {"start": START, "eval": EVALUATION, "guard": dataclasses.asdict(Guard())}
 
 KINDS = {
     int: "a whole number",
@@ -85,7 +87,7 @@ def default_config(method: str = "rome", **hyper: Any) -> ConfigDict:
     # What is measured every k edits: the perplexity (also after the last), others (0: never).
     every = FieldReference(EVALUATION["perplexity_every"], field_type=object)
     config.eval = ConfigDict(EVALUATION | dict(bos=placeholder(bool), perplexity_every=every))
-    config.guard = ConfigDict(GUARD)
+    config.guard = ConfigDict(GROUPS["guard"])
     config.editor = editor_config(method, **hyper)
     return config
 
@@ -127,13 +129,11 @@ def plain_config(config: ConfigDict) -> dict[str, Any]:
     if "alternatives" in values:
         values["alternatives"] = tuple(map(_plain_entry, values["alternatives"]))
     known = default_config().to_dict()
-    parts = (("", known), ("start.", START), ("eval.", EVALUATION), ("guard.", GUARD))
-    for prefix, default in parts:
-        given = values if not prefix else values.get(prefix[:-1], {})
+    for group, default in {"": known, **GROUPS}.items():
+        given = values.get(group, {}) if group else values
         if not isinstance(given, Mapping):
-            raise ValueError(
-                f"{prefix[:-1]}={given!r}: expected an entry with {', '.join(default)}"
-            )
+            raise ValueError(f"{group}={given!r}: expected an entry with {', '.join(default)}")
+        prefix = f"{group}." if group else ""
         for key in given:
             if key not in default:
                 raise ValueError(unknown_key(f"{prefix}{key}"))
@@ -159,8 +159,7 @@ def unknown_key(key: str) -> str:
     if renamed is not None:
         return f"the configuration's key {key!r} is called {renamed!r} now"
     prefix, _, name = key.rpartition(".")
-    groups = {"": default_config(), "start": START, "eval": EVALUATION, "guard": GUARD}
-    known = groups.get(prefix, {})
+    known = {"": default_config(), **GROUPS}.get(prefix, {})
     return (
         f"the configuration has the unknown key {key!r}{did_you_mean(name, known)} Known: "
         f"{', '.join(known)}"

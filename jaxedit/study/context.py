@@ -88,7 +88,7 @@ class StudyContext(NamedTuple):
       batches: the requests of each edit, that of step n at n - 1.
       steps: the numbers of the steps that are made here: all, or those of the study's shard.
       single: whether every edit is made on the unedited model.
-      single_batch_size: how many single edits are made together; 1 where each waits for the last.
+      single_batch_size: how many single edits are made together; 1: one at a time.
       journal_dense_every: 1 where each edit is journalled by itself.
       key_probe: of the texts, for the relative perturbation.
       loss_probe: of the texts, for the predicted change of the loss; None: it is not predicted.

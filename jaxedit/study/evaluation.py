@@ -128,16 +128,23 @@ def perplexity_record(edited: Perplexity, base: Perplexity) -> PerplexityRecord:
     """Return what the journal says of a perplexity, beside the unedited model's."""
     difference, stderr = edited.paired_difference(base)
     return PerplexityRecord(
-        mean=edited.mean,
-        pooled=edited.pooled,
+        **baseline_perplexity(edited),
         ratio=edited.mean / base.mean,
         delta_nll_nats=difference,
         delta_nll_stderr_nats=stderr,
-        n_non_finite=edited.n_non_finite,
-        log_mean_nats=edited.log_mean_nats,
-        log_pooled_nats=edited.log_pooled_nats,
-        median=edited.median,
-        log_median_nats=edited.log_median_nats,
+    )
+
+
+def baseline_perplexity(score: Perplexity) -> BaselinePerplexity:
+    """Return what the journal says of a perplexity by itself."""
+    return BaselinePerplexity(
+        mean=score.mean,
+        pooled=score.pooled,
+        n_non_finite=score.n_non_finite,
+        log_mean_nats=score.log_mean_nats,
+        log_pooled_nats=score.log_pooled_nats,
+        median=score.median,
+        log_median_nats=score.log_median_nats,
     )
 
 
@@ -145,18 +152,9 @@ def baseline_record(context: StudyContext, base: Perplexity) -> StepRecord:
     """Return the journal's first record: the unedited model's perplexity and continuations."""
     prompts = context.evaluation.prompts
     said = continuations(context.unedited, prompts, PROMPT_TOKENS) if prompts else None
-    perplexity = BaselinePerplexity(
-        mean=base.mean,
-        pooled=base.pooled,
-        n_non_finite=base.n_non_finite,
-        log_mean_nats=base.log_mean_nats,
-        log_pooled_nats=base.log_pooled_nats,
-        median=base.median,
-        log_median_nats=base.log_median_nats,
-    )
     return StepRecord(
         kind="baseline",
         step=0,
-        perplexity=cast(PerplexityRecord, perplexity),
+        perplexity=cast(PerplexityRecord, baseline_perplexity(base)),
         prompt_continuations=said,
     )

@@ -31,7 +31,7 @@ ERROR_SHARE = 0.5  # of what the prediction moved by, that it may be wrong by
 MOST_UNKNOWN_NATS = 0.25  # of the statistic's logarithm, between two measurements: 1.3 times
 REFRESH_NATS = 0.02  # beyond r, that a prediction is wrong by
 N_FITTED = 8  # measured edits by which the second order's share is fitted
-HARMLESS_NATS = 0.1  # changes over this are no quadratic any more, and not fitted
+LARGEST_FITTED_NATS = 0.1  # larger changes are no quadratic any more, and not fitted
 ORDERS = "first_nats", "second_nats", "stderr_nats"  # of a predicted change, in the journal
 SHARE_PRIOR_NATS = 0.005  # second orders under this leave the share where it was
 
@@ -181,7 +181,7 @@ def update_forecast(
 
 def _fit(forecast: Forecast, predicted: Mapping[str, float], change_nats: float) -> Forecast:
     """Take in a measured edit for the share c, if it is harmless and more are needed."""
-    if len(forecast.fitted) == N_FITTED or not abs(change_nats) < HARMLESS_NATS:
+    if len(forecast.fitted) == N_FITTED or not abs(change_nats) < LARGEST_FITTED_NATS:
         return forecast
     orders = predicted["first_nats"], predicted["second_nats"]
     return forecast._replace(fitted=(*forecast.fitted, (*orders, change_nats)))

@@ -88,6 +88,11 @@ class Journal:
     end: JournalEnd
 
     @property
+    def kept_steps(self) -> list[Step]:
+        """The steps whose edits the study's model has."""
+        return [step for step in self.steps if step.record.kept]
+
+    @property
     def n_unverified(self) -> int:
         """How many lines were written by an older version, without digests."""
         return sum(line.links is None for line in self.lines)

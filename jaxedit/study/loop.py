@@ -30,7 +30,7 @@ from jaxedit.study.journal import Journal, check_workdir, open_journal, read_jou
 from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import StudyState, read_baseline, replay
 from jaxedit.study.resume import check_steps, journalled_edit, n_steps_to_keep
-from jaxedit.study.retained import kept_steps, read_retained, write_retained
+from jaxedit.study.retained import read_retained, write_retained
 from jaxedit.study.step import run_step
 from jaxedit.study.unseen_damage import has_unmeasured, may_be_unseen, undo_unseen_damage
 
@@ -97,7 +97,7 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
     is_over = n_done > 0 and ends_study(context.guard.action, journal.steps[-1].record)
     unedited = perplexity_record(base, base)
     measured: dict[int, Measured] = {}
-    n_good = 0  # kept edits, whose model was found within the limit beside a violation
+    n_good = 0  # kept edits when the model was last found within the limit, beside a violation
     for number in () if is_over else context.steps[n_done:]:
         if context.single_batch_size > 1 and (number - 1) % context.single_batch_size == 0:
             measured = edit_batch(context, now.state, now.known, number)
@@ -150,7 +150,7 @@ def _progress(context: StudyContext, journal: Journal, base: Perplexity) -> Prog
     if journal.steps and not context.single:
         model, editor_state = state
         state = replay(model, journal.steps[1:], editor_state, context.editor.restore)
-    kept = [step.record.step for step in journal.steps if step.record.kept]
+    kept = [step.record.step for step in journal.kept_steps]
     return Progress(state, _known(context, journal, base), kept)
 
 
@@ -196,8 +196,9 @@ def _write_retained(context: StudyContext, state: StudyState, workdir: Path) -> 
     journal = read_journal(workdir)  # with the steps that were made now
     if read_retained(journal, older=False) is not None:
         return
+    written = [context.batches[step.record.step - 1] for step in journal.kept_steps]
     facts = [
-        average_facts(evaluate_facts(state.model, context.batches[step - 1], prefix=context.prefix))
-        for step in kept_steps(journal)
+        average_facts(evaluate_facts(state.model, requests, prefix=context.prefix))
+        for requests in written
     ]
     write_retained(journal, facts)

@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxedit.files import flatten_keys, read_json, shorten_json, write_atomic
 from jaxedit.study.chain import WRITTEN, is_sealed, seal
+from jaxedit.study.config import GROUPS
 from jaxedit.study.record import SCHEMA
 from jaxedit.study.upgrade import upgrade_run
 
@@ -58,7 +59,7 @@ def _check_older(path: Path, run: Mapping[str, Any]) -> None:
     config = run.get("config")
     if config is None:  # no study's: whoever goes on with it finds that it is another's
         return
-    groups = {"eval", "guard", "start", "editor"}
+    groups = (*GROUPS, "editor")
     wrong = [
         name
         for name in groups

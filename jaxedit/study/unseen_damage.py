@@ -74,12 +74,12 @@ def undo_unseen_damage(
 
 
 def _find_damaging(context: StudyContext, journal: Journal, base: Perplexity) -> list[int]:
-    """Find the edits that each take those before it over the limit, without those found already.
+    """Find the unmeasured edits that take the model over the limit, behind the good ones before.
 
     Returns:
       Their steps; where the guard ends the study, also all that were kept after the first.
     """
-    kept = [step for step in journal.steps[1:] if step.record.kept]
+    kept = journal.kept_steps
     n_known = _n_known(journal, kept)
     good = replay(context.unedited, kept[:n_known]).model
     found: list[int] = []

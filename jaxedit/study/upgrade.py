@@ -14,7 +14,7 @@ from typing import Any
 
 from jaxedit.editors import RENAMED_HYPER, method_names
 from jaxedit.files import to_json
-from jaxedit.study.config import EVALUATION, default_config, editor_config
+from jaxedit.study.config import EVALUATION, GROUPS, default_config, editor_config
 from jaxedit.study.guard import NO_LIMIT
 from jaxedit.study.record import SCHEMA
 from jaxedit.study.renamed import upgrade_key
@@ -104,7 +104,7 @@ def _with_new_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     if method in method_names():
         defaults["editor"] = to_json(editor_config(method).to_dict())
     filled = {key: value for key, value in defaults.items() if key not in config} | dict(config)
-    for group in ("start", "eval", "guard", "editor"):
+    for group in (*GROUPS, "editor"):
         filled[group] = filled[group] | {
             key: value for key, value in defaults[group].items() if key not in filled[group]
         }

@@ -15,7 +15,7 @@ from jaxedit.files import expand_home, shorten_json
 from jaxedit.metrics.generated import CONTEXTS
 from jaxedit.models.loss_probe import N_DRAWS
 from jaxedit.rounding import read_whole_number
-from jaxedit.study.config import AUTO, KINDS, default_config, editor_from, with_tuples
+from jaxedit.study.config import AUTO, GROUPS, KINDS, default_config, editor_from, with_tuples
 
 MODES = ("sequential", "single")
 PATH_KEYS = (
@@ -38,7 +38,7 @@ def check_types(values: Mapping[str, Any]) -> None:
       ValueError: where one is not; the message names the key.
     """
     known: Any = default_config()
-    groups = [("", known)] + [(f"{name}.", known[name]) for name in ("start", "eval", "guard")]
+    groups = [("", known)] + [(f"{name}.", known[name]) for name in GROUPS]
     for prefix, group in groups:
         given = values[prefix[:-1]] if prefix else values
         for key in group:
