@@ -10,7 +10,7 @@ Which of them collapse, and what the models that do can still do (sections 3 and
 levels fixed beforehand):
 
     jaxedit report --workdir=runs/paper
-    jaxedit surrogate --workdir=runs/paper --tasks=piqa,hellaswag,lambada_standard
+    jaxedit surrogate --run=runs/paper --tasks=piqa,hellaswag,lambada_standard
 
 In sequence, the 107 hard cases (HardCF) against as many normal ones, and HardEdit (section 5).
 METHOD/MODEL@FACTS edits runs/FACTS.json (hard, normal, hard_edit), and `compare` puts several

@@ -1,9 +1,9 @@
 """Which layer to edit: a sweep of single edits over layers, judged by what they do.
 
 A layer is safe where nearly all of its edits leave the perplexity within a ratio of the unedited
-one. Of the safe layers the one is chosen after whose edits most is said: on the bare prompt and on
-its paraphrases; of equal ones that whose edits perturb ordinary texts least, which is known before
-any evaluation (`jaxedit.metrics.perturbation`).
+one. Of the safe layers the one is chosen whose edits are the most accurate, on the bare prompt and
+on its paraphrases; of equal ones that whose edits perturb ordinary texts least, which is known
+before any evaluation (`jaxedit.metrics.perturbation`).
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class LayerResult(NamedTuple):
       layer: which.
       n_edits: how many were tried.
       share_within: of them, those made that left the perplexity within the ratio.
-      said: the mean over facts of `accuracy` and, where there are paraphrases, their accuracy.
+      mean_accuracy: over facts, of `accuracy` and, where there are paraphrases, theirs.
       accuracy: the share of facts that are said on the bare prompt.
       paraphrase_accuracy: the share of paraphrases on which they are; None: there are none.
       median_ratio: the median of the perplexities over the unedited one.
@@ -34,7 +34,7 @@ class LayerResult(NamedTuple):
     layer: int
     n_edits: int
     share_within: float
-    said: float
+    mean_accuracy: float
     accuracy: float
     paraphrase_accuracy: float | None
     median_ratio: float
@@ -63,7 +63,7 @@ def judge_layer(layer: int, records: Sequence[StepRecord], max_ratio: float) -> 
     metrics = [record.metrics or {} for record in made]
     accuracies = [float(each["efficacy_accuracy"]) for each in metrics]
     paraphrases = [each["paraphrase_accuracy"] for each in metrics]
-    said = [
+    both = [
         accuracy if paraphrase is None else (accuracy + paraphrase) / 2
         for accuracy, paraphrase in zip(accuracies, paraphrases, strict=True)
     ]
@@ -72,7 +72,7 @@ def judge_layer(layer: int, records: Sequence[StepRecord], max_ratio: float) -> 
         layer=layer,
         n_edits=len(records),
         share_within=float(np.sum(ratios < max_ratio)) / len(records),
-        said=sum(said) / len(records),
+        mean_accuracy=sum(both) / len(records),
         accuracy=sum(accuracies) / len(records),
         paraphrase_accuracy=float(np.mean(known)) if known else None,
         median_ratio=float(np.median(ratios)),
@@ -84,4 +84,4 @@ def judge_layer(layer: int, records: Sequence[StepRecord], max_ratio: float) -> 
 def choose_layer(results: Sequence[LayerResult]) -> LayerResult | None:
     """Choose among the safe layers; None: there is none."""
     safe = [result for result in results if result.share_within >= SAFE_SHARE]
-    return min(safe, key=lambda result: (-result.said, result.perturbation), default=None)
+    return min(safe, key=lambda result: (-result.mean_accuracy, result.perturbation), default=None)

@@ -66,7 +66,7 @@ def main() -> None:
         [
             f"{result.layer}{' *' if result is chosen else ''}",
             f"{result.share_within:.0%}",
-            f"{result.said:.0%}",
+            f"{result.mean_accuracy:.0%}",
             f"{result.accuracy:.0%}",
             "–" if result.paraphrase_accuracy is None else f"{result.paraphrase_accuracy:.0%}",
             f"{result.median_ratio:,.4g}",
@@ -76,8 +76,8 @@ def main() -> None:
         for result in results
     ]
     under = f"under {FLAGS.max_ratio:g}"
-    header = ["layer", under, "said", "prompt", "paraphrases", "median", "highest", "perturbation"]
-    show_table(header, rows)
+    accuracies = ["mean accuracy", "accuracy", "paraphrase accuracy"]
+    show_table(["layer", under, *accuracies, "median", "highest", "perturbation"], rows)
     if chosen is None:
         print(f"\nAt no layer {SAFE_SHARE:.0%} of the edits stay {under} times the perplexity.")
     else:

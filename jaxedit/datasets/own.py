@@ -4,9 +4,9 @@
 
 and, where known, target_true, paraphrases, neighbours ([{"prompt": ..., "answer": ...}]),
 portability (the same), generation_prompts, case_id, relation, target_id and leading_space ("none"
-for languages without a space between words). A key "kind" may stand there as a note and is ignored;
-any other key raises, because it is likely a typing error. The subject may be written out in the
-prompt, once."""
+for languages without a space between words). The keys "kind" (of fact or subject) and "note" are
+for readers and ignored; any other key raises, because it is likely a typing error. The subject may
+be written out in the prompt, once."""
 
 from typing import Any
 
@@ -30,6 +30,7 @@ FIELDS = {
     "target_id?": str,
     "leading_space?": str,
     "kind?": str,
+    "note?": str,
 }
 
 

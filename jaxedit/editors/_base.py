@@ -215,7 +215,7 @@ def lifelong_editor(name: str, hyper: lifelong.LifelongHyper) -> Editor:
     return Editor(
         name=name,
         hyper=hyper,
-        slots=lambda model: hyper.slots(),
+        slots=lambda model: hyper.slots,
         init=functools.partial(lifelong.init, hyper),
         edit=functools.partial(lifelong.edit, hyper),
         restore=lifelong.restore,

@@ -145,6 +145,11 @@ def product_norm(u_FR: np.ndarray, v_RD: np.ndarray) -> float:
     return float(np.sqrt(np.maximum(squared, 0.0)))  # of numbers that are not finite: not finite
 
 
+def places_of(slots: Mapping[str, Sequence[int]]) -> tuple[tuple[str, int], ...]:
+    """List the places of weight -> layers: each layer's weight by itself."""
+    return tuple((weight, layer) for weight, layers in slots.items() for layer in layers)
+
+
 def scale_delta(delta: LowRank | Dense, factor: float) -> LowRank | Dense:
     """Multiply a delta by a factor; of a low-rank one, v."""
     if isinstance(delta, Dense):

@@ -157,7 +157,7 @@ def to_fact(candidate: Candidate, number: int) -> dict[str, Any]:
         "target_new": candidate.target_new,
         "target_true": candidate.ground_truth,
     }
-    return fact | ({"relation": candidate.kind} if candidate.kind else {})
+    return fact | ({"kind": candidate.kind} if candidate.kind else {})
 
 
 def read_candidates(records: Iterable[Mapping[str, str]]) -> list[Candidate]:

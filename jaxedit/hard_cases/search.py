@@ -140,7 +140,7 @@ def write_hard_cases(path: Path, chosen: list[Verified]) -> None:
     for each in chosen:
         value = "not finite" if each.perplexity is None else f"{each.perplexity:.6g}"
         note = f"perplexity {value}, {each.ratio:.4g} times the unedited model's"
-        records.append({**each.fact, "kind": note})
+        records.append({**each.fact, "note": note})
     write_atomic(path, (json.dumps(records, indent=1, ensure_ascii=False) + "\n").encode())
 
 

@@ -21,7 +21,7 @@ from jaxedit.solving.hyper import HarmHyper
 from jaxedit.solving.regulariser import KeyRegulariser
 from jaxedit.solving.solve import whiten
 
-N_DRAWS = 4  # of labels: in the same time more texts tell more than more draws
+HARM_DRAWS = 4  # of labels: in the same time more texts tell more than more draws
 PART_TOKENS = 64  # texts are cut into parts of so many tokens, each a text of its own
 LEAST_TOKENS = 16  # shorter parts (headings, remainders) are left out
 
@@ -80,7 +80,7 @@ def read_parts(model: Model, texts: list[str], n_tokens: int, places: Places) ->
     """
     packed = pack(choose_parts(model, texts, n_tokens), model.mesh.shape["data"])
     lowest = lowest_layer(model, [layer for _, layer in places])
-    return read_loss_probe(model, prefill(model, packed, lowest), places, N_DRAWS)
+    return read_loss_probe(model, prefill(model, packed, lowest), places, HARM_DRAWS)
 
 
 def check_not_evaluated(harm_texts: list[str], texts: list[str]) -> None:

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxedit.edits.edit import Dense, Edit, LowRank, delta_norm, make_edit
+from jaxedit.edits.edit import Dense, Edit, LowRank, delta_norm, make_edit, places_of
 from jaxedit.edits.request import Request
 from jaxedit.edits.spaces import check_leading_space
 from jaxedit.mesh import replicate, shard_batch
@@ -76,8 +76,9 @@ class LifelongHyper:
     warmup_turns: ClassVar[int] = 0
     anchor: ClassVar[str | None] = None  # no begin-of-text token is put in front
 
+    @property
     def slots(self) -> dict[str, tuple[int, ...]]:
-        """Return weight -> the layers where it is changed."""
+        """Weight -> layers that an edit changes."""
         own = {"mlp/w_gate": self.gate_layers, "mlp/w_up": self.up_layers}
         return {weight: tuple(own.get(weight) or self.layers) for weight in self.weights}
 
@@ -115,7 +116,7 @@ def init(hyper: LifelongHyper, model: Model, stats: object) -> LifelongState:
     check_ranges(hyper)
     check_leading_space(hyper.leading_space)
     check_places(model, hyper.layers, hyper.weights)
-    for layers in hyper.slots().values():
+    for layers in hyper.slots.values():
         check_places(model, layers, hyper.weights)
     shapes = {_shape_of(model, weight) for weight in hyper.weights}
     moments = {
@@ -253,7 +254,7 @@ def _with_memory(state: LifelongState, memory: Mapping[str, np.ndarray]) -> Life
 
 def _read_turn(hyper: LifelongHyper, model: Model, requests: list[Request]) -> Turn:
     """Read keys and output gradients of a turn, batch by batch of `batch_size` requests."""
-    places = tuple((weight, layer) for weight, layers in hyper.slots().items() for layer in layers)
+    places = places_of(hyper.slots)
     targets = [tokenise_target(model, request, hyper.leading_space) for request in requests]
     T, Q = padded_shape(targets, model.mesh)
     shape = T, round_up(Q, TARGET_STEP)

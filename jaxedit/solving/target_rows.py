@@ -6,7 +6,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxedit.edits.request import Request
-from jaxedit.mesh import platform, shard_batch
+from jaxedit.mesh import platform
 from jaxedit.models.model import Model
 from jaxedit.models.packing import pad_tokens
 from jaxedit.models.target_loss import TargetRows
@@ -100,22 +100,3 @@ def padded_shape(targets: list[TokenisedTarget], mesh: Mesh) -> tuple[int, int]:
         return round_up(longest, PREFIX_STEP), Q
     token_step, target_step = ACCELERATOR_STEPS
     return round_up(longest, token_step), round_up(Q, target_step)
-
-
-def make_target_rows(
-    model: Model, requests: list[Request], leading_space: str = "joined", end_of_text: bool = False
-) -> TargetRows:
-    """Tokenise requests into one batch on the model's devices; see `tokenise_target`.
-
-    The loss is the mean over requests of the mean over their targets' tokens.
-
-    Raises:
-      ValueError: as `tokenise_target`.
-    """
-    targets = [
-        tokenise_target(model, request, leading_space, end_of_text=end_of_text)
-        for request in requests
-    ]
-    n_rows = round_up(len(targets), model.mesh.shape["data"])
-    rows = pad_targets(targets, n_rows, padded_shape(targets, model.mesh))
-    return TargetRows(*(shard_batch(model.mesh, "B_", array) for array in rows))

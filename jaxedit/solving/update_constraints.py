@@ -29,6 +29,7 @@ from jaxedit.edits.edit import (
     LowRank,
     delta_norm,
     make_edit,
+    places_of,
     scale_delta,
     to_dense,
 )
@@ -92,8 +93,9 @@ def init(
     """
     if constraints.prune_log_base is None:
         return ConstrainedState(inner, {})
-    places = [(weight, layer) for weight, layers in slots.items() for layer in layers]
-    largest = {place: float(np.linalg.norm(base_weight(model, *place), 2)) for place in places}
+    largest = {
+        place: float(np.linalg.norm(base_weight(model, *place), 2)) for place in places_of(slots)
+    }
     return ConstrainedState(inner, largest)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxedit.editors import Editor
 from jaxedit.edits.apply import apply
-from jaxedit.edits.edit import Edit
+from jaxedit.edits.edit import Edit, places_of
 from jaxedit.edits.predicted_change import change_of_scores, loss_scores
 from jaxedit.edits.request import Request
 from jaxedit.files import shorten_json, to_json
@@ -194,8 +194,7 @@ def _init(
     editors: Sequence[Editor], harm_texts: list[str], model: Model, stats: Stats | None
 ) -> AlternativesState:
     """Read the texts whose loss is not to rise, at all places that an alternative changes."""
-    slots = _slots(editors, model)
-    places = tuple((weight, layer) for weight, layers in slots.items() for layer in layers)
+    places = places_of(_slots(editors, model))
     probe = read_parts(model, harm_texts, HARM_TOKENS, places)
     n_rows = len(probe.gradient_of[places[0]])
     states = tuple(editor.init(model, stats) for editor in editors)

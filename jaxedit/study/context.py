@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxedit.datasets import Requests, read_requests, read_texts
 from jaxedit.editors import Editor
+from jaxedit.edits.edit import places_of
 from jaxedit.edits.request import Request
 from jaxedit.mesh import replicate
 from jaxedit.metrics.consistency import ReferenceTexts, read_references
@@ -214,8 +215,7 @@ def _read_loss_probe(
     """Read what the texts' losses depend on, where their change is to be predicted."""
     if not n_draws:
         return None
-    places = tuple((weight, layer) for weight, layers in slots.items() for layer in layers)
-    return read_loss_probe(model, texts, places, n_draws, split=True)
+    return read_loss_probe(model, texts, places_of(slots), n_draws, split=True)
 
 
 def _evaluation(values: Mapping[str, Any], single: bool) -> Evaluation:
@@ -247,9 +247,7 @@ def _last_template(templates: Any) -> str | None:
 
 
 def _weight_norm(model: Model, slots: Mapping[str, tuple[int, ...]]) -> float:
-    squares = [
-        _square_sum(model, weight, layer) for weight, layers in slots.items() for layer in layers
-    ]
+    squares = [_square_sum(model, *place) for place in places_of(slots)]
     return math.sqrt(sum(map(float, squares)))
 
 

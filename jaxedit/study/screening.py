@@ -162,5 +162,5 @@ def write_facts(path: Path, chosen: list[DamagePrediction]) -> None:
         for name in ("neighbours", "portability"):
             if name in record:
                 record[name] = [answer._asdict() for answer in getattr(each.request, name)]
-        records.append({**record, "kind": f"predicted perturbation {each.predicted:.4g}"})
+        records.append({**record, "note": f"predicted perturbation {each.predicted:.4g}"})
     write_atomic(path, (json.dumps(records, indent=1, ensure_ascii=False) + "\n").encode())

@@ -34,7 +34,7 @@ def test_a_layer_is_judged_by_all_of_its_edits():
     assert found.share_within == 1 / 4
     assert found.accuracy == 2 / 4
     assert found.paraphrase_accuracy == 0.25
-    assert found.said == (0.75 + 1 + 0) / 4
+    assert found.mean_accuracy == (0.75 + 1 + 0) / 4
     assert found.median_ratio == 1.03
     assert found.highest_ratio == math.inf
     assert found.perturbation == pytest.approx(0.04)

@@ -16,6 +16,7 @@ OWN = {
     "relation": "P131",
     "portability": [{"prompt": "The Eiffel Tower is in the country of", "answer": "Italy"}],
     "kind": "place",
+    "note": "as in Meng et al. 2022, figure 1",
 }
 COUNTERFACT = {
     "case_id": 7,

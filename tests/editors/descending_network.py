@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import jax
+from one_batch import make_target_rows
 
 import jaxedit
 from jaxedit.mend.hypernetwork import add_to_moments, init_hypernetwork
@@ -15,7 +16,6 @@ from jaxedit.mend.network import Switches, make_layout
 from jaxedit.mend.network_file import write_network
 from jaxedit.mend.places import mlp_places, weight_sizes
 from jaxedit.models.output_gradients import inputs_and_output_gradients
-from jaxedit.solving.target_rows import make_target_rows
 
 STEP_SIZE = -2e-3
 FACTS = [

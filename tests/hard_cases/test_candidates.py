@@ -85,7 +85,7 @@ def test_a_wrong_answer_is_another_one_of_the_relation():
         "subject": "Japan",
         "target_new": fact.target_new,
         "target_true": "Tokyo",
-        "relation": "country",
+        "kind": "country",
     }
 
 

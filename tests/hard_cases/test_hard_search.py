@@ -106,7 +106,7 @@ def test_a_search_asks_verifies_and_goes_on_after_a_failure(config, tmp_path, mo
     assert [each.subject for each in read.requests] == [each.fact["subject"] for each in hard]
     assert {each.target_true for each in read.requests} == {"English"}
     written = json.loads((tmp_path / "hard.json").read_text(encoding="utf-8"))
-    assert f"{hard[0].ratio:.4g} times" in written[0]["kind"]
+    assert f"{hard[0].ratio:.4g} times" in written[0]["note"]
 
 
 def test_a_server_without_anything_new_ends_the_search(config, tmp_path):

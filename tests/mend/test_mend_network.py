@@ -16,6 +16,7 @@ from mend_examples import (
     reference_factors,
     torch_mend,
 )
+from one_batch import make_target_rows
 from reference.distance import relative
 from transformers import GPT2Config
 
@@ -25,7 +26,6 @@ from jaxedit.mend.network import Switches, clamp_min_0, make_layout
 from jaxedit.mend.network_file import write_network
 from jaxedit.mend.places import mlp_places
 from jaxedit.models.output_gradients import inputs_and_output_gradients
-from jaxedit.solving.target_rows import make_target_rows
 
 FAMILIES = ("gpt2", "gptj", "llama")
 EDIT_LR = 1e-4

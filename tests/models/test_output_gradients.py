@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from one_batch import make_target_rows
 from reference.distance import relative
 from reference.models import hf_model
 
 import jaxedit
 from jaxedit.edits.edit import Dense, make_edit
 from jaxedit.models.output_gradients import inputs_and_output_gradients
-from jaxedit.solving.target_rows import make_target_rows
 
 MODULES = {
     "gpt2": {
