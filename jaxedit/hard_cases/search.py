@@ -26,6 +26,7 @@ from jaxedit.hard_cases.search_state import (
     round_folder,
     write_state,
 )
+from jaxedit.study import run_file
 from jaxedit.study.config import plain_config
 from jaxedit.study.journal import Journal, read_journal
 from jaxedit.study.loop import OnStep, run_study
@@ -210,7 +211,7 @@ def _run_round(
 ) -> Journal:
     """Make the edits of a round that were not made yet; return its journal."""
     workdir = round_folder(folder, number)
-    if (workdir / "run.json").is_file():
+    if (workdir / run_file.FILE).is_file():
         journal = read_journal(workdir)
         if len(journal.steps) == 1 + size:
             return journal

@@ -38,8 +38,8 @@ from jaxedit.study.replay import load_start
 from jaxedit.study.run_file import installed_versions, saved_alternatives, saved_templates
 from jaxedit.study.screening import Screening, check_screening, screen_steps
 from jaxedit.study.validation import (
-    check_config,
     check_editor,
+    complete_config,
     digest,
     digest_edits,
     digest_requests,
@@ -135,7 +135,7 @@ def build_context(config: ConfigDict, workdir: Path | None) -> StudyContext:
     Raises:
       ValueError: on a configuration, model, facts or texts that cannot be used.
     """
-    values = check_config(with_local_paths(plain_config(config)))
+    values = complete_config(with_local_paths(plain_config(config)))
     guard = Guard(**values["guard"])
     check_screening(values["screening"], guard)
     inputs = _read_inputs(values)

@@ -227,11 +227,11 @@ def check_workdir(folder: Path) -> None:
     Raises:
       ValueError: where it holds other things.
     """
-    if not folder.exists() or (folder / "run.json").exists():
+    if not folder.exists() or (folder / run_file.FILE).exists():
         return
     for path in folder.iterdir():
         empty = path.name == "steps" and not any(path.iterdir())
-        if not empty and path.name not in {"run.json.part", *LOCK_FILES}:
+        if not empty and path.name not in {f"{run_file.FILE}.part", *LOCK_FILES}:
             why = "is not empty and is not a study's work directory; give another --workdir"
             raise ValueError(f"{folder} {why}")
 

@@ -9,6 +9,7 @@ from jaxedit.mesh import to_host
 from jaxedit.study.context import StudyContext
 from jaxedit.study.guard import ends_study
 from jaxedit.study.journal import Journal
+from jaxedit.study.journal_end import FILE
 from jaxedit.study.replay import StudyState
 
 
@@ -67,7 +68,7 @@ def check_steps(context: StudyContext, journal: Journal) -> None:
     Raises:
       ValueError: where a line is of another step or fact.
     """
-    place = journal.folder / "journal.jsonl"
+    place = journal.folder / FILE
     for expected, step in zip(context.steps, journal.steps[1:], strict=False):
         record = step.record
         if record.step != expected:

@@ -66,8 +66,21 @@ def with_local_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: expanded(key, value) for key, value in values.items()}
 
 
-def check_config(values: dict[str, Any]) -> dict[str, Any]:
-    """Check a configuration's numbers and names; return it.
+def complete_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a configuration, and return it with the draws of labels that "auto" predicts by.
+
+    Raises:
+      ValueError: as `check_config`.
+    """
+    check_config(values)
+    evaluation = values["eval"]
+    if evaluation["perplexity_every"] != AUTO or evaluation["prediction_draws"]:
+        return dict(values)
+    return {**values, "eval": {**evaluation, "prediction_draws": N_DRAWS}}
+
+
+def check_config(values: Mapping[str, Any]) -> None:
+    """Check a configuration's numbers and names.
 
     Raises:
       ValueError: on a value that no study can have; the message names the key.
@@ -125,7 +138,6 @@ def check_config(values: dict[str, Any]) -> dict[str, Any]:
             f"shard={values['shard']!r}: only single edits, none of which ends the study, can be "
             "made in shards"
         )
-    return values
 
 
 def check_alternatives(values: Mapping[str, Any]) -> None:
@@ -154,8 +166,8 @@ def check_alternatives(values: Mapping[str, Any]) -> None:
         )
 
 
-def check_perplexity_every(evaluation: dict[str, Any]) -> None:
-    """Check how often the perplexity is measured; "auto" needs predictions, and gets them.
+def check_perplexity_every(evaluation: Mapping[str, Any]) -> None:
+    """Check how often the perplexity is measured, and that predictions serve where they decide.
 
     Raises:
       ValueError: where it is neither a positive number of edits nor "auto", or where the draws of
@@ -166,13 +178,12 @@ def check_perplexity_every(evaluation: dict[str, Any]) -> None:
         raise ValueError(
             f"eval.perplexity_every={every!r}: expected a positive number of edits, or {AUTO!r}"
         )
-    if every == AUTO:
-        draws = evaluation["prediction_draws"] = evaluation["prediction_draws"] or N_DRAWS
-        if draws < 2:
-            raise ValueError(
-                f"eval.prediction_draws={draws}: eval.perplexity_every={AUTO!r} needs two draws "
-                "or more, which tell how sure a prediction is"
-            )
+    draws = evaluation["prediction_draws"]
+    if every == AUTO and draws == 1:
+        raise ValueError(
+            f"eval.prediction_draws={draws}: eval.perplexity_every={AUTO!r} needs two draws or "
+            "more, which tell how sure a prediction is"
+        )
 
 
 def check_editor(values: Mapping[str, Any], editor: Editor) -> None:
