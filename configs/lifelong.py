@@ -1,8 +1,8 @@
-"""Ten thousand facts in chunks of 100: the lifelong editors beside fine-tuning in small batches.
+"""Ten thousand facts in batches of 100: the lifelong editors beside fine-tuning in small batches.
 
     jaxedit compare --config=lifelong --set=facts=counterfact.json --set=texts=ME-PPL_50.json
 
-An edit is a chunk of 100 facts on top of all before; the perplexity is measured every 1,000 facts,
+An edit is a batch of 100 facts on top of all before; the perplexity is measured every 1,000 facts,
 and at the end all facts are looked at again in the last model. Values are the `measured` ones of
 `jaxedit/editors/_published.py`, chosen on this model and on other facts. The guard keeps every
 edit and only reports. LocFT-BF's edits are whole matrices, journalled every ten.

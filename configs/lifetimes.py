@@ -4,9 +4,9 @@
     jaxedit compare --config=lifetimes --set=stats=stats.safetensors \\
         --set=facts=counterfact.json --set=texts=ME-PPL_50.json
 
-Every method writes one fact at a time but for UltraEdit and LocFT-BF, which write theirs in chunks
-of 100; the comparison is by facts written. The perplexity is measured every 20 facts (chunks: every
-100), all facts so far are looked at again every 200. Values are the `measured` ones of
+Every method writes one fact at a time but for UltraEdit and LocFT-BF, which write theirs in batches
+of 100; the comparison is by facts written. The perplexity is measured every 20 facts (of batches
+every 100), all facts so far are looked at again every 200. Values are the `measured` ones of
 `jaxedit/editors/_published.py`; ft-m has no l-infinity ball. The guard keeps every edit and only
 reports.
 

@@ -3,7 +3,7 @@
     jaxedit compare --config=sweep --set=facts=zsre.json --set=texts=ME-PPL_50.json
     jaxedit compare --config=sweep --variants=locft-bf/layer-5@5e-4,lora/4-8@2e-3 ...
 
-A variant is METHOD/PLACE@LR. Facts are written in two chunks of 100 (LoRA: the first 40, one by
+A variant is METHOD/PLACE@LR. Facts are written in two batches of 100 (LoRA: the first 40, one by
 one), and all of them looked at in the last model. The guard keeps every edit and only reports.
 The places are those of a model of 30 layers. UltraEdit and StableEdit were published with w_down in
 layers 18 to 26 (GPT-J), and with w_gate and w_up (models with a gate).

@@ -86,7 +86,7 @@ def init(hyper: Hyper, model: Model, stats: Stats | None) -> Curvature:
 def edit(
     hyper: Hyper, model: Model, requests: list[Request], state: Curvature
 ) -> tuple[Edit, Curvature, dict[str, float]]:
-    """Fine-tune on a chunk of requests; the edit holds the whole change of each layer.
+    """Fine-tune on a batch of requests; the edit holds the whole change of each layer.
 
     Raises:
       ValueError: where there is no request, a request cannot be tokenised, or the loss is no longer

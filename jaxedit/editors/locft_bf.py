@@ -6,7 +6,7 @@ Adam in epochs over all requests of an edit, in minibatches that are drawn anew 
 request is fitted to its end before the next is looked at, as `ft` does where requests come one by
 one. The place is searched for each model: a layer and a weight of its MLP (`weights`), or a block's
 whole MLP. A minibatch whose loss is below 0.01 is skipped, and an epoch whose mean is ends the
-edit, both as released. A sequence is one such run a chunk of requests. The edit holds whole
+edit, both as released. A sequence is one such run a batch of requests. The edit holds whole
 matrices.
 
 One of the published places is not an MLP's: for Mistral-7B-v0.1 the block 23, attention and norms
@@ -66,7 +66,7 @@ def make(hyper: Hyper) -> Editor:
 def edit(
     hyper: Hyper, model: Model, requests: list[Request], state: None
 ) -> tuple[Edit, None, dict[str, float]]:
-    """Fine-tune on a chunk of requests; the edit holds the whole change of each weight.
+    """Fine-tune on a batch of requests; the edit holds the whole change of each weight.
 
     Raises:
       ValueError: where there is no request, a request cannot be tokenised, or the loss is no longer

@@ -82,7 +82,7 @@ def make(hyper: Hyper) -> Editor:
 def edit(
     hyper: Hyper, model: Model, requests: list[Request], state: None
 ) -> tuple[Edit, None, dict[str, float]]:
-    """Train an adapter on a chunk of requests.
+    """Train an adapter on a batch of requests.
 
     Raises:
       ValueError: where there is no request, a request cannot be tokenised, or the loss is no longer

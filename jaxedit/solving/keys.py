@@ -1,6 +1,6 @@
 """The keys of requests at a layer's MLP, and the values that their bare prompts hold.
 
-Layers are run up to the one asked for, and in it the MLP only of the subject's last token. The
+Layers are run up to the one asked for, and in it the MLP only of the fact's token. The
 prompts are packed (`jaxedit.solving.packed_prompts`): what all of them begin with in a template is
 run once.
 """
@@ -46,7 +46,7 @@ def compute_keys(model: Model, packed: PackedPrompts, layer: int) -> tuple[np.nd
 def compute_values(
     model: Model, packed: PackedPrompts, layer: int, site: Site = Site.RESIDUAL
 ) -> np.ndarray:
-    """Compute the values [I, D] that the bare prompts hold at their subjects after a layer.
+    """Compute the values [I, D] that the bare prompts hold at their facts' tokens after a layer.
 
     Args:
       model: with the edits so far.

@@ -25,7 +25,7 @@ from jaxedit.solving.prompt_batch import PaddedShape, PromptBatch
 from jaxedit.solving.site import Site
 
 
-class SubjectActivations(NamedTuple):
+class FactTokenActivations(NamedTuple):
     """What the edited layer holds at each row's fact token, before any vector is added.
 
     Attributes:
@@ -49,12 +49,12 @@ class PrefillState(NamedTuple):
     Attributes:
       h_BUD: the residual stream of the suffixes after the edited layer.
       attn_context: what the suffixes attend to in the layers above: prefixes and themselves.
-      subject: what the edited layer holds at the fact's tokens.
+      at_fact: what the edited layer holds at the fact's tokens.
     """
 
     h_BUD: jax.Array
     attn_context: AttentionContext
-    subject: SubjectActivations
+    at_fact: FactTokenActivations
 
 
 def prefill(model: Model, batch: PromptBatch, layer: int, shape: PaddedShape) -> PrefillState:
@@ -86,7 +86,7 @@ def prefill(model: Model, batch: PromptBatch, layer: int, shape: PaddedShape) ->
     )
     value_B1D = block.mlp.value(key_B1F, model.overlay, layer)
     activations = (key_B1F, value_B1D, residual_B1D, attn_B1D, after_attn_B1D)
-    subject = SubjectActivations(*(array[:, 0] for array in activations))
+    at_fact = FactTokenActivations(*(array[:, 0] for array in activations))
 
     # The prefixes above the edited layer: their keys and values. A row's prefix ends before its
     # fact's token; what lies behind that is masked.
@@ -105,11 +105,11 @@ def prefill(model: Model, batch: PromptBatch, layer: int, shape: PaddedShape) ->
     sees_suffix_BUS = causal_attention(position_BU).mask_BTS
     mask_BUS = jnp.concatenate([sees_prefix_BUO, sees_suffix_BUS], axis=-1)
     attn_context = AttentionContext(position_BU, mask_BUS, cache, position_BO)
-    return PrefillState(h_BUD, attn_context, subject)
+    return PrefillState(h_BUD, attn_context, at_fact)
 
 
 def change_of_output(
-    model: Model, layer: int, site: Site, subject: SubjectActivations, added_JBD
+    model: Model, layer: int, site: Site, at_fact: FactTokenActivations, added_JBD
 ) -> jax.Array:
     """Compute what vectors added at the fact's tokens change of the layer's output [B, D].
 
@@ -122,7 +122,7 @@ def change_of_output(
       model: with the edits so far.
       layer: the edited one.
       site: what the vectors are added to.
-      subject: what the layer holds without them.
+      at_fact: what the layer holds without them.
       added_JBD: the vectors.
     """
     if site == Site.RESIDUAL:
@@ -135,10 +135,10 @@ def change_of_output(
         return to_residual(config, module, out_BD + added_BD) - to_residual(config, module, out_BD)
 
     if site == Site.MLP:
-        return change_of(block.mlp, subject.value_BD, added_JBD[0])
-    of_attn_BD = change_of(block.attn, subject.attn_BD, added_JBD[1])
+        return change_of(block.mlp, at_fact.value_BD, added_JBD[0])
+    of_attn_BD = change_of(block.attn, at_fact.attn_BD, added_JBD[1])
     if config.parallel:
-        return of_attn_BD + change_of(block.mlp, subject.value_BD, added_JBD[0])
+        return of_attn_BD + change_of(block.mlp, at_fact.value_BD, added_JBD[0])
 
     def mlp(h_BD, added_BD) -> jax.Array:
         x_B1D = normalise(config, block.mlp, h_BD[:, None])
@@ -146,6 +146,6 @@ def change_of_output(
         value_BD = block.mlp.value(key_B1F, model.overlay, layer)[:, 0]
         return to_residual(config, block.mlp, value_BD + added_BD)
 
-    after_attn_BD = subject.after_attn_BD
+    after_attn_BD = at_fact.after_attn_BD
     of_mlp_BD = mlp(after_attn_BD + of_attn_BD, added_JBD[0]) - mlp(after_attn_BD, 0.0)
     return of_attn_BD + of_mlp_BD

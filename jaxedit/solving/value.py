@@ -1,6 +1,6 @@
 """The value to write: v* of ROME (2202.05262, eq. 4) and z* of MEMIT (2210.07229, eq. 16).
 
-For each of many requests at once a vector delta is optimised, added at the subject's last token to
+For each of many requests at once a vector delta is optimised, added at the fact's token to
 what leaves the edited layer, so that the model says the target:
 
     L = mean over templates of -(1/|o|) sum_t log p(o_t | ...)                       target loss
@@ -22,7 +22,7 @@ last where in addition kl_factor KL <= 0.01.
 ENCORE (2502.01636) also stops at the k-th such pass, for prob_cutoff -k. Its released code counts
 other passes: prob_cutoff_count="five_tokens" (`jaxedit.editors.encore`).
 
-The vector changes only positions from the subject's last token on, and only layers above. So the
+The vector changes only positions from the fact's token on, and only layers above. So the
 rest is run once, its keys and values kept, and a step computes a rectangle of suffixes and the
 logits that the loss reads. From the outside in:
 
@@ -94,7 +94,7 @@ class OptimisedValues(NamedTuple):
     Attributes:
       delta_ID: the vectors; a value to write is init + delta.
       init_ID: the residual stream or MLP's output of the first template.
-      key_ICF: MLP keys at the subject's last token.
+      key_ICF: MLP keys at the fact's token.
       value_ICD: MLP outputs there.
       bare_key_IF: the key of the bare prompt.
       bare_value_ID: its MLP output.

@@ -109,12 +109,12 @@ def optimise_batch(
     """
     # `init` of each vector, at the first template's row of each request
     prefilled = prefill(model, batch, layer, shape)
-    subject = prefilled.subject
-    site_BD = subject.residual_BD if variant.site == Site.RESIDUAL else subject.value_BD
+    at_fact = prefilled.at_fact
+    site_BD = at_fact.residual_BD if variant.site == Site.RESIDUAL else at_fact.value_BD
     init_ID = site_BD[batch.first_row_I]
     inits = [init_ID]
     if variant.site == Site.MLP_WITH_ATTENTION:
-        inits.append(subject.attn_BD[batch.first_row_I])
+        inits.append(at_fact.attn_BD[batch.first_row_I])
     init_norm_JI = jnp.linalg.norm(jnp.stack(inits), axis=-1)
 
     # all updates, then one more pass for the terms of the vectors that are returned
@@ -136,8 +136,8 @@ def optimise_batch(
     values = {
         "delta_ID": end.delta_JID[0],
         "init_ID": init_ID,
-        "key_BF": subject.key_BF,
-        "value_BD": subject.value_BD,
+        "key_BF": at_fact.key_BF,
+        "value_BD": at_fact.value_BD,
         "nll_I": terms.nll_I,
         "kl_I": terms.kl_I,
         "decay_I": terms.decay_I,

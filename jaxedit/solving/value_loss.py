@@ -97,7 +97,7 @@ def _score_targets(
     """
     # The vectors at the fact's token, as they arrive after the edited layer.
     added_JBD = delta_JID[:, batch.request_B]
-    change_BD = change_of_output(model, layer, site, prefilled.subject, added_JBD)
+    change_BD = change_of_output(model, layer, site, prefilled.at_fact, added_JBD)
     h_BUD = prefilled.h_BUD.at[:, 0].add(change_BD)
 
     # The layers above, the last one's MLP only where the loss reads: the positions before target
