@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxedit.edits.request import Request
 from jaxedit.exports.hf_base import HFBase
-from jaxedit.exports.measured import Measured
+from jaxedit.exports.measured import ExportNumbers
 from jaxedit.exports.ready_commands import ReadyCommand, begin_of_text
 from jaxedit.exports.record import ExportRecord
 from jaxedit.exports.written import ExportOptions, WrittenWeight
@@ -128,7 +128,7 @@ def _fenced(command: ReadyCommand) -> str:
     return f"{command.program}:\n\n```{command.language}\n{command.text.rstrip()}\n```"
 
 
-def _facts(edited: EditedModel, measured: Measured) -> str:
+def _facts(edited: EditedModel, measured: ExportNumbers) -> str:
     """Return the facts as a table, with what was measured of them."""
     if not edited.requests:
         return "Not known."
@@ -181,7 +181,7 @@ def _verdict(record: StepRecord | None) -> str:
     return f"{decided}: {record.guard_reason}" if record.guard_reason else decided
 
 
-def _perplexity(edited: EditedModel, measured: Measured) -> str:
+def _perplexity(edited: EditedModel, measured: ExportNumbers) -> str:
     """Say what the perplexity was before and after."""
     if measured.perplexity is None:
         return "Not measured."

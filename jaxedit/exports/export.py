@@ -23,7 +23,7 @@ from jaxedit.distributed import is_first_process
 from jaxedit.exports.card import model_card
 from jaxedit.exports.hf import default_dtype, measure_written
 from jaxedit.exports.hf_base import HFBase, find_base, require_base
-from jaxedit.exports.measured import Measured, measure_edited
+from jaxedit.exports.measured import ExportNumbers, measure_edited
 from jaxedit.exports.ready_commands import ReadyCommand, ready_commands
 from jaxedit.exports.record import RECORD, export_record, write_export_record
 from jaxedit.exports.written import ExportOptions, WrittenWeight
@@ -50,8 +50,8 @@ class Exported(NamedTuple):
 
     folder: Path
     weights: list[WrittenWeight]
-    measured: Measured
-    after: Measured | None
+    measured: ExportNumbers
+    after: ExportNumbers | None
     dtype: str
     commands: list[ReadyCommand]
     url: str | None

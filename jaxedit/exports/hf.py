@@ -25,7 +25,7 @@ from jaxedit.edits.apply import without_edits
 from jaxedit.exports.base_tensors import STORED_DTYPES, BaseTensor, base_dtype, base_tensors
 from jaxedit.exports.hf_config import write_config
 from jaxedit.exports.low_rank import group_by_layer
-from jaxedit.exports.measured import Measured, measure_as
+from jaxedit.exports.measured import ExportNumbers, measure_as
 from jaxedit.exports.safetensors_stream import TensorHeader, in_file_order, stream_safetensors
 from jaxedit.exports.written import ExportOptions, WrittenWeight, round_to
 from jaxedit.files import write_atomic
@@ -116,7 +116,7 @@ def write_hf(
     return written
 
 
-def measure_written(folder: Path, edited: EditedModel) -> Measured:
+def measure_written(folder: Path, edited: EditedModel) -> ExportNumbers:
     """Measure what `write_hf` wrote: P(target_new) of the facts and the perplexity, after rounding.
 
     The checkpoint is loaded on the edited model's mesh; computations are float32, on the weights

@@ -10,7 +10,7 @@ from jaxedit.models.model import Model, with_bos
 from jaxedit.study.edited import EditedModel
 
 
-class Measured(NamedTuple):
+class ExportNumbers(NamedTuple):
     """Numbers of an edited model.
 
     Attributes:
@@ -22,12 +22,12 @@ class Measured(NamedTuple):
     probability_new: tuple[float, ...]
 
 
-def measure_edited(edited: EditedModel) -> Measured:
+def measure_edited(edited: EditedModel) -> ExportNumbers:
     """Measure an edited model as it is, in its float32 overlay."""
     return measure_as(edited.model, edited)
 
 
-def measure_as(model: Model, edited: EditedModel) -> Measured:
+def measure_as(model: Model, edited: EditedModel) -> ExportNumbers:
     """Measure another model on the facts and texts of an edited one.
 
     It is asked behind a begin-of-text token where the edited one is.
@@ -50,7 +50,7 @@ def measure_as(model: Model, edited: EditedModel) -> Measured:
     found = evaluate_facts(model, asked) if asked else []
     texts = texts_of(edited)
     score = perplexity(model, texts, edited.bos) if texts else None
-    return Measured(
+    return ExportNumbers(
         perplexity=score.mean if score else None,
         probability_new=tuple(float(metrics["probability_new"] or 0.0) for metrics in found),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxedit.edits.request import Request, request_from_json
-from jaxedit.exports.measured import Measured, texts_of
+from jaxedit.exports.measured import ExportNumbers, texts_of
 from jaxedit.exports.written import ExportOptions, WrittenWeight
 from jaxedit.files import read_json, shorten_json, to_json, write_atomic
 from jaxedit.study.edited import EditedModel
@@ -73,7 +73,7 @@ class ExportRecord(NamedTuple):
     requests: tuple[Request, ...]
     texts: tuple[str, ...]
     bos: bool
-    measured: Measured
+    measured: ExportNumbers
     written: tuple[WrittenWeight, ...]
 
 
@@ -81,7 +81,7 @@ def export_record(
     edited: EditedModel,
     format: str,
     options: ExportOptions,
-    measured: Measured,
+    measured: ExportNumbers,
     written: Sequence[WrittenWeight],
 ) -> ExportRecord:
     """Make the account of an export.
@@ -153,7 +153,7 @@ def read_export_record(folder: Path) -> ExportRecord:
                 "options": options,
                 "requests": tuple(map(request_from_json, values["requests"])),
                 "texts": tuple(values["texts"]),
-                "measured": Measured(
+                "measured": ExportNumbers(
                     None if ppl is None else float(ppl),
                     tuple(map(float, measured["probability_new"])),
                 ),

@@ -60,7 +60,7 @@ class Check(NamedTuple):
         return self.found <= self.allowed
 
 
-class Verified(NamedTuple):
+class VerifiedExport(NamedTuple):
     """What came out.
 
     Attributes:
@@ -81,7 +81,7 @@ class Verified(NamedTuple):
         return all(check.passed for check in self.checks)
 
 
-def verify_export(folder: Path, base: str | None = None) -> Verified:
+def verify_export(folder: Path, base: str | None = None) -> VerifiedExport:
     """Compare an export, run by transformers in torch, with the edited model here.
 
     Args:
@@ -119,10 +119,10 @@ def verify_export(folder: Path, base: str | None = None) -> Verified:
         # On another base, such as the one a .gguf file was made of, answers are others.
         if record.format == "hf" or edited.model.rounded_fingerprint == record.fingerprint:
             checks += _compare_recorded(record, edited._replace(model=expected), ppl)
-        return Verified(
+        return VerifiedExport(
             record, "the export itself, read here (its origin is not)", tuple(checks), ppl
         )
-    return Verified(record, f"the model of {record.path}, made again", tuple(checks), ppl)
+    return VerifiedExport(record, f"the model of {record.path}, made again", tuple(checks), ppl)
 
 
 def _make_again(record: ExportRecord, base: str | None) -> EditedModel | None:

@@ -54,7 +54,7 @@ class SearchPlan(NamedTuple):
     server: Server | None = None
 
 
-class Verified(NamedTuple):
+class TriedCandidate(NamedTuple):
     """A candidate whose edit was tried.
 
     Attributes:
@@ -84,11 +84,11 @@ class SearchResult(NamedTuple):
       state: the candidates, and what asking has cost.
     """
 
-    verified: list[Verified]
+    verified: list[TriedCandidate]
     unedited: float | None
     state: SearchState
 
-    def hard(self, min_ratio: float) -> list[Verified]:
+    def hard(self, min_ratio: float) -> list[TriedCandidate]:
         """Return the hard cases."""
         return [each for each in self.verified if each.ratio > min_ratio]
 
@@ -116,7 +116,7 @@ def search_hard_cases(
     config = _single_edits(config)
     folder.mkdir(parents=True, exist_ok=True)
     state = open_state(folder, config)
-    verified: list[Verified] = []
+    verified: list[TriedCandidate] = []
     runs: list[Journal] = []
     while True:
         done = len(runs)
@@ -135,7 +135,7 @@ def search_hard_cases(
     return SearchResult(verified, unedited, state)
 
 
-def write_hard_cases(path: Path, chosen: list[Verified]) -> None:
+def write_hard_cases(path: Path, chosen: list[TriedCandidate]) -> None:
     """Write hard cases as a file of facts in this project's own form, each with what it did."""
     records = []
     for each in chosen:
@@ -230,7 +230,7 @@ def _check_same(first: Journal, other: Journal) -> None:
             )
 
 
-def _read_round(journal: Journal, facts: list[dict[str, Any]]) -> list[Verified]:
+def _read_round(journal: Journal, facts: list[dict[str, Any]]) -> list[TriedCandidate]:
     """Return what the edits of a round did."""
     unedited = _mean(journal.steps[0].record.perplexity) or math.nan
     found = []
@@ -238,10 +238,10 @@ def _read_round(journal: Journal, facts: list[dict[str, Any]]) -> list[Verified]
         record = step.record
         mean = _mean(record.perplexity) if record.is_made else None
         if mean is None:
-            found.append(Verified(fact, None, math.nan, False))
+            found.append(TriedCandidate(fact, None, math.nan, False))
             continue
         mean = mean if math.isfinite(mean) else math.inf
-        found.append(Verified(fact, mean, mean / unedited, has_collapsed(mean, unedited)))
+        found.append(TriedCandidate(fact, mean, mean / unedited, has_collapsed(mean, unedited)))
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxedit.files import to_json
 from jaxedit.mend.progress import Progress, Validation
-from jaxedit.mend.training_step import Measured
+from jaxedit.mend.training_step import BatchSums
 from jaxedit.messages import first_line
 
 KEPT = 2  # one is whole while another is written
@@ -115,5 +115,5 @@ def _state(progress: Progress) -> dict[str, Any]:
         "parameters": progress.hypernetwork.parameters,
         "moments": progress.hypernetwork.moments,
         "optimiser": progress.optimiser_state,
-        "since": Measured(*(np.asarray(value, np.float32) for value in progress.since)),
+        "since": BatchSums(*(np.asarray(value, np.float32) for value in progress.since)),
     }

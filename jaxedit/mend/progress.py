@@ -7,9 +7,9 @@ import optax
 
 from jaxedit.mend.hypernetwork import Hypernetwork
 from jaxedit.mend.training_config import Training
-from jaxedit.mend.training_step import Measured
+from jaxedit.mend.training_step import BatchSums
 
-NO_EDITS = Measured(*[np.zeros((), np.float32)] * len(Measured._fields))
+NO_EDITS = BatchSums(*[np.zeros((), np.float32)] * len(BatchSums._fields))
 
 
 class Validation(NamedTuple):
@@ -51,7 +51,7 @@ class Progress(NamedTuple):
     hypernetwork: Hypernetwork
     optimiser_state: optax.OptState
     validations: tuple[Validation, ...] = ()
-    since: Measured = NO_EDITS
+    since: BatchSums = NO_EDITS
 
     @property
     def best(self) -> Validation:

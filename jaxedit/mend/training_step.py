@@ -37,7 +37,7 @@ from jaxedit.models.output_gradients import Factors, factors_above
 MOST_NON_FINITE = 100  # steps in a row that are left out
 
 
-class Measured(NamedTuple):
+class BatchSums(NamedTuple):
     """Sums over the edits of a batch.
 
     Attributes:
@@ -83,7 +83,7 @@ def train_step(
     optimiser_state: optax.OptState,
     batch: Batch,
     settings: StepSettings,
-) -> tuple[Hypernetwork, optax.OptState, Measured]:
+) -> tuple[Hypernetwork, optax.OptState, BatchSums]:
     """Let the moments see a batch's factors, then take a step of Adam."""
     factors = factors_of(model, hypernetwork, batch)
     hypernetwork = add_to_moments(hypernetwork, factors)
@@ -103,7 +103,7 @@ def train_step(
 @functools.partial(jax.jit, static_argnames="settings")
 def validation_step(
     model: Model, hypernetwork: Hypernetwork, batch: Batch, settings: StepSettings
-) -> Measured:
+) -> BatchSums:
     """Measure a batch's edits; nothing is learned."""
     factors = factors_of(model, hypernetwork, batch)
     return measure(model, hypernetwork, batch, factors, settings)
@@ -118,7 +118,7 @@ def factors_of(model: Model, hypernetwork: Hypernetwork, batch: Batch) -> Factor
 
 def measure(
     model: Model, hypernetwork: Hypernetwork, batch: Batch, factors: Factors, settings: StepSettings
-) -> Measured:
+) -> BatchSums:
     """Edit the model with each row's own update, and measure the edits and their locality."""
     edited = with_row_updates(model, hypernetwork, factors)
     lowest = min(layer for _, layer in hypernetwork.layout.places)
@@ -143,7 +143,7 @@ def measure(
     next_BT = jnp.roll(batch.locality_BT, -1, axis=1)
 
     total_loss_B = settings.cedit * edit_loss_B + settings.cloc * kl_B
-    return Measured(
+    return BatchSums(
         n=jnp.sum(batch.weight_B),
         total_loss=jnp.sum(total_loss_B * batch.weight_B),
         edit_loss=jnp.sum(edit_loss_B * batch.weight_B),

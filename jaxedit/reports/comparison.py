@@ -24,7 +24,7 @@ from jaxedit.reports.studies import FinishedStudy
 FIGURE = "comparison"
 
 
-class Measured(NamedTuple):
+class EditFacts(NamedTuple):
     """What was measured of one edit's facts, on average, and how many these are."""
 
     metrics: Mapping[str, Any]
@@ -97,11 +97,11 @@ def comparison_row(study: FinishedStudy, studies: list[FinishedStudy]) -> list[s
     """
     # Shares of facts: in the model right after their edit, and in the last one of a sequence.
     made, sequential = study.made, is_sequential(studies)
-    models = [[Measured(record.metrics or {}, record.n_requests or 1) for record in made]]
+    models = [[EditFacts(record.metrics or {}, record.n_requests or 1) for record in made]]
     if sequential:
         kept = [record for record in made if record.kept]
         retained = zip(study.retained, kept, strict=bool(study.retained))
-        models.append([Measured(facts, record.n_requests or 1) for facts, record in retained])
+        models.append([EditFacts(facts, record.n_requests or 1) for facts, record in retained])
     shares = [_share(model, key) for key in METRICS for model in models]
     efficacy, paraphrase, neighbourhood = (
         _share(models[-1], f"{name}_success")
@@ -136,7 +136,7 @@ def harmonic_mean(*shares: float | None) -> float | None:
     return len(present) / sum(1 / share for share in present) if all(present) else 0.0
 
 
-def _share(measured: Sequence[Measured], key: str) -> float | None:
+def _share(measured: Sequence[EditFacts], key: str) -> float | None:
     """Average a metric over facts; None where it was not measured."""
     found = [each for each in measured if each.metrics.get(key) is not None]
     if not found:

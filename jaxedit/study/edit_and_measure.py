@@ -27,7 +27,7 @@ from jaxedit.study.forecast import Forecast, describe_change
 from jaxedit.study.replay import StudyState
 
 
-class Measured(NamedTuple):
+class MeasuredEdit(NamedTuple):
     """An edit and what is measured of the model with it at every step."""
 
     edit: Edit
@@ -111,7 +111,7 @@ class Stopwatch:
 
 def edit_alone(
     context: StudyContext, state: StudyState, known: Known, step: int, watch: Stopwatch
-) -> tuple[Measured, StudyState]:
+) -> tuple[MeasuredEdit, StudyState]:
     """Make the edit of a step on the model and measure it; return the state with it.
 
     Args:
@@ -154,7 +154,7 @@ def edit_alone(
     is_due = needs_perplexity(context, step, known.forecast, perturbation, predicted)
     score = perplexity(edited, context.texts) if is_due else None
     watch.lap("perplexity")
-    measured = Measured(
+    measured = MeasuredEdit(
         edit=edit,
         optimisation=info,
         relative_perturbation=perturbation,
@@ -171,7 +171,7 @@ def edit_alone(
 
 def edit_batch(
     context: StudyContext, state: StudyState, known: Known, first_step: int
-) -> dict[int, Measured]:
+) -> dict[int, MeasuredEdit]:
     """Make and measure single edits from `first_step` on together, each on the same model.
 
     Each edit acts in its own rows of a batch; no edited model is written out. Nothing is returned
@@ -212,7 +212,7 @@ def edit_batch(
     watch.lap("perplexity")
     time_s = watch.read(len(edits))
     return {
-        step: Measured(
+        step: MeasuredEdit(
             edit=edits[i],
             optimisation=made[i][1],
             relative_perturbation=perturbations[i],

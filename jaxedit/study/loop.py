@@ -22,7 +22,7 @@ from jaxedit.metrics.perplexity import Perplexity, perplexity
 from jaxedit.metrics.retention import evaluate_retention
 from jaxedit.study.chain import CHANGING
 from jaxedit.study.context import StudyContext, build_context
-from jaxedit.study.edit_and_measure import Known, Measured, edit_batch, read_gradients
+from jaxedit.study.edit_and_measure import Known, MeasuredEdit, edit_batch, read_gradients
 from jaxedit.study.evaluation import baseline_record, log_without_bos, perplexity_record
 from jaxedit.study.forecast import Forecast, update_forecast
 from jaxedit.study.guard import ends_study
@@ -96,7 +96,7 @@ def _run_steps(context: StudyContext, workdir: Path, on_step: OnStep) -> None:
     n_done = max(len(journal.steps) - 1, 0)
     is_over = n_done > 0 and ends_study(context.guard.action, journal.steps[-1].record)
     unedited = perplexity_record(base, base)
-    measured: dict[int, Measured] = {}
+    measured: dict[int, MeasuredEdit] = {}
     n_good = 0  # kept edits when the model was last found within the limit, beside a violation
     for number in () if is_over else context.steps[n_done:]:
         if context.single_batch_size > 1 and (number - 1) % context.single_batch_size == 0:

@@ -78,7 +78,7 @@ def fetch_workdir(place: str | os.PathLike[str]) -> Path:
     return mirror.folder
 
 
-class Known(NamedTuple):
+class FileState(NamedTuple):
     """A file as it was when it was the same here and there.
 
     Attributes:
@@ -101,7 +101,7 @@ class Mirror:
     def __init__(self, place: Place, folder: Path):
         self.place, self.folder = place, folder
         self._state = folder.with_name(f"{folder.name}.mirrored.json")
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, FileState] = {}
         self._journal_sizes: dict[
             str, set[int]
         ] = {}  # a journal's name -> how long it may be there
@@ -114,7 +114,7 @@ class Mirror:
         """
         listed = self._list()
         known = read_json(self._state) if self._state.is_file() else {}
-        was = {name: Known(tuple(value[0]), value[1]) for name, value in known.items()}
+        was = {name: FileState(tuple(value[0]), value[1]) for name, value in known.items()}
         journals = [name for name in listed if PurePosixPath(name).name == journal_end.FILE]
         fresher = {str(PurePosixPath(name).parent) for name in journals if self._is_behind(name)}
         for name in sorted(listed, key=_order):
@@ -123,14 +123,14 @@ class Mirror:
             is_wanted = study in fresher if study else self._is_newer(name, there, was.get(name))
             if is_wanted or not path.is_file():
                 write_atomic(path, (self.place / name).read())
-            elif was.get(name) != Known(_stamp(path), there):
+            elif was.get(name) != FileState(_stamp(path), there):
                 continue
-            self._known[name] = Known(_stamp(path), there)
+            self._known[name] = FileState(_stamp(path), there)
         for name in journals:
             self._journal_sizes[name] = {int(listed[name]["size"])}
         return len(listed)
 
-    def _is_newer(self, name: str, there: str, was: Known | None) -> bool:
+    def _is_newer(self, name: str, there: str, was: FileState | None) -> bool:
         """Tell whether the bucket has a file of no study in a newer form than this machine.
 
         Raises:
@@ -201,7 +201,7 @@ class Mirror:
             (self.place / name).put(content)
             if name in self._journal_sizes:
                 self._journal_sizes[name] = {len(content)}
-            self._known[name] = Known(stamps[name], "")
+            self._known[name] = FileState(stamps[name], "")
         self._keep_state()
 
     def _stamp_there(self, name: str) -> tuple[int, int] | None:

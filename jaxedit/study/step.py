@@ -15,7 +15,7 @@ from jaxedit.metrics.perplexity import Perplexity
 from jaxedit.metrics.perturbation import total_relative_perturbation
 from jaxedit.models.model import Model
 from jaxedit.study.context import StudyContext
-from jaxedit.study.edit_and_measure import Known, Measured, Stopwatch, edit_alone
+from jaxedit.study.edit_and_measure import Known, MeasuredEdit, Stopwatch, edit_alone
 from jaxedit.study.evaluation import due_measurements, measure_due, perplexity_record
 from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import StudyState
@@ -34,7 +34,7 @@ def run_step(
     state: StudyState,
     known: Known,
     step: int,
-    measured: Measured | None,
+    measured: MeasuredEdit | None,
 ) -> StepResult:
     """Make, measure and judge the edit of a step; the state changes only where it is kept.
 
@@ -105,7 +105,7 @@ def _fields_before_edit(context: StudyContext, step: int) -> dict[str, Any]:
     )
 
 
-def _fields_of_measured(measured: Measured, base: Perplexity) -> dict[str, Any]:
+def _fields_of_measured(measured: MeasuredEdit, base: Perplexity) -> dict[str, Any]:
     """Return what a record says of an edit however it was judged."""
     return dict(
         batch_first_step=measured.batch_first_step,

@@ -8,7 +8,7 @@ from jaxedit import Request
 from jaxedit.edits.edit import make_edit
 from jaxedit.exports.card import model_card
 from jaxedit.exports.hf_base import HFBase
-from jaxedit.exports.measured import Measured
+from jaxedit.exports.measured import ExportNumbers
 from jaxedit.exports.ready_commands import ReadyCommand
 from jaxedit.exports.record import export_record
 from jaxedit.exports.written import ExportOptions, WrittenWeight
@@ -16,7 +16,7 @@ from jaxedit.models.model import with_bos
 from jaxedit.study.record import StepRecord
 
 ON_THE_HUB = HFBase("owner/base", "1234abcd", True, None)
-MEASURED = Measured(12.25, (0.875, 0.5))
+MEASURED = ExportNumbers(12.25, (0.875, 0.5))
 REQUESTS = (
     Request("{} lives in", "BP", "Munich", "London"),
     Request("{} plays the | of", "Bob", "piano"),
@@ -108,7 +108,7 @@ def test_the_rest_of_the_card(edited):
 
 def test_long_tables_are_shortened(edited):
     requests = tuple(Request("{} lives in", f"subject {i}", "Rome") for i in range(60))
-    measured = Measured(None, tuple(i / 60 for i in range(60)))
+    measured = ExportNumbers(None, tuple(i / 60 for i in range(60)))
     text = card_of(edited._replace(requests=requests, records=()), measured=measured)
     assert "subject 49 lives in" in text
     assert "subject 50 lives in" not in text

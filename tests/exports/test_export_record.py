@@ -9,7 +9,7 @@ import pytest
 from jaxedit import Request
 from jaxedit.edits.apply import apply
 from jaxedit.edits.request import PromptAnswer
-from jaxedit.exports.measured import Measured, measure_as, measure_edited
+from jaxedit.exports.measured import ExportNumbers, measure_as, measure_edited
 from jaxedit.exports.record import RECORD, export_record, read_export_record, write_export_record
 from jaxedit.exports.written import ExportOptions, WrittenWeight
 from jaxedit.metrics.answers import score_answers
@@ -97,7 +97,7 @@ def test_what_is_no_export_is_said(tmp_path):
     ],
 )
 def test_an_entry_of_another_type_is_no_export(edited, tmp_path, change):
-    measured = Measured(9.0, (0.5,))
+    measured = ExportNumbers(9.0, (0.5,))
     write_export_record(tmp_path, export_record(edited, "hf", ExportOptions(), measured, WRITTEN))
     values = json.loads((tmp_path / RECORD).read_text())
     (tmp_path / RECORD).write_text(json.dumps(values | change))
