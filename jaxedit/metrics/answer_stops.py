@@ -58,6 +58,13 @@ def read_settings(model: Model, given: dict[str, Any]) -> tuple[list[Stop], int]
     if samples and ("temperature" not in given or temperature > 0):
         raise ValueError(f"a task asks for sampling ({given}); only greedy generation is there")
     known = {"until", *MAX_TOKENS_NAMES, *OF_SAMPLING}
+    asked_of_model = {n: v for n, v in model.tokenizer.generation.items() if n not in given}
+    if asked_of_model:
+        raise ValueError(
+            f"the generation_config.json of {model.metadata.source} asks for {asked_of_model}, "
+            "which lm-eval generates with and greedy generation here has not: take it out of a "
+            "copy of the model's folder, and compare with numbers made without it"
+        )
     others = {
         name: value
         for name, value in given.items()

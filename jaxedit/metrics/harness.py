@@ -40,12 +40,8 @@ class HarnessModel(TemplateLM):
         from transformers import PreTrainedTokenizerFast
 
         own = self.model.tokenizer
-        bos, eos = (None if i is None else own.decode([i]) for i in (own.bos_id, own.eos_id))
         return PreTrainedTokenizerFast(
-            tokenizer_object=own.backend,
-            bos_token=bos,
-            eos_token=eos,
-            chat_template=own.chat_template,
+            tokenizer_object=own.backend, chat_template=own.chat_template, **own.special_tokens
         )
 
     def apply_chat_template(
@@ -94,8 +90,9 @@ class HarnessModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands for an empty context."""
-        bos_id = self.model.tokenizer.bos_id
+        """What stands for an empty context: the begin-of-text token that the files name."""
+        own = self.model.tokenizer
+        bos_id = own.backend.token_to_id(own.special_tokens.get("bos_token", ""))
         return self.eot_token_id if bos_id is None else bos_id
 
     @property
@@ -106,11 +103,15 @@ class HarnessModel(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Tokenise a text; one that begins with a begin-of-text token gets no other."""
-        first = self.model.tokenizer.decode([self.prefix_token_id])
-        if add_special_tokens is None and first and string.startswith(first):
-            add_special_tokens = False
-        return self.model.tokenizer.encode(string, bos=add_special_tokens)
+        """Tokenise a text; one that begins with what stands for an empty context gets no other."""
+        own = self.model.tokenizer
+        if add_special_tokens is not None or not own.add_bos:
+            return own.encode(string, bos=add_special_tokens)
+        tokens, first = own.encode(string, bos=False), own.decode([self.prefix_token_id])
+        if own.bos_id is None or (first and string.startswith(first)):
+            return tokens
+        own.check_ids([own.bos_id])
+        return [own.bos_id, *tokens]
 
     def _loglikelihood_tokens(
         self, requests, disable_tqdm: bool = False, **kwargs: Any

@@ -27,7 +27,7 @@ from jaxedit.models.tokenizer import Tokenizer
 SMALL_PARAMETERS = 1 << 24  # 64 MiB of float32: up to so many, every one counts
 SAMPLED = 4096  # else about so many entries of each parameter
 # Of a tokenizer: what changes no text's tokens, and what is the configuration's.
-NOT_OF_TOKENS = ("chat_template", "vocab_size")
+NOT_OF_TOKENS = ("chat_template", "vocab_size", "turn_end_ids", "special_tokens", "generation")
 
 
 class Fingerprints(NamedTuple):

@@ -14,10 +14,10 @@ import numpy as np
 from jaxedit.files import read_json, shorten_json
 from jaxedit.models import family as families
 from jaxedit.models.checkpoint import Checkpoint
+from jaxedit.models.hf_tokenizer import read_tokenizer
 from jaxedit.models.orbax import is_converted
 from jaxedit.models.remote_directory import open_remote_safetensors, remote_files
 from jaxedit.models.tensor_files import StoredTensor, open_safetensors, open_torch_tensors
-from jaxedit.models.tokenizer import read_tokenizer
 from jaxedit.remote import Place
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names of what weights may be stored as
@@ -76,7 +76,7 @@ def open_directory(directory: Path) -> Checkpoint:
         names=frozenset(tensors),
         shape=lambda name: tensors[name].shape,
         read=read,
-        tokenizer=read_tokenizer(directory),
+        tokenizer=read_tokenizer(directory, config.V),
     )
 
 

@@ -2,19 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxedit.models.texts import check_surrogates
-from jaxedit.models.tokenizer_settings import (
-    check_settings,
-    find_ids,
-    read_end_ids,
-    with_dummy_prefix,
-)
 
 if TYPE_CHECKING:
     import tokenizers
@@ -32,8 +25,13 @@ class Tokenizer:
       eos_id: the end-of-text token, if there is one.
       chat_template: the Jinja template that turns messages into a prompt, if there is one.
       more_end_ids: other tokens that end what a model says, such as the end of a turn.
+      turn_end_ids: those of them that are known by their texts alone.
       more_special_ids: special tokens besides those that the backend knows as such.
       vocab_size: how many tokens the model has an embedding of; None: not known yet.
+      special_tokens: the texts of special tokens by their names in HF's files ("bos_token"), which
+        chat templates use.
+      generation: what the model's files ask of HF's `generate`, besides where it ends and how it
+        samples.
     """
 
     backend: "tokenizers.Tokenizer"
@@ -44,11 +42,15 @@ class Tokenizer:
     more_end_ids: frozenset[int] = frozenset()
     more_special_ids: frozenset[int] = frozenset()
     vocab_size: int | None = None
+    turn_end_ids: frozenset[int] = frozenset()
+    special_tokens: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def end_ids(self) -> frozenset[int]:
         """All tokens that end what a model says."""
-        return self.more_end_ids | ({self.eos_id} if self.eos_id is not None else set())
+        eos = {self.eos_id} if self.eos_id is not None else set()
+        return self.more_end_ids | self.turn_end_ids | eos
 
     @functools.cached_property
     def special_ids(self) -> frozenset[int]:
@@ -148,14 +150,10 @@ class Tokenizer:
 
         if self.chat_template is None:
             raise ValueError("this model's tokenizer has no chat template: it continues plain text")
-        ends = ["" if i is None else self.decode([i]) for i in (self.bos_id, self.eos_id)]
+        names: dict[str, Any] = dict(self.special_tokens)
         try:
             (prompt,), _ = render_jinja_template(
-                [messages],
-                chat_template=self.chat_template,
-                add_generation_prompt=True,
-                bos_token=ends[0],
-                eos_token=ends[1],
+                [messages], chat_template=self.chat_template, add_generation_prompt=True, **names
             )
         except jinja2.TemplateError as error:
             raise ValueError(f"the chat template refuses these messages: {error}") from error
@@ -210,64 +208,3 @@ def first_token_after(offsets: list[tuple[int, int]], start: int) -> int:
             f"no token reaches beyond character {start}: the tokenizer gave no token for the target"
         )
     return at
-
-
-_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
-
-
-def read_tokenizer(directory: Path) -> Tokenizer:
-    """Read the tokenizer files of an HF directory.
-
-    They are tokenizer.json, vocab.json with merges.txt, or a sentencepiece model.
-
-    Raises:
-      ValueError: where the directory holds no tokenizer that transformers can read.
-    """
-    import tokenizers
-    from transformers import AutoTokenizer  # slow to import; GGUF files do without
-
-    settings = directory / "tokenizer_config.json"
-    if settings.is_file():
-        check_settings(settings, has_backend=(directory / "tokenizer.json").is_file())
-
-    # Without files transformers makes an empty tokenizer and says nothing.
-    if not any(all((directory / name).is_file() for name in names) for names in _FILES):
-        expected = " or ".join(map(" with ".join, _FILES))
-        raise ValueError(f"no tokenizer in {directory}: expected {expected} beside the weights")
-
-    # Some classes of transformers rebuild the splitting of words from code (GPT2Tokenizer forgets
-    # that SmolLM2 splits digits), so where there is a tokenizer.json it is taken as written.
-    written = directory / "tokenizer.json"
-    try:
-        hf = AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False)
-        more_end_ids = read_end_ids(directory)
-        if written.is_file():
-            backend = tokenizers.Tokenizer.from_file(str(written))
-        else:
-            backend = with_dummy_prefix(hf.backend_tokenizer)
-        # Ids through the text: a class's default token that the vocabulary lacks would have an id
-        # that the model lacks.
-        bos_id, eos_id = (
-            None if token is None else backend.token_to_id(token)
-            for token in (hf.bos_token, hf.eos_token)
-        )
-        # Whether texts begin with a begin-of-text token is tried: the settings say it in several
-        # ways.
-        probe = hf("a")["input_ids"]
-        backend.no_truncation()
-        backend.no_padding()
-    except Exception as error:  # whatever the files lead transformers and tokenizers into
-        reason = f"{type(error).__name__}: {str(error)[:300] or 'no message'}"
-        raise ValueError(f"no usable tokenizer in {directory}: {reason}") from error
-
-    add_bos = bos_id is not None and len(probe) > 1 and probe[0] == bos_id
-    template = hf.chat_template if isinstance(hf.chat_template, str) else None
-    return Tokenizer(
-        backend,
-        add_bos,
-        bos_id,
-        eos_id,
-        template,
-        more_end_ids=more_end_ids - {eos_id},
-        more_special_ids=find_ids(backend, hf.all_special_tokens),
-    )

@@ -1,7 +1,8 @@
 """What the files of an HF directory say of a tokenizer besides its vocabulary."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxedit.files import read_json, shorten_json
 from jaxedit.models.family import reject_custom_code
@@ -9,11 +10,83 @@ from jaxedit.models.family import reject_custom_code
 if TYPE_CHECKING:
     import tokenizers
 
+# Of generation_config.json what changes the answers of greedy generation, and the values that do
+# not (besides none).
+NO_EFFECT: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (1,),
+    "encoder_repetition_penalty": (1,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "bad_words_ids": ([],),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "sequence_bias": ([], {}),
+    "exponential_decay_length_penalty": (),
+    "guidance_scale": (1,),
+    "num_beams": (1,),
+    "penalty_alpha": (0,),
+    "dola_layers": (),
+    "stop_strings": ([],),
+    "watermarking_config": (),
+    "max_time": (),
+    "max_new_tokens": (),
+    "min_new_tokens": (0,),
+    "min_length": (0,),
+}
+
 
 def find_ids(backend: "tokenizers.Tokenizer", tokens: list[str]) -> frozenset[int]:
     """Return the ids of those tokens that the vocabulary has."""
     ids = (backend.token_to_id(str(token)) for token in tokens)
     return frozenset(i for i in ids if i is not None)
+
+
+def add_missing_tokens(
+    backend: "tokenizers.Tokenizer",
+    added: "Mapping[int, tokenizers.AddedToken]",
+    vocab_size: int | None,
+) -> None:
+    """Add the tokens to a tokenizer.json's that transformers adds, as other files name them.
+
+    Args:
+      backend: of tokenizer.json; it is changed.
+      added: id -> token, all that transformers takes out of texts before they are split.
+      vocab_size: how many tokens the model has an embedding of; those beyond are left out. None:
+        those that tokenizer.json has an id of.
+
+    Raises:
+      ValueError: where a token would have another id than transformers gives it.
+    """
+    own = {token.content for token in backend.get_added_tokens_decoder().values()}
+    limit = backend.get_vocab_size() if vocab_size is None else vocab_size
+    for i, token in sorted(added.items()):
+        if token.content in own or i >= limit:
+            continue
+        (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+        if backend.token_to_id(token.content) != i:
+            raise ValueError(
+                f"the token {token.content!r} has the id {i}, but "
+                f"{backend.token_to_id(token.content)} behind those of tokenizer.json"
+            )
+
+
+def read_generation(directory: Path) -> dict[str, Any]:
+    """Read what the files ask of HF's `generate` that changes which token is the likeliest."""
+    found = _generation_file(directory)
+    settings = read_json(found) if found.is_file() else {}
+    return {
+        name: settings[name]
+        for name, without in NO_EFFECT.items()
+        if settings.get(name) is not None and settings[name] not in without
+    }
+
+
+def _generation_file(directory: Path) -> Path:
+    """Return the file that says how to generate: an older directory's is its configuration."""
+    path = directory / "generation_config.json"
+    return path if path.is_file() else directory / "config.json"
 
 
 def read_end_ids(directory: Path) -> frozenset[int]:
@@ -24,9 +97,7 @@ def read_end_ids(directory: Path) -> frozenset[int]:
     Raises:
       ValueError: where they are no ids.
     """
-    path = directory / "generation_config.json"
-    if not path.is_file():
-        path = directory / "config.json"
+    path = _generation_file(directory)
     ids = read_json(path).get("eos_token_id") if path.is_file() else None
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
     if not all(type(i) is int for i in listed):

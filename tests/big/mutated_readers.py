@@ -166,7 +166,7 @@ def config_alone(folder: Path) -> Make:
 
 def tokenizer(folder: Path) -> Make:
     """tokenizer.json and tokenizer_config.json; a text is tokenised with what is read."""
-    from jaxedit.models.tokenizer import read_tokenizer
+    from jaxedit.models.hf_tokenizer import read_tokenizer
 
     directory = checkpoint(folder, "llama")
     paths = [directory / "tokenizer.json", directory / "tokenizer_config.json"]

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import transformers
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from reference.byte_tokenizer import EOS, IDS, TURN, write_byte_model
+from reference.checkpoints import edit_json
 from reference.models import hf_model
 
 import jaxedit
@@ -99,6 +101,45 @@ def test_the_checkpoints_answers_differ(tiny_checkpoint, tmp_path):
 def test_what_is_no_greedy_generation_is_refused(windowed, settings, message):
     with pytest.raises(ValueError, match=message):
         windowed[0].generate_until(asked("generate_until", ("A", settings)))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *({"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, {"suppress_tokens": [97]}),
+        *({"min_new_tokens": 20}, {"max_new_tokens": 2}, {"bad_words_ids": [[97]]}),
+    ],
+    ids=str,
+)
+def test_what_generation_config_does_to_answers_is_refused(tiny_checkpoint, tmp_path, setting):
+    """They are no longer those of plain greedy generation, which `HFLM` then does not do."""
+    source, settings = tiny_checkpoint("llama", **IDS), {"until": ["~~~"], "max_gen_toks": 10}
+    folder = write_byte_model(
+        source, tmp_path / "asked", generation={"eos_token_id": 257, **setting}
+    )
+    (name,) = setting
+    with pytest.raises(ValueError, match=rf"generation_config.json of .* asks for \{{'{name}'"):
+        pair_of(folder)[0].generate_until(asked("generate_until", ("Once", settings)))
+
+
+def test_settings_without_effect_are_no_reason_to_refuse(tiny_checkpoint, tmp_path):
+    without = {"repetition_penalty": 1.0, "num_beams": 1, "do_sample": True, "temperature": 0.6}
+    source, settings = tiny_checkpoint("llama", **IDS), {"until": ["~~~"], "max_gen_toks": 10}
+    ours, theirs = pair_of(write_byte_model(source, tmp_path / "plain", generation=without))
+    requests = asked("generate_until", ("Once", settings))
+    assert ours.generate_until(requests) == theirs.generate_until(requests, disable_tqdm=True)
+
+
+@pytest.mark.parametrize("named", [None, "<|turn|>"], ids=str)
+def test_an_empty_context_is_the_token_that_the_files_name(tiny_checkpoint, tmp_path, named):
+    folder = write_byte_model(tiny_checkpoint("llama", **IDS), tmp_path / "named")
+    edit_json(folder / "tokenizer_config.json", bos_token=named)
+    ours, theirs = pair_of(folder)
+    assert ours.prefix_token_id == theirs.prefix_token_id == (257 if named is None else 258)
+    for kind in ("loglikelihood", "loglikelihood_rolling"):
+        requests = asked(kind, *(PAIRS if kind == "loglikelihood" else [("Once upon",), ("",)]))
+        found, expected = (getattr(each, kind)(requests) for each in (ours, theirs))
+        np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-4, atol=1e-4)
 
 
 def test_chats_begin_with_one_begin_of_text_token(tiny_checkpoint, tmp_path):

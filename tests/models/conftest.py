@@ -8,7 +8,8 @@ import pytest
 import sentencepiece
 from reference.models import hf_model
 
-from jaxedit.models.tokenizer import Tokenizer, read_tokenizer
+from jaxedit.models.hf_tokenizer import read_tokenizer
+from jaxedit.models.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import jaxedit
 from jaxedit.models import family as families
-from jaxedit.models.tokenizer import read_tokenizer
+from jaxedit.models.hf_tokenizer import read_tokenizer
 
 PACKAGE = Path(jaxedit.__file__).parent
 INDEX = "model.safetensors.index.json"

@@ -172,3 +172,41 @@ def test_tokens_that_users_defined_are_parts_of_texts(gpt2_metadata):
     assert 50257 not in told.special_ids
     assert 50256 in told.special_ids
     assert told.decode([64, 50257, 65]) == "a<think>b"
+
+
+# llama.cpp's own rules, where a file says nothing (llama-vocab.cpp).
+
+
+def test_sentencepiece_without_ids_has_those_of_llama():
+    tokens = ["<unk>", "<s>", "</s>", "▁", "a"]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [0.0] * 5,
+        "tokenizer.ggml.token_type": [2, 3, 3, 1, 1],
+    }
+    found = tokenizer_from_metadata(metadata)
+    assert (found.add_bos, found.bos_id, found.eos_id) == (True, 1, 2)
+    assert found.encode("a") == [1, 3, 4]
+    named = tokenizer_from_metadata(metadata | {"tokenizer.ggml.add_bos_token": False})
+    assert (named.add_bos, named.bos_id) == (False, 1)
+
+
+@pytest.mark.parametrize(
+    ("named", "ends"),
+    [
+        ({}, {50256, 50257, 50258}),
+        ({"tokenizer.ggml.eot_token_id": 50258}, {50256, 50258}),
+        ({"tokenizer.ggml.eos_token_id": 50257}, {50257}),
+    ],
+    ids=str,
+)
+def test_turns_end_at_the_tokens_that_say_so(gpt2_metadata, named, ends):
+    """Not at a token that a text may hold, here <end_of_turn> among the words."""
+    more = ["<|im_end|>", "<|eot_id|>", "<end_of_turn>"]
+    metadata = gpt2_metadata | {
+        "tokenizer.ggml.tokens": [*gpt2_metadata["tokenizer.ggml.tokens"], *more],
+        "tokenizer.ggml.token_type": [*gpt2_metadata["tokenizer.ggml.token_type"], 3, 3, 1],
+        **named,
+    }
+    assert tokenizer_from_metadata(metadata).end_ids == ends

@@ -104,7 +104,7 @@ def test_a_chat_is_rendered_as_transformers_does(tiny_checkpoint, tmp_path, aske
     theirs.chat_template = template
     theirs.save_pretrained(tmp_path)
     messages = [dict(role=role, content=content) for role, content in asked]
-    ours = jaxedit.models.tokenizer.read_tokenizer(tmp_path)
+    ours = jaxedit.models.hf_tokenizer.read_tokenizer(tmp_path)
     expected = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert ours.render_chat(messages) == expected
     with pytest.raises(ValueError, match="refuses these messages: no tools"):

@@ -15,7 +15,7 @@ from jaxedit.metrics.answers import score_answers
 from jaxedit.metrics.harness import HarnessModel
 from jaxedit.models.generate import continue_texts, continue_tokens, stream
 from jaxedit.models.generated_text import strip_special
-from jaxedit.models.tokenizer import read_tokenizer
+from jaxedit.models.hf_tokenizer import read_tokenizer
 from jaxedit.solving.templates import sample_groups, sample_templates
 from jaxedit.stats.collect import collect_stats
 
@@ -174,7 +174,7 @@ def test_a_token_beyond_the_vocabulary_is_refused_everywhere(beyond, entrance):
 
 def test_special_ids_beyond_the_vocabulary_are_refused_where_they_are_used(source, tmp_path):
     """A begin-of-text token is: of an end that cannot be said nothing is computed."""
-    folder = write_byte_model(source, tmp_path / "model", beyond=["<s>", "</s>"])
+    folder = write_byte_model(source, tmp_path / "model", beyond=["<s>", "</s>"], add_bos=False)
     names = {"bos_token": "<s>", "eos_token": "</s>"}
     edit_json(folder / "tokenizer_config.json", **names)
     model = jaxedit.load(str(folder), add_bos=True)

@@ -3,7 +3,8 @@
 import pytest
 from tokenizer_examples import byte_level
 
-from jaxedit.models.tokenizer import Tokenizer, first_token_after, last_token_of, read_tokenizer
+from jaxedit.models.hf_tokenizer import read_tokenizer
+from jaxedit.models.tokenizer import Tokenizer, first_token_after, last_token_of
 
 SUBJECTS = [  # prompt, subject, the text of the subject's last token
     ("{} is located in", "The Eiffel Tower", " Tower"),

@@ -10,7 +10,7 @@ import transformers
 from tokenizer_examples import byte_level
 from tokenizers import processors
 
-from jaxedit.models.tokenizer import read_tokenizer
+from jaxedit.models.hf_tokenizer import read_tokenizer
 
 TEXTS = [
     "The Eiffel Tower is located in the city of",

@@ -6,6 +6,14 @@ from jaxedit.models.gguf.pre_tokenizers import PreTokenizer, find_pre_tokenizer
 from jaxedit.models.tokenizer import Tokenizer
 
 CONTROL, USER_DEFINED = 3, 4  # llama.cpp's types of tokens
+SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}  # llama.cpp's, where a file names none
+# Control tokens at which llama.cpp ends by their text, those that end turns first.
+TURN_ENDS = (
+    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|eom_id|>", "<|return|>"),
+    *("<|call|>", "<EOT>", "_<EOT>", "<end_of_utterance>"),
+)
+TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
+HF_NAMES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 
 
 def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
@@ -42,24 +50,43 @@ def tokenizer_from_metadata(metadata: dict[str, Any]) -> Tokenizer:
 
     # Where the file does not say, llama.cpp adds a begin-of-text token for sentencepiece and some
     # pre-tokenizers.
-    bos_id = metadata.get("tokenizer.ggml.bos_token_id")
+    known = _special_ids(metadata, kind)
+    bos_id = known.get("bos")
     add_bos = bool(metadata.get("tokenizer.ggml.add_bos_token", usual_bos) and bos_id is not None)
-    eos_id = metadata.get("tokenizer.ggml.eos_token_id")
-    template = metadata.get("tokenizer.chat_template")
-    others = {
-        name: metadata.get(f"tokenizer.ggml.{name}_token_id")
-        for name in ("eot", "eom", "unknown", "padding")
-    }
-    known = {name: i for name, i in others.items() if i is not None}
+    turn_ends = set() if "eot" in known else _ends_by_text(by_type[CONTROL], known, tokens)
     return Tokenizer(
         backend,
         add_bos,
         bos_id,
-        eos_id,
-        template,
+        known.get("eos"),
+        metadata.get("tokenizer.chat_template"),
         more_end_ids=frozenset(known[name] for name in ("eot", "eom") if name in known),
-        more_special_ids=frozenset(known.values()),
+        turn_end_ids=frozenset(turn_ends),
+        more_special_ids=frozenset(i for name, i in known.items() if name not in ("bos", "eos")),
+        special_tokens={HF_NAMES[name]: tokens[i] for name, i in known.items() if name in HF_NAMES},
     )
+
+
+def _special_ids(metadata: dict[str, Any], kind: str) -> dict[str, int]:
+    """Return the ids of special tokens by llama.cpp's names for them."""
+    usual = SENTENCEPIECE_IDS if kind == "llama" else {}
+    names = ("bos", "eos", "eot", "eom", "unknown", "padding")
+    found = {
+        name: metadata.get(f"tokenizer.ggml.{name}_token_id", usual.get(name)) for name in names
+    }
+    n_tokens = len(metadata["tokenizer.ggml.tokens"])
+    return {name: i for name, i in found.items() if i is not None and i < n_tokens}
+
+
+def _ends_by_text(control: list[Any], known: dict[str, int], tokens: list[str]) -> set[int]:
+    """Return the control tokens that end what a model says, in a file that names no end of a turn.
+
+    Where its end-of-text token is one that ends turns, nothing is missing.
+    """
+    if "eos" in known and tokens[known["eos"]] in TURN_ENDS:
+        return set()
+    texts = {token.content for token in control} & {*TURN_ENDS, *TEXT_ENDS}
+    return {i for i, token in enumerate(tokens) if token in texts} - {known.get("eos")}
 
 
 def _byte_level(metadata: dict[str, Any], pre: PreTokenizer):
