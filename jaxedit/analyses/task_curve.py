@@ -46,7 +46,7 @@ def measure_tasks(
     path = folder / "signals.json"
     rows = {row["step"]: row for row in read_evaluated(path, asked, _typed_row)}
     n_steps = journal.steps[-1].record.step
-    kept = [step.record.step for step in journal.kept_steps]
+    kept = journal.kept_numbers
 
     def measure(steps: list[int]) -> list[dict[str, Any]]:
         for step in steps:

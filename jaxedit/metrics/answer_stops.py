@@ -13,18 +13,37 @@ from jaxedit.models.tokenizer import Tokenizer
 MAX_NEW_TOKENS = 256  # where a task does not say how many
 
 # What a task may ask of generation: under which names how many tokens, and what says nothing where
-# the most likely token is always taken, at any value or at one.
+# the most likely token is always taken, at any value or at some.
 MAX_TOKENS_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 OF_SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p")
-WITHOUT_EFFECT = {
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "repetition_penalty": 1,
-    "no_repeat_ngram_size": 0,
-    "min_length": 0,
-    "min_new_tokens": 0,
-    "length_penalty": 1,
-    "use_cache": True,
+WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+    "num_return_sequences": (1,),
+    "length_penalty": (1,),
+    "use_cache": (True,),
+}
+# The same of what a model's own files may ask for as well, beside the number of tokens.
+WITHOUT_EFFECT_IN_FILES: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "repetition_penalty": (1,),
+    "encoder_repetition_penalty": (1,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "bad_words_ids": ([],),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "sequence_bias": ([], {}),
+    "stop_strings": ([],),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "exponential_decay_length_penalty": (),
+    "watermarking_config": (),
+    "dola_layers": (),
+    "max_time": (),
+    "guidance_scale": (1,),
+    "penalty_alpha": (0,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "max_new_tokens": (),
 }
 
 
@@ -58,22 +77,30 @@ def read_settings(model: Model, given: dict[str, Any]) -> tuple[list[Stop], int]
     if samples and ("temperature" not in given or temperature > 0):
         raise ValueError(f"a task asks for sampling ({given}); only greedy generation is there")
     known = {"until", *MAX_TOKENS_NAMES, *OF_SAMPLING}
-    asked_of_model = {n: v for n, v in model.tokenizer.generation.items() if n not in given}
-    if asked_of_model:
-        raise ValueError(
-            f"the generation_config.json of {model.metadata.source} asks for {asked_of_model}, "
-            "which lm-eval generates with and greedy generation here has not: take it out of a "
-            "copy of the model's folder, and compare with numbers made without it"
-        )
+    without_effect = WITHOUT_EFFECT | WITHOUT_EFFECT_IN_FILES
     others = {
         name: value
         for name, value in given.items()
-        if name not in known and (name not in WITHOUT_EFFECT or value != WITHOUT_EFFECT[name])
+        if name not in known and value not in without_effect.get(name, ())
     }
     if others:
         raise ValueError(
             f"a task's generation_kwargs ask for {others}, which greedy generation here has "
             "not; leave it out of the task"
+        )
+
+    # lm-eval gives the number of tokens as a length, which a file's max_new_tokens goes before.
+    overridden = given.keys() - set(MAX_TOKENS_NAMES)
+    others = {
+        name: model.tokenizer.generation[name]
+        for name, values in WITHOUT_EFFECT_IN_FILES.items()
+        if name not in overridden and model.tokenizer.generation.get(name) not in (None, *values)
+    }
+    if others:
+        raise ValueError(
+            f"the generation_config.json of {model.metadata.source} asks for {others}, which "
+            "lm-eval generates with and greedy generation here has not: take it out of a copy of "
+            "the model's folder, and compare with numbers made without it"
         )
 
     # The text of the end-of-text token stops as well, as it does in lm-eval.

@@ -8,7 +8,6 @@ from jaxedit.models.tokenizer_settings import (
     add_missing_tokens,
     check_settings,
     find_ids,
-    read_end_ids,
     read_generation,
     with_dummy_prefix,
 )
@@ -40,7 +39,7 @@ def read_tokenizer(directory: Path, vocab_size: int | None = None) -> Tokenizer:
     if not any(all((directory / name).is_file() for name in names) for names in FILES):
         expected = " or ".join(map(" with ".join, FILES))
         raise ValueError(f"no tokenizer in {directory}: expected {expected} beside the weights")
-    more_end_ids, generation = read_end_ids(directory), read_generation(directory)
+    generation, end_ids = read_generation(directory)
     try:
         hf, backend = _read_both(directory, vocab_size)
         front = _tokens_in_front(hf)
@@ -70,7 +69,7 @@ def read_tokenizer(directory: Path, vocab_size: int | None = None) -> Tokenizer:
         bos_id=front[0] if front else bos_id,
         eos_id=eos_id,
         chat_template=_default_template(hf.chat_template),
-        more_end_ids=more_end_ids - {eos_id},
+        more_end_ids=end_ids - {eos_id},
         more_special_ids=find_ids(backend, hf.all_special_tokens),
         special_tokens=special_tokens,
         generation=generation,

@@ -30,8 +30,7 @@ class Tokenizer:
       vocab_size: how many tokens the model has an embedding of; None: not known yet.
       special_tokens: the texts of special tokens by their names in HF's files ("bos_token"), which
         chat templates use.
-      generation: what the model's files ask of HF's `generate`, besides where it ends and how it
-        samples.
+      generation: what the model's files ask of HF's `generate`.
     """
 
     backend: "tokenizers.Tokenizer"

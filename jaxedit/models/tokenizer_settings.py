@@ -10,32 +10,6 @@ from jaxedit.models.family import reject_custom_code
 if TYPE_CHECKING:
     import tokenizers
 
-# Of generation_config.json what changes the answers of greedy generation, and the values that do
-# not (besides none).
-NO_EFFECT: dict[str, tuple[Any, ...]] = {
-    "repetition_penalty": (1,),
-    "encoder_repetition_penalty": (1,),
-    "no_repeat_ngram_size": (0,),
-    "encoder_no_repeat_ngram_size": (0,),
-    "bad_words_ids": ([],),
-    "suppress_tokens": ([],),
-    "begin_suppress_tokens": ([],),
-    "forced_bos_token_id": (),
-    "forced_eos_token_id": (),
-    "sequence_bias": ([], {}),
-    "exponential_decay_length_penalty": (),
-    "guidance_scale": (1,),
-    "num_beams": (1,),
-    "penalty_alpha": (0,),
-    "dola_layers": (),
-    "stop_strings": ([],),
-    "watermarking_config": (),
-    "max_time": (),
-    "max_new_tokens": (),
-    "min_new_tokens": (0,),
-    "min_length": (0,),
-}
-
 
 def find_ids(backend: "tokenizers.Tokenizer", tokens: list[str]) -> frozenset[int]:
     """Return the ids of those tokens that the vocabulary has."""
@@ -72,39 +46,25 @@ def add_missing_tokens(
             )
 
 
-def read_generation(directory: Path) -> dict[str, Any]:
-    """Read what the files ask of HF's `generate` that changes which token is the likeliest."""
-    found = _generation_file(directory)
-    settings = read_json(found) if found.is_file() else {}
-    return {
-        name: settings[name]
-        for name, without in NO_EFFECT.items()
-        if settings.get(name) is not None and settings[name] not in without
-    }
+def read_generation(directory: Path) -> tuple[dict[str, Any], frozenset[int]]:
+    """Read what the files ask of HF's `generate`, and the tokens at which it ends: any number.
 
-
-def _generation_file(directory: Path) -> Path:
-    """Return the file that says how to generate: an older directory's is its configuration."""
-    path = directory / "generation_config.json"
-    return path if path.is_file() else directory / "config.json"
-
-
-def read_end_ids(directory: Path) -> frozenset[int]:
-    """Read the tokens at which HF's `generate` ends: one, several or none.
-
-    They are those of generation_config.json, or where there is none of the configuration.
+    They stand in generation_config.json, or where there is none in the configuration.
 
     Raises:
-      ValueError: where they are no ids.
+      ValueError: where the tokens are no ids.
     """
-    path = _generation_file(directory)
-    ids = read_json(path).get("eos_token_id") if path.is_file() else None
+    path = directory / "generation_config.json"
+    if not path.is_file():
+        path = directory / "config.json"
+    settings = read_json(path) if path.is_file() else {}
+    ids = settings.get("eos_token_id")
     listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
     if not all(type(i) is int for i in listed):
         raise ValueError(
             f"{path} has eos_token_id={shorten_json(ids)}; expected an id, or a list of ids"
         )
-    return frozenset(listed)
+    return settings, frozenset(listed)
 
 
 def with_dummy_prefix(backend: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer":

@@ -108,7 +108,7 @@ def open_run(
     )
 
 
-class _Source(NamedTuple):
+class _Known(NamedTuple):
     """What is known of a model's edits: the steps that made them, their facts, the study's own."""
 
     records: tuple[StepRecord, ...] = ()
@@ -117,10 +117,10 @@ class _Source(NamedTuple):
     after_step: int | None = None
 
 
-def _known_of_run(journal: Journal, run_steps: list[int] | None, after_step: int | None) -> _Source:
+def _known_of_run(journal: Journal, run_steps: list[int] | None, after_step: int | None) -> _Known:
     """Read what a study knows of its edits, after those that its model had from the start."""
     start = journal.run["config"]["start"]
-    before = _Source()
+    before = _Known()
     if start["run"]:
         steps = list(start["run_steps"]) or None
         first = read_journal(fetch_workdir(start["run"]))
@@ -142,7 +142,7 @@ def _known_of_run(journal: Journal, run_steps: list[int] | None, after_step: int
             snapshot = max((record.step for record in records if record.snapshot), default=None)
             records = [record for record in records if record.step <= (snapshot or 0)]
         had = [record for record in records if record.kept]
-    return _Source(
+    return _Known(
         records=(*before.records, *had),
         requests=(*before.requests, *_requests_of(journal, had)),
         run_steps=tuple(record.step for record in had),
@@ -150,11 +150,11 @@ def _known_of_run(journal: Journal, run_steps: list[int] | None, after_step: int
     )
 
 
-def _known_of_edit(edit: Edit) -> _Source:
+def _known_of_edit(edit: Edit) -> _Known:
     """Read what a saved edit says of itself."""
     record = edit.record
     steps = (StepRecord.from_dict(record["step"]),) if "step" in record else ()
-    return _Source(steps, tuple(map(request_from_json, record.get("requests", ()))))
+    return _Known(steps, tuple(map(request_from_json, record.get("requests", ()))))
 
 
 def _requests_of(journal: Journal, records: list[StepRecord]) -> tuple[Request, ...]:

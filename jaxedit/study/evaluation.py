@@ -128,14 +128,14 @@ def perplexity_record(edited: Perplexity, base: Perplexity) -> PerplexityRecord:
     """Return what the journal says of a perplexity, beside the unedited model's."""
     difference, stderr = edited.paired_difference(base)
     return PerplexityRecord(
-        **baseline_perplexity(edited),
+        **_perplexity_fields(edited),
         ratio=edited.mean / base.mean,
         delta_nll_nats=difference,
         delta_nll_stderr_nats=stderr,
     )
 
 
-def baseline_perplexity(score: Perplexity) -> BaselinePerplexity:
+def _perplexity_fields(score: Perplexity) -> BaselinePerplexity:
     """Return what the journal says of a perplexity by itself."""
     return BaselinePerplexity(
         mean=score.mean,
@@ -155,6 +155,6 @@ def baseline_record(context: StudyContext, base: Perplexity) -> StepRecord:
     return StepRecord(
         kind="baseline",
         step=0,
-        perplexity=cast(PerplexityRecord, baseline_perplexity(base)),
+        perplexity=cast(PerplexityRecord, _perplexity_fields(base)),
         prompt_continuations=said,
     )

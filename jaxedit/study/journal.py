@@ -93,6 +93,11 @@ class Journal:
         return [step for step in self.steps if step.record.kept]
 
     @property
+    def kept_numbers(self) -> list[int]:
+        """The numbers of these steps."""
+        return [step.record.step for step in self.kept_steps]
+
+    @property
     def n_unverified(self) -> int:
         """How many lines were written by an older version, without digests."""
         return sum(line.links is None for line in self.lines)

@@ -150,7 +150,7 @@ def _progress(context: StudyContext, journal: Journal, base: Perplexity) -> Prog
     if journal.steps and not context.single:
         model, editor_state = state
         state = replay(model, journal.steps[1:], editor_state, context.editor.restore)
-    kept = [step.record.step for step in journal.kept_steps]
+    kept = journal.kept_numbers
     return Progress(state, _known(context, journal, base), kept)
 
 

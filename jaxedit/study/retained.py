@@ -31,7 +31,7 @@ def read_retained(journal: Journal, older: bool = True) -> list[Mapping[str, Any
         values = read_json(journal.folder / FILE)
     except (ValueError, OSError):
         return None
-    facts, kept = values.get("facts"), _kept_numbers(journal)
+    facts, kept = values.get("facts"), journal.kept_numbers
     is_whole = isinstance(facts, list) and len(facts) == len(kept)
     if not is_whole or not all(isinstance(each, Mapping) for each in facts):
         return None
@@ -53,13 +53,9 @@ def write_retained(journal: Journal, facts: Sequence[Mapping[str, Any]]) -> None
     Raises:
       OSError: where they cannot be written; the file is then as it was.
     """
-    about = {"journal": _digest_edits(journal), "steps": _kept_numbers(journal)}
+    about = {"journal": _digest_edits(journal), "steps": journal.kept_numbers}
     content = seal({**about, "facts": list(facts)})
     write_atomic(journal.folder / FILE, json.dumps(content, ensure_ascii=False))
-
-
-def _kept_numbers(journal: Journal) -> list[int]:
-    return [step.record.step for step in journal.kept_steps]
 
 
 def _digest_edits(journal: Journal) -> str:

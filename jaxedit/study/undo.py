@@ -45,7 +45,7 @@ def undo_steps(folder: Path, numbers: Sequence[int]) -> list[Undone]:
 
     # Which of the edits that stay were made after each.
     taken_out = {record.step for record in chosen}
-    kept = [step.record.step for step in journal.kept_steps]
+    kept = journal.kept_numbers
     staying = [number for number in kept if number not in taken_out]
     return [
         Undone(

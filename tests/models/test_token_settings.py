@@ -85,7 +85,7 @@ def test_several_tokens_in_front_are_refused(folder):
 def test_templates_know_all_special_tokens(folder):
     template = "{{unk_token}}|{{pad_token}}|{{bos_token}}|{{messages[0].content}}{{sep_token}}"
     edit_json(folder / CONFIG, unk_token=TURN, pad_token=EOS, chat_template=template)
-    check_rendered(folder, f"{TURN}|{EOS}|{BOS}|hi")
+    assert rendered(folder) == [f"{TURN}|{EOS}|{BOS}|hi"] * 2
 
 
 def test_of_several_templates_the_default_is_taken(folder):
@@ -94,21 +94,22 @@ def test_of_several_templates_the_default_is_taken(folder):
         {"name": "default", "template": "{{messages[0].content}}!"},
     ]
     edit_json(folder / CONFIG, chat_template=named)
-    check_rendered(folder, "hi!")
+    assert rendered(folder) == ["hi!"] * 2
 
 
 def test_a_template_beside_additional_ones_is_the_default(folder):
     (folder / "chat_template.jinja").write_text("{{messages[0].content}}?")
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
-    check_rendered(folder, "hi?")
+    assert rendered(folder) == ["hi?"] * 2
 
 
-def check_rendered(folder, expected: str) -> None:
+def rendered(folder) -> list[str]:
+    """Render a message by a folder's template, here and in transformers."""
     messages = [{"role": "user", "content": "hi"}]
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
-    assert theirs.apply_chat_template(messages, tokenize=False) == expected
-    assert read_tokenizer(folder, 259).render_chat(messages) == expected
+    own = read_tokenizer(folder, 259)
+    return [own.render_chat(messages), theirs.apply_chat_template(messages, tokenize=False)]
 
 
 def test_a_token_beyond_the_model_is_none(folder):
