@@ -69,6 +69,11 @@ class State(NamedTuple):
     n_facts: int = 0
     n_at_renewal: int = 0
 
+    @property
+    def context_templates(self) -> tuple[tuple[str, ...], ...]:
+        """The context templates in groups, given or sampled."""
+        return self.inner.context_templates
+
 
 def make(hyper: Hyper) -> Editor:
     """Make the BetaEdit editor of these hyper-parameters."""
@@ -84,7 +89,7 @@ def make(hyper: Hyper) -> Editor:
         init=functools.partial(init, hyper, spec),
         edit=functools.partial(edit, hyper, spec),
         restore=functools.partial(restore, hyper),
-        context_templates=lambda state: state.inner.context_templates,
+        context_templates=lambda state: state.context_templates,
     )
 
 

@@ -93,6 +93,11 @@ class State(NamedTuple):
     start: Mapping[int, np.ndarray]
     histories: Mapping[int, LayerHistory]
 
+    @property
+    def context_templates(self) -> tuple[tuple[str, ...], ...]:
+        """The context templates in groups, given or sampled."""
+        return self.inner.context_templates
+
 
 def make(hyper: Hyper) -> Editor:
     """Make the LyapLock editor of these hyper-parameters."""
@@ -103,7 +108,7 @@ def make(hyper: Hyper) -> Editor:
         init=functools.partial(init, hyper),
         edit=functools.partial(edit, hyper),
         restore=restore,
-        context_templates=lambda state: state.inner.context_templates,
+        context_templates=lambda state: state.context_templates,
         dense=True,
     )
 

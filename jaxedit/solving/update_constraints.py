@@ -79,6 +79,11 @@ class ConstrainedState(NamedTuple):
     inner: Any
     largest: Mapping[tuple[str, int], float]
 
+    @property
+    def context_templates(self) -> Any:
+        """The templates that the method edits with, as its own state has them."""
+        return self.inner.context_templates
+
 
 def init(
     constraints: UpdateConstraints, model: Model, inner: Any, slots: Mapping[str, tuple[int, ...]]

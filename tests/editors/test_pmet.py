@@ -178,23 +178,23 @@ def test_attention_and_mlp_make_up_the_block(tiny_checkpoint, family):
     tokenised = [tokenise_request(model, REQUESTS[0], TEMPLATES)]
     shape = common_shape(tokenised)
     batch = jax.tree.map(np.asarray, to_batch(tokenised, shape, 1))
-    subject = jax.jit(prefill, static_argnums=(2, 3))(model, batch, 1, shape).subject
+    at_fact = jax.jit(prefill, static_argnums=(2, 3))(model, batch, 1, shape).at_fact
     mlp = block_at(model, 1).mlp
-    of_mlp_BD = to_residual(model.config, mlp, subject.value_BD)
+    of_mlp_BD = to_residual(model.config, mlp, at_fact.value_BD)
     np.testing.assert_allclose(
-        subject.after_attn_BD + of_mlp_BD, subject.residual_BD, rtol=1e-5, atol=1e-5
+        at_fact.after_attn_BD + of_mlp_BD, at_fact.residual_BD, rtol=1e-5, atol=1e-5
     )
     rng = np.random.default_rng(0)
-    added_BD = rng.standard_normal(subject.attn_BD.shape).astype(np.float32)
+    added_BD = rng.standard_normal(at_fact.attn_BD.shape).astype(np.float32)
     added_JBD = np.stack([np.zeros_like(added_BD), added_BD])
 
-    def change(subject, added_JBD):
-        return change_of_output(model, 1, Site.MLP_WITH_ATTENTION, subject, added_JBD)
+    def change(at_fact, added_JBD):
+        return change_of_output(model, 1, Site.MLP_WITH_ATTENTION, at_fact, added_JBD)
 
-    effect_BD = change(subject, added_JBD)
+    effect_BD = change(at_fact, added_JBD)
     attn = block_at(model, 1).attn
-    moved_BD = to_residual(model.config, attn, subject.attn_BD + added_BD)
-    moved_BD += subject.after_attn_BD - to_residual(model.config, attn, subject.attn_BD)
-    there = subject._replace(attn_BD=subject.attn_BD + added_BD, after_attn_BD=moved_BD)
+    moved_BD = to_residual(model.config, attn, at_fact.attn_BD + added_BD)
+    moved_BD += at_fact.after_attn_BD - to_residual(model.config, attn, at_fact.attn_BD)
+    there = at_fact._replace(attn_BD=at_fact.attn_BD + added_BD, after_attn_BD=moved_BD)
     np.testing.assert_allclose(effect_BD, -change(there, -added_JBD), rtol=1e-4, atol=1e-4)
     assert np.array_equal(effect_BD, added_BD) == model.config.parallel
