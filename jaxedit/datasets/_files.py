@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,12 @@ from jaxedit.files import parse_json, shorten_json
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 MOST_LETTERS = 1 << 30  # of a cell; csv's own limit is less than a long article
-INDEX = "__index_level_0__"  # pandas' own column in Parquet files
+# pandas' own column, its row numbers: in Parquet files, in tables, and in tables read and written
+# again.
+INDEX = re.compile(r"__index_level_\d+__|(Unnamed: \d+(\.\d+)?)?")
+# Fields that hold a case's number in its data set, and how pandas writes one in a column with gaps.
+CASE_NUMBERS = frozenset({"case_id", "known_id"})
+WHOLE_NUMBER = re.compile(r"(\d+)\.0")
 # Fields of the forms that may be lists or objects.
 NESTED = frozenset(
     {
@@ -81,7 +87,14 @@ def parse_records(source: str, content: bytes, expected: str) -> list[Any]:
         raise ValueError(f"{source} holds {shorten_json(records)}; expected {expected}")
     if not records:
         raise ValueError(f"{source} is empty; expected at least one record")
-    return records
+    return [_without_index(record) for record in records]
+
+
+def _without_index(record: Any) -> Any:
+    """Return a record without the row number that pandas gave it."""
+    if not isinstance(record, dict):
+        return record
+    return {name: value for name, value in record.items() if not INDEX.fullmatch(name)}
 
 
 def _decode(source: str, content: bytes, expected: str) -> str:
@@ -136,6 +149,8 @@ def _parse_cell(where: str, name: str, cell: str) -> Any:
     """Return what a cell of a column holds."""
     if not cell:
         return None
+    if name in CASE_NUMBERS and (number := WHOLE_NUMBER.fullmatch(cell)):
+        return number[1]
     if name not in NESTED or not cell.startswith(("[", "{")):
         return cell
     try:
@@ -150,8 +165,7 @@ def _parse_parquet(source: str, content: bytes, expected: str) -> list[dict[str,
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(pyarrow.BufferReader(content))
-        return table.drop_columns([INDEX] if INDEX in table.column_names else []).to_pylist()
+        return pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         said = " ".join(str(error).split())[:200]
         raise ValueError(f"{source} is no Parquet file ({said}); expected {expected}") from error

@@ -29,13 +29,14 @@ FIELDS = {
 def request(record: dict[str, Any]) -> Request | None:
     """Return the request that a record describes.
 
-    None where an answer is empty or the subject does not occur in the prompt.
+    None where an answer is empty or the subject does not occur in the prompt. An empty list of true
+    answers says, as null does, that none is known.
 
     Raises:
       ValueError: on an empty subject, or a probe that is no object with a prompt and answers.
     """
-    subject, true = record["subject"], record.get("ground_truth")
-    target_true = None if true is None else _first(true, "ground_truth")
+    subject = record["subject"]
+    target_true = next(_texts(record.get("ground_truth"), "ground_truth"), None)
     answers = [record["target_new"], *([] if target_true is None else [target_true])]
     if not all(answer.strip() for answer in answers):
         return None
@@ -75,7 +76,7 @@ def _probes(field: str, groups: dict[str, Any] | None) -> tuple[PromptAnswer, ..
 
 def _first(value: Any, what: str) -> str:
     """Return the first text of nested lists, without those that are missing; empty: none."""
-    return next(iter(_texts(value, what)), "")
+    return next(_texts(value, what), "")
 
 
 def _texts(value: Any, what: str) -> Iterator[str]:

@@ -126,6 +126,12 @@ def test_a_probe_of_knowedit_without_prompt_or_answer_is_left_out(missing, tmp_p
     assert request.portability == (PromptAnswer("Its year is", "1998"),)
 
 
+@pytest.mark.parametrize("true", [None, NAN, [], [[]], [None]])
+def test_a_fact_of_knowedit_may_have_no_true_answer(true, tmp_path):
+    (request,) = read_all(tmp_path, {**KNOWEDIT, "ground_truth": true})
+    assert request.target_true is None
+
+
 @pytest.mark.parametrize("value", [True, 1.5, {"a": "b"}, [["Italy", True]], [3.5]])
 @pytest.mark.parametrize("key", ["prompt", "ground_truth"])
 def test_a_probe_of_knowedit_that_is_no_text_is_named(key, value, tmp_path):

@@ -99,6 +99,25 @@ def test_only_what_may_be_a_list_is_read_as_one(tmp_path):
     assert read_texts(str(tmp_path / "texts.csv")) == ["[edit] some text", "[1]"]
 
 
+@pytest.mark.parametrize("name", ["facts.csv", "facts.tsv", "facts.parquet", "facts.json"])
+def test_what_pandas_adds_is_no_field_of_a_fact(name, tmp_path):
+    """Its row numbers, saved once and again after reading, and case numbers of a column with gaps."""
+    bare = {key: OWN[key] for key in ("prompt", "subject", "target_new")}
+    pd.DataFrame([{**bare, "case_id": 3}, bare]).to_csv(tmp_path / "once.csv")
+    table, path = pd.read_csv(tmp_path / "once.csv", index_col=None), tmp_path / name
+    table.index = [5, 7]
+    save = {
+        ".csv": table.to_csv,
+        ".tsv": lambda path: table.to_csv(path, sep="\t"),
+        ".parquet": table.to_parquet,
+        ".json": lambda path: table.to_json(path, orient="records"),
+    }
+    save[path.suffix](path)
+    found = read_requests(str(path))
+    assert found.form == "own"
+    assert [str(fact.case_id) for fact in found.requests] == ["3", "None"]
+
+
 def test_the_names_of_the_columns_tell_the_form(tmp_path):
     """A cell is empty where a record of a JSON file has null, in the first row as in others."""
     head, full = "prompt,subject,target_new,ground_truth", "Paris is in,Paris,Rome,France"

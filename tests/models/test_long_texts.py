@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from reference.checkpoints import edit_json
 from reference.models import assert_same_logits, hf_greedy, hf_logits, hf_model, token_rows
 from reference.variants import VARIANTS
 
@@ -57,3 +58,15 @@ def test_frequencies_that_change_with_the_length_end_a_text(tiny_checkpoint, fam
     message = rf"a row of tokens has {longest + 1} tokens.*{longest}, beyond which the rotary"
     with pytest.raises(ValueError, match=message):
         jaxedit.logits(model, token_rows(model.config.V, rows=1, length=longest + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("sliding_window_pattern", (0, 2)), ("_sliding_window_pattern", None)]
+)
+def test_a_pattern_says_which_layers_have_a_window_where_no_types_do(copy_of, name, layers):
+    directory = copy_of("gemma3_text", sliding_window=24)
+    edit_json(directory / "config.json", layer_types=None, **{name: 2})
+    model, theirs = jaxedit.load(str(directory)), hf_model(directory)
+    assert model.config.window_layers == layers
+    rows = token_rows(model.config.V, length=60)
+    assert_same_logits(jaxedit.logits(model, rows), hf_logits(theirs, rows))

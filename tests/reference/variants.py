@@ -86,6 +86,10 @@ VARIANTS = {
         "no window, wide heads, tied": dict(
             sliding_window=None, head_dim=14, tie_word_embeddings=True
         ),
+        "window in one layer": dict(
+            sliding_window=12,
+            layer_types=["full_attention", "sliding_attention", "full_attention"],
+        ),
     },
     "gemma2": {
         "ungrouped, eps, theta": dict(num_key_value_heads=4, **EPS_THETA),

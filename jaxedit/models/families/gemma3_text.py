@@ -34,7 +34,7 @@ def config(fields: Fields) -> DecoderConfig:
     fields.expect("attn_logit_softcapping", None)
     fields.expect("final_logit_softcapping", None)
     n_layers = fields.count("num_hidden_layers", most=LAYERS_MOST)
-    period = _period(fields)
+    period = fields.count("sliding_window_pattern", 6)  # where `layer_types` does not say
     with_window = [l for l in range(n_layers) if (l + 1) % period]
     H, P = fields.count("head_dim", 256), fields.count("max_position_embeddings", 131072)
     rope, window_rope = _ropes(fields, H, P)
@@ -47,15 +47,8 @@ def config(fields: Fields) -> DecoderConfig:
         qk_norm=True,
         **read_windows(fields, with_window, window_width(fields)),
     )
-    fields.finish()
+    fields.finish(_sliding_window_pattern="transformers writes it, but does not read it")
     return read
-
-
-def _period(fields: Fields) -> int:
-    """Read every how many layers one has no window, where `layer_types` does not say."""
-    names = ("sliding_window_pattern", "_sliding_window_pattern")
-    given = [fields.count(name, None) for name in names]
-    return given[0] or given[1] or 6
 
 
 def _ropes(fields: Fields, H: int, P: int) -> tuple[Rope, Rope]:
