@@ -6,13 +6,16 @@ overrides the place, $JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
 """
 
 import hashlib
+import logging
 import platform
+import tempfile
 from pathlib import Path
 
 import jax
 import jaxlib
 
 from jaxedit.files import cache_folder
+from jaxedit.remote import is_remote
 
 MAX_BYTES = 2 * 2**30
 MAPS = Path("/proc/self/maps")  # of Linux: a line each
@@ -20,13 +23,27 @@ MAX_MAPS = Path("/proc/sys/vm/max_map_count")
 CPU_FIELDS = ("model name", "flags", "Features")  # of /proc/cpuinfo; the last on ARM
 
 
-def enable_compilation_cache() -> Path:
-    """Enable JAX's compilation cache in a folder of the user's cache, and return the folder."""
+def enable_compilation_cache() -> str | None:
+    """Enable JAX's compilation cache in a folder of the user's cache, and return the folder.
+
+    None where nothing can be written there: the cache is off then, and a line of the log says so.
+    """
     chosen = jax.config.values["jax_compilation_cache_dir"]
+    folder = chosen or str(cache_folder() / f"xla-{jaxlib.__version__}-{cpu_kind()}")
+    if not is_remote(folder):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            logging.getLogger("jaxedit").warning(
+                f"{folder} cannot be written ({error.strerror}): what is compiled is not kept for "
+                "the next run. $XDG_CACHE_HOME or $JAX_COMPILATION_CACHE_DIR names another folder"
+            )
+            jax.config.update("jax_compilation_cache_dir", None)
+            return None
     if chosen:
-        return Path(chosen)
-    folder = cache_folder() / f"xla-{jaxlib.__version__}-{cpu_kind()}"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+        return folder
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     # Every program is kept, however small and however fast to compile.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -233,8 +233,9 @@ def _hold_lock(path: Path, owner: Path, what: str, other: str) -> Iterator[None]
         lock.release()
 
 
-def expand_home(text: str) -> str:
-    """Put the user's home for a leading ~; a name or an address stays as it is."""
+def expand_home(place: str | os.PathLike[str]) -> str:
+    """Return a place as text, the user's home for a leading ~; names and addresses stay."""
+    text = os.fspath(place)
     return str(local_path(text)) if text.startswith("~") else text
 
 

@@ -54,6 +54,17 @@ def test_a_folder_of_the_environment_is_taken(tmp_path):
     assert compile_in(tmp_path, JAX_COMPILATION_CACHE_DIR=mine) == mine
 
 
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"])
+def test_where_nothing_can_be_written_nothing_is_kept_and_it_is_said_once(tmp_path, variable):
+    (tmp_path / "file").write_text("")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    environment |= {"JAX_PLATFORMS": "cpu", variable: str(tmp_path / "file" / "x")}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True)
+    assert done.stdout.decode().strip() == "None"
+    (line,) = done.stderr.decode().splitlines()
+    assert "cannot be written (Not a directory): what is compiled is not kept" in line
+
+
 @pytest.mark.parametrize(("old", "new"), [("avx2", "avx512"), (": A", ": B")])
 def test_machines_differ_by_model_and_instruction_sets(tmp_path, old, new):
     assert kind_of(CPUINFO.replace(old, new), tmp_path) != kind_of(CPUINFO, tmp_path)

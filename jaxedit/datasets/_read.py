@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.resources
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from jaxedit.datasets._sources import HUB_PREFIX, hub_rows
 from jaxedit.downloads import download, is_url
 from jaxedit.edits.request import Request
 from jaxedit.edits.subjects import find_subject
-from jaxedit.files import shorten_json
+from jaxedit.files import expand_home, shorten_json
 from jaxedit.remote import fetch_file, fetch_folder, is_remote
 
 BUILTIN = "builtin"  # the facts and texts that come with the package, in demo/
@@ -56,7 +57,7 @@ def form_module(name: str) -> ModuleType:
     return importlib.import_module(f"jaxedit.datasets.{name.replace('-', '_')}")
 
 
-def read_requests(source: str) -> Requests:
+def read_requests(source: str | os.PathLike[str]) -> Requests:
     """Read the requests of a source, whose form is told by the keys of its first record.
 
     Args:
@@ -69,6 +70,7 @@ def read_requests(source: str) -> Requests:
         a record that lacks a field or has one of the wrong type. The message names the file and the
         record.
     """
+    source = expand_home(source)
     if source.startswith(HUB_PREFIX):
         records = list(hub_rows(source.removeprefix(HUB_PREFIX), expected=RECORD_FILES))
     else:
@@ -87,7 +89,7 @@ def read_requests(source: str) -> Requests:
     return Requests(usable, len(found) - len(usable), form)
 
 
-def read_texts(source: str) -> list[str]:
+def read_texts(source: str | os.PathLike[str]) -> list[str]:
     """Read the texts in a file, verbatim: leading spaces are kept.
 
     Args:
@@ -100,11 +102,12 @@ def read_texts(source: str) -> list[str]:
       ValueError: on a file that is missing, is not JSON (unless .txt), or holds no texts. The
         message names the file and where.
     """
+    source = expand_home(source)
     records = _read_source(source, "texts.json", TEXT_FILES, parse_texts)
     return [_text_of(source, i, record) for i, record in enumerate(records)]
 
 
-def read_corpus(source: str, n_texts: int | None = None) -> list[str]:
+def read_corpus(source: str | os.PathLike[str], n_texts: int | None = None) -> list[str]:
     """Read the texts of a corpus: a file, a directory of files, or a data set.
 
     Args:
@@ -117,6 +120,7 @@ def read_corpus(source: str, n_texts: int | None = None) -> list[str]:
       ValueError: as `read_texts`; on a directory without such files; on a data set that cannot be
         had, or has a row without a text.
     """
+    source = expand_home(source)
     if source.startswith(HUB_PREFIX):
         rows = hub_rows(source.removeprefix(HUB_PREFIX), n_texts, TEXT_FILES)
         texts = [_text_of(source, i, row) for i, row in enumerate(rows)]

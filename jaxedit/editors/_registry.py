@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import numbers
+import os
 import types
 import typing
 from pathlib import Path
@@ -20,12 +21,14 @@ from jaxedit.editors._base import (
     with_layers_of,
 )
 from jaxedit.editors._published import published_hyper
+from jaxedit.files import expand_home
 from jaxedit.models.model import Model
 from jaxedit.solving.hyper import HarmHyper
 from jaxedit.solving.ranges import check_ranges
 from jaxedit.solving.sphere import SphereHyper
 from jaxedit.solving.update_constraints import UpdateConstraints
 
+PATHS = ("harm_texts", "network", "target_cache")  # hyper-parameters that name a file or folder
 # Hyper-parameters under the names they had before version 0.1.
 RENAMED_HYPER = {
     "ease_at_argmax": "reduce_nll_when_correct",
@@ -105,6 +108,9 @@ def _checked(name: str, hyper: dict[str, Any]) -> dict[str, Any]:
                 f"{name} has no hyper-parameter {key!r}{did_you_mean(key, defaults)} It has: "
                 f"{', '.join(defaults)}"
             )
+    for key in set(PATHS) & set(hyper):
+        if isinstance(hyper[key], str | os.PathLike):
+            hyper = {**hyper, key: expand_home(hyper[key])}
     for key, value in hyper.items():
         _check_type(name, key, value)
     return {key: _plain(value) for key, value in hyper.items()}

@@ -6,6 +6,7 @@ editor's memory; one entry of metadata, "edit", holds the rest as JSON.
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxedit.files import parse_json, to_json, to_safetensors, write_atomic
+from jaxedit.files import local_path, parse_json, to_json, to_safetensors, write_atomic
 from jaxedit.mesh import to_host
 from jaxedit.models.model import Model
 
@@ -84,18 +85,18 @@ class Edit:
     base: str | None = None
     record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the edit to a .safetensors file; there in whole or not at all."""
-        write_atomic(Path(path), to_safetensors(*edit_to_arrays(self)))
+        write_atomic(local_path(path), to_safetensors(*edit_to_arrays(self)))
 
     @classmethod
-    def load(cls, path: str | Path) -> "Edit":
+    def load(cls, path: str | os.PathLike[str]) -> "Edit":
         """Read an edit that was saved, bit for bit.
 
         Raises:
           ValueError: where the file is not there, is cut short or holds no edit.
         """
-        return read_edit(Path(path))
+        return read_edit(local_path(path))
 
     def dense(self) -> dict[str, np.ndarray]:
         """Write the changes out under HF's names.

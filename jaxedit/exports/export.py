@@ -11,6 +11,7 @@ final name whole or not at all.
 
 import contextlib
 import importlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from jaxedit.exports.measured import ExportNumbers, measure_edited
 from jaxedit.exports.ready_commands import ReadyCommand, ready_commands
 from jaxedit.exports.record import RECORD, export_record, write_export_record
 from jaxedit.exports.written import ExportOptions, WrittenWeight
-from jaxedit.files import partial_path, write_atomic
+from jaxedit.files import expand_home, local_path, partial_path, write_atomic
 from jaxedit.messages import first_line
 from jaxedit.study.edited import EditedModel
 
@@ -69,12 +70,12 @@ def format_names() -> list[str]:
 
 def export(
     edited: EditedModel,
-    out: str | Path,
+    out: str | os.PathLike[str],
     format: str = "peft",
     *,
     dtype: str | None = None,
     rank: int = 512,
-    base: str | None = None,
+    base: str | os.PathLike[str] | None = None,
     push: str | None = None,
 ) -> Exported:
     """Write a model's edits, or the edited model, for other programs, with a model card.
@@ -95,7 +96,7 @@ def export(
         an upload without a token; nothing is written then.
       OSError: where the folder cannot be written; nothing of it is left then.
     """
-    out = Path(out)
+    out, base = local_path(out), None if base is None else expand_home(base)
     check_options(out, format, dtype=dtype, rank=rank, push=push)
     about = _check_model(edited, format, base, push)
     if dtype is None:
@@ -128,7 +129,7 @@ def export(
 
 
 def check_options(
-    out: str | Path, format: str, *, dtype: str | None, rank: int, push: str | None
+    out: str | os.PathLike[str], format: str, *, dtype: str | None, rank: int, push: str | None
 ) -> None:
     """Check what `export` is asked for, as far as it can be said without the model.
 
@@ -151,7 +152,7 @@ def check_options(
         raise ValueError(f"--dtype={dtype}{hint} What is written is {', '.join(DTYPES)}")
     if rank < 1:
         raise ValueError(f"--rank={rank}: the rank of a factorisation is at least 1")
-    out = Path(out)
+    out = local_path(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ValueError(f"--out={out} is there and not empty; give a new folder")
     if partial_path(out).exists():

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxedit.files import local_path
 from jaxedit.models.hf_directory import open_directory
 from jaxedit.models.hub import split_revision
 from jaxedit.models.load import resolve_path
@@ -40,16 +41,16 @@ def find_base(edited: EditedModel, base: str | None) -> HFBase:
     path = resolve_path(edited.source)
     gguf = path if path.suffix == ".gguf" else None
     if base is not None:
-        if Path(base).expanduser().is_dir():
+        if local_path(base).is_dir():
             _check_sizes(edited, base)
-            return HFBase(str(Path(base).expanduser().resolve()), None, False, gguf)
+            return HFBase(str(local_path(base).resolve()), None, False, gguf)
         hub_id, revision = split_revision(base)
         if hub_id.count("/") != 1 or base.startswith((".", "~", "/")):
             raise ValueError(f"--base={base} is neither a directory here nor a hub id (owner/name)")
         return HFBase(hub_id, revision or None, True, gguf)
     if gguf is not None or is_converted(path) or is_remote(edited.source):
         return HFBase(None, None, False, gguf)
-    if Path(edited.source).expanduser().is_dir():
+    if local_path(edited.source).is_dir():
         return HFBase(str(path.resolve()), None, False, None)
     hub_id, revision = split_revision(edited.source)
     commit = path.name if path.parent.name == "snapshots" else None
@@ -85,7 +86,7 @@ def require_base(edited: EditedModel, base: str | None, format: str) -> HFBase:
 
 def _check_sizes(edited: EditedModel, base: str) -> None:
     """Check that a directory's model has the layers and widths of the edited one."""
-    given = open_directory(Path(base).expanduser()).config
+    given = open_directory(local_path(base)).config
     here = edited.model.config
     if (given.L, given.F, given.D) != (here.L, here.F, here.D):
         raise ValueError(

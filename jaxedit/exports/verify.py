@@ -6,6 +6,7 @@ recorded answers. What the export has lost by rounding, or by a cut to a rank, i
 as it is what the account says: the model to compare with loses it too.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from jaxedit.exports.torch_model import (
     torch_logits,
     torch_perplexity,
 )
+from jaxedit.files import expand_home, local_path
 from jaxedit.metrics.perplexity import perplexity
 from jaxedit.models.built_in import BUILT_IN
 from jaxedit.models.layers import logits
@@ -81,7 +83,9 @@ class VerifiedExport(NamedTuple):
         return all(check.passed for check in self.checks)
 
 
-def verify_export(folder: Path, base: str | None = None) -> VerifiedExport:
+def verify_export(
+    folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None
+) -> VerifiedExport:
     """Compare an export, run by transformers in torch, with the edited model here.
 
     Args:
@@ -93,6 +97,7 @@ def verify_export(folder: Path, base: str | None = None) -> VerifiedExport:
         missing.
     """
     # The model in torch, and the one here: made again, or read from the export.
+    folder, base = local_path(folder), None if base is None else expand_home(base)
     record = read_export_record(folder)
     theirs = load_torch(folder, record, base or record.options.base or record.base)
     remade = _make_again(record, base)

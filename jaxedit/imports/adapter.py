@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Edit, make_edit
+from jaxedit.files import local_path
 from jaxedit.imports.array_files import SUFFIXES, read_changes_file
 from jaxedit.imports.changes import ORIENTATIONS, WeightChange, in_hf_order
 from jaxedit.imports.checkpoints import read_difference
@@ -89,7 +90,7 @@ def import_adapter(
     Raises:
       ValueError: where the file is not there, not whole, not one of these or another model's.
     """
-    path, places = Path(path), find_places(model)
+    path, places = local_path(path), find_places(model)
     changes = _read(model, path, places, orientation)
     edited = {name: change for name, change in changes.items() if places[name].is_edited}
     others = {name: change for name, change in changes.items() if name not in edited}
@@ -116,7 +117,7 @@ def import_edit(model: Model, path: str | Path, orientation: str | None = None) 
     Raises:
       ValueError: as `import_adapter`, and where a weight is changed that edits do not change.
     """
-    path, places = Path(path), find_places(model)
+    path, places = local_path(path), find_places(model)
     changes = _read(model, path, places, orientation)
     others = [name for name in changes if not places[name].is_edited]
     if others:

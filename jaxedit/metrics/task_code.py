@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxedit.files import local_path
+
 SWITCHES = ("trust_remote_code", "hf_evaluate")  # what lets code run
 
 
@@ -33,7 +35,7 @@ def check_task_code(task_path: Path) -> None:
     seen: set[Path] = set()
     left = sorted(task_path.rglob("*.yaml"))
     while left:
-        path = left.pop().expanduser().resolve()
+        path = local_path(left.pop()).resolve()
         if path in seen or path.is_relative_to(installed):
             continue
         seen.add(path)

@@ -20,6 +20,7 @@ from jaxedit.models.remote_directory import open_remote_safetensors, remote_file
 from jaxedit.models.tensor_files import StoredTensor, open_safetensors, open_torch_tensors
 from jaxedit.remote import Place
 
+ADAPTER = "adapter_config.json"
 FLOATS = ("F64", "F32", "F16", "BF16")  # safetensors' names of what weights may be stored as
 
 
@@ -41,8 +42,16 @@ def open_directory(directory: Path) -> Checkpoint:
     """Open an HF directory, or one that `jaxedit convert` made of it.
 
     Raises:
-      ValueError: where a file is missing, cut short or contradicts another.
+      ValueError: where a file is missing, cut short or contradicts another, or the directory holds
+        an adapter as well.
     """
+    # transformers would load the adapter, and the base that it names in place of these weights.
+    if (directory / ADAPTER).is_file():
+        raise ValueError(
+            f"{directory} holds an adapter ({ADAPTER}) beside a model: move the adapter's files to "
+            "a folder of their own to load the model without it; jaxedit.import_adapter adds them"
+        )
+
     # What the model is, by its configuration.
     path = directory / "config.json"
     if not path.is_file():

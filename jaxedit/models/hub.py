@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+from jaxedit.files import local_path
 from jaxedit.messages import first_line
 from jaxedit.models.built_in import BUILT_IN
 from jaxedit.remote import is_remote
@@ -27,7 +28,7 @@ def split_revision(name: str) -> tuple[str, str]:
 
 def is_hub_id(name: str) -> bool:
     """Tell whether a model's name can be one of the hub, without a revision."""
-    is_here = name in BUILT_IN or is_remote(name) or Path(name).expanduser().exists()
+    is_here = name in BUILT_IN or is_remote(name) or local_path(name).exists()
     return not is_here and name.count("/") == 1 and "@" not in name and not name.startswith(".")
 
 

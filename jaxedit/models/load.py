@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from jaxedit.files import expand_home
 from jaxedit.mesh import make_mesh
 from jaxedit.models.built_in import BUILT_IN, built_in_file
 from jaxedit.models.checkpoint import load_parameters, log_summary
@@ -111,12 +112,12 @@ def resolve_path(name_or_path: str | os.PathLike[str]) -> Path:
     Raises:
       ValueError: where nothing is found; the message says what was tried.
     """
-    name_or_path = os.fspath(name_or_path)
+    name_or_path = expand_home(name_or_path)
     if name_or_path in BUILT_IN:
         return built_in_file(name_or_path)
     if is_remote(name_or_path):
         return fetch_model(name_or_path)
-    path = Path(name_or_path).expanduser()
+    path = Path(name_or_path)
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
     if path.exists():

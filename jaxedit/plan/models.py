@@ -5,7 +5,6 @@ abstract array is a shape with a sharding (jax.ShapeDtypeStruct): a function low
 model compiles to what it compiles to with the weights."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxedit import axes
 from jaxedit.editors import find_published, known_name
 from jaxedit.edits.edit import EDITED_WEIGHT
-from jaxedit.files import read_json
+from jaxedit.files import local_path, read_json
 from jaxedit.mesh import parameter_sharding
 from jaxedit.models import family
 from jaxedit.models.config import DecoderConfig, replicate_kv_heads_for
@@ -82,7 +81,7 @@ def read_decoder_config(name: str) -> DecoderConfig:
     Raises:
       ValueError: where there is neither, or the decoder cannot compute the model.
     """
-    path = Path(name).expanduser() / "config.json"
+    path = local_path(name) / "config.json"
     values = CONFIGS.get(name)
     if values is None:
         if not path.is_file():

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from jaxedit.files import expand_home
 from jaxedit.messages import first_line
 from jaxedit.models.hub import split_revision
 from jaxedit.remote import fetch_file, fetch_folder, is_remote
@@ -21,7 +22,7 @@ def find_stats(place: str | os.PathLike[str]) -> Path:
     Raises:
       ValueError: where it cannot be had.
     """
-    place = os.fspath(place)
+    place = expand_home(place)
     if place.startswith(HUB_PREFIX):
         return _npz_folder(_fetch_repository(place.removeprefix(HUB_PREFIX)), place)
     if not is_remote(place):

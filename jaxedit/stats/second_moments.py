@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from jaxedit.downloads import download, is_url
-from jaxedit.files import to_json, to_safetensors, write_atomic
+from jaxedit.files import local_path, to_json, to_safetensors, write_atomic
 from jaxedit.models.fingerprints import compare_fingerprints, fingerprints_without_bos
 from jaxedit.models.model import Model
 from jaxedit.stats import value_norm
@@ -160,7 +160,7 @@ class Stats:
             digest.update(json.dumps(value_norm.to_json(self.value_norms)).encode())
         return digest.hexdigest()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .safetensors file: float32 matrices, and what they were made from.
 
         The sums are float64, but an average needs no more than float32: its error from so many
@@ -179,7 +179,7 @@ class Stats:
         if self.value_norms:
             about["value_norms"] = value_norm.to_json(self.value_norms)
         described = json.dumps(about, sort_keys=True)
-        write_atomic(path, to_safetensors(arrays, {"stats": described}))
+        write_atomic(local_path(path), to_safetensors(arrays, {"stats": described}))
 
     @classmethod
     def load(cls, place: str | os.PathLike[str], layer: int | None = None) -> "Stats":

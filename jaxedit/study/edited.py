@@ -5,8 +5,8 @@ model cards, their verification.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
@@ -16,12 +16,8 @@ from jaxedit.datasets import read_requests
 from jaxedit.editors import layer_field, published_hyper, with_own_layer_name
 from jaxedit.edits.apply import apply, apply_saved
 from jaxedit.edits.edit import Edit
-from jaxedit.edits.request import (
-    Request,
-    check_requests,
-    request_from_json,
-    with_leading_space,
-)
+from jaxedit.edits.request import Request, check_requests, request_from_json, with_leading_space
+from jaxedit.files import local_path
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
 from jaxedit.stats.second_moments import Stats
@@ -67,7 +63,7 @@ class EditedModel(NamedTuple):
 
 
 def open_run(
-    folder: Path,
+    folder: str | os.PathLike[str],
     run_steps: list[int] | None = None,
     after_step: int | None = None,
     *,
@@ -86,6 +82,7 @@ def open_run(
     Raises:
       ValueError: as `jaxedit.study.replay.edited_model`.
     """
+    folder = fetch_workdir(folder)
     model = edited_model(folder, run_steps, after_step, mesh=mesh, dtype=dtype)
     journal = read_journal(folder)
     config = journal.run["config"]
@@ -101,7 +98,7 @@ def open_run(
         requests=known.requests,
         unedited_ppl=baseline["mean"] if baseline else None,
         texts=config["texts"],
-        path=str(Path(folder).resolve()),
+        path=str(folder.resolve()),
         run_steps=known.run_steps,
         after_step=known.after_step,
         bos=config["eval"]["bos"],
@@ -181,7 +178,7 @@ def _requests_of(journal: Journal, records: list[StepRecord]) -> tuple[Request, 
 
 
 def open_edit(
-    path: Path,
+    path: str | os.PathLike[str],
     *,
     source: str | None = None,
     mesh: Mesh | str | None = None,
@@ -215,7 +212,7 @@ def open_edit(
         requests=known.requests,
         unedited_ppl=None if baseline is None else float(baseline),
         texts=record.get("texts", ""),
-        path=str(Path(path).resolve()),
+        path=str(local_path(path).resolve()),
         bos=record.get("bos", False),
     )
 

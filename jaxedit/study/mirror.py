@@ -17,7 +17,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from jaxedit.distributed import is_first_process, own_target
-from jaxedit.files import LOCK_FILES, cache_folder, exclusive_target, read_json, write_atomic
+from jaxedit.files import (
+    LOCK_FILES,
+    cache_folder,
+    exclusive_target,
+    expand_home,
+    read_json,
+    write_atomic,
+)
 from jaxedit.remote import Place, digest_of, is_remote, open_place
 from jaxedit.study import journal_end
 
@@ -36,7 +43,7 @@ def local_workdir(place: str | os.PathLike[str]) -> Iterator[Path]:
       ValueError: where it cannot be read or written, another process of this machine mirrors it, or
         one of another machine has written to it.
     """
-    place = os.fspath(place)
+    place = expand_home(place)
     if not is_remote(place):
         yield Path(place)
         return
@@ -64,7 +71,7 @@ def fetch_workdir(place: str | os.PathLike[str]) -> Path:
     Raises:
       ValueError: where nothing is there, or it cannot be read.
     """
-    place = os.fspath(place)
+    place = expand_home(place)
     if not is_remote(place):
         return Path(place)
     mirror = Mirror(open_place(place), _folder_of(place))

@@ -28,6 +28,7 @@ PATH_KEYS = (
     "eval.reference_texts",
     "editor.target_cache",
     "editor.harm_texts",
+    "editor.network",
 )
 
 

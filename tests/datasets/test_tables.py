@@ -101,7 +101,7 @@ def test_only_what_may_be_a_list_is_read_as_one(tmp_path):
 
 @pytest.mark.parametrize("name", ["facts.csv", "facts.tsv", "facts.parquet", "facts.json"])
 def test_what_pandas_adds_is_no_field_of_a_fact(name, tmp_path):
-    """Its row numbers, saved once and again after reading, and case numbers of a column with gaps."""
+    """Row numbers, saved once and again after reading, and case numbers of a column with gaps."""
     bare = {key: OWN[key] for key in ("prompt", "subject", "target_new")}
     pd.DataFrame([{**bare, "case_id": 3}, bare]).to_csv(tmp_path / "once.csv")
     table, path = pd.read_csv(tmp_path / "once.csv", index_col=None), tmp_path / name

@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
+import torch
 import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -246,3 +248,21 @@ def test_nothing_is_unpickled_evaluated_or_trusted():
             if name.endswith(".from_pretrained") and name.startswith("Auto"):
                 assert given_keywords.get("trust_remote_code") is False, f"{place}: {name}"
     assert torch_readers == TORCH_READERS
+
+
+def test_an_adapter_beside_the_weights_is_not_passed_over(copy_of, tmp_path):
+    """transformers loads such a directory with the adapter, on the base that the adapter names."""
+    directory = copy_of("llama")
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["down_proj"])
+    adapted = peft.get_peft_model(hf_model(directory), config)
+    edit_adapter = adapted.base_model.model.model.layers[1].mlp.down_proj.lora_B.default
+    torch.nn.init.normal_(edit_adapter.weight)
+    adapted.save_pretrained(directory)
+    rows = token_rows(96)
+    base = hf_logits(hf_model(tiny := shutil.copytree(directory, tmp_path / "tiny")), rows)
+    with pytest.raises(ValueError, match=r"holds an adapter \(adapter_config.json\) beside a model"):
+        jaxedit.load(directory)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tiny / name).unlink()
+    ours = jaxedit.logits(jaxedit.load(tiny), rows)
+    assert np.abs(np.asarray(ours) - base).max() > 1e-2

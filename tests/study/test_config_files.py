@@ -89,13 +89,15 @@ def test_a_tilde_is_the_home_everywhere(tmp_path, monkeypatch):
     config.editor.harm_texts = "~/harm.txt"
     found = with_local_paths(plain_config(config))
     home = str(tmp_path)
-    for key in set(PATH_KEYS) - {"start.edit"}:
+    for key in set(PATH_KEYS) - {"start.edit", "editor.network"}:
         value = found
         for name in key.split("."):
             value = value[name]
         assert value.startswith(home), key
     assert found["alternatives"][0]["harm_texts"] == str(tmp_path / "other.txt")
     assert found["start"]["edit"] == ""
+    mend = with_local_paths(plain_config(default_config("mend", network="~/n")))
+    assert mend["editor"]["network"] == str(tmp_path / "n")
     assert found["model"] == "~/kept-for-load"
 
 
