@@ -56,6 +56,9 @@ def apply_all(model: Model, edits: Sequence[Edit]) -> Model:
         model's.
     """
     for edit in edits:
+        if not isinstance(edit, Edit):
+            kind = type(edit).__name__
+            raise ValueError(f"expected one edit to apply, got a {kind}: apply each by itself")
         check_base(model, edit)
         model = allocate_for(model, edit)
         for delta in edit.deltas:

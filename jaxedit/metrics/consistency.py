@@ -15,7 +15,7 @@ import numpy as np
 from jaxedit.downloads import download, is_url
 from jaxedit.edits.request import Request
 from jaxedit.files import read_json, shorten_json
-from jaxedit.models.texts import check_texts
+from jaxedit.models.texts import list_texts
 from jaxedit.npy import read_npy
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def consistency(references: ReferenceTexts, request: Request, texts: list[str]) 
     Raises:
       ValueError: on a text instead of a list of texts.
     """
-    check_texts(texts, "consistency")
+    texts = list_texts(texts, "consistency")
     reference_texts = references.texts.get((request.relation or "", request.target_id or ""))
     if not reference_texts:
         return None

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxedit.models.generate import generate
 from jaxedit.models.model import Model
-from jaxedit.models.texts import check_texts
+from jaxedit.models.texts import list_texts
 
 WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # n -> the weight of H_n
 NEW_TOKENS = 100
@@ -38,8 +38,8 @@ def fluency(texts: list[str]) -> float:
     Raises:
       ValueError: on a text instead of a list of texts.
     """
-    check_texts(texts, "fluency")
-    return float(np.mean([_weighted_entropy(text) for text in texts]))
+    listed = list_texts(texts, "fluency")
+    return float(np.mean([_weighted_entropy(text) for text in listed]))
 
 
 def _weighted_entropy(text: str) -> float:

@@ -18,7 +18,7 @@ from jaxedit.edits.per_row import with_per_row_edits
 from jaxedit.models.model import Model
 from jaxedit.models.packing import BATCH_TOKENS, Packed, pack
 from jaxedit.models.score import PrefilledTexts, prefill, tile_batches, token_losses
-from jaxedit.models.texts import check_texts
+from jaxedit.models.texts import list_texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,8 +190,8 @@ def _summed(losses: list[np.ndarray]) -> Perplexity:
 
 
 def _packed(model: Model, texts: list[str], bos: bool) -> Packed:
-    check_texts(texts, "perplexity")
-    if not len(texts):
+    texts = list_texts(texts, "perplexity")
+    if not texts:
         raise ValueError("perplexity needs a list of at least one text")
     token_lists = model.tokenizer.encode_many(texts, bos=bos)
     for i, tokens in enumerate(token_lists):

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxedit.mesh import replicate, shard_batch
 from jaxedit.models.attention import AttentionContext
+from jaxedit.models.cache_size import check_cache_fits
 from jaxedit.models.generated_text import decode_continuation, strip_special
 from jaxedit.models.layers import causal_attention, embed, run_layers_with_kv
 from jaxedit.models.model import Model
@@ -20,7 +21,7 @@ from jaxedit.models.sampling import (
     choose_tokens,
     resolve_sampling,
 )
-from jaxedit.models.texts import check_texts
+from jaxedit.models.texts import list_texts
 from jaxedit.rounding import round_up
 
 PROMPT_STEP = 16  # prompts are padded to multiples of this, so that few shapes are compiled
@@ -81,7 +82,7 @@ def generate(
       ValueError: on an empty list or prompt, a text instead of a list, a number that cannot be, a
         token that the model has no embedding of, or a text that would be too long.
     """
-    check_texts(prompts, "generation")
+    prompts = list_texts(prompts, "generation")
     new_texts = continue_texts(
         model,
         prompts,
@@ -221,6 +222,7 @@ def _padded(
 
     # A row that only fills up the batch counts as one token long.
     n_rows = round_up(len(token_lists), model.mesh.shape["data"])
+    check_cache_fits(model, n_rows, longest + max_new_tokens)
     token_BT = pad_tokens(token_lists, n_rows, round_up(longest, PROMPT_STEP))
     length_B = np.ones(n_rows, np.int32)
     length_B[: len(token_lists)] = list(map(len, token_lists))

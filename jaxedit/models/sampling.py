@@ -4,9 +4,11 @@ from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxedit.models.layers import embedding_and_head
 from jaxedit.models.model import Model
+from jaxedit.rounding import check_whole_number, is_number
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -47,15 +49,14 @@ def resolve_sampling(
     Raises:
       ValueError: on a number that cannot be.
     """
-    if max_new_tokens < 1 or (top_k is not None and not 1 <= top_k <= model.config.V):
-        raise ValueError(
-            f"max_new_tokens={max_new_tokens} and top_k={top_k} must be positive "
-            f"(top_k at most {model.config.V})"
-        )
-    if temperature is not None and not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature={temperature}: expected 0 (greedy) or a positive number")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p}: expected a probability over 0, at most 1")
+    check_whole_number("max_new_tokens", max_new_tokens, least=1)
+    check_whole_number("seed", seed, least=-(2**63), most=2**63 - 1)
+    if top_k is not None:
+        check_whole_number("top_k", top_k, least=1, most=model.config.V)
+    if temperature is not None and not (is_number(temperature) and 0 <= temperature < np.inf):
+        raise ValueError(f"temperature={temperature!r}: expected 0 (greedy) or a positive number")
+    if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
+        raise ValueError(f"top_p={top_p!r}: expected a probability over 0, at most 1")
     is_greedy = (top_k, temperature, top_p) == (None, None, None) or temperature == 0
     return Sampling(
         top_k=1 if is_greedy else top_k or model.config.V,

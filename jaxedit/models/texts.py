@@ -1,22 +1,26 @@
 """Texts that are given to a model."""
 
+from collections.abc import Mapping, Set
 from typing import Any
 
 
-def check_texts(texts: Any, what: str) -> None:
-    """Check that these are texts, and not one whose letters would be taken for texts.
+def list_texts(texts: Any, what: str) -> list[str]:
+    """List texts, and check that they are some, and not one whose letters would be taken for them.
 
     Args:
-      texts: a list, tuple or column of texts.
+      texts: a list, tuple, column or generator of texts.
       what: they are for, e.g. "generation".
 
     Raises:
-      ValueError: on a single text, anything that is no text, or half a surrogate pair in one.
+      ValueError: on a single text, texts without an order, anything that is no text, or half a
+        surrogate pair in one.
     """
     if isinstance(texts, str | bytes):
         raise ValueError(
             f"{what} needs a list of at least one text, got the text {texts[:40]!r} itself"
         )
+    if isinstance(texts, Set | Mapping):
+        raise ValueError(f"{what} needs a list of texts, got a {type(texts).__name__} of them")
     try:
         found = list(texts)
     except TypeError as error:
@@ -25,6 +29,7 @@ def check_texts(texts: Any, what: str) -> None:
         if not isinstance(text, str):
             raise ValueError(f"{what} needs a list of texts; number {i} of it is {text!r}")
         check_surrogates(text, f"text {i} for {what}")
+    return found
 
 
 def check_surrogates(text: str, what: str) -> None:

@@ -16,7 +16,7 @@ from jaxedit.models.model import Model
 from jaxedit.models.output_gradients import Places
 from jaxedit.models.packing import pack
 from jaxedit.models.score import lowest_layer, prefill
-from jaxedit.models.texts import check_texts
+from jaxedit.models.texts import list_texts
 from jaxedit.solving.hyper import HarmHyper
 from jaxedit.solving.regulariser import KeyRegulariser
 from jaxedit.solving.solve import whiten
@@ -117,7 +117,7 @@ def choose_parts(model: Model, texts: list[str], n_tokens: int) -> list[list[int
     Raises:
       ValueError: on texts that are none, or all too short.
     """
-    check_texts(texts, "harm_texts")
+    texts = list_texts(texts, "harm_texts")
     parts = []
     for tokens in model.tokenizer.encode_many(texts, bos=False):
         cut = [tokens[i : i + PART_TOKENS].tolist() for i in range(0, len(tokens), PART_TOKENS)]

@@ -20,8 +20,8 @@ from jaxedit.mesh import shard_batch
 from jaxedit.models.fingerprints import fingerprints_without_bos
 from jaxedit.models.model import Model
 from jaxedit.models.packing import BATCH_TOKENS, ROW_TOKENS, pack_first_fit, rows_to_arrays
-from jaxedit.models.texts import check_texts
-from jaxedit.rounding import ceil_div, round_up
+from jaxedit.models.texts import list_texts
+from jaxedit.rounding import ceil_div, check_whole_number, is_whole_number, round_up
 from jaxedit.stats.gradients import add_batch_with_gradients
 from jaxedit.stats.second_moments import Stats
 from jaxedit.stats.sums import Sums, add_batch, read_sums, total_of, write_sums, zero_sums
@@ -75,8 +75,8 @@ def collect_stats(
         of another pass.
     """
     # The texts as tokens, in their order, within the limits.
-    layers = sorted(set(layers))
-    _check(model, layers, {"max_tokens": max_tokens, "max_length": max_length})
+    texts, layers = _list_texts(texts), _list_layers(model, layers)
+    _check_limits(max_tokens=max_tokens, max_length=max_length)
     max_length = max_length or min(model.config.P, model.config.window or model.config.P)
     token_lists, n_read = _ordered_tokens(model, texts, max_tokens, max_length, seed)
     model.config.check_length(max(map(len, token_lists)), "a text of the corpus")
@@ -106,16 +106,35 @@ def _average(sums: Sums | None, layers: list[int], n_tokens: int) -> dict[int, n
     }
 
 
-def _check(model: Model, layers: list[int], limits: dict[str, int | None]) -> None:
-    if not layers or layers[0] < 0 or layers[-1] >= model.config.L:
-        raise ValueError(
-            f"layers={layers}: {model.metadata.source} has layers 0 to {model.config.L - 1}"
-        )
+def _list_texts(texts: Any) -> list[str]:
+    """Return the texts, of which there is at least one."""
+    found = list_texts(texts, "a pass for second moments")
+    if not found:
+        raise ValueError("second moments need a list of at least one text")
+    return found
+
+
+def _check_limits(**limits: int | None) -> None:
     for name, limit in limits.items():
-        if limit is not None and limit < 1:
-            raise ValueError(
-                f"{name}={limit}: expected at least one token, or None for no limit of your own"
-            )
+        if limit is not None:
+            check_whole_number(name, limit, least=1)
+
+
+def _list_layers(model: Model, layers: Any) -> list[int]:
+    """Return the layers, each once and in order.
+
+    Raises:
+      ValueError: where they are no list of whole numbers, are none, or the model lacks one.
+    """
+    source, most = model.metadata.source, model.config.L - 1
+    try:
+        found = list(layers)
+    except TypeError as error:
+        raise ValueError(f"layers={layers!r}: expected a list of layers, e.g. [3, 4]") from error
+    are_whole = all(is_whole_number(layer) for layer in found)
+    if not (found and are_whole and min(found) >= 0 and max(found) <= most):
+        raise ValueError(f"layers={found}: {source} has layers 0 to {most}")
+    return sorted({int(layer) for layer in found})
 
 
 def _provenance(model: Model, texts: list[str]) -> dict[str, Any]:
@@ -144,9 +163,6 @@ def _ordered_tokens(
     Returns:
       The tokens of each text that has any, and how many texts were read for them.
     """
-    check_texts(texts, "a pass for second moments")
-    if not len(texts):
-        raise ValueError("second moments need a list of at least one text")
     ordered, per_call = shuffle_texts(texts, seed), TEXTS_PER_CALL * jax.process_count()
     chunks = (ordered[first : first + per_call] for first in range(0, len(ordered), per_call))
     encode = functools.partial(model.tokenizer.encode_many, bos=False, max_length=max_length)

@@ -117,8 +117,14 @@ def test_an_end_of_text_token_ends_its_row_only(gpt2, prompts):
         ([], {}, "at least one prompt"),
         (["Once", ""], {}, "each prompt at least one token"),
         (["Once"], dict(max_new_tokens=0), "max_new_tokens=0"),
-        (["Once"], dict(top_k=0), r"top_k=0 must be positive \(top_k at most 96\)"),
-        (["Once"], dict(top_k=97), r"top_k=97 must be positive \(top_k at most 96\)"),
+        (["Once"], dict(top_k=0), "top_k=0: expected a whole number, 1 to 96"),
+        (["Once"], dict(max_new_tokens=2.0), "max_new_tokens=2.0: expected a whole number"),
+        (["Once"], dict(max_new_tokens="3"), "max_new_tokens='3': expected a whole number"),
+        (["Once"], dict(max_new_tokens=True), "max_new_tokens=True: expected a whole number"),
+        (["Once"], dict(temperature="1"), "temperature='1': expected 0"),
+        (["Once"], dict(top_p=10**400), "top_p=1000"),
+        (["Once"], dict(top_k=3, seed=2**63), "seed=9223372036854775808: expected a whole number"),
+        (["Once"], dict(top_k=97), "top_k=97: expected a whole number, 1 to 96"),
     ],
 )
 def test_what_cannot_be_continued_is_refused(gpt2, texts, settings, message):
@@ -130,3 +136,10 @@ def test_a_continuation_beyond_learned_positions_is_refused(gpt2, prompts):
     message = r"65 tokens, more than the 64 positions of this gpt2 model; shorten"
     with pytest.raises(ValueError, match=message):
         continue_tokens(gpt2, prompts, max_new_tokens=N_NEW + 1)
+
+
+@pytest.mark.parametrize("n", [10**9, 2**31, 2**63, 10**30])
+def test_a_continuation_that_does_not_fit_into_memory_is_refused(golden, n):
+    """Rotary positions go on, so that nothing else ends it."""
+    with pytest.raises(ValueError, match=r"keys and values of 1 rows of .* GB of memory: ask"):
+        jaxedit.generate(golden("llama"), ["Once"], max_new_tokens=n)

@@ -27,6 +27,25 @@ def test_what_is_no_list_of_texts_is_refused(golden, name, wrong):
         CALLS[name](golden("gpt2"), wrong)
 
 
+@pytest.mark.parametrize("make", [set, frozenset, dict.fromkeys])
+@pytest.mark.parametrize("name", CALLS)
+def test_texts_without_an_order_are_refused(golden, name, make):
+    with pytest.raises(ValueError, match=r"needs a list of texts, got a \w+ of them"):
+        CALLS[name](golden("gpt2"), make(["Once upon a time", "Rome is in Italy"]))
+
+
+@pytest.mark.parametrize("make", [tuple, np.array, iter], ids=["tuple", "column", "generator"])
+@pytest.mark.parametrize("name", ["generate", "perplexity", "collect_stats", "fluency"])
+def test_every_call_takes_them_as_it_takes_a_list(golden, name, make):
+    texts = ["Once upon a time", "Rome is in Italy"]
+    expected, found = (CALLS[name](golden("gpt2"), each) for each in (texts, make(texts)))
+    if name == "collect_stats":
+        expected, found = expected.digest, found.digest
+    if name == "perplexity":
+        expected, found = expected.per_text, found.per_text
+    np.testing.assert_equal(found, expected)
+
+
 @pytest.mark.parametrize("make", [tuple, np.array], ids=["tuple", "column"])
 def test_tuples_and_columns_of_texts_are_what_the_list_is(golden, make):
     model, texts = golden("gpt2"), ["Once upon a time", "Rome is in Italy"]
