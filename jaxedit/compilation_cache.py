@@ -7,6 +7,7 @@ overrides the place, $JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
 
 import hashlib
 import logging
+import math
 import platform
 import tempfile
 from pathlib import Path
@@ -26,28 +27,34 @@ CPU_FIELDS = ("model name", "flags", "Features")  # of /proc/cpuinfo; the last o
 def enable_compilation_cache() -> str | None:
     """Enable JAX's compilation cache in a folder of the user's cache, and return the folder.
 
-    None where nothing can be written there: the cache is off then, and a line of the log says so.
+    None where it is off: it was turned off, or nothing can be written there, as a line of the log
+    says then. A folder of programs that can only be read is read.
     """
+    if not jax.config.values["jax_enable_compilation_cache"]:
+        return None
     chosen = jax.config.values["jax_compilation_cache_dir"]
     folder = chosen or str(cache_folder() / f"xla-{jaxlib.__version__}-{cpu_kind()}")
+    least_s = 0.0  # every program is kept, however fast to compile
     if not is_remote(folder):
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
-            logging.getLogger("jaxedit").warning(
-                f"{folder} cannot be written ({error.strerror}): what is compiled is not kept for "
-                "the next run. $XDG_CACHE_HOME or $JAX_COMPILATION_CACHE_DIR names another folder"
-            )
-            jax.config.update("jax_compilation_cache_dir", None)
-            return None
+            if not any(Path(folder).glob("*")):
+                logging.getLogger("jaxedit").warning(
+                    f"{folder} cannot be written ({error.strerror}): what is compiled is not kept "
+                    "for the next run. $XDG_CACHE_HOME or $JAX_COMPILATION_CACHE_DIR names another "
+                    "folder"
+                )
+                jax.config.update("jax_compilation_cache_dir", None)
+                return None
+            chosen, least_s = None, math.inf
     if chosen:
         return folder
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
-    # Every program is kept, however small and however fast to compile.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", least_s)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # and however small
     return folder
 
 

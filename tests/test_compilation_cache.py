@@ -65,6 +65,11 @@ def test_where_nothing_can_be_written_nothing_is_kept_and_it_is_said_once(tmp_pa
     assert "cannot be written (Not a directory): what is compiled is not kept" in line
 
 
+def test_a_cache_that_is_off_needs_no_folder(tmp_path):
+    compile_in(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("old", "new"), [("avx2", "avx512"), (": A", ": B")])
 def test_machines_differ_by_model_and_instruction_sets(tmp_path, old, new):
     assert kind_of(CPUINFO.replace(old, new), tmp_path) != kind_of(CPUINFO, tmp_path)

@@ -1,6 +1,8 @@
 """Paths are texts or Path objects, and a leading ~ is the user's home, wherever one is given."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import jaxedit
 from jaxedit.datasets import read_corpus, read_requests, read_texts
 from jaxedit.exports.export import export
 from jaxedit.exports.verify import verify_export
+from jaxedit.study.config import default_config
 from jaxedit.study.edited import open_edit, open_run
 
 FACT = {"prompt": "{} lives in", "subject": "Bob", "target_new": "Paris"}
@@ -69,10 +72,16 @@ def test_an_edit_is_saved_and_read(place, home, golden):
     assert jaxedit.import_adapter(model, place("lora")).edit is not None
     opened = open_edit(place("edit.safetensors"), source=place("model"))
     assert opened.path == str(first.resolve())
+    export(opened, place("opened"))
+    shutil.rmtree(home / "opened")
 
 
 def test_second_moments_are_saved_and_read(place, home, golden):
     stats = jaxedit.collect_stats(golden("gpt2"), TEXTS * 40, layers=[3])
+    resumed = jaxedit.collect_stats(
+        golden("gpt2"), TEXTS * 40, layers=[3], resume=place("unfinished.safetensors")
+    )
+    assert resumed.digest == stats.digest
     stats.save(place("stats.safetensors"))
     assert jaxedit.Stats.load(place("stats.safetensors")).digest == stats.digest
     (home / "stats.safetensors").unlink()
@@ -104,6 +113,8 @@ def test_a_hyper_parameter_that_is_a_path(place, home, golden):
     (kept,) = (home / "values").iterdir()
     assert kept.suffix == ".safetensors"
     kept.unlink()
+    config = default_config("memit", target_cache=place("values"))
+    assert json.loads(json.dumps(config.editor.to_dict()))["target_cache"] == str(home / "values")
     harm = dict(harm_projection=1.0, harm_texts=place("none.json"))
     harmless = jaxedit.make_editor("memit", layers=[3], **harm)
     with pytest.raises(ValueError, match=f"there is no file {home}{os.sep}none.json"):

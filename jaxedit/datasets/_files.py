@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxedit.datasets._easyedit import is_call, records_of_call
+from jaxedit.datasets._fields import is_missing
 from jaxedit.downloads import is_url
 from jaxedit.files import parse_json, shorten_json
 
@@ -87,14 +88,26 @@ def parse_records(source: str, content: bytes, expected: str) -> list[Any]:
         raise ValueError(f"{source} holds {shorten_json(records)}; expected {expected}")
     if not records:
         raise ValueError(f"{source} is empty; expected at least one record")
-    return [_without_index(record) for record in records]
+    return records
 
 
-def _without_index(record: Any) -> Any:
-    """Return a record without the row number that pandas gave it."""
-    if not isinstance(record, dict):
-        return record
-    return {name: value for name, value in record.items() if not INDEX.fullmatch(name)}
+def without_row_numbers(records: list[Any]) -> list[Any]:
+    """Return records without the columns in which pandas kept the numbers of its rows."""
+    rows = [record for record in records if isinstance(record, dict)]
+    named = {name for row in rows for name in row if INDEX.fullmatch(name)}
+    of_pandas = {name for name in named if all(_is_row_number(row.get(name)) for row in rows)}
+    if not of_pandas:
+        return records
+    return [
+        {name: value for name, value in record.items() if name not in of_pandas}
+        if isinstance(record, dict)
+        else record
+        for record in records
+    ]
+
+
+def _is_row_number(value: Any) -> bool:
+    return is_missing(value) or re.fullmatch(r"\d+(\.0)?", str(value)) is not None
 
 
 def _decode(source: str, content: bytes, expected: str) -> str:

@@ -11,7 +11,13 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from jaxedit.datasets._fields import is_missing, read_fields
-from jaxedit.datasets._files import SUFFIXES, parse_records, parse_texts, suffix_of
+from jaxedit.datasets._files import (
+    SUFFIXES,
+    parse_records,
+    parse_texts,
+    suffix_of,
+    without_row_numbers,
+)
 from jaxedit.datasets._public import PUBLIC, read_public
 from jaxedit.datasets._sources import HUB_PREFIX, hub_rows
 from jaxedit.downloads import download, is_url
@@ -77,6 +83,7 @@ def read_requests(source: str | os.PathLike[str]) -> Requests:
         records = _read_source(source, "facts.json", RECORD_FILES, parse_records)
     if not records:
         raise ValueError(f"{source} is empty; expected at least one record")
+    records = without_row_numbers(records)
     form = _recognise_form(source, records[0])
     found = _requests_of(source, form, records)
     usable = [request for request in found if request is not None]

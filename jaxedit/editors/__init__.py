@@ -15,6 +15,7 @@ from jaxedit.editors._registry import (
     make_editor,
     method_names,
     with_own_layer_name,
+    with_text_paths,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "method_names",
     "published_hyper",
     "with_own_layer_name",
+    "with_text_paths",
 ]

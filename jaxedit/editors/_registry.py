@@ -93,13 +93,19 @@ def with_own_layer_name(name: str, hyper: dict[str, Any]) -> dict[str, Any]:
     return {**rest, "layer": layers[0]}
 
 
+def with_text_paths(hyper: dict[str, Any]) -> dict[str, Any]:
+    """Return hyper-parameters whose files and folders are texts, the home for a leading ~."""
+    given = {key: hyper[key] for key in PATHS if isinstance(hyper.get(key), str | os.PathLike)}
+    return hyper | {key: expand_home(place) for key, place in given.items()}
+
+
 def _checked(name: str, hyper: dict[str, Any]) -> dict[str, Any]:
     """Check names and types of hyper-parameters; return them as a method's `Hyper` takes them.
 
     Numbers become Python's own.
     """
     defaults = hyper_defaults(name)
-    hyper = with_own_layer_name(name, hyper)
+    hyper = with_text_paths(with_own_layer_name(name, hyper))
     for key in hyper:
         if key in RENAMED_HYPER:
             raise ValueError(f"the hyper-parameter {key!r} is called {RENAMED_HYPER[key]!r} now")
@@ -108,9 +114,6 @@ def _checked(name: str, hyper: dict[str, Any]) -> dict[str, Any]:
                 f"{name} has no hyper-parameter {key!r}{did_you_mean(key, defaults)} It has: "
                 f"{', '.join(defaults)}"
             )
-    for key in set(PATHS) & set(hyper):
-        if isinstance(hyper[key], str | os.PathLike):
-            hyper = {**hyper, key: expand_home(hyper[key])}
     for key, value in hyper.items():
         _check_type(name, key, value)
     return {key: _plain(value) for key, value in hyper.items()}

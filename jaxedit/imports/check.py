@@ -6,8 +6,8 @@ changes in the base weights there is no prediction.
 """
 
 import math
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxedit.edits.predicted_change import PredictedChange, predict_edit
@@ -21,6 +21,7 @@ from jaxedit.metrics.perplexity import Perplexity, perplexity, prepare, scores_w
 from jaxedit.metrics.perturbation import read_key_probe, relative_perturbation
 from jaxedit.models.model import Model
 from jaxedit.models.score import PrefilledTexts
+from jaxedit.models.texts import list_texts
 from jaxedit.study.guard import Guard, Violation
 
 Tasks = dict[str, dict[str, Any]]
@@ -81,7 +82,7 @@ def check_adapter(
     tasks: Sequence[str] = (),
     *,
     limit: int | None = None,
-    task_path: Path | None = None,
+    task_path: str | os.PathLike[str] | None = None,
     prediction_draws: int = 0,
 ) -> AdapterCheck:
     """Measure a model with and without an adapter, and judge the difference as the guard does.
@@ -100,7 +101,7 @@ def check_adapter(
       ValueError: as the metrics; or where the model's own perplexity is not finite.
     """
     # The layers below all changes are run once, for both models and all of these three metrics.
-    bos = scores_with_bos(model)
+    texts, bos = list_texts(texts, "a check"), scores_with_bos(model)
     prepared = prepare(model, texts, bos, start_layer=_lowest_layer(imported))
     before = check_baseline(model, perplexity(model, prepared), texts)
     after = perplexity(imported.model, texts if imported.added_to_base else prepared, bos)

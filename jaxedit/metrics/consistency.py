@@ -6,6 +6,7 @@ fact's continued generation prompts, joined, and of reference texts, joined: tho
 vocabulary and the inverse document frequencies are that repository's as well.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -14,7 +15,7 @@ import numpy as np
 
 from jaxedit.downloads import download, is_url
 from jaxedit.edits.request import Request
-from jaxedit.files import read_json, shorten_json
+from jaxedit.files import expand_home, read_json, shorten_json
 from jaxedit.models.texts import list_texts
 from jaxedit.npy import read_npy
 
@@ -38,7 +39,7 @@ class ReferenceTexts(NamedTuple):
     vectorizer: "TfidfVectorizer"
 
 
-def read_references(source: str) -> ReferenceTexts:
+def read_references(source: str | os.PathLike[str]) -> ReferenceTexts:
     """Read the three files of the ROME repository.
 
     Args:
@@ -49,6 +50,7 @@ def read_references(source: str) -> ReferenceTexts:
     """
     from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import
 
+    source = expand_home(source)
     texts = _read(source, SNIPPETS, _read_snippets)
     vocabulary = _read(source, VOCABULARY, _read_vocabulary)
     idf = _read(source, IDF, read_npy)

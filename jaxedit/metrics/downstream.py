@@ -4,11 +4,13 @@ The papers measure them beside the perplexity.
 """
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxedit.did_you_mean import did_you_mean
 from jaxedit.distributed import is_first_process
+from jaxedit.files import local_path
 from jaxedit.metrics.task_code import check_task_code, check_unsafe, sandboxed_templates
 from jaxedit.metrics.task_files import check_output, write_files
 from jaxedit.models.model import Model
@@ -35,9 +37,9 @@ def evaluate_tasks(
     tasks: list[str],
     *,
     limit: int | None = None,
-    task_path: Path | None = None,
+    task_path: str | os.PathLike[str] | None = None,
     prompts: PromptSettings | None = None,
-    output_path: Path | None = None,
+    output_path: str | os.PathLike[str] | None = None,
     log_samples: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Evaluate a model on tasks that lm-eval knows by name, or finds in a directory.
@@ -63,6 +65,8 @@ def evaluate_tasks(
       OSError: where the files could not be written whole.
     """
     prompts = prompts or PromptSettings()
+    task_path = None if task_path is None else local_path(task_path)
+    output_path = None if output_path is None else local_path(output_path)
     _check(tasks, limit, task_path)
     _check_prompts(model, prompts)
     check_output(output_path, log_samples)

@@ -45,12 +45,7 @@ def open_directory(directory: Path) -> Checkpoint:
       ValueError: where a file is missing, cut short or contradicts another, or the directory holds
         an adapter as well.
     """
-    # transformers would load the adapter, and the base that it names in place of these weights.
-    if (directory / ADAPTER).is_file():
-        raise ValueError(
-            f"{directory} holds an adapter ({ADAPTER}) beside a model: move the adapter's files to "
-            "a folder of their own to load the model without it; jaxedit.import_adapter adds them"
-        )
+    _check_no_adapter(directory)
 
     # What the model is, by its configuration.
     path = directory / "config.json"
@@ -86,6 +81,22 @@ def open_directory(directory: Path) -> Checkpoint:
         shape=lambda name: tensors[name].shape,
         read=read,
         tokenizer=read_tokenizer(directory, config.V),
+    )
+
+
+def _check_no_adapter(directory: Path) -> None:
+    """Raise a ValueError on an adapter, alone or beside a model: transformers would load it too."""
+    if not (directory / ADAPTER).is_file():
+        return
+    if (directory / "config.json").is_file():
+        raise ValueError(
+            f"{directory} holds an adapter ({ADAPTER}) beside a model: give a copy of the folder "
+            "without the adapter's files; jaxedit.import_adapter adds an adapter to a model"
+        )
+    base = read_json(directory / ADAPTER).get("base_model_name_or_path")
+    raise ValueError(
+        f"{directory} holds an adapter and no model: load the model it is for ({base}), and add "
+        "the adapter by jaxedit.import_adapter"
     )
 
 

@@ -10,6 +10,8 @@ from jaxedit.models.layers import embedding_and_head
 from jaxedit.models.model import Model
 from jaxedit.rounding import check_whole_number, is_number
 
+LARGEST_FLOAT = float(np.finfo(np.float32).max)
+
 
 class SamplingOptions(TypedDict, total=False):
     """What `jaxedit.generate` may be asked for, explained there."""
@@ -49,11 +51,13 @@ def resolve_sampling(
     Raises:
       ValueError: on a number that cannot be.
     """
-    check_whole_number("max_new_tokens", max_new_tokens, least=1)
+    check_whole_number("max_new_tokens", max_new_tokens, least=1, most=2**31 - 1)
     check_whole_number("seed", seed, least=-(2**63), most=2**63 - 1)
     if top_k is not None:
         check_whole_number("top_k", top_k, least=1, most=model.config.V)
-    if temperature is not None and not (is_number(temperature) and 0 <= temperature < np.inf):
+    if temperature is not None and not (
+        is_number(temperature) and 0 <= temperature <= LARGEST_FLOAT
+    ):
         raise ValueError(f"temperature={temperature!r}: expected 0 (greedy) or a positive number")
     if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
         raise ValueError(f"top_p={top_p!r}: expected a probability over 0, at most 1")

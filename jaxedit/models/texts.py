@@ -1,6 +1,6 @@
 """Texts that are given to a model."""
 
-from collections.abc import Mapping, Set
+from collections.abc import KeysView, Mapping, Set
 from typing import Any
 
 
@@ -19,7 +19,7 @@ def list_texts(texts: Any, what: str) -> list[str]:
         raise ValueError(
             f"{what} needs a list of at least one text, got the text {texts[:40]!r} itself"
         )
-    if isinstance(texts, Set | Mapping):
+    if isinstance(texts, Set | Mapping) and not isinstance(texts, KeysView):
         raise ValueError(f"{what} needs a list of texts, got a {type(texts).__name__} of them")
     try:
         found = list(texts)

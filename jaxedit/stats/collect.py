@@ -7,6 +7,7 @@ For each layer asked for, sum_t k_t k_t^T over the tokens t of the texts, divide
 import functools
 import hashlib
 import itertools
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxedit.distributed import broadcast_flag, is_first_process, map_over_processes
+from jaxedit.files import local_path
 from jaxedit.mesh import shard_batch
 from jaxedit.models.fingerprints import fingerprints_without_bos
 from jaxedit.models.model import Model
@@ -45,7 +47,7 @@ def collect_stats(
     seed: int = 0,
     corpus: str = "",
     gradients: bool = False,
-    resume: Path | None = None,
+    resume: str | os.PathLike[str] | None = None,
     on_tokens: Callable[[int, int], None] = ignore_progress,
 ) -> Stats:
     """Collect the second moments of a model's MLP keys over texts.
@@ -71,12 +73,12 @@ def collect_stats(
       on_tokens: called with tokens done and tokens there will be.
 
     Raises:
-      ValueError: without texts or layers, on a layer the model lacks, a limit below one, or a file
-        of another pass.
+      ValueError: on texts, layers or numbers that cannot be, or a file of another pass.
     """
     # The texts as tokens, in their order, within the limits.
     texts, layers = _list_texts(texts), _list_layers(model, layers)
-    _check_limits(max_tokens=max_tokens, max_length=max_length)
+    _check_numbers(seed, max_tokens=max_tokens, max_length=max_length)
+    resume = None if resume is None else local_path(resume)
     max_length = max_length or min(model.config.P, model.config.window or model.config.P)
     token_lists, n_read = _ordered_tokens(model, texts, max_tokens, max_length, seed)
     model.config.check_length(max(map(len, token_lists)), "a text of the corpus")
@@ -114,7 +116,8 @@ def _list_texts(texts: Any) -> list[str]:
     return found
 
 
-def _check_limits(**limits: int | None) -> None:
+def _check_numbers(seed: int, **limits: int | None) -> None:
+    check_whole_number("seed", seed, least=0)
     for name, limit in limits.items():
         if limit is not None:
             check_whole_number(name, limit, least=1)

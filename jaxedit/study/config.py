@@ -20,6 +20,7 @@ from jaxedit.editors import (
     method_names,
     published_hyper,
     with_own_layer_name,
+    with_text_paths,
 )
 from jaxedit.files import local_path
 from jaxedit.models.model import Model
@@ -105,7 +106,7 @@ def editor_config(method: str, **hyper: Any) -> ConfigDict:
         )
     config = ConfigDict(dict(method=method))
     types, defaults = hyper_types(method), hyper_defaults(method)
-    hyper = with_own_layer_name(method, hyper)
+    hyper = with_text_paths(with_own_layer_name(method, hyper))
     unknown = {name: value for name, value in hyper.items() if name not in defaults}
     if unknown:
         make_editor(method, **unknown)  # it raises, and says which there are

@@ -17,7 +17,7 @@ from jaxedit.editors import layer_field, published_hyper, with_own_layer_name
 from jaxedit.edits.apply import apply, apply_saved
 from jaxedit.edits.edit import Edit
 from jaxedit.edits.request import Request, check_requests, request_from_json, with_leading_space
-from jaxedit.files import local_path
+from jaxedit.files import expand_home, local_path
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
 from jaxedit.stats.second_moments import Stats
@@ -180,7 +180,7 @@ def _requests_of(journal: Journal, records: list[StepRecord]) -> tuple[Request, 
 def open_edit(
     path: str | os.PathLike[str],
     *,
-    source: str | None = None,
+    source: str | os.PathLike[str] | None = None,
     mesh: Mesh | str | None = None,
     dtype: str | None = None,
 ) -> EditedModel:
@@ -199,7 +199,7 @@ def open_edit(
     record = edit.record
     if source is None and "model" not in record:
         raise ValueError(f"{path} does not say which model it edits: give --model as well")
-    base: str = source or record["model"]
+    base = record["model"] if source is None else expand_home(source)
     if not edit.deltas:
         raise ValueError(f"{path} changes no weight: it is a step that keeps keys alone")
     model = apply_saved(load(base, mesh=mesh, dtype=dtype), edit, path)

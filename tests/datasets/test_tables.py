@@ -118,6 +118,15 @@ def test_what_pandas_adds_is_no_field_of_a_fact(name, tmp_path):
     assert [str(fact.case_id) for fact in found.requests] == ["3", "None"]
 
 
+@pytest.mark.parametrize("name", ["", "Unnamed: 3"])
+def test_a_column_without_a_name_that_holds_texts_is_not_passed_over(name, tmp_path):
+    (tmp_path / "facts.csv").write_text(
+        f"prompt,subject,target_new,{name}\n{{}} is in,BP,Rome,Oslo"
+    )
+    with pytest.raises(ValueError, match=f"unknown key '{name}'"):
+        read_requests(str(tmp_path / "facts.csv"))
+
+
 def test_the_names_of_the_columns_tell_the_form(tmp_path):
     """A cell is empty where a record of a JSON file has null, in the first row as in others."""
     head, full = "prompt,subject,target_new,ground_truth", "Paris is in,Paris,Rome,France"

@@ -251,7 +251,7 @@ def test_nothing_is_unpickled_evaluated_or_trusted():
 
 
 def test_an_adapter_beside_the_weights_is_not_passed_over(copy_of, tmp_path):
-    """transformers loads such a directory with the adapter, on the base that the adapter names."""
+    """transformers loads such a directory with the adapter where peft is installed."""
     directory = copy_of("llama")
     config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["down_proj"])
     adapted = peft.get_peft_model(hf_model(directory), config)
@@ -262,6 +262,12 @@ def test_an_adapter_beside_the_weights_is_not_passed_over(copy_of, tmp_path):
     base = hf_logits(hf_model(tiny := shutil.copytree(directory, tmp_path / "tiny")), rows)
     with pytest.raises(ValueError, match=r"holds an adapter \(adapter_config.json\) beside"):
         jaxedit.load(directory)
+    alone = shutil.copytree(directory, tmp_path / "alone")
+    (alone / "config.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"holds an adapter and no model: load the model it is for"
+    ):
+        jaxedit.load(alone)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (tiny / name).unlink()
     ours = jaxedit.logits(jaxedit.load(tiny), rows)

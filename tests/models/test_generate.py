@@ -121,7 +121,9 @@ def test_an_end_of_text_token_ends_its_row_only(gpt2, prompts):
         (["Once"], dict(max_new_tokens=2.0), "max_new_tokens=2.0: expected a whole number"),
         (["Once"], dict(max_new_tokens="3"), "max_new_tokens='3': expected a whole number"),
         (["Once"], dict(max_new_tokens=True), "max_new_tokens=True: expected a whole number"),
+        (["Once"], dict(max_new_tokens=10**400), "max_new_tokens=1000"),
         (["Once"], dict(temperature="1"), "temperature='1': expected 0"),
+        (["Once"], dict(temperature=10**400), "temperature=1000"),
         (["Once"], dict(top_p=10**400), "top_p=1000"),
         (["Once"], dict(top_k=3, seed=2**63), "seed=9223372036854775808: expected a whole number"),
         (["Once"], dict(top_k=97), "top_k=97: expected a whole number, 1 to 96"),
@@ -138,7 +140,7 @@ def test_a_continuation_beyond_learned_positions_is_refused(gpt2, prompts):
         continue_tokens(gpt2, prompts, max_new_tokens=N_NEW + 1)
 
 
-@pytest.mark.parametrize("n", [10**9, 2**31, 2**63, 10**30])
+@pytest.mark.parametrize("n", [10**9, 2**31 - 1])
 def test_a_continuation_that_does_not_fit_into_memory_is_refused(golden, n):
     """Rotary positions go on, so that nothing else ends it."""
     with pytest.raises(ValueError, match=r"keys and values of 1 rows of .* GB of memory: ask"):

@@ -34,7 +34,7 @@ def config(fields: Fields) -> DecoderConfig:
     fields.expect("attn_logit_softcapping", None)
     fields.expect("final_logit_softcapping", None)
     n_layers = fields.count("num_hidden_layers", most=LAYERS_MOST)
-    period = fields.count("sliding_window_pattern", 6)  # where `layer_types` does not say
+    period = fields.count("sliding_window_pattern", None) or 6  # where `layer_types` does not say
     with_window = [l for l in range(n_layers) if (l + 1) % period]
     H, P = fields.count("head_dim", 256), fields.count("max_position_embeddings", 131072)
     rope, window_rope = _ropes(fields, H, P)
