@@ -34,7 +34,6 @@ def enable_compilation_cache() -> str | None:
         return None
     chosen = jax.config.values["jax_compilation_cache_dir"]
     folder = chosen or str(cache_folder() / f"xla-{jaxlib.__version__}-{cpu_kind()}")
-    least_s = 0.0  # every program is kept, however fast to compile
     if not is_remote(folder):
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -48,13 +47,17 @@ def enable_compilation_cache() -> str | None:
                 )
                 jax.config.update("jax_compilation_cache_dir", None)
                 return None
-            chosen, least_s = None, math.inf
+            # Nothing is written, nor thrown out for room, which takes a lock file in the folder.
+            jax.config.update("jax_compilation_cache_dir", folder)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", math.inf)
+            return folder
     if chosen:
         return folder
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", least_s)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # and however small
+    # Every program is kept, however small and however fast to compile.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder
 
 

@@ -3,6 +3,10 @@
 import numbers
 from typing import Any
 
+import numpy as np
+
+LARGEST_FLOAT = float(np.finfo(np.float32).max)  # the devices compute in float32
+
 
 def ceil_div(n: int, divisor: int) -> int:
     """Divide and round up."""

@@ -65,6 +65,24 @@ def test_where_nothing_can_be_written_nothing_is_kept_and_it_is_said_once(tmp_pa
     assert "cannot be written (Not a directory): what is compiled is not kept" in line
 
 
+def test_a_folder_that_can_only_be_read_is_read(tmp_path):
+    """The test may run as a user who can write everywhere, so writing is made to fail."""
+    compile_in(tmp_path)
+    held = {path: path.stat() for path in (tmp_path / "jaxedit").rglob("*")}
+    refuse = "import tempfile\ndef fail(**_): raise PermissionError(13, 'Permission denied')\n"
+    refuse += "tempfile.TemporaryFile = fail\n"
+    log = "import logging\nlogging.basicConfig(level=logging.DEBUG)\n"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+    environment |= {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", refuse + log + SCRIPT + "jax.jit(jnp.cos)(jnp.ones(5))"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "Persistent compilation cache hit" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in held} == {
+        path: stat.st_mtime_ns for path, stat in held.items()
+    }
+    assert set((tmp_path / "jaxedit").rglob("*")) == set(held)
+
+
 def test_a_cache_that_is_off_needs_no_folder(tmp_path):
     compile_in(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false")
     assert not list(tmp_path.iterdir())

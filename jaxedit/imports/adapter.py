@@ -13,7 +13,7 @@ from jaxedit.files import local_path
 from jaxedit.imports.array_files import SUFFIXES, read_changes_file
 from jaxedit.imports.changes import ORIENTATIONS, WeightChange, in_hf_order
 from jaxedit.imports.checkpoints import read_difference
-from jaxedit.imports.peft import CONFIG, read_peft
+from jaxedit.imports.peft import read_peft
 from jaxedit.imports.places import (
     Place,
     add_to_base,
@@ -22,6 +22,7 @@ from jaxedit.imports.places import (
     to_delta,
     weight_norm,
 )
+from jaxedit.models.hf_directory import ADAPTER
 from jaxedit.models.model import Model
 
 DELTA = "delta.safetensors"  # of `jaxedit export --format=delta`: each as its HF weight lies
@@ -155,14 +156,14 @@ def _read(
 
 
 def _read_folder(path: Path, source: str, places: dict[str, Place]) -> dict[str, WeightChange]:
-    if (path / CONFIG).is_file():
+    if (path / ADAPTER).is_file():
         return read_peft(path, source)
     if (path / "config.json").is_file():
         return read_difference(path, source, list(places))
     if (path / DELTA).is_file():
         found = read_changes_file(path / DELTA)
         return {name: change._replace(order="hf") for name, change in found.items()}
-    raise ValueError(f"{path} holds neither {CONFIG} nor config.json; expected {EXPECTED}")
+    raise ValueError(f"{path} holds neither {ADAPTER} nor config.json; expected {EXPECTED}")
 
 
 def _describe(model: Model, name: str, place: Place, change: WeightChange) -> ChangedWeight:

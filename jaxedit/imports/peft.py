@@ -18,8 +18,8 @@ from jaxedit.files import read_json
 from jaxedit.imports.array_files import read_arrays
 from jaxedit.imports.changes import WeightChange, change_of_factors
 from jaxedit.models.fields import Fields
+from jaxedit.models.hf_directory import ADAPTER
 
-CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")  # the first that is there is read
 
 # base_model.model.MODULE.lora_A.weight; a PeftModel's own state has the adapter's name before
@@ -78,10 +78,10 @@ def read_peft(folder: Path, source: str) -> dict[str, WeightChange]:
     Raises:
       ValueError: where a file is missing or cut short, or the adapter is more than a plain LoRA.
     """
-    config = _read_config(folder / CONFIG)
+    config = _read_config(folder / ADAPTER)
     path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if path is None:
-        raise ValueError(f"{folder} holds {CONFIG}, but neither {' nor '.join(WEIGHTS)}")
+        raise ValueError(f"{folder} holds {ADAPTER}, but neither {' nor '.join(WEIGHTS)}")
     _compare_base(folder, config, source)
     pairs = _pairs_of(path)
     _check_layers(path, config, list(pairs))
@@ -190,7 +190,7 @@ def _check_layers(path: Path, config: Mapping[str, Any], modules: list[str]) -> 
     found = {int(number[1]) for number in numbers if number}
     if found != layers:
         raise ValueError(
-            f"{path} changes layers {sorted(found)}, but {CONFIG} has "
+            f"{path} changes layers {sorted(found)}, but {ADAPTER} has "
             f"layers_to_transform={sorted(layers)}"
         )
 
@@ -202,11 +202,11 @@ def _change(path: Path, config: Mapping[str, Any], module: str, pair: _Pair) -> 
     r = _of_module(config, "rank_pattern", module, config.get("r"))
     alpha = _of_module(config, "alpha_pattern", module, config.get("lora_alpha"))
     if r is None or alpha is None:
-        raise ValueError(f"{path}: {CONFIG} has no r or no lora_alpha for {module!r}")
+        raise ValueError(f"{path}: {ADAPTER} has no r or no lora_alpha for {module!r}")
     if pair.a.ndim != 2 or pair.b.ndim != 2 or not pair.a.shape[0] == pair.b.shape[1] == r:
         raise ValueError(
             f"{path}: the factors of {module!r} have shapes {pair.a.shape} and {pair.b.shape}; "
-            f"expected ({r}, in) and (out, {r}) by {CONFIG}"
+            f"expected ({r}, in) and (out, {r}) by {ADAPTER}"
         )
     scale = alpha / (r**0.5 if config.get("use_rslora") else r)
     return change_of_factors(pair.a.T, np.float32(scale) * pair.b.T, order="in_out")

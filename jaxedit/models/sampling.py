@@ -4,13 +4,10 @@ from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxedit.models.layers import embedding_and_head
 from jaxedit.models.model import Model
-from jaxedit.rounding import check_whole_number, is_number
-
-LARGEST_FLOAT = float(np.finfo(np.float32).max)
+from jaxedit.rounding import LARGEST_FLOAT, check_whole_number, is_number
 
 
 class SamplingOptions(TypedDict, total=False):

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-LARGEST_FLOAT = float(np.finfo(np.float32).max)
+from jaxedit.rounding import LARGEST_FLOAT
+
 LARGEST_INT = int(np.iinfo(np.int32).max)
 
 

@@ -199,7 +199,7 @@ def open_edit(
     record = edit.record
     if source is None and "model" not in record:
         raise ValueError(f"{path} does not say which model it edits: give --model as well")
-    base = record["model"] if source is None else expand_home(source)
+    base = expand_home(source) if source else record["model"]
     if not edit.deltas:
         raise ValueError(f"{path} changes no weight: it is a step that keeps keys alone")
     model = apply_saved(load(base, mesh=mesh, dtype=dtype), edit, path)

@@ -11,7 +11,8 @@ import pytest
 
 import jaxedit
 from jaxedit.editors import hyper_types, layer_field, method_names
-from jaxedit.solving.ranges import LARGEST_FLOAT, NOT_NEGATIVE, OVER_ONE, POSITIVE, SHARE
+from jaxedit.rounding import LARGEST_FLOAT
+from jaxedit.solving.ranges import NOT_NEGATIVE, OVER_ONE, POSITIVE, SHARE
 
 NEVER_MEANT = (math.nan, math.inf, -math.inf, 1e39, 10**400)
 OF_BOTH_SIGNS = {"prob_cutoff"}  # minus a count: its own test
