@@ -12,7 +12,7 @@ from types import ModuleType
 from absl import flags
 
 from jaxedit.cli._flags import FLAGS, distributed_session
-from jaxedit.cli._output import use_any_encoding
+from jaxedit.cli._output import drop_output, open_missing_streams, use_any_encoding
 from jaxedit.compilation_cache import enable_compilation_cache
 from jaxedit.did_you_mean import did_you_mean
 from jaxedit.files import expand_home
@@ -40,10 +40,24 @@ def command_module(name: str) -> str:
 def run(argv: list[str]) -> int:
     """Run `argv[1]` with its flags; return the exit status.
 
-    That is what the command returns (None: 0), 2 on wrong input, 130 where it was interrupted.
+    That is what the command returns (None: 0), 2 on wrong input, 130 where it was interrupted and
+    1 where nobody reads its output any more.
     """
+    open_missing_streams()
     use_any_encoding(sys.stdout, sys.stderr)
+    try:
+        status = _run(argv)
+        sys.stdout.flush()  # here, so that a full disk is an error of the command
+    except BrokenPipeError:  # its reader has seen enough, as `head` does
+        drop_output()
+        return 1
+    except OSError as error:
+        drop_output()
+        return _fail(_message(error, argv))
+    return status
 
+
+def _run(argv: list[str]) -> int:
     # Without a command: the list of commands, or the version.
     if len(argv) < 2 or argv[1] in ("-h", "--help", "help"):
         print(USAGE + "\n".join(f"    {name:12s}{_summary(name)}" for name in command_names()))
@@ -75,6 +89,8 @@ def run(argv: list[str]) -> int:
         enable_compilation_cache()
         with distributed_session():
             status = command.main(*arguments)
+    except BrokenPipeError:
+        raise
     # Wrong input is one line; what is a fault of this code keeps its traceback.
     except (ValueError, OSError, flags.Error) as error:
         return _fail(_message(error, argv))

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
     from jaxedit.study.record import StepRecord
 
 PIPE_COLUMNS = 160  # a file or a pipe has no width of its own
+
+
+def open_missing_streams() -> None:
+    """Give a process whose standard output or standard error is closed one that drops all."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+
+
+def drop_output() -> None:
+    """Drop what standard output could not take: Python writes it again as it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def use_any_encoding(*streams: TextIO) -> None:

@@ -1,4 +1,4 @@
-"""Flags beyond their range, no device, an output of few letters, ~ behind a =."""
+"""Flags beyond their range, no device, outputs of few letters or that take nothing, ~."""
 
 import json
 import os
@@ -71,3 +71,27 @@ def test_a_tilde_behind_an_equals_sign_is_the_home(folder, tmp_path, monkeypatch
     assert (tmp_path / "e.safetensors").is_file()
     assert not (folder / "~").exists()
     assert str(tmp_path / "nowhere") in refusal(run_command(folder, "show", "~/nowhere"))
+
+
+def test_a_reader_that_leaves_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "jaxedit", "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_an_output_that_takes_nothing_is_one_line():
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        command = [sys.executable, "-m", "jaxedit", "--help"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2
+    assert done.stderr.decode().count("\n") == 1
+    assert "No space left" in done.stderr.decode()
+
+
+def test_a_closed_output_is_dropped():
+    """A service may start a command without standard output."""
+    command = f"exec {sys.executable} -m jaxedit configs >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], check=False).returncode == 0
