@@ -6,12 +6,12 @@
 
 A variant is HOW-N: `each` measures after every edit, `auto` where the predicted change of the loss
 asks for it. runs/mixed_N.json are the first 200 facts of CounterFact from position 3000 on whose
-subject is not one token at the start of the prompt. Of these, fact 1 and each 200 // N behind it
-are replaced by CounterFact's first N whose subject is. ROME damages the model with these, and the
-guard rolls them back. Without second moments (C = I) normal facts take the perplexity to the
-guard's limit within fifty edits, and near it every edit is measured.
+subject is not one token at the start of the prompt. The first of them and every (200 // N)th after
+it are replaced by the first N facts of CounterFact whose subject is one token there. ROME damages
+the model with these N, and the guard rolls them back. Without second moments (C = I) normal facts
+take the perplexity to the guard's limit within fifty edits, and near it every edit is measured.
 
-Hardware: two CPU cores, 4 GB. Time: about four seconds an edit. Expected, on SmolLM2-135M-Instruct:
+Hardware: two CPU cores, 4 GB. Time: 4 to 23 seconds an edit. Expected, on SmolLM2-135M-Instruct:
 the table in configs/README.md.
 """
 
