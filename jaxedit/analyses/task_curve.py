@@ -7,9 +7,9 @@ from typing import Any
 from jaxedit.analyses.evaluated import read_evaluated, write_evaluated
 from jaxedit.analyses.signals import check_metric, evaluated_steps, fall_between
 from jaxedit.metrics.downstream import evaluate_tasks
+from jaxedit.study.digests import digest
 from jaxedit.study.journal import read_journal
 from jaxedit.study.replay import edited_model
-from jaxedit.study.validation import digest
 
 
 def measure_tasks(

@@ -237,10 +237,9 @@ def set_flag() -> None:
 
 def apply_set(config: "ConfigDict") -> None:
     """Set the keys of a configuration that --set names."""
-    from jaxedit.study.config import set_key
+    from jaxedit.study.run_config import set_keys
 
-    for text in FLAGS.set:
-        set_key(config, text)
+    set_keys(config, FLAGS.set)
 
 
 def reference_flag() -> None:

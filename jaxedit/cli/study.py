@@ -11,6 +11,8 @@
 An interrupted study goes on with the same command. The report lies in the work directory.
 """
 
+from pathlib import Path
+
 from absl import flags
 from ml_collections import config_flags
 
@@ -25,7 +27,7 @@ from jaxedit.cli._flags import (
     process_flags,
     set_flag,
 )
-from jaxedit.cli._output import StepBar, show_report
+from jaxedit.cli._output import StepBar, print_json, results_console, show_report
 from jaxedit.distributed import is_first_process, process_workdir
 
 
@@ -50,6 +52,7 @@ def main() -> None:
     """Run the study, then its report."""
     from jaxedit.reports.tracking import StudyTracking
     from jaxedit.study.config import split_argument
+    from jaxedit.study.journal import read_journal
     from jaxedit.study.loop import run_study
     from jaxedit.study.merge import shard_folder
     from jaxedit.study.mirror import local_workdir
@@ -77,4 +80,15 @@ def main() -> None:
                     tracking.write_step(record)
 
             run_study(config, folder, on_step)
+        if config.get("shard") and len(read_journal(folder).steps) == 1:
+            _show_empty_shard(folder)
+            return
         show_report(folder, FLAGS.json)
+
+
+def _show_empty_shard(folder: Path) -> None:
+    """Say that a shard has no edits: there are more shards than batches of edits."""
+    if FLAGS.json:
+        print_json({"workdir": str(folder), "steps": []})
+    else:
+        results_console().print(f"{folder} has no edits: all are in other shards. Nothing to do.")

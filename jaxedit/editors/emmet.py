@@ -4,7 +4,7 @@
     C' = mom2_update_weight C + update_norm_lambda I
 
 It is ROME's form for one fact: emmet_lambda, which keeps near-equal keys apart, counts only for
-more than one, as released.
+more than one, as the authors have it; EasyEdit's port adds it for a single one too.
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
     delta W = [K R^T + a Z lambda (V0 K0^T - W K0 K0^T) + (V_p K_p^T - W K_p K_p^T)]
               (K K^T + a Z lambda K0 K0^T + K_p K_p^T)^-1
     Z <- max(Z + a (PL - alpha D), Z_max)   after each edit,   a = 1 / sqrt(alpha D)
-    PL = |W K0 - V0|^2,   D = PL after the first edit,   Z = Z_max = sqrt(alpha D) before the second
+    PL = |W K0 - V0|^2,   D = PL after the first edit,   Z = Z_max = sqrt(alpha D) at first
 
 in the authors' orientation, with their values of 1 for the weight of new facts and 0 for b, and
 with Z_max for what is Z's lower end. The first edit is MEMIT's: a Z is 1. K_p and V_p are the keys

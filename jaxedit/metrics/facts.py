@@ -118,6 +118,12 @@ def average_facts(found: list[FactMetrics]) -> FactMetrics:
     return cast(FactMetrics, means)
 
 
+def count_facts(found: list[FactMetrics]) -> dict[str, int]:
+    """Count the requests that have a metric, for each metric that some have and others lack."""
+    counts = {key: sum(metrics[key] is not None for metrics in found) for key in found[0]}
+    return {key: count for key, count in counts.items() if 0 < count < len(found)}
+
+
 def _pairs(request: Request, prefix: str | None) -> Iterator[Pair]:
     """Yield every prompt and answer that is scored for a request."""
     pair = _pair_of(request)

@@ -1,25 +1,31 @@
 """Fluency of generated text: the entropy of its n-grams, which repetition lowers.
 
-As the ROME repository measures it (arXiv 2202.05262, GE): for each continued prompt the mean of 2/3
-H_2 and 4/3 H_3, with H_n the entropy in bits of the text's n-grams of words; then the mean over
-prompts. Reported there times 100.
+As the ROME repository measures it (arXiv 2202.05262, GE; experiments/py/eval_utils_counterfact.py
+there): for each continued prompt the mean of 2/3 H_2 and 4/3 H_3, with H_n the entropy in bits of
+the text's n-grams of words; then the mean over prompts. Reported there times 100. A text has 100
+tokens with its prompt, and words are split sentence by sentence. The sentences are those of nltk's
+Punkt without its list of English abbreviations, which would have to be downloaded.
 """
 
 from collections import Counter
 
 import numpy as np
 
-from jaxedit.models.generate import generate
+from jaxedit.models.generate import continue_rows
+from jaxedit.models.generated_text import decode_continuation, strip_special
 from jaxedit.models.model import Model
 from jaxedit.models.texts import list_texts
 
 WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # n -> the weight of H_n
-NEW_TOKENS = 100
+TEXT_TOKENS = 100  # with the prompt
 TOP_K = 5
 
 
 def generate_texts(model: Model, prompts: list[str], seed: int = 0) -> list[str]:
-    """Generate the texts of which fluency and consistency are measured; prompts are included.
+    """Generate the texts of which fluency and consistency are measured.
+
+    Each has its prompt and what follows it, TEXT_TOKENS tokens together, or fewer where the model
+    ends it.
 
     Args:
       model: with or without edits.
@@ -29,7 +35,15 @@ def generate_texts(model: Model, prompts: list[str], seed: int = 0) -> list[str]
     Raises:
       ValueError: without prompts, or on one that is too long to be continued.
     """
-    return generate(model, prompts, max_new_tokens=NEW_TOKENS, top_k=TOP_K, seed=seed)
+    prompts, tokenizer = list_texts(prompts, "generation"), model.tokenizer
+    rows = [tokenizer.encode(prompt) for prompt in prompts]
+    # As many new tokens for every prompt, so that one program serves all; cut afterwards.
+    found = continue_rows(model, rows, max_new_tokens=TEXT_TOKENS, top_k=TOP_K, seed=seed)
+    texts = []
+    for prompt, row, new in zip(prompts, rows, found, strict=True):
+        tokens = new.tokens[: max(TEXT_TOKENS - len(row), 0)]
+        texts.append(strip_special(tokenizer, prompt + decode_continuation(tokenizer, row, tokens)))
+    return texts
 
 
 def fluency(texts: list[str]) -> float:
@@ -49,9 +63,10 @@ def _weighted_entropy(text: str) -> float:
 
 def entropy(text: str, n: int) -> float:
     """Compute the entropy in bits of a text's n-grams of words; 0 where it has none."""
-    from nltk.tokenize import NLTKWordTokenizer  # slow to import
+    from nltk.tokenize import NLTKWordTokenizer, PunktSentenceTokenizer  # slow to import
 
-    words = NLTKWordTokenizer().tokenize(text)
+    sentences = PunktSentenceTokenizer().tokenize(text)
+    words = [word for sentence in sentences for word in NLTKWordTokenizer().tokenize(sentence)]
     n_grams = zip(*(words[i:] for i in range(n)), strict=False)
     counts = np.array(list(Counter(n_grams).values()), float)
     if not len(counts):

@@ -20,15 +20,21 @@ from jaxedit.reports.formatting import (
 )
 from jaxedit.reports.records import is_single
 from jaxedit.reports.studies import FinishedStudy
+from jaxedit.study.record import StepRecord
 
 FIGURE = "comparison"
 
 
 class EditFacts(NamedTuple):
-    """What was measured of one edit's facts, on average, and how many these are."""
+    """What was measured of one edit's facts, on average, and the record of that edit."""
 
     metrics: Mapping[str, Any]
-    n_facts: int
+    record: StepRecord
+
+    def n_facts(self, key: str) -> int:
+        """Count the facts that have a metric."""
+        n_facts = self.record.n_requests or 1
+        return (self.record.n_requests_by_metric or {}).get(key, n_facts)
 
 
 # Metric -> title. Of these a sequence has two columns: right after each fact's edit, and after all.
@@ -97,11 +103,11 @@ def comparison_row(study: FinishedStudy, studies: list[FinishedStudy]) -> list[s
     """
     # Shares of facts: in the model right after their edit, and in the last one of a sequence.
     made, sequential = study.made, is_sequential(studies)
-    models = [[EditFacts(record.metrics or {}, record.n_requests or 1) for record in made]]
+    models = [[EditFacts(record.metrics or {}, record) for record in made]]
     if sequential:
         kept = [record for record in made if record.kept]
         retained = zip(study.retained, kept, strict=bool(study.retained))
-        models.append([EditFacts(facts, record.n_requests or 1) for facts, record in retained])
+        models.append([EditFacts(facts, record) for facts, record in retained])
     shares = [_share(model, key) for key in METRICS for model in models]
     efficacy, paraphrase, neighbourhood = (
         _share(models[-1], f"{name}_success")
@@ -141,5 +147,5 @@ def _share(measured: Sequence[EditFacts], key: str) -> float | None:
     found = [each for each in measured if each.metrics.get(key) is not None]
     if not found:
         return None
-    values, sizes = zip(*((float(each.metrics[key]), each.n_facts) for each in found), strict=True)
-    return float(np.average(values, weights=sizes))
+    values = [float(each.metrics[key]) for each in found]
+    return float(np.average(values, weights=[each.n_facts(key) for each in found]))

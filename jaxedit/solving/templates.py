@@ -23,12 +23,15 @@ def check_template(template: str) -> None:
 def sample_templates(
     model: Model, seed: int, lengths: tuple[int, ...] = (5, 10), n_samples: int = 2
 ) -> tuple[str, ...]:
-    """Sample ROME's context templates, as the code of arXiv 2402.09656.
+    """Sample ROME's context templates, much as the code of arXiv 2402.09656.
+
+    There a text's length counts its starter too, braces are cut out without a space and white space
+    stays as it was generated.
 
     Args:
       model: that writes them, with top-k sampling (k = 5).
       seed: of the sampling.
-      lengths: tokens of a text.
+      lengths: tokens of a text behind its starter.
       n_samples: texts for each length and starter; by default 2 x 5 x 2 + 1 = 21 templates.
 
     Returns:
@@ -50,7 +53,7 @@ def sample_groups(model: Model, seed: int, length: int = 10) -> tuple[tuple[str,
     Args:
       model: that writes them.
       seed: of the sampling.
-      length: tokens of a text.
+      length: tokens of a text behind its starter.
 
     Returns:
       Two groups, which count the same in a key (`jaxedit.solving.keys.pack_prompts`).

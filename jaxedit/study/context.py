@@ -33,6 +33,7 @@ from jaxedit.study.alternatives import (
     with_used_templates,
 )
 from jaxedit.study.config import AUTO, editor_from, plain_config, with_published_layers
+from jaxedit.study.digests import digest, digest_edits, digest_requests
 from jaxedit.study.guard import Guard
 from jaxedit.study.replay import load_start
 from jaxedit.study.run_file import installed_versions, saved_alternatives, saved_templates
@@ -40,9 +41,6 @@ from jaxedit.study.screening import Screening, check_screening, screen_steps
 from jaxedit.study.validation import (
     check_editor,
     complete_config,
-    digest,
-    digest_edits,
-    digest_requests,
     facts_of_edits,
     shard_steps,
     with_local_paths,

@@ -15,7 +15,7 @@ from jaxedit.edits.edit import Edit
 from jaxedit.edits.per_row import all_low_rank, with_edit_tokenizer, with_per_row_edits
 from jaxedit.edits.predicted_change import PredictedChange, predict_change, predict_total_change
 from jaxedit.edits.request import Request
-from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
+from jaxedit.metrics.facts import FactMetrics, average_facts, count_facts, evaluate_facts
 from jaxedit.metrics.perplexity import Perplexity, perplexity, perplexity_each
 from jaxedit.metrics.perturbation import relative_perturbation
 from jaxedit.models.loss_probe import LossProbe, read_loss_probe
@@ -41,6 +41,7 @@ class MeasuredEdit(NamedTuple):
     perplexity: Perplexity | None
     time_s: dict[str, float]
     batch_first_step: int | None = None
+    n_requests_by_metric: dict[str, int] | None = None
 
 
 class Gradients(NamedTuple):
@@ -146,7 +147,8 @@ def edit_alone(
 
     # Its facts, its continuation and its perplexity, in the unedited model and in this one.
     models = context.unedited, edited
-    metrics = [average_facts(evaluate_facts(m, batch, prefix=context.prefix)) for m in models]
+    facts = [evaluate_facts(m, batch, prefix=context.prefix) for m in models]
+    metrics = [average_facts(each) for each in facts]
     watch.lap("facts")
     prompt = batch[0].prompt_text
     answers = [continuations(model, [prompt], ANSWER_TOKENS)[0] for model in models]
@@ -161,6 +163,7 @@ def edit_alone(
         predicted_change=predicted,
         unedited_metrics=metrics[0],
         metrics=metrics[1],
+        n_requests_by_metric=count_facts(facts[1]) or None,
         unedited_continuation=answers[0],
         continuation=answers[1],
         perplexity=score,

@@ -22,12 +22,13 @@ from jaxedit.models.load import load
 from jaxedit.models.model import Model
 from jaxedit.stats.second_moments import Stats
 from jaxedit.study.config import default_config, editor_from
+from jaxedit.study.digests import digest_requests
 from jaxedit.study.entry_names import editor_entry
 from jaxedit.study.journal import Journal, find_step, read_journal
 from jaxedit.study.mirror import fetch_workdir
 from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import edited_model
-from jaxedit.study.validation import digest_requests, facts_of_edits
+from jaxedit.study.validation import facts_of_edits
 
 
 class EditedModel(NamedTuple):

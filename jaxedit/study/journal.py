@@ -98,6 +98,11 @@ class Journal:
         return [step.record.step for step in self.kept_steps]
 
     @property
+    def last_snapshot(self) -> int:
+        """The number of the last step with all changes since the unedited model; 0: none has."""
+        return max((step.record.step for step in self.steps if step.record.snapshot), default=0)
+
+    @property
     def n_unverified(self) -> int:
         """How many lines were written by an older version, without digests."""
         return sum(line.links is None for line in self.lines)

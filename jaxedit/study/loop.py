@@ -179,7 +179,7 @@ def _write_step(
     kept: list[int],
 ) -> StepRecord:
     """Journal a step, with its retention where that is due; return its whole record."""
-    written, is_snapshot = journalled_edit(context, state, edit, record.step)
+    written, is_snapshot = journalled_edit(context, state, edit, record)
     every = context.evaluation.retention_every
     due = every and record.step % every == 0
     record = dataclasses.replace(

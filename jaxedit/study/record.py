@@ -66,6 +66,7 @@ class StepRecord:
       perplexity: where it was due; the baseline's is a `BaselinePerplexity`.
       metrics: `jaxedit.metrics.facts.FactMetrics` of the model with the edit, means over requests.
       unedited_metrics: the same of the unedited model.
+      n_requests_by_metric: how many requests have a metric, where others lack it.
       continuation: what the model with the edit says to the (first) request's prompt.
       unedited_continuation: what the unedited model says to it.
       prompt_continuations: what the model says to each of the study's own prompts.
@@ -116,6 +117,7 @@ class StepRecord:
     perplexity: PerplexityRecord | None = None
     metrics: Mapping[str, Any] | None = None
     unedited_metrics: Mapping[str, Any] | None = None
+    n_requests_by_metric: Mapping[str, int] | None = None
     continuation: str | None = None
     unedited_continuation: str | None = None
     prompt_continuations: list[str] | None = None

@@ -51,4 +51,23 @@ def journal_remarks(journal: Journal) -> list[str]:
             f"The study is not finished: {n_made} of {n_edits} edits. The command that began it "
             "goes on with it."
         )
+    behind = [number for number in journal.kept_numbers if number > journal.last_snapshot]
+    if config.get("journal_dense_every", 1) > 1 and behind:
+        remarks.append(
+            f"The journal's last weights are those after edit {journal.last_snapshot}: the model "
+            f"lacks what was kept since, {len(behind)} of its edits. The command that began the "
+            "study makes them again."
+        )
     return remarks
+
+
+def undone_remarks(journal: Journal, record: StepRecord) -> list[str]:
+    """Say that edits, which were undone since, were in the model that a step measured."""
+    steps = [step.record for step in journal.steps]
+    gone = [each.step for each in steps if each.was_in_model_at(record.step)]
+    if not gone:
+        return []
+    return [
+        f"the model after edit {record.step} had also what was undone since, the edits "
+        f"{', '.join(map(str, gone))}: without them it is not the one that was measured then"
+    ]

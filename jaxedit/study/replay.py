@@ -14,11 +14,11 @@ from jaxedit.metrics.perplexity import Perplexity
 from jaxedit.models.fingerprints import compare_fingerprints
 from jaxedit.models.load import load
 from jaxedit.models.model import Model
+from jaxedit.study.digests import digest_edits
 from jaxedit.study.journal import Journal, Step, find_step, read_journal
 from jaxedit.study.mirror import fetch_workdir
-from jaxedit.study.remarks import journal_remarks
+from jaxedit.study.remarks import journal_remarks, undone_remarks
 from jaxedit.study.run_file import explain_tokenizer
-from jaxedit.study.validation import digest_edits
 
 
 class StudyState(NamedTuple):
@@ -71,7 +71,8 @@ def edited_model(
       folder: the study's work directory.
       run_steps: the edits to apply, in this order, kept ones or not; None: the kept ones, as the
         study applied them.
-      after_step: without run_steps, the model after this step; None: after the last.
+      after_step: without run_steps, the model after this step, without edits that were undone
+        since; None: after the last.
       mesh: as `jaxedit.load` takes it; None: the study's.
       dtype: of the stored weights; None: the study's.
 
@@ -107,11 +108,12 @@ def edited_model(
             f"{folder} holds the weights after every {every} edits only, not after {after_step}"
         )
     steps = journal.steps[1:]
-    if last is None:
-        for remark in journal_remarks(journal):
-            logging.getLogger("jaxedit").warning("%s: %s", folder, remark)
-    else:
+    if last is not None:
         steps = [step for step in steps if step.record.step <= last.record.step]
+    for remark in (
+        journal_remarks(journal) if last is None else undone_remarks(journal, last.record)
+    ):
+        logging.getLogger("jaxedit").warning("%s: %s", folder, remark)
     return replay(model, steps).model
 
 

@@ -10,6 +10,7 @@ from jaxedit.study.context import StudyContext
 from jaxedit.study.guard import ends_study
 from jaxedit.study.journal import Journal
 from jaxedit.study.journal_end import FILE
+from jaxedit.study.record import StepRecord
 from jaxedit.study.replay import StudyState
 
 
@@ -21,20 +22,21 @@ class JournalledEdit(NamedTuple):
 
 
 def journalled_edit(
-    context: StudyContext, state: StudyState, edit: Edit | None, step: int
+    context: StudyContext, state: StudyState, edit: Edit | None, record: StepRecord
 ) -> JournalledEdit:
     """Return what the journal gets of a step.
 
-    With journal_dense_every = k > 1 that is what the editor's state learnt and, every k edits, a
-    snapshot: the whole change of every layer since the unedited model. The weights between two
-    snapshots are in no file: a study that was interrupted there does these steps again, with the
-    same result.
+    With journal_dense_every = k > 1 that is what the editor's state learnt and, every k edits and
+    with the study's last one, a snapshot: the whole change of every layer since the unedited model.
+    The weights between two snapshots are in no file: a study that was interrupted there does these
+    steps again, with the same result.
     """
     every = context.journal_dense_every
     if every == 1:
         return JournalledEdit(edit, False)
     memory = edit.memory if edit else {}
-    if step % every and step < len(context.batches):
+    is_last = record.step == len(context.batches) or ends_study(context.guard.action, record)
+    if record.step % every and not is_last:
         return JournalledEdit(make_edit(context.unedited, [], memory), False)
     overlay = state.model.overlay
     deltas = []
@@ -54,11 +56,10 @@ def n_steps_to_keep(context: StudyContext, journal: Journal) -> int:
     Those up to the last snapshot, or without the batch that was not finished.
     """
     n_done = len(journal.steps) - 1
+    if context.journal_dense_every > 1:
+        return journal.last_snapshot
     if n_done == len(context.steps) or ends_study(context.guard.action, journal.steps[-1].record):
         return n_done
-    if context.journal_dense_every > 1:
-        snapshots = [step.record.step for step in journal.steps if step.record.snapshot]
-        return max(snapshots, default=0)
     return n_done - n_done % context.single_batch_size
 
 

@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 from jaxedit.datasets import read_requests
 from jaxedit.editors import layer_field
 from jaxedit.study.config import default_config, editor_config, set_key
+from jaxedit.study.digests import digest_requests
 from jaxedit.study.journal import Journal
-from jaxedit.study.validation import digest_requests
 
 METHOD_KEY = "editor.method="
 
@@ -67,6 +67,25 @@ def replay_config(
             "that does by --set=facts=FILE"
         )
     return config
+
+
+def set_keys(config: ConfigDict, overrides: Sequence[str]) -> None:
+    """Set keys of a configuration from "KEY=VALUE" each.
+
+    Raises:
+      ValueError: as `set_key`, and on another method, which has other hyper-parameters.
+    """
+    editor: Any = config.editor
+    for text in overrides:
+        name = text.removeprefix(METHOD_KEY)
+        if text.startswith(METHOD_KEY) and name != editor.method:
+            raise ValueError(
+                f"--set={text}: the configuration is one of {editor.method}, whose "
+                f"hyper-parameters are others; begin with one of {name}, e.g. "
+                f"--config=published:{name}/MODEL (`jaxedit configs --name=published` lists them)"
+            )
+    for text in overrides:
+        set_key(config, text)
 
 
 def _fill(config: Any, values: Mapping[str, Any]) -> None:

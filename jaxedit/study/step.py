@@ -111,6 +111,7 @@ def _fields_of_measured(measured: MeasuredEdit, base: Perplexity) -> dict[str, A
         batch_first_step=measured.batch_first_step,
         perplexity=measured.perplexity and perplexity_record(measured.perplexity, base),
         metrics=measured.metrics,
+        n_requests_by_metric=measured.n_requests_by_metric,
         unedited_metrics=measured.unedited_metrics,
         continuation=measured.continuation,
         unedited_continuation=measured.unedited_continuation,

@@ -1,15 +1,11 @@
 """Checks of a study's configuration, the division of its facts, and digests of what it is."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from jaxedit.editors import Editor
-from jaxedit.edits.edit import Edit, edit_to_arrays
 from jaxedit.edits.request import Request, with_leading_space
 from jaxedit.files import expand_home, shorten_json
 from jaxedit.metrics.generated import CONTEXTS
@@ -88,6 +84,7 @@ def check_config(values: Mapping[str, Any]) -> None:
     """
     check_types(values)
     check_alternatives(values)
+    check_start(**values["start"])
     # Numbers.
     evaluation = values["eval"]
     if values["mode"] not in MODES:
@@ -138,6 +135,19 @@ def check_config(values: Mapping[str, Any]) -> None:
         raise ValueError(
             f"shard={values['shard']!r}: only single edits, none of which ends the study, can be "
             "made in shards"
+        )
+
+
+def check_start(run: str, edit: str, run_steps: Sequence[int], after_step: int | None) -> None:
+    """Raise a ValueError where what names the edits that a study begins with does not go together.
+
+    That it is one of run and edit is checked where they are read.
+    """
+    n_given = bool(run_steps) + (after_step is not None)
+    if n_given > 1 or (n_given and not run):
+        raise ValueError(
+            f"start.run_steps={list(run_steps)} and start.after_step={after_step}: expected one of "
+            "them, with the study in start.run"
         )
 
 
@@ -260,32 +270,3 @@ def shard_steps(n_steps: int, batch_size: int, shard: str) -> tuple[int, ...]:
             "eight shards"
         )
     return tuple(step for step in range(1, n_steps + 1) if (step - 1) // batch_size % n == i - 1)
-
-
-def digest_requests(requests: list[Request]) -> str:
-    """Digest facts, so that a study can tell whether its own are the same still."""
-    # A field that most facts lack is left out where it is empty, as in journals before it.
-    fields = [dict(request.__dict__) for request in requests]
-    for each in fields:
-        if each["leading_space"] is None:
-            del each["leading_space"]
-    return digest(fields)
-
-
-def digest_edits(edits: Sequence[Edit]) -> str | None:
-    """Digest the edits that a study's model has from the start; None where it has none."""
-    if not edits:
-        return None
-    found = hashlib.sha256()
-    for edit in edits:
-        arrays, _ = edit_to_arrays(edit)
-        found.update(str([(delta.weight, delta.layer) for delta in edit.deltas]).encode())
-        for name in sorted(arrays):
-            found.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
-    return found.hexdigest()
-
-
-def digest(value: Any) -> str:
-    """Digest what JSON can hold."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=list)
-    return hashlib.sha256(text.encode()).hexdigest()

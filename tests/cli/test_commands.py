@@ -129,6 +129,10 @@ def test_help_and_version(run):
             [argument for argument in EDIT if not argument.startswith("--layer")],
             ["no layer is published for rome on tiny (gpt2, 6 layers", "give --layer"],
         ),
+        (
+            ["study", "--set=editor.layers=[1]", "--set=editor.method=memit"],
+            ["is one of rome, whose", "--config=published:memit/MODEL"],
+        ),
         (["study", "--set=part=1/2"], ["the configuration's key 'part' is called 'shard' now"]),
         (["study", "--config.part=1/2"], ["key 'part' is called 'shard' now"]),
         (

@@ -178,3 +178,15 @@ def test_set_is_one_override_for_every_command_with_a_configuration(run, folder)
     assert untimed[0] == untimed[1]
     runs = [read_journal(folder / name).run["config"] for name in ("by-set", "by-flag")]
     assert runs[0] == runs[1]
+
+
+def test_a_shard_for_which_no_edits_are_left(run):
+    """Of one batch of single edits the second of two shards has none; merged they are the study."""
+    flags = [flag for flag in STUDY if "workdir" not in flag]
+    flags += ["--config.mode=single", "--config.n_facts=1", "--workdir=sharded"]
+    assert run(*flags, "--config.shard=1/2").returncode == 0
+    done = run(*flags, "--config.shard=2/2")
+    assert done.returncode == 0
+    assert "shard-2-of-2 has no edits" in done.stdout
+    assert result(run(*flags, "--config.shard=2/2", "--json"))["steps"] == []
+    assert len(result(run("merge", "--workdir=sharded", "--json"))["steps"]) == 1

@@ -15,7 +15,7 @@ from jaxedit import PromptAnswer, Request
 from jaxedit.edits.apply import apply
 from jaxedit.edits.edit import Dense, make_edit
 from jaxedit.metrics.answers import score_answers
-from jaxedit.metrics.facts import FactMetrics, average_facts, evaluate_facts
+from jaxedit.metrics.facts import FactMetrics, average_facts, count_facts, evaluate_facts
 
 FAMILIES = ("gpt2", "llama")
 PREFIX = "So it was. {}"
@@ -174,6 +174,16 @@ def test_averages_leave_out_what_a_request_lacks(evaluated):
         held = [metrics[key] for metrics in evaluated.found if metrics[key] is not None]
         assert value == mean(held)
     assert average_facts(evaluated.found[:1]) is evaluated.found[0]
+
+
+def test_requests_that_have_a_metric_are_counted_where_others_lack_it(evaluated):
+    counts = count_facts(evaluated.found)
+    for key in FactMetrics.__annotations__:
+        n_held = sum(metrics[key] is not None for metrics in evaluated.found)
+        is_some = 0 < n_held < len(evaluated.found)
+        assert counts.get(key) == (n_held if is_some else None)
+    assert 0 < counts["efficacy_success"] < len(evaluated.found)
+    assert count_facts(evaluated.found[:1]) == {}
 
 
 def test_efficacy_accuracy_is_true_for_what_greedy_decoding_says(golden, torch_of, prompts_of):

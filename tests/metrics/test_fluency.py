@@ -11,10 +11,16 @@ from jaxedit.models.generate import generate
 
 
 def published(text: str) -> float:
-    """Compute `n_gram_entropy` of eval_utils_counterfact.py, with nltk's own counters."""
+    """Compute `n_gram_entropy` of eval_utils_counterfact.py, with nltk's own counters.
+
+    Its `nltk.word_tokenize` takes sentences apart, with what has to be downloaded for English.
+    """
     values = []
+    sentences = nltk.tokenize.PunktSentenceTokenizer().tokenize(text)
+    split = nltk.tokenize.NLTKWordTokenizer().tokenize
+    words = [word for sentence in sentences for word in split(sentence)]
     for n, weight in ((2, 2 / 3), (3, 4 / 3)):
-        found = nltk.FreqDist(nltk.ngrams(nltk.tokenize.NLTKWordTokenizer().tokenize(text), n))
+        found = nltk.FreqDist(nltk.ngrams(words, n))
         shares = np.array([count for _, count in found.items()]) / found.N()
         values.append(weight * np.sum(-shares * np.log2(shares)))
     return float(np.mean(values))
@@ -34,8 +40,19 @@ def test_repetition_and_short_texts_have_no_entropy(text, n):
     assert entropy(text, n) == 0
 
 
+def test_a_full_stop_within_the_text_is_a_word():
+    # He works there . She is there . -> eight words, "there ." twice
+    expected = -(2 / 7) * math.log2(2 / 7) - (5 / 7) * math.log2(1 / 7)
+    assert entropy("He works there. She is there.", 2) == pytest.approx(expected)
+
+
 def test_fluency_is_the_published_mean_over_sampled_texts(golden):
-    model, prompts = golden("llama"), ["Once upon a time", "The capital of Italy"]
-    texts = generate(model, prompts, max_new_tokens=100, top_k=5, seed=3)
-    assert generate_texts(model, prompts, seed=3) == texts
+    """Texts of a hundred tokens with the prompt, as `generate_fast(max_out_len=100)` makes them."""
+    model, prompts = golden("llama"), ["Once upon a time", "The capital of Italy", "The " * 120]
+    texts = generate_texts(model, prompts, seed=3)
+    for i, prompt in enumerate(prompts[:2]):
+        n_new = 100 - len(model.tokenizer.encode(prompt))
+        whole = generate(model, prompts, max_new_tokens=n_new, top_k=5, seed=3)
+        assert texts[i] == whole[i]
+    assert texts[2] == prompts[2]  # over a hundred already: nothing follows
     assert fluency(texts) == pytest.approx(np.mean([published(text) for text in texts]), rel=1e-9)

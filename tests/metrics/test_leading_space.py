@@ -11,7 +11,8 @@ from jaxedit.metrics.answers import Pair, score_answers
 from jaxedit.metrics.facts import evaluate_facts
 from jaxedit.solving.prompts import tokenise_request
 from jaxedit.study.config import default_config
-from jaxedit.study.validation import digest_requests, facts_of_edits
+from jaxedit.study.digests import digest_requests
+from jaxedit.study.validation import facts_of_edits
 
 REQUEST = jaxedit.Request(
     "{} is in",
@@ -95,7 +96,7 @@ def test_a_studys_facts_have_the_space_of_its_editor(name, layer):
     # Journals from before there was such a field still know their facts.
     fields = dict(REQUEST.__dict__)
     del fields["leading_space"]
-    from jaxedit.study.validation import digest
+    from jaxedit.study.digests import digest
 
     assert digest_requests([REQUEST]) == digest([fields])
     assert digest_requests(with_leading_space([REQUEST], "none")) != digest([fields])

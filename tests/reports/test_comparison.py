@@ -191,6 +191,21 @@ def test_shares_are_of_facts_and_not_of_edits(tmp_path):
     assert cells["efficacy after all edits"] == "25 %"
 
 
+def test_shares_are_of_the_facts_that_have_the_metric(tmp_path):
+    """Of the first batch one fact of three has a true answer, of the second one both have."""
+    first, second = edits(0.0, 1.0)
+    some = {"efficacy_success": 1}
+    steps = [
+        dataclasses.replace(first, n_requests=3, n_requests_by_metric=some),
+        dataclasses.replace(second, n_requests=2),
+    ]
+    retained = [{"efficacy_success": 1.0}, {"efficacy_success": 0.0}]
+    studies = [FinishedStudy("memit", write_journal(tmp_path / "run", steps), retained)]
+    cells = dict(zip(comparison_header(studies), comparison_row(studies[0], studies), strict=True))
+    assert cells["efficacy after its edit"] == "67 %"
+    assert cells["efficacy after all edits"] == "33 %"
+
+
 @pytest.mark.parametrize(
     ("shares", "score"),
     [((1.0, 0.5, 0.25), 3 / 7), ((1.0, 0.0, 0.5), 0.0), ((1.0, None, 0.5), None)],

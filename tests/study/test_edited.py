@@ -190,6 +190,9 @@ def test_a_study_on_top_of_one_that_has_changed_is_another(config_of, first, sav
         (dict(run="RUN", edit="x.safetensors"), "start.run and start.edit exclude each other"),
         (dict(run="RUN", after_step=9), "has no edit 9; it has 1 to 3"),
         (dict(edit="gone.safetensors"), "gone.safetensors cannot be read"),
+        (dict(after_step=2), "after_step=2: expected one of them, with the study in start.run"),
+        (dict(run_steps=(7,)), r"run_steps=\[7\] and .* with the study in start.run"),
+        (dict(run="RUN", run_steps=(1,), after_step=2), "expected one of them"),
     ],
     ids=str,
 )

@@ -6,15 +6,19 @@ import os
 
 import numpy as np
 import pytest
+from rewritten import rewrite_lines
 from study_examples import NAMES, ONE_TEXT
 
 from jaxedit.edits.apply import apply, replay_edits
 from jaxedit.edits.edit import Dense, read_edit
 from jaxedit.files import to_json
+from jaxedit.metrics.perplexity import perplexity
 from jaxedit.models.load import load
 from jaxedit.study import loop
 from jaxedit.study.config import default_config
 from jaxedit.study.journal import read_journal
+from jaxedit.study.replay import edited_model
+from jaxedit.study.retained import read_retained
 
 FACTS = [{"prompt": "{} lives in", "subject": name, "target_new": "Paris"} for name in NAMES]
 METHODS = {
@@ -87,6 +91,38 @@ def test_an_interruption_between_snapshots_shows_in_nothing(config_of, tmp_path,
     assert all(isinstance(delta, Dense) for delta in snapshot.deltas)
     for name, delta_EFD in replay_edits(model, [snapshot]).overlay.delta.items():
         np.testing.assert_array_equal(np.asarray(delta_EFD), np.asarray(summed.overlay.delta[name]))
+
+
+def test_a_study_that_the_guard_ends_keeps_the_edits_before(config_of, tmp_path, caplog):
+    """The edits since the last snapshot are in the model, whatever the version that journalled."""
+    config = config_of("memit-sequential", journal_dense_every=10)
+    ratios = [
+        step.record.perplexity["ratio"]
+        for step in read_journal(loop.run_study(config, tmp_path / "all")).steps[1:]
+    ]
+    n_kept = 1
+    assert max(ratios[:n_kept]) < ratios[n_kept]  # the limit lies between
+    limit = (max(ratios[:n_kept]) + ratios[n_kept]) / 2
+    config.guard.update(action="stop", max_ppl_ratio=limit)
+    folder = loop.run_study(config, tmp_path / "stopped")
+    journal = read_journal(folder)
+    assert [bool(step.record.kept) for step in journal.steps[1:]] == [True, False]
+    found = perplexity(edited_model(folder), ONE_TEXT).mean
+    assert found == journal.steps[n_kept].record.perplexity["mean"]
+    assert "last weights" not in caplog.text
+
+    # A journal without the last snapshot, as it was written before, says so and is mended.
+    before = read_retained(journal, older=False)
+    (folder / "retained.json").unlink()
+    rewrite_lines(folder, lambda line: line.pop("snapshot", None))
+    assert not edited_model(folder).metadata.history
+    assert (
+        "last weights are those after edit 0: the model lacks what was kept since, 1 of"
+        in caplog.text
+    )
+    loop.run_study(config, folder)
+    assert read_retained(read_journal(folder), older=False) == before
+    assert perplexity(edited_model(folder), ONE_TEXT).mean == found
 
 
 def test_where_snapshots_make_no_sense(config_of, tmp_path):

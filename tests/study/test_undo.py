@@ -94,6 +94,20 @@ def test_the_model_is_the_one_that_never_had_it(folder, golden):
     assert not np.array_equal(before, after)
 
 
+def test_a_model_from_before_the_undo_says_what_it_lacks(folder, caplog):
+    """The model after edit 5 had edit 3, which was taken out after edit 10."""
+    undo_steps(folder, [3])
+    never = edited_model(folder, run_steps=[1, 2, 4, 5])
+    assert caplog.text == ""
+    assert_same_arrays(edited_model(folder, after_step=5).overlay.delta, never.overlay.delta)
+    assert (
+        "the model after edit 5 had also what was undone since, the edits 3: without" in caplog.text
+    )
+    caplog.clear()
+    edited_model(folder, after_step=2)
+    assert caplog.text == ""
+
+
 def test_nothing_is_erased(folder):
     before, n_files = lines(folder), len(list((folder / "steps").iterdir()))
     undo_steps(folder, [5, 2])
