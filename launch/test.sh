@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need (once), checks style and types, runs the tests.
-#   bash launch/test.sh            everything: at most 20 minutes on two cores
-#   bash launch/test.sh -m fast    the files that take seconds: at most 4 minutes
+#   bash launch/test.sh            everything: about 20 minutes on two cores (tests/README.md)
+#   bash launch/test.sh -m fast    the files that take seconds: about 4 minutes
 # Arguments pass through to pytest.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" dev
 cd "$root"

@@ -25,8 +25,7 @@ def sample_templates(
 ) -> tuple[str, ...]:
     """Sample ROME's context templates, much as the code of arXiv 2402.09656.
 
-    There a text's length counts its starter too, braces are cut out without a space and white space
-    stays as it was generated.
+    There a text's length counts its starter too, and white space stays as it was generated.
 
     Args:
       model: that writes them, with top-k sampling (k = 5).
