@@ -75,12 +75,12 @@ def set_keys(config: ConfigDict, overrides: Sequence[str]) -> None:
     Raises:
       ValueError: as `set_key`, and on another method, which has other hyper-parameters.
     """
-    editor: Any = config.editor
+    own: Any = config.get("editor", {})  # that of MEND's training has none
     for text in overrides:
         name = text.removeprefix(METHOD_KEY)
-        if text.startswith(METHOD_KEY) and name != editor.method:
+        if text.startswith(METHOD_KEY) and name != own.get("method", name):
             raise ValueError(
-                f"--set={text}: the configuration is one of {editor.method}, whose "
+                f"--set={text}: the configuration is one of {own.method}, whose "
                 f"hyper-parameters are others; begin with one of {name}, e.g. "
                 f"--config=published:{name}/MODEL (`jaxedit configs --name=published` lists them)"
             )
