@@ -75,17 +75,23 @@ def set_keys(config: ConfigDict, overrides: Sequence[str]) -> None:
     Raises:
       ValueError: as `set_key`, and on another method, which has other hyper-parameters.
     """
-    own: Any = config.get("editor", {})  # that of MEND's training has none
     for text in overrides:
-        name = text.removeprefix(METHOD_KEY)
-        if text.startswith(METHOD_KEY) and name != own.get("method", name):
-            raise ValueError(
-                f"--set={text}: the configuration is one of {own.method}, whose "
-                f"hyper-parameters are others; begin with one of {name}, e.g. "
-                f"--config=published:{name}/MODEL (`jaxedit configs --name=published` lists them)"
-            )
+        if text.startswith(METHOD_KEY):
+            _check_method(config, text)
     for text in overrides:
         set_key(config, text)
+
+
+def _check_method(config: Any, text: str) -> None:
+    """Raise a ValueError where "editor.method=NAME" is not the configuration's own method."""
+    name = text.removeprefix(METHOD_KEY)
+    own = config.get("editor", {}).get("method", name)  # the one of MEND's training has no editor
+    if name != own:
+        raise ValueError(
+            f"--set={text}: the configuration is one of {own}, whose hyper-parameters are others; "
+            f"begin with one of {name}, e.g. --config=published:{name}/MODEL "
+            "(`jaxedit configs --name=published` lists them)"
+        )
 
 
 def _fill(config: Any, values: Mapping[str, Any]) -> None:
