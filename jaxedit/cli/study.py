@@ -91,4 +91,4 @@ def _show_empty_shard(folder: Path) -> None:
     if FLAGS.json:
         print_json({"workdir": str(folder), "steps": []})
     else:
-        results_console().print(f"{folder} has no edits: all are in other shards. Nothing to do.")
+        results_console().print(f"{folder} has no edits: all are in other shards.")

@@ -68,6 +68,6 @@ def undone_remarks(journal: Journal, record: StepRecord) -> list[str]:
     if not gone:
         return []
     return [
-        f"the model after edit {record.step} had also what was undone since, the edits "
-        f"{', '.join(map(str, gone))}: without them it is not the one that was measured then"
+        f"edits undone since are left out of the model after edit {record.step}, which had them "
+        f"when it was measured: {', '.join(map(str, gone))}"
     ]

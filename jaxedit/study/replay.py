@@ -107,12 +107,11 @@ def edited_model(
         raise ValueError(
             f"{folder} holds the weights after every {every} edits only, not after {after_step}"
         )
-    steps = journal.steps[1:]
+    steps, remarks = journal.steps[1:], journal_remarks(journal)
     if last is not None:
+        remarks = undone_remarks(journal, last.record)
         steps = [step for step in steps if step.record.step <= last.record.step]
-    for remark in (
-        journal_remarks(journal) if last is None else undone_remarks(journal, last.record)
-    ):
+    for remark in remarks:
         logging.getLogger("jaxedit").warning("%s: %s", folder, remark)
     return replay(model, steps).model
 
